@@ -1,0 +1,4 @@
+//! The generated gRPC types and services of `herald.proto`.
+
+#![allow(missing_docs, clippy::all)]
+tonic::include_proto!("herald.v1");

@@ -1,0 +1,63 @@
+//! The gateway's way to a dispatcher: over gRPC in a fleet, by a call in the standalone.
+
+use crate::{
+    envelope::Outcome,
+    ids::{GatewayEpoch, UserId},
+    position::{Cursors, Position},
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::{collections::BTreeMap, sync::Arc};
+use thiserror::Error;
+
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum UpstreamError {
+    #[error("no dispatcher answers: {0}")]
+    Unavailable(String),
+    /// It answered and refused: a wrong secret, a message it can't read.
+    #[error("the dispatcher refused: {0}")]
+    Refused(String),
+}
+
+/// A batch was durably accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Epoch of the gateway's shard as the dispatcher knows it: a higher one than ours says we lost it.
+    pub shard_epoch: Option<u64>,
+}
+
+/// Rows after the cursors, as the client's `sync` frame needs them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncReply {
+    /// Client frames (JSON objects) in the order to show them.
+    pub items: Vec<Bytes>,
+    /// Per stream the range `(from, to]` that is covered.
+    pub ranges: BTreeMap<String, (Position, Position)>,
+    pub cursors: Cursors,
+    pub recovered: bool,
+    pub has_more: bool,
+}
+
+#[async_trait]
+pub trait Upstream: Send + Sync + 'static {
+    /// Returns once the batch is in the store (or on `delivery`). Several may be on the way at once.
+    async fn report(
+        &self,
+        gateway: &GatewayEpoch,
+        shard: Option<u32>,
+        outcomes: Vec<Outcome>,
+    ) -> Result<Accepted, UpstreamError>;
+
+    /// `cursors` empty: the newest rows and the head.
+    async fn sync(
+        &self,
+        user: &UserId,
+        cursors: Cursors,
+        limit: usize,
+    ) -> Result<SyncReply, UpstreamError>;
+
+    /// Whether a dispatcher answered lately.
+    fn healthy(&self) -> bool;
+}
+
+pub type SharedUpstream = Arc<dyn Upstream>;

@@ -1,0 +1,3 @@
+//! Takes notifications in, decides the channels, keeps storage.
+
+pub mod store;

@@ -1,0 +1,259 @@
+//! Where notifications live: inbox rows by user and position, the delivery log, broadcasts, keys.
+//! SQLite here; Cassandra implements the same trait.
+//!
+//! Invariants:
+//! * a row's `prev` is the user's head at the moment the row is stored, written with it; rows of one call
+//!   for one user become visible together and in order: nobody reads N+1 without N;
+//! * (user, id) has at most one row: the lowest stored position wins;
+//! * every write that returned is durable.
+
+pub mod sqlite;
+
+use crate::{
+    envelope::{Channel, Fate, Outcome, Priority},
+    ids::{NotificationId, UserId},
+    position::Position,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::sync::Arc;
+use thiserror::Error;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowKind {
+    Notification,
+    /// A read mark: `content` is the JSON list of ids it marks; it has a position like any row.
+    Read,
+}
+
+/// A row to store. Its position is that of its record.
+#[derive(Clone, Debug)]
+pub struct NewRow {
+    pub user: UserId,
+    pub pos: Position,
+    pub kind: RowKind,
+    pub id: NotificationId,
+    pub priority: Priority,
+    pub created_ms: u64,
+    pub expires_ms: Option<u64>,
+    pub collapse_key: Option<String>,
+    /// JSON of [`crate::envelope::Content`], or the ids of a read mark.
+    pub content: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Appended {
+    Stored {
+        prev: Position,
+    },
+    /// (user, id) was there: the router pushes again only if it was never written to a device.
+    Existing {
+        pos: Position,
+        prev: Position,
+        written: bool,
+    },
+}
+
+/// A row as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub pos: Position,
+    pub prev: Position,
+    pub kind: RowKind,
+    pub id: NotificationId,
+    pub priority: Priority,
+    pub created_ms: u64,
+    pub expires_ms: Option<u64>,
+    pub collapse_key: Option<String>,
+    pub content: Bytes,
+    pub read: bool,
+}
+
+/// Rows after a cursor, ascending, and what they cover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsAfter {
+    pub rows: Vec<Row>,
+    /// Every row in `(after, covered]` is in `rows`, or superseded by a later one of its collapse key.
+    pub covered: Position,
+    pub has_more: bool,
+    /// The user's newest position.
+    pub head: Position,
+    /// The read was at quorum (always, in SQLite).
+    pub at_quorum: bool,
+    /// Nothing between the cursor and the first row was lost to retention.
+    pub complete: bool,
+}
+
+/// A broadcast (`all`): one row for everyone, in a stream of its own.
+#[derive(Clone, Debug)]
+pub struct NewBroadcast {
+    pub pos: Position,
+    pub id: NotificationId,
+    pub priority: Priority,
+    pub created_ms: u64,
+    pub expires_ms: Option<u64>,
+    pub collapse_key: Option<String>,
+    pub content: Bytes,
+}
+
+/// State of one channel of one notification for one user, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryState {
+    pub user: Option<UserId>,
+    pub channel: Channel,
+    /// pending, written, deferred, expired, collapsed, delivered (acknowledged), read, failed.
+    pub state: String,
+    pub devices: u32,
+    pub gateway: String,
+    pub updated_ms: u64,
+}
+
+/// Answer to an idempotency claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Idempotency {
+    /// The key is ours now, with this id.
+    Claimed,
+    /// Somebody claimed it and may not have finished: produce the same id again, marked `again`.
+    Pending(NotificationId),
+    Done(NotificationId),
+    /// Same key, another body.
+    Conflict,
+}
+
+/// A producer's key as stored: only its hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Name of the producer, shown in logs and rows.
+    pub producer: String,
+    /// SHA-256 of the key.
+    pub hash: [u8; 32],
+    pub admin: bool,
+    pub created_ms: u64,
+}
+
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum StoreError {
+    /// Passes by itself: the record waits on the bus.
+    #[error("the store is away: {0}")]
+    Unavailable(String),
+    /// A defect or a damaged file: an operator has to look.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+}
+
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Stores rows in the order given, atomically per user. A `Read` row also marks its ids read.
+    async fn append(&self, rows: Vec<NewRow>) -> Result<Vec<Appended>, StoreError>;
+
+    /// Sync: at most `limit` rows above `after`, ascending. `None`: the newest `limit`.
+    async fn rows_after(
+        &self,
+        user: &UserId,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<RowsAfter, StoreError>;
+
+    /// Inbox page: notifications below `before`, newest first.
+    async fn page(
+        &self,
+        user: &UserId,
+        before: Option<Position>,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError>;
+
+    async fn row(&self, user: &UserId, id: NotificationId) -> Result<Option<Row>, StoreError>;
+
+    /// Unread notifications of the user stream and unread broadcasts.
+    async fn unread(&self, user: &UserId) -> Result<u64, StoreError>;
+
+    /// Which of these ids the user has read (broadcasts included).
+    async fn read_among(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError>;
+
+    /// Stores a broadcast; answers `prev`. Idempotent by position.
+    async fn append_broadcast(&self, row: NewBroadcast) -> Result<Position, StoreError>;
+
+    async fn broadcasts_after(
+        &self,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<RowsAfter, StoreError>;
+
+    /// Broadcasts below `before`, newest first.
+    async fn broadcast_page(
+        &self,
+        before: Option<Position>,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError>;
+
+    /// Enters `pending` for channels of accepted work; never overwrites a later state.
+    async fn pending(
+        &self,
+        entries: &[(NotificationId, UserId, Channel)],
+        at_ms: u64,
+    ) -> Result<(), StoreError>;
+
+    /// Merges outcomes into the delivery log. States only move forward:
+    /// pending < not_here < deferred < written < delivered < read.
+    async fn record(&self, outcomes: &[Outcome]) -> Result<(), StoreError>;
+
+    /// States of a notification, of one user or (up to `limit`) of all.
+    async fn delivery(
+        &self,
+        id: NotificationId,
+        user: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<DeliveryState>, StoreError>;
+
+    /// The user's latest delivery states, newest first.
+    async fn recent(
+        &self,
+        user: &UserId,
+        limit: usize,
+    ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError>;
+
+    /// Claims `(producer, key)` for 24 h in two states.
+    async fn claim(
+        &self,
+        producer: &str,
+        key: &str,
+        body_hash: [u8; 32],
+        id: NotificationId,
+        now_ms: u64,
+    ) -> Result<Idempotency, StoreError>;
+
+    /// The claimed id is durable on the bus.
+    async fn finish_claim(&self, producer: &str, key: &str) -> Result<(), StoreError>;
+
+    /// Gives a claim back: nothing was produced under it.
+    async fn release_claim(&self, producer: &str, key: &str) -> Result<(), StoreError>;
+
+    async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError>;
+
+    async fn api_key(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>, StoreError>;
+
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// Drops caches of heads: partitions were assigned anew.
+    fn forget_heads(&self);
+
+    fn healthy(&self) -> bool;
+}
+
+pub type SharedStore = Arc<dyn Store>;
+
+/// Rank of a fate in the delivery log; a state of a lower rank never replaces a higher one.
+pub fn rank(fate: Fate) -> u8 {
+    match fate {
+        Fate::NotHere | Fate::Unsupported => 1,
+        Fate::Deferred => 2,
+        Fate::Expired | Fate::Collapsed => 3,
+        Fate::Written => 4,
+        Fate::Acked => 5,
+        Fate::Read => 6,
+    }
+}

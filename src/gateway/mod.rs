@@ -1,0 +1,4 @@
+//! Core threads: they hold the sockets and nothing else touches one. One file per step of a
+//! connection's life, in order.
+
+pub mod mailbox;

@@ -1,0 +1,20 @@
+//! Herald: notification delivery. The modules in the order a notification passes them.
+//!
+//! producer → [`dispatcher`] (intake, router, store) → [`bus`] → [`control`] (shard consumer) →
+//! [`gateway`] (core threads) → [`proto`] (the client's protocol) → client, and its acknowledgement back.
+
+#![deny(unsafe_code)]
+
+pub mod api;
+pub mod bus;
+pub mod config;
+pub mod control;
+pub mod dispatcher;
+pub mod envelope;
+pub mod gateway;
+pub mod ids;
+pub mod limits;
+pub mod metrics;
+pub mod position;
+pub mod proto;
+pub mod registry;

@@ -1,0 +1,97 @@
+//! Every bound of Herald in one place: the default, its unit, and what happens when it is reached.
+//! Configuration may lower or raise those marked (config); the rest are fixed.
+
+use std::time::Duration;
+
+/// Bytes in a power-of-two kibibyte, for readable sums.
+const KIB: usize = 1024;
+
+// ── connections ────────────────────────────────────────────────────────────────────────────────
+
+/// (config) Above this a newcomer gets 503 with `Retry-After` 5–30 s at random.
+pub const CONNECTIONS_SOFT: usize = 500_000;
+/// (config) Above this the socket is closed without an answer.
+pub const CONNECTIONS_HARD: usize = 600_000;
+/// (config) New connections a second per host; above it accepting pauses until the next tick.
+pub const ACCEPTS_PER_S: u32 = 5_000;
+pub const RETRY_AFTER_S: std::ops::RangeInclusive<u32> = 5..=30;
+/// (config) From accept to the end of the request head, and from there to authentication.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// (config) PROXY header: bytes (v2 with TLVs) and time within [`HANDSHAKE`]. Over: closed, counted.
+pub const PROXY_HEADER_BYTES: usize = 536;
+/// (config) Request head. Over: 431.
+pub const REQUEST_HEAD_BYTES: usize = 8 * KIB;
+pub const REQUEST_HEADERS: usize = 64;
+/// (config) Body of `POST /sse/*`. Over: 413.
+pub const POST_BODY_BYTES: usize = 64 * KIB;
+/// (config) One client message, inclusive. Over: close 1009.
+pub const CLIENT_MESSAGE_BYTES: usize = 64 * KIB;
+/// (config) Client messages: this many at once, refilled at the rate. Over: close 4429 (comes back).
+pub const CLIENT_MESSAGES_BURST: u32 = 50;
+pub const CLIENT_MESSAGES_PER_S: u32 = 10;
+/// Ids in one `ack` or `read`. Over: `error`.
+pub const CLIENT_IDS: usize = 500;
+/// Streams a client may present cursors for. Over: `error`.
+pub const CLIENT_CURSORS: usize = 8;
+/// One token, wherever it stands.
+pub const TOKEN_BYTES: usize = 4 * KIB;
+/// (config) Ping interval (jittered by ±10 %) and the silence that ends a connection.
+pub const HEARTBEAT: Duration = Duration::from_secs(30);
+pub const DEAD_AFTER: Duration = Duration::from_secs(90);
+/// (config) Unsent for this long is reported `deferred`; unwritable for this long is closed (4408).
+pub const DEFERRED_AFTER: Duration = Duration::from_secs(1);
+pub const UNWRITABLE_CLOSE: Duration = Duration::from_secs(20);
+/// How long a close frame waits for its answer.
+pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+// ── lanes of one connection ────────────────────────────────────────────────────────────────────
+
+/// (config) Unsent bytes of one connection over all lanes. Over: low goes first, one `gap` an episode.
+pub const LANES_BYTES: usize = 256 * KIB;
+/// Unsent control bytes (pong, welcome, sync, gap). Over: the connection is closed (4408).
+pub const CONTROL_BYTES: usize = 512 * KIB;
+/// (config) `SO_SNDBUF`; the kernel doubles it.
+pub const SEND_BUFFER_BYTES: usize = 64 * KIB;
+
+// ── notifications ──────────────────────────────────────────────────────────────────────────────
+
+/// Body of `POST /v1/notifications` for one user or all. Over: 413.
+pub const NOTIFICATION_BYTES: usize = 32 * KIB;
+/// Body with a list of users. Over: 413.
+pub const NOTIFICATION_LIST_BYTES: usize = 2 * KIB * KIB - 64 * KIB;
+pub const TARGET_USERS: usize = 10_000;
+pub const COLLAPSE_KEY_BYTES: usize = 128;
+pub const TYPE_BYTES: usize = 128;
+pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
+pub const IDEMPOTENCY_S: u64 = 24 * 3600;
+pub const TTL_S_MAX: u32 = 90 * 24 * 3600;
+/// TTL of a critical notification that names none.
+pub const CRITICAL_TTL_S: u32 = 24 * 3600;
+pub const RETENTION_S: u64 = 90 * 24 * 3600;
+
+// ── sync ───────────────────────────────────────────────────────────────────────────────────────
+
+/// Rows of one sync answer.
+pub const SYNC_ITEMS: usize = 50;
+/// Bytes of one sync answer; the rest by `has_more`.
+pub const SYNC_BYTES: usize = 256 * KIB;
+/// Rows of one inbox page.
+pub const PAGE_ITEMS: usize = 100;
+
+// ── queues between threads and processes ───────────────────────────────────────────────────────
+
+/// Messages from control to one core. A core that stays full for [`CORE_FULL_SHED`] sheds its own.
+pub const CORE_INBOX: usize = 8_192;
+/// Messages from all cores to control. A full queue stops the core from reading its sockets.
+pub const CONTROL_INBOX: usize = 65_536;
+pub const CORE_FULL_SHED: Duration = Duration::from_millis(100);
+/// Records of one poll of the shard, and records in flight (outcome not yet accepted) per partition.
+pub const SHARD_POLL: usize = 512;
+pub const SHARD_IN_FLIGHT: usize = 16_384;
+/// Outcomes of one batch, and outcomes waiting while no dispatcher answers; over: to `delivery`.
+pub const OUTCOME_BATCH: usize = 1_024;
+pub const OUTCOMES_WAITING: usize = 65_536;
+/// Records of one router batch.
+pub const ROUTER_BATCH: usize = 512;
+/// Hops of a record after `not_here`.
+pub const HOPS: usize = 3;

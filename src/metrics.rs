@@ -1,0 +1,69 @@
+//! Metrics: every family is made here-style, with help, under the `herald_` prefix and with bounded labels.
+//!
+//! Each part keeps a struct of its own metrics, made from the process's registry; nothing is global, so
+//! that the standalone and the tests may run several parts in one process.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+/// Buckets in seconds for times inside the gateway and between processes.
+pub const LATENCY_BUCKETS_S: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0,
+    5.0, 10.0, 30.0,
+];
+
+/// Makes and registers families. A name registered twice is a defect of ours: it panics at start.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics {
+            registry: Registry::new_custom(Some("herald".into()), None).expect("a valid prefix"),
+        }
+    }
+}
+
+impl Metrics {
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help).expect("a valid metric"))
+    }
+
+    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels).expect("a valid metric"))
+    }
+
+    pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help).expect("a valid metric"))
+    }
+
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid metric"))
+    }
+
+    /// In seconds, over [`LATENCY_BUCKETS_S`].
+    pub fn latency(&self, name: &str, help: &str) -> Histogram {
+        let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS_S.to_vec());
+        self.add(Histogram::with_opts(options).expect("a valid metric"))
+    }
+
+    /// Prometheus text format.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("memory takes it");
+        String::from_utf8(text).expect("the format is text")
+    }
+
+    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> C {
+        self.registry
+            .register(Box::new(collector.clone()))
+            .expect("a metric name is used once");
+        collector
+    }
+}

@@ -1,0 +1,58 @@
+//! The one table of close codes: each says what the client should do.
+
+/// 1001, 1012 and 4000–4499 come back (in the advertised slot); 4500–4999 don't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseCode {
+    Normal,
+    GoingAway,
+    ProtocolError,
+    UnsupportedData,
+    InvalidPayload,
+    TooBig,
+    Restart,
+    /// No `auth` within the limit.
+    AuthTimeout,
+    /// The token expired without refresh.
+    TokenExpired,
+    /// Nothing heard for 90 s.
+    Dead,
+    /// It did not read for 20 s.
+    TooSlow,
+    RateLimited,
+    /// The process can't go on with this connection.
+    Internal,
+    /// The token is not valid: don't come back with it.
+    BadToken,
+    /// An `auth` for another user.
+    UserChanged,
+    /// An operator ended it.
+    Disconnected,
+}
+
+impl CloseCode {
+    pub fn code(self) -> u16 {
+        match self {
+            CloseCode::Normal => 1000,
+            CloseCode::GoingAway => 1001,
+            CloseCode::ProtocolError => 1002,
+            CloseCode::UnsupportedData => 1003,
+            CloseCode::InvalidPayload => 1007,
+            CloseCode::TooBig => 1009,
+            CloseCode::Restart => 1012,
+            CloseCode::AuthTimeout => 4401,
+            CloseCode::TokenExpired => 4403,
+            CloseCode::Dead => 4404,
+            CloseCode::TooSlow => 4408,
+            CloseCode::RateLimited => 4429,
+            CloseCode::Internal => 4499,
+            CloseCode::BadToken => 4501,
+            CloseCode::UserChanged => 4503,
+            CloseCode::Disconnected => 4510,
+        }
+    }
+
+    /// Whether a client should come back after it.
+    pub fn comes_back(self) -> bool {
+        matches!(self.code(), 1001 | 1012 | 4000..=4499)
+    }
+}

@@ -1,0 +1,172 @@
+//! The registry: which gateways live, which shard each owns, and where each user is connected.
+//! Redis in a fleet, a table in the standalone; one suite of behaviour tests runs against both.
+//!
+//! Invariants (see `README.md`, "Ownership"):
+//! * leases never expire as keys: `until` on the registry's own clock says whether one is live, and the
+//!   epoch, which only rises, says whose word counts;
+//! * a lapsed lease stays routable to its shard: the bus keeps the record and whoever owns the shard answers;
+//! * a user's entry names `<gateway>.<epoch>`, so a late removal by an old life never erases a new one's;
+//! * every script touches one key.
+
+pub mod embedded;
+pub mod redis;
+
+use crate::ids::{GatewayEpoch, GatewayId, Region, UserId};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// What a gateway publishes with its lease, renewed with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayInfo {
+    /// `host:port` of its gRPC service.
+    pub grpc: String,
+    /// `None` while it owns no shard.
+    pub shard: Option<u32>,
+    pub connections: u64,
+    /// Connections a second it could take on top.
+    pub spare_accepts_per_s: u32,
+    pub region: Region,
+    /// It is draining: nobody should send clients there.
+    pub draining: bool,
+}
+
+/// A gateway as the registry knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayLease {
+    pub owner: GatewayEpoch,
+    /// Random per process: tells a restart from a renewal.
+    pub holder: String,
+    pub live: bool,
+    pub info: GatewayInfo,
+}
+
+/// Who owns a shard. A record produced to the shard's partition is answered by its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardLease {
+    pub shard: u32,
+    pub owner: GatewayEpoch,
+    /// Epoch of the shard's ownership; rises with every change of owner.
+    pub epoch: u64,
+    pub live: bool,
+}
+
+/// Which shard a gateway asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardClaim {
+    /// The lowest free one below the count of partitions.
+    Auto { shards: u32 },
+    /// This one; `former_epoch` when this gateway remembers having owned it.
+    Exact {
+        shard: u32,
+        former_epoch: Option<u64>,
+    },
+}
+
+/// One place a user is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub gateway: GatewayEpoch,
+    /// Shard of the gateway's lease (live or lapsed), `None` when the lease is unknown or shardless.
+    pub shard: Option<u32>,
+    pub grpc: Option<String>,
+    pub live: bool,
+}
+
+/// Whether a connection of ours is still what the registry says, and the stamp to remove it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    pub user: UserId,
+    /// Counter of the gateway, one per 0→1 transition; removal deletes only if it is still this.
+    pub stamp: u64,
+}
+
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum RegistryError {
+    /// Passes by itself; ownership is kept meanwhile.
+    #[error("the registry is away: {0}")]
+    Unavailable(String),
+    /// Somebody else holds it and goes on renewing.
+    #[error("held by {holder} until {until_ms} ms (registry time)")]
+    Held { holder: String, until_ms: u64 },
+    /// A higher epoch or a sweep took it from us.
+    #[error("lost: the record is at epoch {epoch}")]
+    Lost { epoch: u64 },
+    /// No free shard below the count.
+    #[error("no shard is free")]
+    NoShard,
+    /// The record is absent and nobody remembers: wait until this long from now.
+    #[error("claimable in {in_ms} ms")]
+    Claimable { in_ms: u64 },
+}
+
+/// Life of a lease without renewal, and how often its holder renews.
+pub const LEASE_MS: u64 = 10_000;
+pub const RENEW_MS: u64 = 3_000;
+/// A lapsed lease is swept after this long.
+pub const SWEEP_AFTER_MS: u64 = 60_000;
+/// Wait before an absent record is granted to one that shows no former epoch.
+pub const CLAIMABLE_AFTER_MS: u64 = 15_000;
+
+#[async_trait]
+pub trait Registry: Send + Sync + 'static {
+    /// Takes the lease of a gateway id under a new epoch = max(stored + 1, registry ms). `holder` is
+    /// random per process. A lease that is live and another holder's: [`RegistryError::Held`].
+    async fn acquire_gateway(
+        &self,
+        id: &GatewayId,
+        holder: &str,
+        info: &GatewayInfo,
+    ) -> Result<GatewayEpoch, RegistryError>;
+
+    /// Extends the lease and publishes `info`. A lapsed lease is simply extended under its epoch;
+    /// [`RegistryError::Lost`] when it was swept or taken. An absent record (the registry came back
+    /// empty) is re-created under the same epoch.
+    async fn renew_gateway(
+        &self,
+        owner: &GatewayEpoch,
+        holder: &str,
+        info: &GatewayInfo,
+    ) -> Result<(), RegistryError>;
+
+    /// Ends the lease at once; the record (and its epoch) stays.
+    async fn release_gateway(&self, owner: &GatewayEpoch) -> Result<(), RegistryError>;
+
+    async fn claim_shard(
+        &self,
+        owner: &GatewayEpoch,
+        claim: ShardClaim,
+    ) -> Result<ShardLease, RegistryError>;
+
+    async fn renew_shard(&self, lease: &ShardLease) -> Result<(), RegistryError>;
+
+    async fn release_shard(&self, lease: &ShardLease) -> Result<(), RegistryError>;
+
+    /// Every lease known, live or lapsed.
+    async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError>;
+
+    async fn shards(&self, count: u32) -> Result<Vec<ShardLease>, RegistryError>;
+
+    /// Enters users (0→1 on this gateway), reverse index first. Idempotent; pipelined.
+    async fn register(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<(), RegistryError>;
+
+    /// Removes entries whose stamp is still the one given.
+    async fn unregister(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<(), RegistryError>;
+
+    /// Routes of each user, in the order asked; lease data of the gateways may be up to 1 s old.
+    async fn lookup(&self, users: &[UserId]) -> Result<Vec<Vec<Route>>, RegistryError>;
+
+    /// Whether the registry answered lately.
+    fn healthy(&self) -> bool;
+}
+
+pub type SharedRegistry = Arc<dyn Registry>;
