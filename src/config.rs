@@ -564,3 +564,96 @@ fn override_key(table: &mut toml::Table, name: &str, value: &str) -> Result<(), 
         )),
     }
 }
+
+/// Our processes talk in the clear, so a listener others can reach needs the shared secret.
+pub fn grpc_secret(grpc: &Grpc) -> Result<Option<Secret>, ConfigError> {
+    match &grpc.secret_file {
+        Some(path) => Secret::from_file("grpc.secret_file", path).map(Some),
+        None if grpc.listen.ip().is_loopback() => Ok(None),
+        None => Err(ConfigError::new(
+            "grpc.secret_file",
+            format!(
+                "must be set, because grpc.listen = {} can be reached from other hosts",
+                grpc.listen
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gateway(text: &str, environment: &[(&str, &str)]) -> Result<GatewayConfig, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let environment = environment
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()));
+        load(Some(file.path()), environment)
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_and_named() {
+        let error = gateway("[gateway]\ncolour = 1\n", &[]).unwrap_err();
+        assert!(error.to_string().contains("colour"), "{error}");
+        let error = gateway("[garage]\n", &[]).unwrap_err();
+        assert!(error.to_string().contains("garage"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_type_names_its_key() {
+        for (text, key) in [
+            ("[gateway]\ncores = \"many\"\n", "gateway.cores"),
+            ("[gateway]\nlisten = \"nowhere\"\n", "gateway.listen"),
+            ("[gateway]\nid = \"GW 1\"\n", "gateway.id"),
+            ("[gateway]\nshard = \"some\"\n", "gateway.shard"),
+            ("[grpc]\nlisten = 5\n", "grpc.listen"),
+        ] {
+            let error = gateway(text, &[]).unwrap_err();
+            assert_eq!(error.key, key, "{error}");
+        }
+    }
+
+    #[test]
+    fn every_key_can_be_overridden_from_the_environment() {
+        let environment = [
+            ("HERALD_GATEWAY__CORES", "3"),
+            ("HERALD_GATEWAY__ID", "gw-9"),
+            ("HERALD_GATEWAY__SHARD", "7"),
+            ("HERALD_CONFORMANCE__ECHO", "true"),
+            ("HERALD_DISPATCHERS__ADDRESSES", "[\"10.0.0.1:9251\"]"),
+            ("PATH", "/bin"),
+        ];
+        let config = gateway("[gateway]\ncores = 1\n", &environment).unwrap();
+        assert_eq!(
+            (config.gateway.cores, config.gateway.id.as_str()),
+            (3, "gw-9")
+        );
+        assert_eq!(config.gateway.shard, Shard::Fixed(7));
+        assert!(config.conformance.echo);
+        assert_eq!(config.dispatchers.addresses, ["10.0.0.1:9251"]);
+    }
+
+    #[test]
+    fn an_unknown_key_in_the_environment_is_refused_too() {
+        let error = gateway("", &[("HERALD_GATEWAY__COLOUR", "red")]).unwrap_err();
+        assert!(error.to_string().contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn grpc_off_loopback_demands_a_secret() {
+        let open = Grpc {
+            listen: "0.0.0.0:9250".parse().unwrap(),
+            advertise: None,
+            secret_file: None,
+        };
+        assert_eq!(grpc_secret(&open).unwrap_err().key, "grpc.secret_file");
+        assert_eq!(grpc_secret(&gateway_grpc()), Ok(None));
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "(secret)");
+    }
+}
