@@ -332,6 +332,38 @@ text_form!(Fate {
     Expired => "expired", Collapsed => "collapsed", Acked => "acked", Read => "read",
 });
 
+/// Header `kind` of a record on `delivery`: not a [`Kind`], no gateway ever meets it.
+const OUTCOMES: &str = "outcomes";
+
+/// A record for `delivery`: outcomes of one user (or, with an empty key, of broadcasts).
+pub fn outcomes_record(outcomes: &[Outcome]) -> Record {
+    let user = outcomes.first().and_then(|outcome| outcome.user.as_ref());
+    let key = user.map_or_else(Bytes::new, |user| {
+        Bytes::copy_from_slice(user.as_str().as_bytes())
+    });
+    let value = serde_json::to_vec(outcomes).expect("outcomes are plain data");
+    let mut record = Record::new(key, value);
+    record.set("v", VERSION.to_string());
+    record.set("kind", OUTCOMES);
+    record
+}
+
+/// Reads what [`outcomes_record`] wrote.
+pub fn read_outcomes(record: &Record) -> Result<Vec<Outcome>, EnvelopeError> {
+    let version: u16 = parse(record, "v")?;
+    let kind = text(record, "kind")?;
+    if version == 0 || version > VERSION || kind != OUTCOMES {
+        return Err(EnvelopeError::Unsupported {
+            what: "kind",
+            value: format!("{}.{version}", kind.chars().take(64).collect::<String>()),
+        });
+    }
+    serde_json::from_slice(&record.value).map_err(|_| EnvelopeError::Malformed {
+        header: "value",
+        reason: "is no list of outcomes",
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,6 +413,23 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn outcomes_on_the_delivery_topic_read_back_what_was_written() {
+        let outcome = Outcome {
+            id: NotificationId::generate(),
+            user: Some("42".parse().unwrap()),
+            pos: Position::new(1, 9).unwrap(),
+            fate: Fate::Written,
+            devices: 2,
+            gateway: "gw-1.7".into(),
+            at_ms: 5,
+            answered: Vec::new(),
+        };
+        let record = outcomes_record(std::slice::from_ref(&outcome));
+        assert_eq!(record.key, "42");
+        assert_eq!(read_outcomes(&record), Ok(vec![outcome]));
     }
 
     #[test]

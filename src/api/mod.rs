@@ -1,4 +1,6 @@
-//! The generated gRPC types and services of `herald.proto`.
+//! The generated gRPC types and services of `herald.proto`, and how they meet our own types.
 
-#![allow(missing_docs, clippy::all)]
-tonic::include_proto!("herald.v1");
+pub mod convert;
+mod generated;
+
+pub use generated::*;
