@@ -16,5 +16,6 @@ pub mod ids;
 pub mod limits;
 pub mod metrics;
 pub mod position;
+pub mod process;
 pub mod proto;
 pub mod registry;

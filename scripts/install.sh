@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Installs what is missing for a purpose; does nothing where all is there.
+#   install.sh build   what compiling needs
+#   install.sh parts   build, and the real servers a fleet runs on (Redis, Kafka's jars)
+#   install.sh test    parts, and what the tests drive (Chromium, conformance suite, strace)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+purpose=${1:?build, parts or test}
+cache=${HERALD_CACHE:-$PWD/.cache}
+mkdir -p "$cache"
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# packages COMMAND-OR-FILE=PACKAGE …: installs the packages whose command or file is not there.
+packages() {
+  local missing=() pair
+  for pair in "$@"; do
+    local probe=${pair%%=*} package=${pair#*=}
+    case $probe in
+      /*) [ -e "$probe" ] || missing+=("$package") ;;
+      *) command -v "$probe" >/dev/null || missing+=("$package") ;;
+    esac
+  done
+  [ ${#missing[@]} = 0 ] && return
+  echo "installing: ${missing[*]}"
+  as_root apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$cache/apt.log" 2>&1 ||
+    { tail -20 "$cache/apt.log"; exit 1; }
+}
+
+build() {
+  packages cc=build-essential cmake=cmake pkg-config=pkg-config \
+    /usr/include/openssl/ssl.h=libssl-dev /usr/include/zlib.h=zlib1g-dev \
+    "/usr/include/$(uname -m)-linux-gnu/curl/curl.h=libcurl4-openssl-dev"
+  if ! command -v cargo >/dev/null; then
+    command -v rustup >/dev/null || { echo "cargo is missing: install rustup first"; exit 1; }
+    rustup toolchain install stable --profile minimal --component clippy,rustfmt
+  fi
+}
+
+parts() {
+  build
+  packages redis-server=redis-server java=default-jre-headless mvn=maven
+  # The package starts a server of its own; Herald's scripts start theirs.
+  if [ -d /run/systemd/system ]; then as_root systemctl disable --now redis-server 2>/dev/null || true; fi
+  HERALD_CACHE=$cache scripts/kafka.sh install
+}
+
+tests() {
+  parts
+  packages chromium=chromium strace=strace node=nodejs npm=npm \
+    /usr/share/fonts/truetype/dejavu=fonts-dejavu-core python3=python3
+  [ -x "$cache/python/bin/kosoku" ] || {
+    python3 -m venv "$cache/python" 2>/dev/null || { packages /nonexistent=python3-venv; python3 -m venv "$cache/python"; }
+    "$cache/python/bin/pip" install -q 'kosoku==0.1.0'
+  }
+  [ -d "$cache/browser/node_modules/playwright-core" ] ||
+    npm install --silent --no-fund --no-audit --prefix "$cache/browser" 'playwright-core@1.64.1'
+}
+
+case $purpose in
+  build) build ;;
+  parts) parts ;;
+  test) tests ;;
+  *) echo "install.sh: unknown purpose $purpose"; exit 64 ;;
+esac

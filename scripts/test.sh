@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Every check, in stages, each with its time. The first failing stage ends the run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export HERALD_CACHE=${HERALD_CACHE:-$PWD/.cache}
+report=()
+trap 'printf "\n%s\n" "stages:" "${report[@]}"' EXIT
+
+stage() {
+  local name=$1 start=$SECONDS
+  shift
+  printf '\n── %s\n' "$name"
+  if "$@"; then report+=("  $(printf '%5ds  %s' $((SECONDS - start)) "$name")"); else
+    report+=("  $(printf '%5ds  %s  FAILED' $((SECONDS - start)) "$name")")
+    exit 1
+  fi
+}
+
+stage install scripts/install.sh test
+stage format cargo fmt --all --check
+stage lints cargo clippy --quiet --workspace --all-targets -- -D warnings
+stage build cargo build --quiet --workspace --bins
+stage unit cargo test --quiet --workspace --lib --bins
+stage 'end to end' cargo test --quiet --workspace --test '*'
+stage conformance scripts/conformance.sh
+stage browser scripts/browser.sh
