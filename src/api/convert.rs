@@ -2,10 +2,12 @@
 
 use crate::{
     api,
+    bus::Record,
     control::upstream::SyncReply,
     envelope::Outcome,
     position::{Cursors, Position},
 };
+use bytes::Bytes;
 use thiserror::Error;
 
 /// Which field of a message can't be read.
@@ -99,11 +101,33 @@ pub fn sync_reply_from_wire(wire: api::SyncReply) -> Result<SyncReply, BadField>
     })
 }
 
+pub fn record_to_wire(record: Record) -> api::Record {
+    let header = |(name, value): (String, Bytes)| api::Header {
+        name,
+        value: value.into(),
+    };
+    api::Record {
+        key: record.key.into(),
+        value: record.value.into(),
+        headers: record.headers.into_iter().map(header).collect(),
+    }
+}
+
+pub fn record_from_wire(wire: api::Record) -> Record {
+    let headers = wire.headers.into_iter();
+    Record {
+        key: wire.key.into(),
+        value: wire.value.into(),
+        headers: headers
+            .map(|header| (header.name, header.value.into()))
+            .collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{envelope::Fate, ids::NotificationId};
-    use bytes::Bytes;
 
     #[test]
     fn an_outcome_crosses_the_wire_unchanged() {

@@ -2,5 +2,6 @@
 
 pub mod convert;
 mod generated;
+pub mod secret;
 
 pub use generated::*;
