@@ -87,9 +87,14 @@ pub enum RegistryError {
     /// Passes by itself; ownership is kept meanwhile.
     #[error("the registry is away: {0}")]
     Unavailable(String),
-    /// Somebody else holds it and goes on renewing.
-    #[error("held by {holder} until {until_ms} ms (registry time)")]
-    Held { holder: String, until_ms: u64 },
+    /// Somebody else holds it: a gateway id another process (`holder` is its random name), a shard another
+    /// gateway. `until_ms` is on the registry's clock and moves while the holder renews.
+    #[error("held by {holder}; free in {wait_ms} ms unless it renews")]
+    Held {
+        holder: String,
+        until_ms: u64,
+        wait_ms: u64,
+    },
     /// A higher epoch or a sweep took it from us.
     #[error("lost: the record is at epoch {epoch}")]
     Lost { epoch: u64 },
@@ -108,6 +113,38 @@ pub const RENEW_MS: u64 = 3_000;
 pub const SWEEP_AFTER_MS: u64 = 60_000;
 /// Wait before an absent record is granted to one that shows no former epoch.
 pub const CLAIMABLE_AFTER_MS: u64 = 15_000;
+
+/// The figures above, smaller in tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timings {
+    pub lease_ms: u64,
+    pub sweep_after_ms: u64,
+    pub claimable_after_ms: u64,
+    /// Gateways' leases that a lookup uses may be this old.
+    pub leases_cached_ms: u64,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Timings {
+            lease_ms: LEASE_MS,
+            sweep_after_ms: SWEEP_AFTER_MS,
+            claimable_after_ms: CLAIMABLE_AFTER_MS,
+            leases_cached_ms: 1_000,
+        }
+    }
+}
+
+/// What one call of [`Registry::sweep`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Lapsed gateways whose record was raised.
+    pub raised: usize,
+    /// Users' entries of ended lives removed.
+    pub deleted: usize,
+    /// Nothing of ended lives is left; false when the budget ran out first.
+    pub complete: bool,
+}
 
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
@@ -165,8 +202,25 @@ pub trait Registry: Send + Sync + 'static {
     /// Routes of each user, in the order asked; lease data of the gateways may be up to 1 s old.
     async fn lookup(&self, users: &[UserId]) -> Result<Vec<Vec<Route>>, RegistryError>;
 
+    /// Those of `users` that the registry does not hold as given: the gateway enters them again, and
+    /// 1 − their share is the registry's accuracy. Ask and re-enter from the task that also removes, or a
+    /// user who left in between is entered for good.
+    async fn missing(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<Vec<Registration>, RegistryError>;
+
+    /// Raises gateways lapsed for [`SWEEP_AFTER_MS`] to their next epoch, state swept, and only then removes
+    /// entries of lower epochs, about `budget` at most. Any number of processes may sweep at once.
+    async fn sweep(&self, budget: usize) -> Result<Swept, RegistryError>;
+
     /// Whether the registry answered lately.
     fn healthy(&self) -> bool;
+
+    /// Changes when the registry may have forgotten what was entered (it restarted, another server
+    /// answers): the gateway enters its users again, paced, and tells them they may be behind.
+    fn incarnation(&self) -> u64;
 }
 
 pub type SharedRegistry = Arc<dyn Registry>;
