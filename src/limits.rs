@@ -95,3 +95,27 @@ pub const OUTCOMES_WAITING: usize = 65_536;
 pub const ROUTER_BATCH: usize = 512;
 /// Hops of a record after `not_here`.
 pub const HOPS: usize = 3;
+
+// ── the SQLite store ───────────────────────────────────────────────────────────────────────────
+
+/// Calls waiting for the thread that writes. Over: the caller waits.
+pub const STORE_QUEUE: usize = 4_096;
+/// Calls that share one commit, and the work after which the group is closed for newcomers.
+pub const STORE_GROUP: usize = 256;
+pub const STORE_GROUP_WORK: Duration = Duration::from_millis(10);
+/// Reads at once. Over: the caller waits its turn.
+pub const STORE_READERS: usize = 4;
+/// Page caches, and the size the write-ahead log is cut back to: 32 + 4 · 8 MiB of memory in all.
+pub const STORE_WRITER_CACHE_KIB: i64 = 32 * 1024;
+pub const STORE_READER_CACHE_KIB: i64 = 8 * 1024;
+pub const STORE_WAL_BYTES: i64 = 64 * 1024 * 1024;
+/// Rows one sync looks at to find [`SYNC_ITEMS`] that nothing superseded; the rest by `has_more`.
+pub const STORE_SCAN_ROWS: usize = 1_000;
+/// Newest rows and broadcasts among which the unread are counted; older ones count as seen.
+pub const UNREAD_ROWS: usize = 1_000;
+pub const UNREAD_BROADCASTS: usize = 50;
+/// Rows of each table one step of retention removes; the pause to the next step while there is more, and
+/// when there was nothing.
+pub const STORE_SWEEP_ROWS: usize = 500;
+pub const STORE_SWEEP_PAUSE: Duration = Duration::from_millis(100);
+pub const STORE_SWEEP_EVERY: Duration = Duration::from_secs(60);

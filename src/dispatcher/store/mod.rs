@@ -246,6 +246,17 @@ pub trait Store: Send + Sync + 'static {
 
 pub type SharedStore = Arc<dyn Store>;
 
+/// State of a channel nobody has reported on.
+pub const PENDING: &str = "pending";
+
+/// Name of a fate in the delivery log.
+pub fn state(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Acked => "delivered",
+        other => other.as_str(),
+    }
+}
+
 /// Rank of a fate in the delivery log; a state of a lower rank never replaces a higher one.
 pub fn rank(fate: Fate) -> u8 {
     match fate {

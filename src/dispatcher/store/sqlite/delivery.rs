@@ -1,0 +1,179 @@
+//! The delivery log: what became of a notification, per user, channel and gateway.
+//!
+//! Invariants:
+//! * what one gateway said of one user only moves forward by rank, so that outcomes may come twice and
+//!   out of order;
+//! * of a broadcast there is one count per gateway and state, never a row per user (but for `read`).
+//!
+//! The state shown is the furthest any gateway reached, with the devices of the gateways that reached it.
+
+use super::{encode, schema::Failure};
+use crate::{
+    dispatcher::store::{DeliveryState, PENDING, StoreError, rank, state},
+    envelope::{Channel, Outcome},
+    ids::{NotificationId, UserId},
+};
+use rusqlite::{Connection, Row, params};
+
+const COLUMNS: &str = "id, user, channel, gateway, state, rank, devices, at_ms";
+
+pub fn pending(
+    connection: &Connection,
+    entries: &[(NotificationId, UserId, Channel)],
+    at_ms: u64,
+) -> Result<(), Failure> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO deliveries (id, user, channel, gateway, facet, state, rank, devices, at_ms)
+         VALUES (?1, ?2, ?3, '', 0, ?4, 0, 0, ?5) ON CONFLICT DO NOTHING",
+    )?;
+    for (id, user, channel) in entries {
+        statement.execute(params![
+            id.0.as_bytes(),
+            user.as_str(),
+            channel.as_str(),
+            PENDING,
+            encode::ms(at_ms)
+        ])?;
+    }
+    Ok(())
+}
+
+pub fn record(connection: &Connection, outcomes: &[Outcome]) -> Result<(), Failure> {
+    // Of two reports of one state the larger count stands: a batch that is sent again counts once.
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO deliveries (id, user, channel, gateway, facet, state, rank, devices, at_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT DO UPDATE SET
+            state = excluded.state,
+            devices = CASE WHEN excluded.rank > rank THEN excluded.devices
+                           ELSE max(devices, excluded.devices) END,
+            at_ms = max(at_ms, excluded.at_ms),
+            rank = excluded.rank
+         WHERE excluded.rank >= rank",
+    )?;
+    for outcome in outcomes {
+        let rank = rank(outcome.fate);
+        let (user, facet) = match &outcome.user {
+            Some(user) => (user.as_str(), 0),
+            None => ("", rank),
+        };
+        statement.execute(params![
+            outcome.id.0.as_bytes(),
+            user,
+            Channel::InApp.as_str(),
+            outcome.gateway,
+            facet,
+            state(outcome.fate),
+            rank,
+            outcome.devices,
+            encode::ms(outcome.at_ms)
+        ])?;
+    }
+    Ok(())
+}
+
+pub fn of_notification(
+    connection: &Connection,
+    id: NotificationId,
+    user: Option<&UserId>,
+    limit: usize,
+) -> Result<Vec<DeliveryState>, Failure> {
+    let wanted = if user.is_some() { "AND user = ?2" } else { "" };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM deliveries WHERE id = ?1 {wanted} ORDER BY user, channel, gateway, facet"
+    ))?;
+    let rows = match user {
+        Some(user) => statement.query(params![id.0.as_bytes(), user.as_str()])?,
+        None => statement.query(params![id.0.as_bytes()])?,
+    };
+    let merged = merge(rows, limit)?;
+    Ok(merged.into_iter().map(|(_, state)| state).collect())
+}
+
+pub fn of_user(
+    connection: &Connection,
+    user: &UserId,
+    limit: usize,
+) -> Result<Vec<(NotificationId, DeliveryState)>, Failure> {
+    // Ids are UUIDv7: their order is that of time.
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM deliveries WHERE user = ?1 AND user <> ''
+         ORDER BY id DESC, channel, gateway"
+    ))?;
+    let rows = statement.query(params![user.as_str()])?;
+    merge(rows, limit)
+}
+
+/// One gateway's word, as stored.
+struct Fact {
+    id: NotificationId,
+    state: DeliveryState,
+    rank: u8,
+}
+
+impl Fact {
+    fn read(row: &Row<'_>) -> Result<Fact, Failure> {
+        let user = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+        let user = match user {
+            "" => None,
+            text => Some(text.parse().map_err(|error| {
+                StoreError::Corrupt(format!("the delivery log holds a bad user: {error}"))
+            })?),
+        };
+        Ok(Fact {
+            id: encode::read_id(row, 0)?,
+            state: DeliveryState {
+                user,
+                channel: encode::read_word(row, 2)?,
+                gateway: row.get(3)?,
+                state: row.get(4)?,
+                devices: row.get(6)?,
+                updated_ms: encode::read_ms(row, 7)?,
+            },
+            rank: row.get(5)?,
+        })
+    }
+
+    fn is_of_same(&self, other: &Fact) -> bool {
+        self.state.user.is_some()
+            && self.id == other.id
+            && self.state.user == other.state.user
+            && self.state.channel == other.state.channel
+    }
+
+    /// Takes another gateway's word on the same thing.
+    fn merge(&mut self, other: Fact) {
+        if other.rank > self.rank {
+            *self = other;
+        } else if other.rank == self.rank {
+            self.state.devices += other.state.devices;
+            if other.state.updated_ms > self.state.updated_ms {
+                self.state.updated_ms = other.state.updated_ms;
+                self.state.gateway = other.state.gateway;
+                self.state.state = other.state.state;
+            }
+        }
+    }
+}
+
+/// Folds facts of the same notification, user and channel, which stand side by side, into one state
+/// each; reads no further than `limit` states need.
+fn merge(
+    mut rows: rusqlite::Rows<'_>,
+    limit: usize,
+) -> Result<Vec<(NotificationId, DeliveryState)>, Failure> {
+    let mut merged: Vec<Fact> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let fact = Fact::read(row)?;
+        let full = merged.len() == limit;
+        match merged.last_mut() {
+            Some(last) if last.is_of_same(&fact) => last.merge(fact),
+            _ if full => break,
+            _ => merged.push(fact),
+        }
+    }
+    Ok(merged
+        .into_iter()
+        .map(|fact| (fact.id, fact.state))
+        .collect())
+}

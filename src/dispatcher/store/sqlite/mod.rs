@@ -1,0 +1,250 @@
+//! The store in one SQLite file: for the standalone, and for a dispatcher without Cassandra.
+//!
+//! One thread writes ([`writer`]), a few connections read ([`readers`]); both keep their statements
+//! prepared. The modules beside them are the tables, one topic each.
+
+mod broadcasts;
+mod claims;
+mod delivery;
+mod encode;
+mod inbox;
+mod keys;
+mod readers;
+mod reading;
+mod schema;
+mod sweep;
+mod writer;
+
+use super::{
+    ApiKey, Appended, DeliveryState, Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Store,
+    StoreError,
+};
+use crate::{
+    envelope::{Channel, Outcome},
+    ids::{NotificationId, UserId},
+    position::Position,
+};
+use async_trait::async_trait;
+use readers::Readers;
+use std::{
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use writer::Writer;
+
+pub use schema::FILE;
+
+/// Open as long as it lives; dropping it waits for writes on their way.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: Writer,
+    readers: Readers,
+}
+
+impl SqliteStore {
+    /// Opens [`FILE`] in `dir`, making both where they are missing.
+    pub fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
+        std::fs::create_dir_all(dir).map_err(|error| {
+            StoreError::Unavailable(format!("can't make {}: {error}", dir.display()))
+        })?;
+        let path = dir.join(FILE);
+        let writing = schema::open_writer(&path)?;
+        Ok(SqliteStore {
+            readers: Readers::open(&path)?,
+            writer: Writer::start(writing)?,
+        })
+    }
+
+    /// One step of retention as of `now_ms`; answers how many rows it removed. It also happens by
+    /// itself, while there is writing.
+    pub async fn sweep(&self, now_ms: u64) -> Result<usize, StoreError> {
+        self.writer
+            .write(move |connection| sweep::step(connection, now_ms))
+            .await
+    }
+}
+
+/// Unix ms.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn append(&self, rows: Vec<NewRow>) -> Result<Vec<Appended>, StoreError> {
+        self.writer
+            .write(move |connection| inbox::append(connection, &rows, now_ms()))
+            .await
+    }
+
+    async fn rows_after(
+        &self,
+        user: &UserId,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<RowsAfter, StoreError> {
+        let user = user.clone();
+        self.readers
+            .read(move |connection| reading::rows_after(connection, &user, after, limit))
+            .await
+    }
+
+    async fn page(
+        &self,
+        user: &UserId,
+        before: Option<Position>,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        let user = user.clone();
+        self.readers
+            .read(move |connection| reading::page(connection, &user, before, limit))
+            .await
+    }
+
+    async fn row(&self, user: &UserId, id: NotificationId) -> Result<Option<Row>, StoreError> {
+        let user = user.clone();
+        self.readers
+            .read(move |connection| reading::row(connection, &user, id))
+            .await
+    }
+
+    async fn unread(&self, user: &UserId) -> Result<u64, StoreError> {
+        let user = user.clone();
+        self.readers
+            .read(move |connection| reading::unread(connection, &user, now_ms()))
+            .await
+    }
+
+    async fn read_among(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        let (user, ids) = (user.clone(), ids.to_vec());
+        self.readers
+            .read(move |connection| reading::read_among(connection, &user, &ids))
+            .await
+    }
+
+    async fn append_broadcast(&self, row: NewBroadcast) -> Result<Position, StoreError> {
+        self.writer
+            .write(move |connection| broadcasts::append(connection, &row, now_ms()))
+            .await
+    }
+
+    async fn broadcasts_after(
+        &self,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<RowsAfter, StoreError> {
+        self.readers
+            .read(move |connection| broadcasts::after(connection, after, limit))
+            .await
+    }
+
+    async fn broadcast_page(
+        &self,
+        before: Option<Position>,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.readers
+            .read(move |connection| broadcasts::page(connection, before, limit))
+            .await
+    }
+
+    async fn pending(
+        &self,
+        entries: &[(NotificationId, UserId, Channel)],
+        at_ms: u64,
+    ) -> Result<(), StoreError> {
+        let entries = entries.to_vec();
+        self.writer
+            .write(move |connection| delivery::pending(connection, &entries, at_ms))
+            .await
+    }
+
+    async fn record(&self, outcomes: &[Outcome]) -> Result<(), StoreError> {
+        let outcomes = outcomes.to_vec();
+        self.writer
+            .write(move |connection| delivery::record(connection, &outcomes))
+            .await
+    }
+
+    async fn delivery(
+        &self,
+        id: NotificationId,
+        user: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<DeliveryState>, StoreError> {
+        let user = user.cloned();
+        self.readers
+            .read(move |connection| delivery::of_notification(connection, id, user.as_ref(), limit))
+            .await
+    }
+
+    async fn recent(
+        &self,
+        user: &UserId,
+        limit: usize,
+    ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError> {
+        let user = user.clone();
+        self.readers
+            .read(move |connection| delivery::of_user(connection, &user, limit))
+            .await
+    }
+
+    async fn claim(
+        &self,
+        producer: &str,
+        key: &str,
+        body_hash: [u8; 32],
+        id: NotificationId,
+        now_ms: u64,
+    ) -> Result<Idempotency, StoreError> {
+        let (producer, key) = (producer.to_owned(), key.to_owned());
+        self.writer
+            .write(move |connection| {
+                claims::claim(connection, &producer, &key, body_hash, id, now_ms)
+            })
+            .await
+    }
+
+    async fn finish_claim(&self, producer: &str, key: &str) -> Result<(), StoreError> {
+        let (producer, key) = (producer.to_owned(), key.to_owned());
+        self.writer
+            .write(move |connection| claims::finish(connection, &producer, &key))
+            .await
+    }
+
+    async fn release_claim(&self, producer: &str, key: &str) -> Result<(), StoreError> {
+        let (producer, key) = (producer.to_owned(), key.to_owned());
+        self.writer
+            .write(move |connection| claims::release(connection, &producer, &key))
+            .await
+    }
+
+    async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError> {
+        self.writer
+            .write(move |connection| keys::put(connection, &key))
+            .await
+    }
+
+    async fn api_key(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        let hash = *hash;
+        self.readers
+            .read(move |connection| keys::by_hash(connection, &hash))
+            .await
+    }
+
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        self.readers.read(keys::all).await
+    }
+
+    /// Heads are read in the transaction that stores the row; nothing is remembered outside the file.
+    fn forget_heads(&self) {}
+
+    fn healthy(&self) -> bool {
+        self.writer.healthy()
+    }
+}

@@ -1,0 +1,231 @@
+//! The file: its tables, how it is opened, and what its errors mean to a caller.
+//!
+//! Invariants:
+//! * WAL with `synchronous=FULL`: a commit that returned is on the disk;
+//! * tables that age are in the order of their arrival (by `sequence`, or by the time in a UUIDv7), so
+//!   that retention removes from the front without an index of its own;
+//! * `user_version` names the schema; a file of a later release is refused untouched.
+
+use crate::{dispatcher::store::StoreError, limits};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::{path::Path, time::Duration};
+
+/// Name of the file in the store's directory.
+pub const FILE: &str = "store.sqlite";
+
+/// Schema this release writes.
+const SCHEMA: i64 = 1;
+
+/// How long a statement waits for another process that holds the file (`herald ctl`, a backup).
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Distinct statements of the store: each is prepared once per connection.
+const STATEMENTS: usize = 64;
+
+const TABLES: &str = "
+-- One row per user ever met. `head` is the newest position, `lost` the newest one retention removed.
+CREATE TABLE users (
+    user TEXT PRIMARY KEY,
+    head INTEGER NOT NULL,
+    lost INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE inbox (
+    sequence INTEGER PRIMARY KEY,
+    user TEXT NOT NULL,
+    pos INTEGER NOT NULL,
+    prev INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    id BLOB NOT NULL,
+    priority TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER,
+    collapse_key TEXT,
+    content BLOB NOT NULL,
+    stored_ms INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX inbox_by_position ON inbox (user, pos);
+CREATE UNIQUE INDEX inbox_by_id ON inbox (user, id, kind);
+CREATE INDEX inbox_by_collapse_key ON inbox (user, collapse_key, pos) WHERE collapse_key IS NOT NULL;
+
+-- Insert-only, apart from the inbox: a receipt may be of a broadcast, or of a row not yet stored.
+CREATE TABLE receipts (
+    sequence INTEGER PRIMARY KEY,
+    user TEXT NOT NULL,
+    id BLOB NOT NULL,
+    stored_ms INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX receipts_by_id ON receipts (user, id);
+
+CREATE TABLE broadcasts (
+    pos INTEGER PRIMARY KEY,
+    prev INTEGER NOT NULL,
+    id BLOB NOT NULL UNIQUE,
+    priority TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER,
+    collapse_key TEXT,
+    content BLOB NOT NULL,
+    stored_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX broadcasts_by_collapse_key ON broadcasts (collapse_key, pos) WHERE collapse_key IS NOT NULL;
+CREATE TABLE broadcast_head (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    head INTEGER NOT NULL,
+    lost INTEGER NOT NULL
+) STRICT;
+INSERT INTO broadcast_head VALUES (1, 0, 0);
+
+-- What one gateway ('' : the dispatcher) said of one channel. `user` is '' for a broadcast; only there
+-- `facet` is the rank, so that a gateway's counts stand side by side instead of replacing each other.
+CREATE TABLE deliveries (
+    id BLOB NOT NULL,
+    user TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    gateway TEXT NOT NULL,
+    facet INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    rank INTEGER NOT NULL,
+    devices INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (id, user, channel, gateway, facet)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX deliveries_by_user ON deliveries (user, id) WHERE user <> '';
+
+CREATE TABLE claims (
+    sequence INTEGER PRIMARY KEY,
+    producer TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body_hash BLOB NOT NULL,
+    id BLOB NOT NULL,
+    done INTEGER NOT NULL,
+    claimed_ms INTEGER NOT NULL,
+    UNIQUE (producer, key)
+) STRICT;
+
+CREATE TABLE api_keys (
+    hash BLOB PRIMARY KEY,
+    producer TEXT NOT NULL,
+    admin INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// What a piece of work on a connection can end in: SQLite's error, or ours.
+#[derive(Debug)]
+pub enum Failure {
+    Sqlite(rusqlite::Error),
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Failure {
+        Failure::Sqlite(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Store(error)
+    }
+}
+
+impl Failure {
+    /// A defect in what is stored or in what we were asked to store.
+    pub fn corrupt(problem: impl Into<String>) -> Failure {
+        Failure::Store(StoreError::Corrupt(problem.into()))
+    }
+
+    /// Names cause and fix for the operator.
+    pub fn explain(self, file: &str) -> StoreError {
+        let error = match self {
+            Failure::Store(error) => return error,
+            Failure::Sqlite(error) => error,
+        };
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+                StoreError::Corrupt(format!(
+                    "{file}: {error}. Stop the process, move {file}* aside and put a backup in their \
+                     place, or save what can be read with `sqlite3 {file} .recover`"
+                ))
+            }
+            Some(ErrorCode::DiskFull) => {
+                StoreError::Unavailable(format!("{file}: the disk is full; free some space"))
+            }
+            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+                StoreError::Unavailable(format!(
+                    "{file}: {error}. The process's user must own the directory and be able to write \
+                     there"
+                ))
+            }
+            // Anything else SQLite says about the environment passes: busy, interrupted, I/O.
+            Some(code) if code != ErrorCode::ConstraintViolation => {
+                StoreError::Unavailable(format!("{file}: {error}"))
+            }
+            // A broken constraint, a value of the wrong type: what is in the file is not what we wrote.
+            _ => StoreError::Corrupt(format!("{file}: {error}. This is a defect: report it")),
+        }
+    }
+}
+
+/// Opens the connection that writes, and makes or checks the tables.
+pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    explained(path, || {
+        let connection = open(path, limits::STORE_WRITER_CACHE_KIB)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        connection.pragma_update(None, "journal_size_limit", limits::STORE_WAL_BYTES)?;
+        prepare_tables(&connection)?;
+        Ok(connection)
+    })
+}
+
+/// Opens a connection that can't write.
+pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    explained(path, || {
+        let connection = open(path, limits::STORE_READER_CACHE_KIB)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    })
+}
+
+fn explained(
+    path: &Path,
+    work: impl FnOnce() -> Result<Connection, Failure>,
+) -> Result<Connection, StoreError> {
+    work().map_err(|failure| failure.explain(&path.display().to_string()))
+}
+
+fn open(path: &Path, cache_kib: i64) -> Result<Connection, Failure> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // A negative size is in KiB.
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    Ok(connection)
+}
+
+fn prepare_tables(connection: &Connection) -> Result<(), Failure> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match version {
+        SCHEMA => {}
+        0 => {
+            connection.execute_batch(TABLES)?;
+            connection.pragma_update(None, "user_version", SCHEMA)?;
+        }
+        other => {
+            return Err(Failure::corrupt(format!(
+                "{} has schema {other}, this release knows {SCHEMA}: start the release that wrote it, or \
+                 a later one",
+                connection.path().unwrap_or(FILE)
+            )));
+        }
+    }
+    connection.execute_batch("COMMIT")?;
+    Ok(())
+}
