@@ -119,3 +119,14 @@ pub const UNREAD_BROADCASTS: usize = 50;
 pub const STORE_SWEEP_ROWS: usize = 500;
 pub const STORE_SWEEP_PAUSE: Duration = Duration::from_millis(100);
 pub const STORE_SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+// ── registry ───────────────────────────────────────────────────────────────────────────────────
+
+/// Users of one pipeline to Redis; longer calls take several, one after the other.
+pub const REGISTRY_BATCH: usize = 512;
+/// Buckets of the reverse index of one gateway's life: 500,000 users make 122 in each, few enough for
+/// Redis to keep it compact. Fixed for ever: entries would not be found under another count.
+pub const REGISTRY_BUCKETS: u32 = 4_096;
+/// Ended lives of one gateway that wait to be swept. Over: the oldest is forgotten, its entries stay as
+/// routes that answer `not_here`. A life lasts at least one lease, so this is 40 min of crashes unswept.
+pub const REGISTRY_PAST_LIVES: usize = 256;

@@ -8,6 +8,7 @@
 //! * a user's entry names `<gateway>.<epoch>`, so a late removal by an old life never erases a new one's;
 //! * every script touches one key.
 
+mod claim;
 pub mod embedded;
 pub mod redis;
 

@@ -1,0 +1,301 @@
+//! The registry of the standalone: a table in this process, by the same rules as in Redis.
+//!
+//! Nothing outlives the process: its connections don't either. Epochs rise over restarts because a new one
+//! is at least the Unix time in ms.
+
+mod tables;
+
+use super::{
+    GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route, ShardClaim,
+    ShardLease, Swept, Timings,
+    claim::{self, Seen, Tries},
+};
+use crate::ids::{GatewayEpoch, GatewayId, UserId};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use tables::{GatewayRecord, ShardRecord, State, Tables};
+
+#[derive(Default)]
+pub struct EmbeddedRegistry {
+    timings: Timings,
+    tables: Mutex<Tables>,
+}
+
+impl EmbeddedRegistry {
+    pub fn new(timings: Timings) -> EmbeddedRegistry {
+        EmbeddedRegistry {
+            timings,
+            tables: Mutex::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for EmbeddedRegistry {
+    async fn acquire_gateway(
+        &self,
+        id: &GatewayId,
+        holder: &str,
+        info: &GatewayInfo,
+    ) -> Result<GatewayEpoch, RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        let mut past = Vec::new();
+        let mut stored = 0;
+        if let Some(record) = tables.gateways.get_mut(id) {
+            if record.state == State::Held && record.until_ms > now_ms && record.holder != holder {
+                return Err(RegistryError::Held {
+                    holder: record.holder.clone(),
+                    until_ms: record.until_ms,
+                    wait_ms: record.until_ms - now_ms,
+                });
+            }
+            record.end_life();
+            (past, stored) = (std::mem::take(&mut record.past), record.epoch);
+        }
+        let record = GatewayRecord {
+            epoch: now_ms.max(stored + 1),
+            holder: holder.to_owned(),
+            state: State::Held,
+            until_ms: now_ms + self.timings.lease_ms,
+            info: info.clone(),
+            past,
+        };
+        let owner = GatewayEpoch {
+            gateway: id.clone(),
+            epoch: record.epoch,
+        };
+        tables.gateways.insert(id.clone(), record);
+        Ok(owner)
+    }
+
+    async fn renew_gateway(
+        &self,
+        owner: &GatewayEpoch,
+        holder: &str,
+        info: &GatewayInfo,
+    ) -> Result<(), RegistryError> {
+        let mut tables = self.tables.lock();
+        let until_ms = tables.now_ms() + self.timings.lease_ms;
+        let mut past = Vec::new();
+        if let Some(record) = tables.gateways.get_mut(&owner.gateway) {
+            let same = record.epoch == owner.epoch
+                && record.holder == holder
+                && record.state == State::Held;
+            if record.epoch >= owner.epoch && !same {
+                return Err(RegistryError::Lost {
+                    epoch: record.epoch,
+                });
+            }
+            if !same {
+                record.end_life();
+            }
+            past = std::mem::take(&mut record.past);
+        }
+        let record = GatewayRecord {
+            epoch: owner.epoch,
+            holder: holder.to_owned(),
+            state: State::Held,
+            until_ms,
+            info: info.clone(),
+            past,
+        };
+        tables.gateways.insert(owner.gateway.clone(), record);
+        Ok(())
+    }
+
+    async fn release_gateway(&self, owner: &GatewayEpoch) -> Result<(), RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        if let Some(record) = tables.gateways.get_mut(&owner.gateway)
+            && record.epoch == owner.epoch
+            && record.state == State::Held
+        {
+            record.state = State::Released;
+            record.until_ms = now_ms;
+        }
+        Ok(())
+    }
+
+    async fn claim_shard(
+        &self,
+        owner: &GatewayEpoch,
+        claim: ShardClaim,
+    ) -> Result<ShardLease, RegistryError> {
+        let mut tables = self.tables.lock();
+        let shards = match claim {
+            ShardClaim::Exact {
+                shard,
+                former_epoch,
+            } => return tables.claim(owner, shard, former_epoch, self.timings),
+            ShardClaim::Auto { shards } => shards,
+        };
+        let now_ms = tables.now_ms();
+        let seen: Vec<Seen> = (0..shards)
+            .map(|shard| tables.seen(shard, now_ms))
+            .collect();
+        let mut tries = Tries::default();
+        for shard in claim::order(owner, &seen) {
+            if let Some(done) = tries.add(tables.claim(owner, shard, None, self.timings)) {
+                return done;
+            }
+        }
+        Err(tries.nothing_free())
+    }
+
+    async fn renew_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
+        let mut tables = self.tables.lock();
+        if let Some(ShardRecord::Owned {
+            owner,
+            epoch,
+            state,
+            ..
+        }) = tables.shards.get(&lease.shard)
+        {
+            let same = *epoch == lease.epoch && *owner == lease.owner && *state == State::Held;
+            if *epoch >= lease.epoch && !same {
+                return Err(RegistryError::Lost { epoch: *epoch });
+            }
+        }
+        tables.own(&lease.owner, lease.shard, lease.epoch, self.timings);
+        Ok(())
+    }
+
+    async fn release_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        if let Some(ShardRecord::Owned {
+            owner,
+            epoch,
+            state,
+            until_ms,
+        }) = tables.shards.get_mut(&lease.shard)
+            && *epoch == lease.epoch
+            && *owner == lease.owner
+            && *state == State::Held
+        {
+            *state = State::Released;
+            *until_ms = now_ms;
+        }
+        Ok(())
+    }
+
+    async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        Ok(tables.leases(now_ms).into_values().collect())
+    }
+
+    async fn shards(&self, count: u32) -> Result<Vec<ShardLease>, RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        let owned = tables
+            .shards
+            .range(..count)
+            .filter_map(|(shard, record)| match record {
+                ShardRecord::Waiting { .. } => None,
+                ShardRecord::Owned {
+                    owner,
+                    epoch,
+                    state,
+                    until_ms,
+                } => Some(ShardLease {
+                    shard: *shard,
+                    owner: owner.clone(),
+                    epoch: *epoch,
+                    live: *state == State::Held && *until_ms > now_ms,
+                }),
+            });
+        Ok(owned.collect())
+    }
+
+    async fn register(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<(), RegistryError> {
+        let mut tables = self.tables.lock();
+        if let Some(record) = tables.gateways.get(&owner.gateway)
+            && record.epoch > owner.epoch
+        {
+            return Err(RegistryError::Lost {
+                epoch: record.epoch,
+            });
+        }
+        for entry in users {
+            tables.enter(owner, entry);
+        }
+        Ok(())
+    }
+
+    async fn unregister(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<(), RegistryError> {
+        let mut tables = self.tables.lock();
+        for entry in users {
+            if tables.stamp(owner, &entry.user) == Some(entry.stamp) {
+                tables.remove(owner, &entry.user);
+            }
+        }
+        Ok(())
+    }
+
+    async fn lookup(&self, users: &[UserId]) -> Result<Vec<Vec<Route>>, RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        let leases = tables.leases(now_ms);
+        let routes = users.iter().map(|user| {
+            let entries = tables.users.get(user).into_iter().flat_map(BTreeMap::keys);
+            claim::routes(entries.cloned(), |gateway| leases.get(gateway))
+        });
+        Ok(routes.collect())
+    }
+
+    async fn missing(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<Vec<Registration>, RegistryError> {
+        let tables = self.tables.lock();
+        let absent = |entry: &&Registration| tables.stamp(owner, &entry.user) != Some(entry.stamp);
+        Ok(users.iter().filter(absent).cloned().collect())
+    }
+
+    async fn sweep(&self, budget: usize) -> Result<Swept, RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        let raised = tables.raise(now_ms, self.timings);
+        let ended: Vec<GatewayEpoch> = tables
+            .gateways
+            .iter()
+            .flat_map(|(gateway, record)| {
+                record.past.iter().map(|epoch| GatewayEpoch {
+                    gateway: gateway.clone(),
+                    epoch: *epoch,
+                })
+            })
+            .collect();
+        let mut swept = Swept {
+            raised,
+            deleted: 0,
+            complete: true,
+        };
+        for owner in ended {
+            let left = budget.saturating_sub(swept.deleted);
+            swept.deleted += tables.delete(&owner, left);
+            swept.complete &= tables.forget(&owner);
+        }
+        Ok(swept)
+    }
+
+    fn healthy(&self) -> bool {
+        true
+    }
+
+    fn incarnation(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,268 @@
+//! The tables and what one step does to them.
+
+use super::super::{
+    GatewayInfo, GatewayLease, Registration, RegistryError, ShardLease, Timings, claim::Seen,
+};
+use crate::{
+    ids::{GatewayEpoch, GatewayId, UserId},
+    limits,
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+#[derive(Default)]
+pub(super) struct Tables {
+    pub(super) last_ms: u64,
+    pub(super) gateways: BTreeMap<GatewayId, GatewayRecord>,
+    pub(super) shards: BTreeMap<u32, ShardRecord>,
+    /// Per user the lives of gateways it is connected to, with the stamp of the entry.
+    pub(super) users: HashMap<UserId, BTreeMap<GatewayEpoch, u64>>,
+    /// The same the other way round, for the sweep.
+    pub(super) entered: HashMap<GatewayEpoch, HashSet<UserId>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Held,
+    Released,
+    Swept,
+}
+
+pub(super) struct GatewayRecord {
+    pub(super) epoch: u64,
+    pub(super) holder: String,
+    pub(super) state: State,
+    pub(super) until_ms: u64,
+    pub(super) info: GatewayInfo,
+    /// Epochs of ended lives whose entries may still be there.
+    pub(super) past: Vec<u64>,
+}
+
+pub(super) enum ShardRecord {
+    /// Absent, but a claim without a former epoch has begun to wait.
+    Waiting { claimable_at_ms: u64 },
+    Owned {
+        owner: GatewayEpoch,
+        epoch: u64,
+        state: State,
+        until_ms: u64,
+    },
+}
+
+impl GatewayRecord {
+    /// Remembers the life for the sweep; a swept record was raised and remembers it already.
+    pub(super) fn end_life(&mut self) {
+        if self.state != State::Swept {
+            if self.past.len() >= limits::REGISTRY_PAST_LIVES {
+                self.past.remove(0);
+            }
+            self.past.push(self.epoch);
+        }
+    }
+}
+
+impl Tables {
+    /// Unix ms that never goes back.
+    pub(super) fn now_ms(&mut self) -> u64 {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        let unix_ms = unix.map_or(0, |time| time.as_millis() as u64);
+        self.last_ms = self.last_ms.max(unix_ms);
+        self.last_ms
+    }
+
+    pub(super) fn leases(&self, now_ms: u64) -> BTreeMap<GatewayId, GatewayLease> {
+        let lease = |(gateway, record): (&GatewayId, &GatewayRecord)| {
+            let owner = GatewayEpoch {
+                gateway: gateway.clone(),
+                epoch: record.epoch,
+            };
+            let lease = GatewayLease {
+                owner,
+                holder: record.holder.clone(),
+                live: record.state == State::Held && record.until_ms > now_ms,
+                info: record.info.clone(),
+            };
+            (gateway.clone(), lease)
+        };
+        self.gateways.iter().map(lease).collect()
+    }
+
+    pub(super) fn seen(&self, shard: u32, now_ms: u64) -> Seen {
+        match self.shards.get(&shard) {
+            None => Seen::Absent,
+            Some(ShardRecord::Waiting { claimable_at_ms }) if *claimable_at_ms > now_ms => {
+                Seen::Absent
+            }
+            Some(ShardRecord::Waiting { .. }) => Seen::Free {
+                owner: None,
+                epoch: 0,
+            },
+            Some(ShardRecord::Owned {
+                owner,
+                epoch,
+                state,
+                until_ms,
+            }) => {
+                let (owner, epoch) = (owner.clone(), *epoch);
+                if *state == State::Held && *until_ms > now_ms {
+                    Seen::Held { owner, epoch }
+                } else {
+                    let owner = Some(owner);
+                    Seen::Free { owner, epoch }
+                }
+            }
+        }
+    }
+
+    pub(super) fn claim(
+        &mut self,
+        owner: &GatewayEpoch,
+        shard: u32,
+        former_epoch: Option<u64>,
+        timings: Timings,
+    ) -> Result<ShardLease, RegistryError> {
+        let now_ms = self.now_ms();
+        let epoch = match (self.shards.get(&shard), former_epoch) {
+            // Who remembers goes on, under what it remembers: a higher memory can still replace it.
+            (None | Some(ShardRecord::Waiting { .. }), Some(former)) => former,
+            (Some(ShardRecord::Owned { epoch, .. }), Some(former)) if former > *epoch => former,
+            (None, None) => {
+                let record = ShardRecord::Waiting {
+                    claimable_at_ms: now_ms + timings.claimable_after_ms,
+                };
+                self.shards.insert(shard, record);
+                return Err(RegistryError::Claimable {
+                    in_ms: timings.claimable_after_ms,
+                });
+            }
+            (Some(ShardRecord::Waiting { claimable_at_ms }), None) => {
+                match claimable_at_ms.saturating_sub(now_ms) {
+                    0 => now_ms,
+                    in_ms => return Err(RegistryError::Claimable { in_ms }),
+                }
+            }
+            (Some(record), _) => record.next_epoch(owner, now_ms)?,
+        };
+        Ok(self.own(owner, shard, epoch, timings))
+    }
+
+    pub(super) fn own(
+        &mut self,
+        owner: &GatewayEpoch,
+        shard: u32,
+        epoch: u64,
+        timings: Timings,
+    ) -> ShardLease {
+        let record = ShardRecord::Owned {
+            owner: owner.clone(),
+            epoch,
+            state: State::Held,
+            until_ms: self.now_ms() + timings.lease_ms,
+        };
+        self.shards.insert(shard, record);
+        ShardLease {
+            shard,
+            owner: owner.clone(),
+            epoch,
+            live: true,
+        }
+    }
+
+    pub(super) fn stamp(&self, owner: &GatewayEpoch, user: &UserId) -> Option<u64> {
+        self.users.get(user)?.get(owner).copied()
+    }
+
+    pub(super) fn enter(&mut self, owner: &GatewayEpoch, entry: &Registration) {
+        let user = &entry.user;
+        self.entered
+            .entry(owner.clone())
+            .or_default()
+            .insert(user.clone());
+        self.users
+            .entry(user.clone())
+            .or_default()
+            .insert(owner.clone(), entry.stamp);
+    }
+
+    pub(super) fn remove(&mut self, owner: &GatewayEpoch, user: &UserId) {
+        if let Some(entries) = self.users.get_mut(user) {
+            entries.remove(owner);
+            if entries.is_empty() {
+                self.users.remove(user);
+            }
+        }
+        if let Some(users) = self.entered.get_mut(owner) {
+            users.remove(user);
+            if users.is_empty() {
+                self.entered.remove(owner);
+            }
+        }
+    }
+
+    /// Raises the records that lapsed long ago; from then on their entries may go.
+    pub(super) fn raise(&mut self, now_ms: u64, timings: Timings) -> usize {
+        let mut raised = 0;
+        for record in self.gateways.values_mut() {
+            let lapsed = record.until_ms.saturating_add(timings.sweep_after_ms) <= now_ms;
+            if record.state != State::Swept && lapsed {
+                record.end_life();
+                record.state = State::Swept;
+                record.epoch += 1;
+                raised += 1;
+            }
+        }
+        raised
+    }
+
+    pub(super) fn delete(&mut self, owner: &GatewayEpoch, budget: usize) -> usize {
+        let entered = self.entered.get(owner).into_iter().flatten();
+        let users: Vec<UserId> = entered.take(budget).cloned().collect();
+        for user in &users {
+            self.remove(owner, user);
+        }
+        users.len()
+    }
+
+    /// An ended life without entries needs no sweep any more. False while it has some.
+    pub(super) fn forget(&mut self, owner: &GatewayEpoch) -> bool {
+        let done = !self.entered.contains_key(owner);
+        if done && let Some(record) = self.gateways.get_mut(&owner.gateway) {
+            record.past.retain(|epoch| *epoch != owner.epoch);
+        }
+        done
+    }
+}
+
+impl ShardRecord {
+    /// Epoch under which `owner` may take the record that somebody wrote.
+    pub(super) fn next_epoch(
+        &self,
+        claimant: &GatewayEpoch,
+        now_ms: u64,
+    ) -> Result<u64, RegistryError> {
+        let ShardRecord::Owned {
+            owner,
+            epoch,
+            state,
+            until_ms,
+        } = self
+        else {
+            return Ok(now_ms);
+        };
+        if *state == State::Held && owner == claimant {
+            return Ok(*epoch);
+        }
+        // The gateway's own lease has fenced its older lives off.
+        let older_life = owner.gateway == claimant.gateway && owner.epoch < claimant.epoch;
+        if *state == State::Held && *until_ms > now_ms && !older_life {
+            return Err(RegistryError::Held {
+                holder: owner.to_string(),
+                until_ms: *until_ms,
+                wait_ms: *until_ms - now_ms,
+            });
+        }
+        Ok(now_ms.max(epoch + 1))
+    }
+}
