@@ -69,6 +69,26 @@ pub const TTL_S_MAX: u32 = 90 * 24 * 3600;
 pub const CRITICAL_TTL_S: u32 = 24 * 3600;
 pub const RETENTION_S: u64 = 90 * 24 * 3600;
 
+// ── the embedded bus ───────────────────────────────────────────────────────────────────────────
+
+/// KiB of calls the writer has not answered yet. Over: callers wait.
+pub const BUS_WAITING_KIB: usize = 32 * KIB;
+/// Calls, and bytes of records (one call more than fits), of one transaction; the rest goes into the next.
+pub const BUS_TRANSACTION_CALLS: usize = 1_024;
+pub const BUS_TRANSACTION_BYTES: usize = 8 * KIB * KIB;
+/// Bytes of one poll (one record more than fits); the rest comes with the next.
+pub const BUS_POLL_BYTES: usize = 4 * KIB * KIB;
+/// Reading connections kept open between uses; one costs up to 2 MB of page cache.
+pub const BUS_READERS_IDLE: usize = 4;
+/// The retention sweep: rows of one step, the pause between steps of one partition, between
+/// partitions, and from opening (readers that were away catch up first).
+pub const BUS_SWEEP_ROWS: usize = 500;
+pub const BUS_SWEEP_PAUSE: Duration = Duration::from_millis(20);
+pub const BUS_SWEEP_EVERY: Duration = Duration::from_millis(500);
+pub const BUS_SWEEP_AFTER: Duration = Duration::from_secs(60);
+/// A bus that failed to write tries again this often.
+pub const BUS_PROBE_EVERY: Duration = Duration::from_secs(1);
+
 // ── sync ───────────────────────────────────────────────────────────────────────────────────────
 
 /// Rows of one sync answer.

@@ -7,6 +7,10 @@
 
 pub mod embedded;
 pub mod kafka;
+mod metrics;
+mod partitioner;
+
+pub use partitioner::partition_of;
 
 use crate::ids::Namespace;
 use async_trait::async_trait;
@@ -136,6 +140,25 @@ impl Record {
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         let found = self.headers.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_ref())
+    }
+
+    /// Size as every bus counts it: key, value, and headers with what a header costs on the wire.
+    pub fn bytes(&self) -> usize {
+        const HEADER_OVERHEAD: usize = 10;
+        let headers = self.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| HEADER_OVERHEAD + name.len() + value.len())
+            .sum();
+        self.key.len() + self.value.len() + headers
+    }
+
+    /// Both buses refuse the same record, whatever a broker would take.
+    fn check_size(&self, topic: Topic) -> Result<(), BusError> {
+        let bytes = self.bytes();
+        if bytes > topic.spec().message_bytes_max as usize {
+            return Err(BusError::TooLarge { topic, bytes });
+        }
+        Ok(())
     }
 
     /// Replaces or adds a header.
