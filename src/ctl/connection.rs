@@ -1,0 +1,115 @@
+//! Which dispatcher to ask, and how.
+
+use super::CtlError;
+use crate::config::{ConfigError, Secret};
+use clap::Args;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::RequestBuilder;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+#[derive(Debug, Args)]
+pub struct Endpoint {
+    /// Address of a dispatcher, e.g. http://10.0.0.5:8090; default: the standalone's.
+    #[arg(long, global = true, env = "HERALD_URL")]
+    url: Option<String>,
+    /// File with the API key.
+    #[arg(long, global = true, env = "HERALD_API_KEY_FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Data directory of the standalone.
+    #[arg(long, global = true, default_value = "herald-data")]
+    data: PathBuf,
+}
+
+/// What the standalone leaves in its data directory for `ctl` (readable by its user only).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StandaloneFile {
+    pub url: String,
+    pub api_key_file: PathBuf,
+    pub token_secret_file: PathBuf,
+}
+
+impl StandaloneFile {
+    pub fn path(data: &Path) -> PathBuf {
+        data.join("ctl.json")
+    }
+}
+
+/// One id as one segment of a path.
+pub fn path_segment(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+impl Endpoint {
+    pub fn standalone(&self) -> Result<StandaloneFile, CtlError> {
+        let path = StandaloneFile::path(&self.data);
+        let missing = |problem: String| {
+            ConfigError::new(
+                "--data",
+                format!("{}: {problem}; start `herald standalone`, or name a dispatcher by --url and --api-key-file", path.display()),
+            )
+        };
+        let text = std::fs::read_to_string(&path).map_err(|error| missing(error.to_string()))?;
+        Ok(serde_json::from_str(&text).map_err(|error| missing(error.to_string()))?)
+    }
+
+    fn resolve(&self) -> Result<(String, Secret), CtlError> {
+        let (url, key_file) = match (&self.url, &self.api_key_file) {
+            (Some(url), Some(file)) => (url.clone(), file.clone()),
+            (Some(_), None) => {
+                return Err(ConfigError::new("--api-key-file", "is needed with --url").into());
+            }
+            (None, file) => {
+                let standalone = self.standalone()?;
+                (standalone.url, file.clone().unwrap_or(standalone.api_key_file))
+            }
+        };
+        let key = Secret::from_file("--api-key-file", &key_file)?;
+        Ok((url.trim_end_matches('/').to_owned(), key))
+    }
+
+    pub async fn request(&self, path: &str) -> Result<Value, CtlError> {
+        let (url, key) = self.resolve()?;
+        let request = client()?.get(format!("{url}{path}"));
+        answer(url, request.bearer_auth(key.expose())).await
+    }
+
+    pub async fn post(
+        &self,
+        path: &str,
+        body: &Value,
+        idempotency_key: Option<String>,
+    ) -> Result<Value, CtlError> {
+        let (url, key) = self.resolve()?;
+        let mut request = client()?.post(format!("{url}{path}")).json(body);
+        if let Some(idempotency_key) = idempotency_key {
+            request = request.header("idempotency-key", idempotency_key);
+        }
+        answer(url, request.bearer_auth(key.expose())).await
+    }
+}
+
+fn client() -> Result<reqwest::Client, CtlError> {
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(10))
+        .build()
+        .map_err(|error| CtlError::Other(error.to_string()))
+}
+
+async fn answer(url: String, request: RequestBuilder) -> Result<Value, CtlError> {
+    let response = match request.send().await {
+        Ok(response) => response,
+        Err(error) => return Err(CtlError::Unreachable { url, cause: error.to_string() }),
+    };
+    let status = response.status();
+    let body: Value = response.json().await.unwrap_or_default();
+    if status.is_success() {
+        return Ok(body);
+    }
+    let message = body["error"]["message"].as_str().unwrap_or("no reason given").to_owned();
+    Err(CtlError::Refused { status: status.as_u16(), message })
+}

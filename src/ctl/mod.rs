@@ -1,0 +1,194 @@
+//! `herald ctl`: what an operator asks and does from a shell. It talks to a dispatcher over its HTTP API
+//! with an API key, and finds the standalone's by the file that leaves in its data directory.
+
+mod connection;
+mod show;
+mod topics;
+
+use crate::{
+    auth,
+    config::{ConfigError, Secret},
+    envelope::{Channel, Priority},
+    ids::UserId,
+};
+use clap::{Args, Subcommand};
+pub use connection::{Endpoint, StandaloneFile};
+use serde_json::{Value, json};
+use std::{path::PathBuf, time::Duration};
+
+#[derive(Debug, Args)]
+pub struct Ctl {
+    #[command(flatten)]
+    endpoint: Endpoint,
+    /// Print the answer as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mint a client token (HS256) for a user.
+    Token {
+        #[arg(long)]
+        user: String,
+        /// Life of the token in seconds.
+        #[arg(long, default_value_t = 24 * 3600)]
+        ttl_s: u64,
+        /// File with the HS256 secret; default: the standalone's.
+        #[arg(long)]
+        secret_file: Option<PathBuf>,
+    },
+    /// Make an API key for a producer; it is shown once.
+    ApiKey {
+        /// Name of the producer, as it stands in logs and rows.
+        #[arg(long)]
+        producer: String,
+        /// It may also make keys.
+        #[arg(long)]
+        admin: bool,
+    },
+    /// Send a notification.
+    Send(Send),
+    /// Where a user is connected, what is unread, the latest outcomes.
+    User { user: String },
+    /// Gateways, shards, and the health of the parts.
+    Status,
+    /// Check or create the Kafka topics of a dispatcher's configuration.
+    Topics(topics::Topics),
+}
+
+#[derive(Debug, Args)]
+struct Send {
+    /// To one user.
+    #[arg(long, group = "target", required_unless_present_any = ["users", "all"])]
+    user: Option<String>,
+    /// To several, separated by commas.
+    #[arg(long, group = "target", value_delimiter = ',')]
+    users: Option<Vec<String>>,
+    /// To everyone.
+    #[arg(long, group = "target")]
+    all: bool,
+    #[arg(long = "type", default_value = "message")]
+    notification_type: String,
+    #[arg(long)]
+    title: Option<String>,
+    #[arg(long)]
+    body: Option<String>,
+    /// A JSON object, passed through.
+    #[arg(long)]
+    data: Option<String>,
+    /// critical, high, normal or low.
+    #[arg(long, default_value = "normal")]
+    priority: String,
+    /// in_app, push, email, sms; separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    channels: Option<Vec<String>>,
+    #[arg(long)]
+    ttl_s: Option<u32>,
+    #[arg(long)]
+    collapse_key: Option<String>,
+    #[arg(long)]
+    idempotency_key: Option<String>,
+}
+
+/// What went wrong, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum CtlError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{url} does not answer: {cause}. Is the dispatcher (or the standalone) running?")]
+    Unreachable { url: String, cause: String },
+    #[error("{status}: {message}")]
+    Refused { status: u16, message: String },
+    #[error("{0}")]
+    Other(String),
+}
+
+pub async fn run(ctl: Ctl) -> Result<(), CtlError> {
+    let as_json = ctl.json;
+    let print = |answer: &Value, text: fn(&Value)| match as_json {
+        true => println!("{answer:#}"),
+        false => text(answer),
+    };
+    match ctl.command {
+        Command::Token { user, ttl_s, secret_file } => {
+            println!("{}", token(&ctl.endpoint, &user, ttl_s, secret_file)?);
+        }
+        Command::ApiKey { producer, admin } => {
+            let body = json!({ "producer": producer, "admin": admin });
+            let answer = ctl.endpoint.post("/v1/api-keys", &body, None).await?;
+            print(&answer, |answer| println!("{}", answer["key"].as_str().unwrap_or_default()));
+        }
+        Command::Send(send) => {
+            let key = send.idempotency_key.clone();
+            let answer = ctl.endpoint.post("/v1/notifications", &send.body()?, key).await?;
+            print(&answer, |answer| println!("{}", answer["id"].as_str().unwrap_or_default()));
+        }
+        Command::User { user } => {
+            let path = format!("/v1/users/{}", connection::path_segment(&user));
+            print(&ctl.endpoint.request(&path).await?, show::user);
+        }
+        Command::Status => print(&ctl.endpoint.request("/v1/status").await?, show::status),
+        Command::Topics(topics) => topics::run(topics).await?,
+    }
+    Ok(())
+}
+
+fn token(
+    endpoint: &Endpoint,
+    user: &str,
+    ttl_s: u64,
+    secret_file: Option<PathBuf>,
+) -> Result<String, CtlError> {
+    let user: UserId =
+        user.parse().map_err(|error| ConfigError::new("--user", format!("{error}")))?;
+    let path = match secret_file {
+        Some(path) => path,
+        None => endpoint.standalone()?.token_secret_file,
+    };
+    let secret = Secret::from_file("--secret-file", &path)?;
+    Ok(auth::mint_hs256(&secret, &user, Duration::from_secs(ttl_s)))
+}
+
+impl Send {
+    /// The request body; what the server would refuse anyway is left to it to name.
+    fn body(self) -> Result<Value, CtlError> {
+        let target = match (self.user, self.users, self.all) {
+            (Some(user), _, _) => json!({ "user": user }),
+            (_, Some(users), _) => json!({ "users": users }),
+            _ => json!({ "all": true }),
+        };
+        let priority: Priority = self.priority.parse().map_err(|()| {
+            ConfigError::new("--priority", "must be critical, high, normal or low")
+        })?;
+        let mut body = json!({
+            "target": target,
+            "type": self.notification_type,
+            "priority": priority,
+        });
+        if let Some(channels) = self.channels {
+            let channels: Result<Vec<Channel>, ()> = channels.iter().map(|c| c.parse()).collect();
+            body["channels"] = json!(channels.map_err(|()| {
+                ConfigError::new("--channels", "must be of in_app, push, email and sms")
+            })?);
+        }
+        if let Some(data) = self.data {
+            body["data"] = serde_json::from_str(&data)
+                .map_err(|error| ConfigError::new("--data", format!("is not JSON: {error}")))?;
+        }
+        let optional = [
+            ("title", self.title.map(Value::from)),
+            ("body", self.body.map(Value::from)),
+            ("ttl_s", self.ttl_s.map(Value::from)),
+            ("collapse_key", self.collapse_key.map(Value::from)),
+        ];
+        for (key, value) in optional {
+            if let Some(value) = value {
+                body[key] = value;
+            }
+        }
+        Ok(body)
+    }
+}
