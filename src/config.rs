@@ -7,7 +7,7 @@ use crate::{
     ids::{GatewayId, Namespace, Region},
     limits,
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -69,7 +69,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// `[node]`: what every process of one deployment shares.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Node {
     pub namespace: Namespace,
@@ -85,7 +85,7 @@ impl Default for Node {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     /// io_uring where the kernel grants it, epoll otherwise.
@@ -101,6 +101,15 @@ pub enum Shard {
     #[default]
     Auto,
     Fixed(u32),
+}
+
+impl Serialize for Shard {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Shard::Auto => serializer.serialize_str("auto"),
+            Shard::Fixed(shard) => serializer.serialize_u32(*shard),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Shard {
@@ -125,7 +134,7 @@ impl<'de> Deserialize<'de> for Shard {
 }
 
 /// `[gateway]`: the client side of one host.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gateway {
     pub id: GatewayId,
@@ -188,7 +197,7 @@ impl Default for Gateway {
 }
 
 /// `[[auth.keys]]`: one verification key; several stand side by side while one is replaced.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthKey {
     /// Matched with the token's `kid`; a key without one is tried for tokens without one.
@@ -201,7 +210,7 @@ pub struct AuthKey {
 }
 
 /// `[auth]`: who may connect.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Auth {
     pub keys: Vec<AuthKey>,
@@ -227,7 +236,7 @@ impl Default for Auth {
 }
 
 /// `[redis]`: the registry.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Redis {
     /// `redis://host:port/db` or `rediss://…` for TLS.
@@ -249,7 +258,7 @@ impl Default for Redis {
 }
 
 /// `[kafka]`: the bus.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Kafka {
     /// `host:port,host:port`.
@@ -288,7 +297,7 @@ impl Default for Kafka {
 }
 
 /// `[admin]`: read-only health and metrics, and (by token) what changes state.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     pub listen: SocketAddr,
@@ -297,7 +306,7 @@ pub struct Admin {
 }
 
 /// `[grpc]`: between our processes. Off loopback, `secret_file` is demanded.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grpc {
     pub listen: SocketAddr,
@@ -309,7 +318,7 @@ pub struct Grpc {
 }
 
 /// `[drain]`: leaving in good order.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
     /// From "not ready" to the end of accepting: what the load balancer needs to notice.
@@ -328,7 +337,7 @@ impl Default for Drain {
 }
 
 /// `[log]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// error, warn, info, debug or trace, or a `tracing` filter.
@@ -347,7 +356,7 @@ impl Default for Log {
 }
 
 /// `[conformance]`: for protocol test suites only.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Conformance {
     /// `/` echoes messages, without authentication or rate limits.
@@ -355,7 +364,7 @@ pub struct Conformance {
 }
 
 /// `[dispatchers]`: where a gateway reports to; the first that answers is used.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dispatchers {
     /// `host:port` of each dispatcher's gRPC service.
@@ -363,7 +372,7 @@ pub struct Dispatchers {
 }
 
 /// `[store]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     /// Directory of the SQLite files.
@@ -379,16 +388,19 @@ impl Default for Store {
 }
 
 /// `[http]`: the dispatcher's producer and inbox API.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
     pub listen: SocketAddr,
+    /// An API key that may make others.
+    pub admin_key_file: Option<PathBuf>,
 }
 
 impl Default for Http {
     fn default() -> Self {
         Http {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
+            listen: loopback(8090),
+            admin_key_file: None,
         }
     }
 }
@@ -398,7 +410,7 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 /// `config/gateway.toml`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatewayConfig {
     #[serde(default)]
@@ -441,7 +453,7 @@ fn gateway_grpc() -> Grpc {
 }
 
 /// `config/dispatcher.toml`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DispatcherConfig {
     #[serde(default)]
@@ -478,7 +490,7 @@ fn dispatcher_grpc() -> Grpc {
 }
 
 /// `config/standalone.toml`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StandaloneConfig {
     #[serde(default)]
@@ -501,24 +513,34 @@ pub struct StandaloneConfig {
     pub conformance: Conformance,
 }
 
-/// Reads a file (or only the environment, without one) into one of the three configurations.
-pub fn load<T: DeserializeOwned>(
+/// A configuration whose shipped file is the base that an operator's file and the environment change.
+pub trait Shipped: DeserializeOwned {
+    const FILE: &str;
+}
+
+impl Shipped for GatewayConfig {
+    const FILE: &str = include_str!("../config/gateway.toml");
+}
+
+impl Shipped for DispatcherConfig {
+    const FILE: &str = include_str!("../config/dispatcher.toml");
+}
+
+impl Shipped for StandaloneConfig {
+    const FILE: &str = include_str!("../config/standalone.toml");
+}
+
+/// Reads the shipped file, then the operator's (if any), then the environment.
+pub fn load<T: Shipped>(
     path: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<T, ConfigError> {
-    let mut table = match path {
-        None => toml::Table::new(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                ConfigError::new(
-                    path.display().to_string(),
-                    format!("can't read it: {error}"),
-                )
-            })?;
-            text.parse::<toml::Table>()
-                .map_err(|error| ConfigError::new(path.display().to_string(), error.to_string()))?
-        }
-    };
+    let mut table: toml::Table = T::FILE
+        .parse()
+        .expect("the shipped file is checked by a test");
+    if let Some(path) = path {
+        merge(&mut table, read(path)?);
+    }
     for (name, value) in environment {
         override_key(&mut table, &name, &value)?;
     }
@@ -526,13 +548,32 @@ pub fn load<T: DeserializeOwned>(
         .try_into()
         .map_err(|error: toml::de::Error| {
             let message = error.message().to_owned();
-            let key = error.to_string();
-            let key = key
+            let text = error.to_string();
+            let key = text
                 .lines()
-                .find_map(|line| line.trim().strip_prefix("in `"))
-                .map(|k| k.trim_end_matches('`'));
-            ConfigError::new(key.unwrap_or("file"), message)
+                .find_map(|line| line.trim().strip_prefix("in `"));
+            ConfigError::new(key.map_or("file", |key| key.trim_end_matches('`')), message)
         })
+}
+
+fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::new(&name, format!("can't read it: {error}")))?;
+    text.parse()
+        .map_err(|error: toml::de::Error| ConfigError::new(&name, error.to_string()))
+}
+
+/// Keys of `over` replace those of `base`, section by section.
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (section, value) in over {
+        match (base.get_mut(&section), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => base.extend(over),
+            (_, value) => {
+                base.insert(section, value);
+            }
+        }
+    }
 }
 
 /// `HERALD_GATEWAY__CONNECTIONS_SOFT=9` sets `gateway.connections_soft`. The text is taken as a TOML
@@ -650,6 +691,37 @@ mod tests {
         };
         assert_eq!(grpc_secret(&open).unwrap_err().key, "grpc.secret_file");
         assert_eq!(grpc_secret(&gateway_grpc()), Ok(None));
+    }
+
+    /// Every key of the type stands in the file, and what the file sets is what is set without it.
+    fn shows_every_key<T: Shipped + Serialize>() -> serde_json::Value {
+        let text = T::FILE;
+        let loaded = load::<T>(None, std::iter::empty()).unwrap();
+        let loaded = serde_json::to_value(loaded).unwrap();
+        for (section, keys) in loaded.as_object().unwrap() {
+            let start = text
+                .find(&format!("[{section}]\n"))
+                .unwrap_or_else(|| panic!("the file lacks [{section}]"));
+            let body = &text[start..];
+            let end = body[1..].find("\n[").map_or(body.len(), |end| end + 1);
+            for key in keys.as_object().unwrap().keys() {
+                let stands = body[..end].lines().any(|line| {
+                    line.trim_start_matches("# ")
+                        .starts_with(&format!("{key} ="))
+                });
+                assert!(stands, "the file lacks {section}.{key}");
+            }
+        }
+        loaded
+    }
+
+    #[test]
+    fn the_shipped_files_show_every_key_with_its_default() {
+        shows_every_key::<DispatcherConfig>();
+        shows_every_key::<StandaloneConfig>();
+        let gateway = shows_every_key::<GatewayConfig>();
+        let built_in: GatewayConfig = toml::from_str("").unwrap();
+        assert_eq!(gateway, serde_json::to_value(built_in).unwrap());
     }
 
     #[test]
