@@ -1,0 +1,250 @@
+//! A real Kafka broker for a test binary, on ports of its own, by `scripts/kafka.sh`.
+//!
+//! Take it with `#[path = "support/kafka.rs"] mod kafka;`. Most tests want [`brokers`]: one broker for the
+//! binary (or the one named by `HERALD_TEST_KAFKA=host:port`), where each test keeps apart by
+//! [`fresh_namespace`]. A test that kills its broker starts its own by [`KafkaBroker::start`].
+//!
+//! No broker outlives its tests: it dies with the value (`Drop`), at the exit of the process, and when
+//! the process is killed, because the kernel's parent-death signal follows the thread that started it,
+//! and that thread stays for as long as the broker does.
+
+// Every test binary compiles this file and uses a part of it.
+#![allow(dead_code)]
+
+use herald::{bus::Topic, ids::Namespace};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+};
+use std::{
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, OnceLock, mpsc},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// How long a broker may take to serve, the first time with the download of its jars.
+const START_MAX: Duration = Duration::from_secs(300);
+
+pub struct KafkaBroker {
+    port: u16,
+    controller: u16,
+    directory: TempDir,
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    /// Dropping it ends the thread that the parent-death signal follows.
+    _keeper: mpsc::Sender<()>,
+}
+
+/// `host:port` of a broker that all tests of this binary share.
+pub fn brokers() -> String {
+    static SHARED: OnceLock<String> = OnceLock::new();
+    let shared = SHARED.get_or_init(|| {
+        std::env::var("HERALD_TEST_KAFKA").unwrap_or_else(|_| {
+            let broker = KafkaBroker::start();
+            let address = broker.brokers();
+            *AT_EXIT.lock().expect("nobody panics with it") = Some(broker);
+            // SAFETY: the function takes nothing, returns nothing and does not unwind into C.
+            unsafe { libc::atexit(stop_at_exit) };
+            address
+        })
+    });
+    shared.clone()
+}
+
+/// Nothing drops a static: the shared broker and its directory go here.
+static AT_EXIT: Mutex<Option<KafkaBroker>> = Mutex::new(None);
+
+extern "C" fn stop_at_exit() {
+    let _ = std::panic::catch_unwind(|| {
+        if let Ok(mut broker) = AT_EXIT.lock() {
+            broker.take();
+        }
+    });
+}
+
+/// A namespace that no other test uses, in this process or another.
+pub fn fresh_namespace() -> Namespace {
+    let name = format!("test-{}", uuid::Uuid::now_v7().simple());
+    name.parse().expect("a label")
+}
+
+/// Makes topics with as many partitions as a test wants; a broker for tests has no room for all of
+/// production's. Their timestamps are the broker's, as `ctl topics --apply` makes them.
+pub async fn create_topics(brokers: &str, namespace: &Namespace, topics: &[(Topic, u32)]) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .expect("an admin client");
+    let names: Vec<String> = topics
+        .iter()
+        .map(|(topic, _)| topic.name(namespace))
+        .collect();
+    let wanted: Vec<NewTopic<'_>> = names
+        .iter()
+        .zip(topics)
+        .map(|(name, (_, partitions))| {
+            NewTopic::new(name, *partitions as i32, TopicReplication::Fixed(1))
+                .set("message.timestamp.type", "LogAppendTime")
+                .set("max.message.bytes", "2200000")
+        })
+        .collect();
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+    let made = admin.create_topics(&wanted, &options).await;
+    for result in made.expect("the broker answers") {
+        result.expect("a new topic");
+    }
+}
+
+impl KafkaBroker {
+    pub fn start() -> KafkaBroker {
+        fetch_jars();
+        // Another process may take a port between the look and the start: try others.
+        for _ in 0..5 {
+            let mut broker = KafkaBroker {
+                port: free_port(),
+                controller: free_port(),
+                directory: tempfile::tempdir().expect("a temporary directory"),
+                running: None,
+            };
+            if broker.launch() {
+                return broker;
+            }
+            eprintln!("a broker ended at its start: {}", broker.log());
+        }
+        panic!("Kafka does not start; try `scripts/kafka.sh start 19092 /tmp/kafka`");
+    }
+
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("a running broker").child.id()
+    }
+
+    /// `kill -9`. What the broker had acknowledged is in the kernel's cache, so it survives.
+    pub fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.child.kill().expect("our own child");
+            running.child.wait().expect("our own child");
+        }
+    }
+
+    /// Starts it again on the same ports with the same data.
+    pub fn restart(&mut self) {
+        self.kill();
+        let deadline = Instant::now() + START_MAX;
+        while !self.launch() {
+            assert!(Instant::now() < deadline, "no restart: {}", self.log());
+        }
+    }
+
+    /// Stops answering without closing anything, as a host that hangs; until [`KafkaBroker::thaw`].
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([signal, &self.pid().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// True once it serves, false when it ended instead.
+    fn launch(&mut self) -> bool {
+        let log = self.directory.path().join("broker.log");
+        // An old "started" must not be taken for the new one.
+        let _ = std::fs::remove_file(&log);
+        let mut running = self.spawn();
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            if running.child.try_wait().expect("our own child").is_some() {
+                return false;
+            }
+            if self.log().contains("Kafka Server started") {
+                self.running = Some(running);
+                return true;
+            }
+            assert!(Instant::now() < deadline, "no start: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn spawn(&self) -> Running {
+        let mut command = Command::new(script());
+        command
+            .args(["run", &self.port.to_string()])
+            .arg(self.directory.path())
+            .env("HERALD_KAFKA_CONTROLLER", self.controller.to_string())
+            .stdin(Stdio::null());
+        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe. The setting
+        // lives through the script's exec of java.
+        unsafe {
+            command.pre_exec(|| {
+                match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            });
+        }
+        let (started, child) = mpsc::channel();
+        let (keeper, kept) = mpsc::channel::<()>();
+        std::thread::Builder::new()
+            .name("kafka-keeper".into())
+            .spawn(move || {
+                // The receiver waits for it; nobody is there only after a panic.
+                let _ = started.send(command.spawn());
+                let _ = kept.recv();
+            })
+            .expect("a thread");
+        let child = child.recv().expect("the keeper reports");
+        Running {
+            child: child.expect("scripts/kafka.sh runs"),
+            _keeper: keeper,
+        }
+    }
+
+    fn log(&self) -> String {
+        let path = self.directory.path().join("broker.log");
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+}
+
+impl Drop for KafkaBroker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka.sh")
+}
+
+fn fetch_jars() {
+    let status = Command::new(script()).arg("jars").status();
+    assert!(
+        status.expect("scripts/kafka.sh runs").success(),
+        "Kafka's jars can't be fetched: is Maven installed, is the network there?"
+    );
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
+}
