@@ -245,6 +245,6 @@ impl Store for SqliteStore {
     fn forget_heads(&self) {}
 
     fn healthy(&self) -> bool {
-        self.writer.healthy()
+        self.writer.healthy() && self.readers.healthy()
     }
 }

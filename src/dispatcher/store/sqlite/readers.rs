@@ -4,7 +4,13 @@ use super::schema::{self, Failure};
 use crate::{dispatcher::store::StoreError, limits};
 use parking_lot::Mutex;
 use rusqlite::{Connection, TransactionBehavior};
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::sync::Semaphore;
 
 /// Never more reads at once than connections; the others wait their turn.
@@ -12,6 +18,7 @@ use tokio::sync::Semaphore;
 pub struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     turns: Arc<Semaphore>,
+    damaged: Arc<AtomicBool>,
 }
 
 impl Readers {
@@ -22,6 +29,7 @@ impl Readers {
         Ok(Readers {
             turns: Arc::new(Semaphore::new(connections.len())),
             idle: Arc::new(Mutex::new(connections)),
+            damaged: Arc::default(),
         })
     }
 
@@ -32,17 +40,25 @@ impl Readers {
     ) -> Result<T, StoreError> {
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         let turn = turn.expect("never closed");
-        let idle = Arc::clone(&self.idle);
+        let (idle, damaged) = (Arc::clone(&self.idle), Arc::clone(&self.damaged));
         let read = tokio::task::spawn_blocking(move || {
             let mut connection = idle.lock().pop().expect("a connection per turn");
             let result = in_snapshot(&mut connection, work)
                 .map_err(|failure| failure.explain(connection.path().unwrap_or_default()));
+            if matches!(result, Err(StoreError::Corrupt(_))) {
+                damaged.store(true, Ordering::Relaxed);
+            }
             idle.lock().push(connection);
             drop(turn);
             result
         });
         read.await
             .map_err(|error| StoreError::Unavailable(format!("a read was broken off: {error}")))?
+    }
+
+    /// No read has met damage. Once one did, only an operator can help.
+    pub fn healthy(&self) -> bool {
+        !self.damaged.load(Ordering::Relaxed)
     }
 }
 

@@ -1,0 +1,92 @@
+//! Rows to store, short to write.
+
+use herald::{
+    dispatcher::store::{Appended, NewBroadcast, NewRow, RowKind, SharedStore},
+    envelope::{Fate, Outcome, Priority},
+    ids::{NotificationId, UserId},
+    position::Position,
+};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub fn user(name: &str) -> UserId {
+    name.parse().expect("a user id")
+}
+
+/// A position of generation 1.
+pub fn at(offset: u64) -> Position {
+    Position::new(1, offset).expect("a position")
+}
+
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("after 1970").as_millis() as u64
+}
+
+pub fn row(user: &UserId, pos: Position) -> NewRow {
+    NewRow {
+        user: user.clone(),
+        pos,
+        kind: RowKind::Notification,
+        id: NotificationId::generate(),
+        priority: Priority::Normal,
+        created_ms: now_ms(),
+        expires_ms: None,
+        collapse_key: None,
+        content: format!("{{\"type\":\"test\",\"channels\":[],\"title\":\"{pos}\"}}").into(),
+    }
+}
+
+pub fn collapsing(user: &UserId, pos: Position, key: &str) -> NewRow {
+    NewRow {
+        collapse_key: Some(key.into()),
+        ..row(user, pos)
+    }
+}
+
+pub fn read_mark(user: &UserId, pos: Position, ids: &[NotificationId]) -> NewRow {
+    NewRow {
+        kind: RowKind::Read,
+        content: serde_json::to_vec(ids).expect("ids are JSON").into(),
+        ..row(user, pos)
+    }
+}
+
+pub fn broadcast(pos: Position) -> NewBroadcast {
+    NewBroadcast {
+        pos,
+        id: NotificationId::generate(),
+        priority: Priority::Normal,
+        created_ms: now_ms(),
+        expires_ms: None,
+        collapse_key: None,
+        content: "{\"type\":\"test\",\"channels\":[]}".into(),
+    }
+}
+
+pub fn outcome(id: NotificationId, user: Option<&UserId>, fate: Fate) -> Outcome {
+    Outcome {
+        id,
+        user: user.cloned(),
+        pos: at(1),
+        fate,
+        devices: 1,
+        gateway: "gw-1.7".into(),
+        at_ms: 1_000,
+        answered: Vec::new(),
+    }
+}
+
+/// Stores rows at these offsets, one call each, and answers their ids.
+pub async fn stored(store: &SharedStore, user: &UserId, offsets: &[u64]) -> Vec<NotificationId> {
+    let mut ids = Vec::new();
+    for &offset in offsets {
+        let row = row(user, at(offset));
+        ids.push(row.id);
+        let answer = store.append(vec![row]).await.expect("stored");
+        assert!(
+            matches!(answer[..], [Appended::Stored { .. }]),
+            "{answer:?}"
+        );
+    }
+    ids
+}

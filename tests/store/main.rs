@@ -1,0 +1,5 @@
+//! What every store promises ([`behaviour`]), checked on each there is; and what only one of them has.
+
+mod behaviour;
+mod build;
+mod sqlite;
