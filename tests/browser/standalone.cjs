@@ -1,0 +1,99 @@
+// Starts and stops a real standalone on ports of its own, and a Chromium to look at it.
+const { spawn } = require("node:child_process");
+const { mkdtempSync, rmSync } = require("node:fs");
+const { tmpdir } = require("node:os");
+const net = require("node:net");
+const path = require("node:path");
+const { chromium } = require("playwright-core");
+
+const DEADLINE_MS = 20_000;
+
+function freePort() {
+  return new Promise((resolve) => {
+    const server = net.createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+class Standalone {
+  static async start(settings = {}) {
+    const standalone = new Standalone();
+    standalone.data = mkdtempSync(path.join(tmpdir(), "herald-browser-"));
+    standalone.http = await freePort();
+    standalone.clients = await freePort();
+    standalone.admin = await freePort();
+    standalone.settings = settings;
+    await standalone.run();
+    return standalone;
+  }
+
+  /** Starts the process (again) on the same ports and data. */
+  async run() {
+    this.process = spawn(process.env.HERALD_BIN, ["standalone", "--data", this.data], {
+      env: {
+        ...process.env,
+        HERALD_HTTP__LISTEN: `127.0.0.1:${this.http}`,
+        HERALD_GATEWAY__LISTEN: `127.0.0.1:${this.clients}`,
+        HERALD_ADMIN__LISTEN: `127.0.0.1:${this.admin}`,
+        HERALD_GATEWAY__CORES: "2",
+        ...this.settings,
+      },
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    this.log = "";
+    this.process.stderr.on("data", (chunk) => { this.log += chunk; });
+    await until("the standalone is ready", async () => (await fetch(`http://127.0.0.1:${this.admin}/readyz`)).ok,
+      () => this.log);
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.http}`;
+  }
+
+  async kill(signal = "SIGKILL") {
+    const gone = new Promise((resolve) => this.process.once("exit", resolve));
+    this.process.kill(signal);
+    await gone;
+  }
+
+  async stop() {
+    if (this.process.exitCode === null && this.process.signalCode === null) await this.kill();
+    rmSync(this.data, { recursive: true, force: true });
+  }
+
+  async session(user) {
+    return (await fetch(`${this.url}/console/session?user=${user}`)).json();
+  }
+
+  async post(user, title) {
+    const { api_key } = await this.session(user);
+    const response = await fetch(`${this.url}/v1/notifications`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${api_key}`, "content-type": "application/json" },
+      body: JSON.stringify({ target: { user }, type: "test", title }),
+    });
+    if (response.status !== 202) throw new Error(`HTTP ${response.status}: ${await response.text()}`);
+    return (await response.json()).id;
+  }
+}
+
+async function until(what, holds, explain = () => "") {
+  const deadline = Date.now() + DEADLINE_MS;
+  for (;;) {
+    if (await holds().catch(() => false)) return;
+    if (Date.now() > deadline) throw new Error(`not within ${DEADLINE_MS} ms: ${what}\n${explain()}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+function browser() {
+  return chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+      "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  });
+}
+
+module.exports = { Standalone, until, browser };
