@@ -33,6 +33,8 @@ pub const CLIENT_MESSAGES_PER_S: u32 = 10;
 pub const CLIENT_IDS: usize = 500;
 /// Streams a client may present cursors for. Over: `error`.
 pub const CLIENT_CURSORS: usize = 8;
+/// Name of a stream in a client's cursors: twice the longest a server gives. Over: `error`.
+pub const STREAM_NAME_BYTES: usize = 80;
 /// One token, wherever it stands.
 pub const TOKEN_BYTES: usize = 4 * KIB;
 /// (config) Ping interval (jittered by ±10 %) and the silence that ends a connection.
@@ -41,6 +43,8 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(90);
 /// (config) Unsent for this long is reported `deferred`; unwritable for this long is closed (4408).
 pub const DEFERRED_AFTER: Duration = Duration::from_secs(1);
 pub const UNWRITABLE_CLOSE: Duration = Duration::from_secs(20);
+/// `auth_expiring` is told this long before the token's end (at once when less is left).
+pub const AUTH_EXPIRING_BEFORE: Duration = Duration::from_secs(60);
 /// How long a close frame waits for its answer.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
@@ -50,6 +54,17 @@ pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
 pub const LANES_BYTES: usize = 256 * KIB;
 /// Unsent control bytes (pong, welcome, sync, gap). Over: the connection is closed (4408).
 pub const CONTROL_BYTES: usize = 512 * KIB;
+/// Of these bytes and pieces the order is settled: one `writev` offers them, and what comes later can't
+/// overtake them. More waits in the lanes, where it can.
+pub const OUTGOING_BYTES: usize = 16 * KIB;
+pub const OUTGOING_PIECES: usize = 16;
+/// Ranges a connection has yet to be told of (`gap` of cause `collapsed` or `expired`). Over: they become
+/// control frames, bounded by [`CONTROL_BYTES`].
+pub const GAPS_WAITING: usize = 32;
+/// A pressure episode ends when the lanes are half empty, or is told after this long.
+pub const PRESSURE_EPISODE: Duration = Duration::from_secs(10);
+/// `sync_after_ms` of a pressure gap, spread by connection.
+pub const PRESSURE_SYNC_AFTER_MS: std::ops::RangeInclusive<u32> = 500..=5_000;
 /// (config) `SO_SNDBUF`; the kernel doubles it.
 pub const SEND_BUFFER_BYTES: usize = 64 * KIB;
 

@@ -1,0 +1,109 @@
+//! One encoded item, shared by every connection it goes to.
+
+use crate::{
+    envelope::{self, Kind, Priority, Routed},
+    ids::NotificationId,
+    position::Position,
+    proto::client::frames,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub struct Item {
+    pub kind: Kind,
+    pub id: NotificationId,
+    /// Stream name, e.g. `user:local`.
+    pub stream: Arc<str>,
+    pub pos: Position,
+    pub prev: Position,
+    pub lane: Priority,
+    pub expires_ms: Option<u64>,
+    pub collapse_key: Option<Box<str>>,
+    /// WebSocket header and JSON text in one piece.
+    ws: Bytes,
+    /// Where the JSON text starts in `ws` (2, 4 or 10).
+    json_at: u8,
+}
+
+impl Item {
+    /// Encodes the WebSocket frame, once for all its receivers.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one per field, and every caller has them all at hand"
+    )]
+    pub fn new(
+        kind: Kind,
+        id: NotificationId,
+        stream: Arc<str>,
+        pos: Position,
+        prev: Position,
+        lane: Priority,
+        expires_ms: Option<u64>,
+        collapse_key: Option<Box<str>>,
+        json: &[u8],
+    ) -> Item {
+        // The router writes one line already; a record of another producer may not.
+        let json = frames::one_line(Bytes::copy_from_slice(json));
+        let ws = websocket_text(&json);
+        Item {
+            kind,
+            id,
+            stream,
+            pos,
+            prev,
+            lane,
+            expires_ms,
+            collapse_key,
+            json_at: (ws.len() - json.len()) as u8,
+            ws,
+        }
+    }
+
+    /// `stream` is the record's name, interned by the caller.
+    pub fn routed(routed: &Routed, stream: Arc<str>) -> Item {
+        Item::new(
+            routed.head.kind,
+            routed.head.id,
+            stream,
+            routed.pos,
+            routed.prev,
+            routed.head.priority,
+            routed.head.expires_ms,
+            routed.collapse_key.as_deref().map(Box::from),
+            &routed.frame,
+        )
+    }
+
+    /// The frame as a WebSocket client receives it.
+    pub fn ws(&self) -> &Bytes {
+        &self.ws
+    }
+
+    pub fn json(&self) -> &[u8] {
+        &self.ws[usize::from(self.json_at)..]
+    }
+
+    pub fn is_expired(&self, unix_ms: u64) -> bool {
+        envelope::is_expired(self.expires_ms, unix_ms)
+    }
+}
+
+/// A whole, unfragmented text frame.
+pub(in crate::proto) fn websocket_text(json: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(10 + json.len());
+    framed.put_u8(0x81);
+    match json.len() {
+        length @ ..=125 => framed.put_u8(length as u8),
+        length @ ..=0xffff => {
+            framed.put_u8(126);
+            framed.put_u16(length as u16);
+        }
+        length => {
+            framed.put_u8(127);
+            framed.put_u64(length as u64);
+        }
+    }
+    framed.extend_from_slice(json);
+    framed.freeze()
+}
