@@ -19,3 +19,4 @@ pub mod position;
 pub mod process;
 pub mod proto;
 pub mod registry;
+pub mod sys;

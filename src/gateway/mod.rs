@@ -2,3 +2,6 @@
 //! connection's life, in order.
 
 pub mod mailbox;
+pub mod queues;
+
+pub use queues::{Cores, Full, Inbox};

@@ -1,0 +1,29 @@
+//! What the operating system offers and no library of ours wraps safely: the only `unsafe` of the crate.
+//!
+//! Invariants, for every file here:
+//! * what comes out is an owned descriptor or a plain value, never a pointer;
+//! * an error is the caller's to judge: nothing here logs, retries or panics on one;
+//! * closing descriptors in bulk demands proof that the table is the thread's own ([`OwnTable`]).
+
+#![allow(unsafe_code)]
+
+mod epoll;
+mod notify;
+mod table;
+mod thread;
+
+pub use epoll::{EVENTS_MAX, Epoll, Interest, Readiness, Ready};
+pub use notify::{Doorbell, Ticker};
+pub use table::{OwnTable, count_descriptors, raise_descriptor_limit};
+pub use thread::{cpus, pin_to_cpu};
+
+use std::io;
+
+/// Turns the C convention into Rust's.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
