@@ -14,7 +14,7 @@ use crate::{
     envelope::Fate,
     limits,
     proto::session::Ticket,
-    sys::Doorbell,
+    sys::{AwaitedDoorbell, Doorbell},
 };
 use crossbeam::queue::ArrayQueue;
 use std::{
@@ -28,7 +28,6 @@ use std::{
     },
     thread::JoinHandle,
 };
-use tokio::io::unix::AsyncFd;
 
 /// Messages taken by one [`Inbox::recv_many`].
 const RECEIVE_MAX: usize = 1_024;
@@ -99,7 +98,10 @@ impl Cores {
 
     /// Messages the core has not taken yet.
     pub fn queued(&self, core: u16) -> usize {
-        self.shared.cores[usize::from(core)].from_control.queue.len()
+        self.shared.cores[usize::from(core)]
+            .from_control
+            .queue
+            .len()
     }
 
     /// Waits for the threads to end, after [`ToCore::Shutdown`]. Blocks.
@@ -117,7 +119,7 @@ pub struct Inbox {
     ringing: Arc<AtomicBool>,
     bell: Arc<Doorbell>,
     /// The bell as tokio knows it: made by the first wait, for cores start before there is a runtime.
-    registered: Option<AsyncFd<Doorbell>>,
+    registered: Option<AwaitedDoorbell>,
     cores: Cores,
     /// Lane to begin with: each gets the first turn in turn.
     first: usize,
@@ -134,11 +136,9 @@ impl Inbox {
             }
             let bell = match &mut self.registered {
                 Some(bell) => bell,
-                none => none.insert(AsyncFd::new(self.bell.try_clone()?)?),
+                none => none.insert(AwaitedDoorbell::new(self.bell.try_clone()?)?),
             };
-            let mut readable = bell.readable().await?;
-            readable.get_inner().silence();
-            readable.clear_ready();
+            bell.rung().await?;
             self.ringing.swap(false, Ordering::AcqRel);
         }
     }

@@ -24,9 +24,7 @@ pub enum Interest {
 impl Interest {
     fn bits(self) -> u32 {
         let bits = match self {
-            Interest::Edge => {
-                libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET
-            }
+            Interest::Edge => libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET,
             Interest::Level => libc::EPOLLIN,
             Interest::Muted => 0,
         };

@@ -13,7 +13,7 @@ mod table;
 mod thread;
 
 pub use epoll::{EVENTS_MAX, Epoll, Interest, Readiness, Ready};
-pub use notify::{Doorbell, Ticker};
+pub use notify::{AwaitedDoorbell, Doorbell, Ticker};
 pub use table::{OwnTable, count_descriptors, raise_descriptor_limit};
 pub use thread::{cpus, pin_to_cpu};
 

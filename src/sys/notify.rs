@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     time::Duration,
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// An eventfd: wakes whoever waits for it, any number of rings at once.
 #[derive(Debug)]
@@ -56,6 +57,30 @@ impl AsRawFd for Doorbell {
     }
 }
 
+/// A doorbell that a tokio task waits for.
+#[derive(Debug)]
+pub struct AwaitedDoorbell {
+    bell: AsyncFd<Doorbell>,
+}
+
+impl AwaitedDoorbell {
+    /// Inside a tokio runtime only.
+    pub fn new(bell: Doorbell) -> io::Result<AwaitedDoorbell> {
+        // SAFETY: the doorbell is moved in, never replaced, and closes its descriptor when it is dropped
+        // and no sooner: for as long as it is registered it names the same eventfd.
+        let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?;
+        Ok(AwaitedDoorbell { bell })
+    }
+
+    /// Returns once it was rung, and takes the rings. Cancel-safe.
+    pub async fn rung(&self) -> io::Result<()> {
+        let mut readable = self.bell.readable().await?;
+        readable.get_inner().silence();
+        readable.clear_ready();
+        Ok(())
+    }
+}
+
 /// A timerfd on the monotonic clock, readable once per period.
 #[derive(Debug)]
 pub struct Ticker {
@@ -80,9 +105,7 @@ impl Ticker {
             it_value: period,
         };
         // SAFETY: `setting` lives over the call and is only read; the old setting is not asked for.
-        check(unsafe {
-            libc::timerfd_settime(fd.as_raw_fd(), 0, &setting, std::ptr::null_mut())
-        })?;
+        check(unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &setting, std::ptr::null_mut()) })?;
         Ok(Ticker { file: fd.into() })
     }
 

@@ -120,9 +120,7 @@ mod tests {
     #[test]
     fn descriptors_are_counted() {
         let before = count_descriptors("none such").unwrap();
-        let files: Vec<File> = (0..50)
-            .map(|_| File::open("/dev/null").unwrap())
-            .collect();
+        let files: Vec<File> = (0..50).map(|_| File::open("/dev/null").unwrap()).collect();
         // Other tests open and close files meanwhile.
         assert!(count_descriptors("none such").unwrap() + 25 > before + files.len() as u64);
     }
