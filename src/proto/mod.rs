@@ -1,6 +1,7 @@
 //! The client-facing protocol, pure: bytes, events and times in, bytes and actions out. No sockets, no
 //! clock, no threads: what makes it fuzzable, and able to be driven in virtual time.
 
+pub mod answer;
 pub mod client;
 pub mod close;
 pub mod frame;
