@@ -106,7 +106,7 @@ pub struct Lanes {
     item_bytes: usize,
     /// Least expiry of the items, not later than the true one; `None`: none expires.
     expires_first_ms: Option<u64>,
-    /// When the kernel last took a byte, or it was first looked whether it did.
+    /// When the kernel last took a byte, or it was first asked whether it did.
     progress: Option<Stamp>,
 }
 
@@ -121,9 +121,9 @@ impl Lanes {
             || self.waiting.iter().any(|lane| !lane.is_empty())
     }
 
-    /// How long the kernel has taken nothing; 0 while nothing was offered yet.
-    pub fn stalled_ms(&self, now: Now) -> u32 {
-        self.progress.map_or(0, |progress| progress.since(now))
+    /// How long the kernel has taken nothing, since this was first asked.
+    pub fn stalled_ms(&mut self, now: Now) -> u32 {
+        self.progress.get_or_insert(Stamp::at(now)).since(now)
     }
 
     pub fn control_bytes(&self) -> usize {
@@ -202,7 +202,7 @@ impl Lanes {
 
     /// The kernel took `written` bytes of what [`Lanes::gather`] offered.
     pub fn advance(&mut self, written: usize, now: Now, actions: &mut Vec<Action>) {
-        if written > 0 || self.progress.is_none() {
+        if written > 0 {
             self.progress = Some(Stamp::at(now));
         }
         self.sent += written;

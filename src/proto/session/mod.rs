@@ -15,6 +15,8 @@
 mod clock;
 mod item;
 mod outlet;
+#[cfg(test)]
+mod tests;
 
 pub use clock::{Stamp, spread};
 pub use item::Item;
@@ -442,12 +444,9 @@ impl Session {
     }
 
     /// Why the connection ends now, if it does.
-    fn end(&self, now: Now, cfg: &SessionConfig) -> Option<(CloseCode, &'static str)> {
-        let stalled_ms = self
-            .lanes
-            .as_ref()
-            .filter(|lanes| lanes.wants_write())
-            .map_or(0, |lanes| lanes.stalled_ms(now));
+    fn end(&mut self, now: Now, cfg: &SessionConfig) -> Option<(CloseCode, &'static str)> {
+        let waiting = self.lanes.as_mut().filter(|lanes| lanes.wants_write());
+        let stalled_ms = waiting.map_or(0, |lanes| lanes.stalled_ms(now));
         if now.unix_ms / 1_000 >= u64::from(self.expires_unix_s) {
             Some((CloseCode::TokenExpired, "the token expired"))
         } else if stalled_ms >= cfg.unwritable_close_ms {
