@@ -1,0 +1,176 @@
+//! The whole path in one process: posted, received, acknowledged, stored; and all of it again after a kill.
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/process.rs"]
+mod process;
+#[path = "support/standalone.rs"]
+mod standalone;
+
+use client::Client;
+use serde_json::json;
+use standalone::Standalone;
+use std::{
+    collections::BTreeSet,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+async fn eventually(what: &str, standalone: &Standalone, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + process::PATIENCE;
+    while !holds().await {
+        let log = standalone.process.log();
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}\n{log}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn a_notification_arrives_and_its_acknowledgement_is_stored(engine: &str) {
+    let herald = Standalone::start(&[("gateway.engine", engine)]).await;
+    let metrics = herald.metrics().await;
+    assert!(metrics.contains(&format!("herald_engine{{engine=\"{engine}\"}} 1")), "{metrics}");
+    let phone = Client::start(vec![herald.ws_url()], herald.token("42"));
+    let laptop = Client::start(vec![herald.ws_url()], herald.token("42"));
+    eventually("both devices are connected", &herald, async || {
+        phone.is_open() && laptop.is_open()
+    })
+    .await;
+
+    let id = herald.notify("42", "Hello").await.unwrap();
+    eventually("both devices have it", &herald, async || {
+        phone.times(&id) == 1 && laptop.times(&id) == 1
+    })
+    .await;
+    eventually("it counts as delivered", &herald, async || {
+        herald.state(&id, "42").await == "delivered"
+    })
+    .await;
+
+    phone.send(json!({ "type": "read", "ids": [id] }));
+    eventually("the other device learns that it was read", &herald, async || {
+        laptop.seen.lock().unwrap().read.contains(&id)
+    })
+    .await;
+    assert_eq!(herald.state(&id, "42").await, "read");
+    assert_eq!(herald.fetch("/v1/users/42/notifications").await["unread"], 0);
+    assert_eq!(phone.times(&id), 1, "once on each device");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_arrives_and_its_acknowledgement_is_stored_on_io_uring() {
+    a_notification_arrives_and_its_acknowledgement_is_stored("uring").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_arrives_and_its_acknowledgement_is_stored_on_epoll() {
+    a_notification_arrives_and_its_acknowledgement_is_stored("epoll").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_to_all_or_to_a_list_reaches_each_and_waits_for_the_absent() {
+    let herald = Standalone::start(&[]).await;
+    let present = Client::start(vec![herald.ws_url()], herald.token("present"));
+    eventually("it is connected", &herald, async || present.is_open()).await;
+    let all = json!({ "target": { "all": true }, "type": "news", "title": "to all" });
+    let to_all = herald.post(all).await.unwrap();
+    let list = json!({ "target": { "users": ["present", "absent"] }, "type": "news", "title": "to a list" });
+    let to_list = herald.post(list).await.unwrap();
+    eventually("the present one has both", &herald, async || {
+        present.times(&to_all) >= 1 && present.times(&to_list) >= 1
+    })
+    .await;
+    let absent = Client::start(vec![herald.ws_url()], herald.token("absent"));
+    eventually("the absent one gets both when it comes", &herald, async || {
+        absent.times(&to_all) >= 1 && absent.times(&to_list) >= 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_under_load_it_still_has_everything_it_answered_202() {
+    let mut herald = Standalone::start(&[]).await;
+    let clients: Vec<Client> = (0..4)
+        .map(|user| Client::start(vec![herald.ws_url()], herald.token(&format!("u{user}"))))
+        .collect();
+    let accepted: Arc<Mutex<BTreeSet<(usize, String)>>> = Arc::default();
+    for round in 0..3 {
+        let posting: Vec<_> = (0..4)
+            .map(|user| {
+                let accepted = accepted.clone();
+                let herald = &herald;
+                async move {
+                    let name = format!("u{user}");
+                    while let Ok(id) = herald.notify(&name, &format!("r{round}")).await {
+                        accepted.lock().unwrap().insert((user, id));
+                    }
+                }
+            })
+            .collect();
+        let before = accepted.lock().unwrap().len();
+        let pid = herald.process.pid();
+        let kill = async {
+            // At least 100 more, so that the kill hits a busy process.
+            while accepted.lock().unwrap().len() < before + 100 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            assert!(killed.expect("kill runs").success());
+        };
+        tokio::join!(futures::future::join_all(posting), kill);
+        herald.process.kill();
+        herald.run().await;
+    }
+    let accepted = accepted.lock().unwrap().clone();
+    eventually("every accepted one is on its device", &herald, async || {
+        accepted.iter().all(|(user, id)| clients[*user].times(id) >= 1)
+    })
+    .await;
+    eventually("no device sees a hole", &herald, async || clients.iter().all(|c| !c.has_hole()))
+        .await;
+}
+
+/// Seen from outside: `strace` shows that the answer leaves only after a successful sync of the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_202_stands_behind_an_fsync() {
+    let herald = Standalone::start(&[]).await;
+    let trace = herald.file("strace.out");
+    let mut strace = Command::new("strace")
+        .args(["-f", "-tt", "-e", "trace=fsync,fdatasync,write,writev,sendto", "-s", "48", "-o"])
+        .arg(&trace)
+        .args(["-p", &herald.process.pid().to_string()])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("strace is installed");
+    eventually("strace is attached", &herald, async || {
+        herald.notify("warm", "up").await.unwrap();
+        std::fs::read_to_string(&trace).is_ok_and(|text| text.contains(" 202 "))
+    })
+    .await;
+    let answered_before = count(&trace, " 202 ");
+    for i in 0..20 {
+        herald.notify("42", &format!("n{i}")).await.unwrap();
+    }
+    eventually("all answers are in the trace", &herald, async || {
+        count(&trace, " 202 ") >= answered_before + 20
+    })
+    .await;
+    strace.kill().unwrap();
+    strace.wait().unwrap();
+    let text = std::fs::read_to_string(&trace).unwrap();
+    let mut synced = true;
+    for line in text.lines() {
+        if (line.contains("fsync(") || line.contains("fdatasync(") || line.contains("sync resumed"))
+            && line.trim_end().ends_with("= 0")
+        {
+            synced = true;
+        } else if line.contains(" 202 ") {
+            assert!(synced, "answered without a sync before it:\n{line}");
+            synced = false;
+        }
+    }
+}
+
+fn count(path: &std::path::Path, what: &str) -> usize {
+    std::fs::read_to_string(path).unwrap_or_default().matches(what).count()
+}
