@@ -1,1 +1,67 @@
-fn main() {}
+//! Subcommands, nothing else.
+
+use clap::{Args, Parser, Subcommand};
+use herald::{config, ctl, process};
+use std::{path::PathBuf, process::ExitCode};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Notification delivery: a gateway for clients, a dispatcher for producers.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything in one process, with bus and store in SQLite.
+    Standalone {
+        #[command(flatten)]
+        file: File,
+        /// Directory of everything that lasts.
+        #[arg(long)]
+        data: Option<PathBuf>,
+    },
+    /// Holds the clients' connections of this host.
+    Gateway(File),
+    /// Takes notifications in, routes them, keeps storage.
+    Dispatcher(File),
+    /// Ask and command a running Herald.
+    Ctl(ctl::Ctl),
+}
+
+#[derive(Debug, Args)]
+struct File {
+    /// TOML file; every key can be overridden as HERALD_<SECTION>__<KEY>.
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+impl File {
+    fn load<T: config::Shipped>(&self) -> Result<T, config::ConfigError> {
+        config::load(self.config.as_deref(), std::env::vars())
+    }
+}
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Standalone { file, data } => process::standalone::run(move || {
+            let mut config: config::StandaloneConfig = file.load()?;
+            config.store.path = data.clone().unwrap_or(config.store.path);
+            Ok(config)
+        }),
+        Command::Gateway(file) => process::gateway::run(move || file.load()),
+        Command::Dispatcher(file) => process::dispatcher::run(move || file.load()),
+        Command::Ctl(ctl) => ctl::main(ctl),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("herald: {error}");
+            error.exit_code()
+        }
+    }
+}

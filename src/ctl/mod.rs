@@ -10,6 +10,7 @@ use crate::{
     config::{ConfigError, Secret},
     envelope::{Channel, Priority},
     ids::UserId,
+    process::StartError,
 };
 use clap::{Args, Subcommand};
 pub use connection::{Endpoint, StandaloneFile};
@@ -106,7 +107,17 @@ pub enum CtlError {
     Other(String),
 }
 
-pub async fn run(ctl: Ctl) -> Result<(), CtlError> {
+/// Runs one command to its end.
+pub fn main(ctl: Ctl) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| StartError::Host(error.to_string()))?;
+    runtime.block_on(run(ctl)).map_err(|error| match error {
+        CtlError::Config(error) => StartError::Config(error),
+        error => StartError::Host(error.to_string()),
+    })
+}
+
+async fn run(ctl: Ctl) -> Result<(), CtlError> {
     let as_json = ctl.json;
     let print = |answer: &Value, text: fn(&Value)| match as_json {
         true => println!("{answer:#}"),

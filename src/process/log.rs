@@ -38,6 +38,14 @@ pub fn init(log: &Log) -> Result<LevelHandle, ConfigError> {
     Ok(LevelHandle(handle))
 }
 
+/// Says how a SIGHUP went; a wrong configuration changes nothing.
+pub fn reloaded(result: Result<(), ConfigError>) {
+    match result {
+        Ok(()) => tracing::info!("configuration re-read"),
+        Err(error) => tracing::error!(%error, "re-reading failed; going on as before"),
+    }
+}
+
 fn filter(log: &Log) -> Result<EnvFilter, ConfigError> {
     EnvFilter::try_new(&log.level).map_err(|error| {
         ConfigError::new(

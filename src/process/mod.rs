@@ -1,23 +1,36 @@
 //! What each subcommand starts, and in which order: core threads first (they take their own descriptor
 //! tables before anything else opens a descriptor), then the control side.
 
-pub mod log;
-pub mod signals;
+pub mod dispatcher;
+pub mod gateway;
+pub mod standalone;
 
-use crate::config::{ConfigError, EXIT_CONFIG};
-use std::process::ExitCode;
+mod data;
+mod log;
+mod signals;
 
-/// Why a process ended before it ran.
+use crate::{
+    config::{ConfigError, EXIT_CONFIG, Secret},
+    dispatcher::store::{ApiKey, SharedStore},
+};
+use aws_lc_rs::digest;
+use std::{process::ExitCode, time::SystemTime};
+
+/// Why a process ended before it ran, or while it did.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The host refuses something; the text says what and how to mend it.
+    /// The host refuses something, or a part broke; the text says what and how to mend it.
     #[error("{0}")]
     Host(String),
 }
 
 impl StartError {
+    fn host(text: impl Into<String>) -> StartError {
+        StartError::Host(text.into())
+    }
+
     /// 64 for a wrong configuration, 1 for everything else.
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -27,12 +40,38 @@ impl StartError {
     }
 }
 
+/// Reads a configuration: once to start, again at every SIGHUP.
+pub trait Load<T>: Fn() -> Result<T, ConfigError> + Send + 'static {}
+
+impl<T, F: Fn() -> Result<T, ConfigError> + Send + 'static> Load<T> for F {}
+
 /// The control side's threads. Core threads are apart, so two are plenty.
-pub fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
+fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()
-        .map_err(|error| StartError::Host(format!("can't start control threads: {error}")))
+        .map_err(|error| StartError::host(format!("can't start control threads: {error}")))
+}
+
+/// Makes the configured admin key known to the store.
+async fn admit_admin(store: &SharedStore, key: &Secret) -> Result<(), StartError> {
+    let hash = digest::digest(&digest::SHA256, key.expose().as_bytes());
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let admin = ApiKey {
+        producer: "admin".into(),
+        hash: hash.as_ref().try_into().expect("SHA-256 has 32 bytes"),
+        admin: true,
+        created_ms: since.map_or(0, |since| since.as_millis() as u64),
+    };
+    let stored = store.put_api_key(admin).await;
+    stored.map_err(|error| StartError::host(format!("can't store the admin key: {error}")))
+}
+
+/// Tells systemd, where it listens, that the process is up or going.
+fn notify_systemd(state: sd_notify::NotifyState) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd can't be told");
+    }
 }

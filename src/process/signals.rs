@@ -1,5 +1,6 @@
 //! SIGTERM and SIGINT leave in good order, a second one leaves at once, SIGHUP re-reads.
 
+use super::StartError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -13,28 +14,33 @@ pub struct Shutdown {
 }
 
 /// Listens until the process ends. `on_reload` runs at every SIGHUP.
-pub fn listen(
-    shutdown: Shutdown,
-    mut on_reload: impl FnMut() + Send + 'static,
-) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+pub fn listen(mut on_reload: impl FnMut() + Send + 'static) -> Result<Shutdown, StartError> {
+    let open = |kind| {
+        signal(kind).map_err(|error| StartError::host(format!("can't listen for signals: {error}")))
+    };
+    let mut terminate = open(SignalKind::terminate())?;
+    let mut interrupt = open(SignalKind::interrupt())?;
+    let mut hang_up = open(SignalKind::hangup())?;
+    let shutdown = Shutdown::default();
+    let told = shutdown.clone();
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
-                _ = hang_up.recv() => { on_reload(); continue; }
+                _ = hang_up.recv() => {
+                    on_reload();
+                    continue;
+                }
             }
-            if shutdown.gracefully.is_cancelled() {
+            if told.gracefully.is_cancelled() {
                 tracing::warn!("second signal: ending at once");
-                shutdown.at_once.cancel();
+                told.at_once.cancel();
             } else {
                 tracing::info!("signal: leaving in good order; a second one ends at once");
-                shutdown.gracefully.cancel();
+                told.gracefully.cancel();
             }
         }
     });
-    Ok(())
+    Ok(shutdown)
 }
