@@ -40,10 +40,10 @@ build() {
 
 parts() {
   build
-  packages redis-server=redis-server java=default-jre-headless mvn=maven
+  packages redis-server=redis-server java=openjdk-17-jre-headless mvn=maven
   # The package starts a server of its own; Herald's scripts start theirs.
   if [ -d /run/systemd/system ]; then as_root systemctl disable --now redis-server 2>/dev/null || true; fi
-  HERALD_CACHE=$cache scripts/kafka.sh install
+  HERALD_CACHE=$cache scripts/kafka.sh jars
 }
 
 tests() {
