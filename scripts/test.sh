@@ -3,6 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export HERALD_CACHE=${HERALD_CACHE:-$PWD/.cache}
+# Every Herald process of the tests keeps its log here, for the last stage.
+HERALD_TEST_LOGS=$(mktemp -d)
+export HERALD_TEST_LOGS
 report=()
 trap 'printf "\n%s\n" "stages:" "${report[@]}"' EXIT
 
@@ -24,3 +27,5 @@ stage unit cargo test --quiet --workspace --lib --bins
 stage 'end to end' cargo test --quiet --workspace --test '*'
 stage conformance scripts/conformance.sh
 stage browser scripts/browser.sh
+stage 'no secret in any log' scripts/check-logs.sh "$HERALD_TEST_LOGS"
+rm -rf "$HERALD_TEST_LOGS"

@@ -165,3 +165,8 @@ pub const REGISTRY_BUCKETS: u32 = 4_096;
 /// Ended lives of one gateway that wait to be swept. Over: the oldest is forgotten, its entries stay as
 /// routes that answer `not_here`. A life lasts at least one lease, so this is 40 min of crashes unswept.
 pub const REGISTRY_PAST_LIVES: usize = 256;
+
+// ── logs ───────────────────────────────────────────────────────────────────────────────────────
+
+/// Lines a second of one place in the code. Over: not written.
+pub const LOG_LINES_PER_S: u32 = 50;

@@ -1,9 +1,22 @@
-//! One line per event: text on a terminal, JSON otherwise. Ids, never bodies or secrets.
+//! One line per event: text on a terminal, JSON otherwise. Ids, never bodies or secrets. One place of the
+//! code that suddenly says a lot is cut to [`limits::LOG_LINES_PER_S`], so that a storm does not fill the disk.
 
-use crate::config::{ConfigError, Log};
-use std::io::IsTerminal;
+use crate::{
+    config::{ConfigError, Log},
+    limits,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+use tracing::{Event, Metadata, callsite::Identifier};
 use tracing_subscriber::{
-    EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    layer::{Context, Filter, SubscriberExt},
+    reload,
+    util::SubscriberInitExt,
 };
 
 /// Changes the level of a running process.
@@ -27,14 +40,16 @@ pub fn init(log: &Log) -> Result<LevelHandle, ConfigError> {
         "text" => false,
         _ => return Err(ConfigError::new("log.format", "must be auto, text or json")),
     };
-    let (filter, handle) = reload::Layer::new(filter(log)?);
+    let (level, handle) = reload::Layer::new(filter(log)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
-    // A second logger in one process (tests) is not an error worth ending for.
-    let _ = match json {
-        true => registry.with(lines.json().flatten_event(true)).try_init(),
-        false => registry.with(lines.with_target(false)).try_init(),
+    let lines = match json {
+        true => lines.json().flatten_event(true).boxed(),
+        false => lines.with_target(false).boxed(),
     };
+    let registry = tracing_subscriber::registry().with(level);
+    registry
+        .with(lines.with_filter(RateLimit::default()))
+        .init();
     Ok(LevelHandle(handle))
 }
 
@@ -48,9 +63,50 @@ pub fn reloaded(result: Result<(), ConfigError>) {
 
 fn filter(log: &Log) -> Result<EnvFilter, ConfigError> {
     EnvFilter::try_new(&log.level).map_err(|error| {
-        ConfigError::new(
-            "log.level",
-            format!("{error}: use error, warn, info, debug or trace"),
-        )
+        ConfigError::new("log.level", format!("{error}: use error, warn, info, debug or trace"))
     })
+}
+
+/// Lines of the running second by the place that writes them.
+#[derive(Default)]
+struct RateLimit {
+    places: Mutex<HashMap<Identifier, (Option<Instant>, u32)>>,
+}
+
+impl RateLimit {
+    fn takes(&self, place: Identifier, now: Instant) -> bool {
+        let mut places = self.places.lock();
+        let (since, lines) = places.entry(place).or_default();
+        if since.is_none_or(|since| now - since >= Duration::from_secs(1)) {
+            (*since, *lines) = (Some(now), 0);
+        }
+        *lines += 1;
+        *lines <= limits::LOG_LINES_PER_S
+    }
+}
+
+impl<S> Filter<S> for RateLimit {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        self.takes(event.metadata().callsite(), Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_says_too_much_is_cut_and_heard_again_in_the_next_second() {
+        let limit = RateLimit::default();
+        let place = tracing::callsite!(name: "test", kind: tracing::metadata::Kind::EVENT, fields: message);
+        let place = tracing::Callsite::metadata(place).callsite();
+        let start = Instant::now();
+        let taken = (0..1000).filter(|_| limit.takes(place.clone(), start)).count();
+        assert_eq!(taken, limits::LOG_LINES_PER_S as usize);
+        assert!(limit.takes(place, start + Duration::from_secs(1)));
+    }
 }

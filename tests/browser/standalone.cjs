@@ -1,6 +1,6 @@
 // Starts and stops a real standalone on ports of its own, and a Chromium to look at it.
 const { spawn } = require("node:child_process");
-const { mkdtempSync, rmSync } = require("node:fs");
+const { appendFileSync, mkdtempSync, rmSync } = require("node:fs");
 const { tmpdir } = require("node:os");
 const net = require("node:net");
 const path = require("node:path");
@@ -43,7 +43,11 @@ class Standalone {
       stdio: ["ignore", "ignore", "pipe"],
     });
     this.log = "";
-    this.process.stderr.on("data", (chunk) => { this.log += chunk; });
+    const kept = process.env.HERALD_TEST_LOGS && path.join(process.env.HERALD_TEST_LOGS, `${this.process.pid}.log`);
+    this.process.stderr.on("data", (chunk) => {
+      this.log += chunk;
+      if (kept) appendFileSync(kept, chunk);
+    });
     await until("the standalone is ready", async () => (await fetch(`http://127.0.0.1:${this.admin}/readyz`)).ok,
       () => this.log);
   }
