@@ -1,0 +1,41 @@
+// The client module's cursor rule, without a browser.
+const { test } = require("node:test");
+const assert = require("node:assert/strict");
+const { readFileSync } = require("node:fs");
+const path = require("node:path");
+
+const source = readFileSync(path.join(__dirname, "../../src/console/herald-client.js"));
+const client = import(`data:text/javascript;base64,${source.toString("base64")}`);
+
+test("a cursor advances only over what is contiguous", async () => {
+  const { Cursor } = await client;
+  const cursor = new Cursor(1);
+  cursor.advance(5, 9);
+  assert.deepEqual([cursor.at, cursor.hasHole], [1, true]);
+  cursor.advance(1, 5);
+  assert.deepEqual([cursor.at, cursor.hasHole], [9, false]);
+});
+
+test("a range that starts above the cursor does not close the hole", async () => {
+  const { Cursor } = await client;
+  const cursor = new Cursor(1);
+  cursor.cover(3, 9);
+  assert.equal(cursor.at, 1);
+  cursor.cover(0, 9);
+  assert.equal(cursor.at, 9);
+});
+
+test("what is remembered above a hole is bounded", async () => {
+  const { Cursor } = await client;
+  const cursor = new Cursor(1);
+  for (let i = 0; i < 1000; i += 1) cursor.advance(10 + i, 11 + i);
+  assert.equal(cursor.ahead.size, 256);
+  cursor.cover(1, 10);
+  assert.equal(cursor.at, 266);
+});
+
+test("close codes say whether to come back", async () => {
+  const { comesBack } = await client;
+  for (const code of [1001, 1006, 1012, 4401, 4404, 4408, 4429, 4499]) assert.ok(comesBack(code), String(code));
+  for (const code of [1000, 1002, 1009, 4501, 4503, 4510]) assert.ok(!comesBack(code), String(code));
+});
