@@ -243,6 +243,10 @@ pub struct Redis {
     pub url: String,
     pub username: Option<String>,
     pub password_file: Option<PathBuf>,
+    /// With `rediss://`: who may sign the server's certificate (default: the system's list), and our own.
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
     pub timeout_ms: u64,
 }
 
@@ -252,6 +256,9 @@ impl Default for Redis {
             url: "redis://127.0.0.1:6379".into(),
             username: None,
             password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
             timeout_ms: 1_000,
         }
     }

@@ -4,8 +4,8 @@
 //! that the standalone and the tests may run several parts in one process.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// Buckets in seconds for times inside the gateway and between processes.
@@ -49,6 +49,12 @@ impl Metrics {
     pub fn latency(&self, name: &str, help: &str) -> Histogram {
         let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS_S.to_vec());
         self.add(Histogram::with_opts(options).expect("a valid metric"))
+    }
+
+    /// As [`Metrics::latency`], by label.
+    pub fn latencies(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS_S.to_vec());
+        self.add(HistogramVec::new(options, labels).expect("a valid metric"))
     }
 
     /// Prometheus text format.

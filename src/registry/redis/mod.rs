@@ -1,1 +1,168 @@
+//! The registry in Redis: what a fleet shares.
+//!
+//! Redis's own clock (`TIME`) judges every lease. What decides is a script on one key; what is merely
+//! written or read goes in pipelines of bounded length. While Redis is away every call answers
+//! [`RegistryError::Unavailable`] at once, and the link comes back by itself.
 
+mod connections;
+mod keys;
+mod leases;
+mod link;
+mod scripts;
+mod sweep;
+
+use super::{
+    GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route, ShardClaim,
+    ShardLease, Swept, Timings,
+};
+use crate::{
+    config::{self, ConfigError},
+    ids::{GatewayEpoch, GatewayId, Namespace, UserId},
+    metrics::Metrics,
+};
+use async_trait::async_trait;
+use keys::Keys;
+use link::Link;
+use std::sync::Arc;
+use tokio::task::AbortHandle;
+
+pub struct RedisRegistry {
+    link: Arc<Link>,
+    keeper: AbortHandle,
+    keys: Keys,
+    timings: Timings,
+    /// Leases of a moment ago, for look-ups; the lock makes those who wait share one refresh.
+    leases: tokio::sync::Mutex<Option<leases::Snapshot>>,
+    sweeper: sweep::Progress,
+}
+
+impl RedisRegistry {
+    /// A Redis that is down is no error here, a configuration that can't work is.
+    pub async fn connect(
+        config: &config::Redis,
+        namespace: &Namespace,
+        metrics: &Metrics,
+    ) -> Result<RedisRegistry, ConfigError> {
+        RedisRegistry::connect_with(config, namespace, metrics, Timings::default()).await
+    }
+
+    /// With other timings, for tests that can't wait a minute.
+    pub async fn connect_with(
+        config: &config::Redis,
+        namespace: &Namespace,
+        metrics: &Metrics,
+        timings: Timings,
+    ) -> Result<RedisRegistry, ConfigError> {
+        let link = Link::open(config, metrics).await?;
+        let keeper = tokio::spawn(link.clone().keep()).abort_handle();
+        Ok(RedisRegistry {
+            link,
+            keeper,
+            keys: Keys::new(namespace),
+            timings,
+            leases: tokio::sync::Mutex::new(None),
+            sweeper: sweep::Progress::default(),
+        })
+    }
+}
+
+impl Drop for RedisRegistry {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+#[async_trait]
+impl Registry for RedisRegistry {
+    async fn acquire_gateway(
+        &self,
+        id: &GatewayId,
+        holder: &str,
+        info: &GatewayInfo,
+    ) -> Result<GatewayEpoch, RegistryError> {
+        self.acquire(id, holder, info).await
+    }
+
+    async fn renew_gateway(
+        &self,
+        owner: &GatewayEpoch,
+        holder: &str,
+        info: &GatewayInfo,
+    ) -> Result<(), RegistryError> {
+        self.renew(owner, holder, info).await
+    }
+
+    async fn release_gateway(&self, owner: &GatewayEpoch) -> Result<(), RegistryError> {
+        self.release(owner).await
+    }
+
+    async fn claim_shard(
+        &self,
+        owner: &GatewayEpoch,
+        claim: ShardClaim,
+    ) -> Result<ShardLease, RegistryError> {
+        match claim {
+            ShardClaim::Auto { shards } => self.claim_any(owner, shards).await,
+            ShardClaim::Exact {
+                shard,
+                former_epoch,
+            } => self.claim_one(owner, shard, former_epoch).await,
+        }
+    }
+
+    async fn renew_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
+        self.renew_ownership(lease).await
+    }
+
+    async fn release_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
+        self.release_ownership(lease).await
+    }
+
+    async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
+        Ok(self.read_gateways().await?.leases())
+    }
+
+    async fn shards(&self, count: u32) -> Result<Vec<ShardLease>, RegistryError> {
+        self.read_shards(count).await
+    }
+
+    async fn register(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<(), RegistryError> {
+        self.enter(owner, users).await
+    }
+
+    async fn unregister(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<(), RegistryError> {
+        self.remove(owner, users).await
+    }
+
+    async fn lookup(&self, users: &[UserId]) -> Result<Vec<Vec<Route>>, RegistryError> {
+        self.find(users).await
+    }
+
+    async fn missing(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<Vec<Registration>, RegistryError> {
+        self.absent(owner, users).await
+    }
+
+    async fn sweep(&self, budget: usize) -> Result<Swept, RegistryError> {
+        self.sweep_lives(budget).await
+    }
+
+    fn healthy(&self) -> bool {
+        self.link.healthy()
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.link.incarnation()
+    }
+}

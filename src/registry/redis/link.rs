@@ -1,0 +1,341 @@
+//! One connection to Redis, kept by a task of its own.
+//!
+//! Invariants:
+//! * while the server is away, calls fail at once, and only the keeper tries to connect;
+//! * no call lasts longer than the configured timeout;
+//! * a connection that timed out or broke is never used again: a host that died without a word would hold
+//!   its TCP connection for a quarter of an hour.
+
+use super::super::RegistryError;
+use crate::{
+    config::{self, ConfigError, Secret},
+    metrics::Metrics,
+};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionInfo, ErrorKind, FromRedisValue,
+    IntoConnectionInfo, Pipeline, RedisError, ServerErrorKind, TlsCertificates,
+    aio::MultiplexedConnection, io::tcp::TcpSettings,
+};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{info, warn};
+
+/// How often an idle connection is tested, and how long the keeper waits between tries to connect.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const CONNECT_EVERY: Duration = Duration::from_millis(250);
+
+pub(super) struct Link {
+    config: config::Redis,
+    timeout: Duration,
+    live: ArcSwapOption<MultiplexedConnection>,
+    /// Why there is no connection.
+    away: ArcSwap<String>,
+    /// Rung when a call found the connection broken.
+    broken: Notify,
+    /// Run id of the server that answered last, and how often another one took its place.
+    server: Mutex<Option<String>>,
+    incarnation: AtomicU64,
+    metrics: LinkMetrics,
+}
+
+struct LinkMetrics {
+    seconds: HistogramVec,
+    errors: IntCounterVec,
+    connects: IntCounter,
+    up: IntGauge,
+}
+
+impl Link {
+    /// Fails only on a configuration that can't work. Waits for the first try to connect, not for success.
+    pub(super) async fn open(
+        config: &config::Redis,
+        metrics: &Metrics,
+    ) -> Result<Arc<Link>, ConfigError> {
+        let link = Arc::new(Link {
+            config: config.clone(),
+            timeout: Duration::from_millis(config.timeout_ms),
+            live: ArcSwapOption::empty(),
+            away: ArcSwap::from_pointee("not connected yet".to_owned()),
+            broken: Notify::new(),
+            server: Mutex::new(None),
+            incarnation: AtomicU64::new(0),
+            metrics: LinkMetrics::new(metrics),
+        });
+        link.connect(&client(config)?).await;
+        Ok(link)
+    }
+
+    /// Runs for as long as the registry lives.
+    pub(super) async fn keep(self: Arc<Link>) {
+        loop {
+            if self.live.load().is_some() {
+                let _ = timeout(PROBE_EVERY, self.broken.notified()).await;
+                // Its failure is what matters, and that the call has noted.
+                let _ = self
+                    .query::<(String,)>("probe", redis::pipe().cmd("PING"))
+                    .await;
+                continue;
+            }
+            // The password may have been replaced since.
+            match client(&self.config) {
+                Ok(client) => self.connect(&client).await,
+                Err(error) => self.note_away(&error.to_string()),
+            }
+            if self.live.load().is_none() {
+                sleep(CONNECT_EVERY).await;
+            }
+        }
+    }
+
+    pub(super) fn healthy(&self) -> bool {
+        self.live.load().is_some()
+    }
+
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// Sends the commands in one go. `operation` is a metric label: a constant.
+    pub(super) async fn query<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        pipeline: &Pipeline,
+    ) -> Result<T, RegistryError> {
+        let Some(live) = self.live.load_full() else {
+            self.count(operation, "away");
+            return Err(RegistryError::Unavailable(self.away.load().to_string()));
+        };
+        let started = Instant::now();
+        let mut connection = MultiplexedConnection::clone(&live);
+        let answer = timeout(self.timeout, pipeline.query_async(&mut connection)).await;
+        self.metrics
+            .seconds
+            .with_label_values(&[operation])
+            .observe(started.elapsed().as_secs_f64());
+        match answer {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(self.failed(operation, &live, &error)),
+            Err(_) => {
+                self.count(operation, "timeout");
+                let why = format!("no answer within {} ms", self.config.timeout_ms);
+                self.drop_connection(&live, &why);
+                Err(RegistryError::Unavailable(why))
+            }
+        }
+    }
+
+    fn failed(
+        &self,
+        operation: &'static str,
+        live: &Arc<MultiplexedConnection>,
+        error: &RedisError,
+    ) -> RegistryError {
+        let (cause, broken) = match error.kind() {
+            ErrorKind::Io => ("connection", true),
+            // A replica answers: the primary is elsewhere by now, or will be.
+            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => {
+                ("read_only", true)
+            }
+            ErrorKind::Server(ServerErrorKind::BusyLoading) => ("loading", false),
+            ErrorKind::Server(_) => ("refused", false),
+            _ => ("unreadable", true),
+        };
+        self.count(operation, cause);
+        let why = error.to_string();
+        if broken {
+            self.drop_connection(live, &why);
+        } else if cause != "loading" {
+            warn!(operation, error = %why, "Redis refused a command; check its version and the user's ACL");
+        }
+        RegistryError::Unavailable(why)
+    }
+
+    /// Gives the connection up, unless another one has taken its place already.
+    fn drop_connection(&self, broken: &Arc<MultiplexedConnection>, why: &str) {
+        let current = self.live.load();
+        if current
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, broken))
+        {
+            self.live.compare_and_swap(&current, None);
+            self.note_away(why);
+            self.broken.notify_one();
+        }
+    }
+
+    async fn connect(&self, client: &Client) {
+        match timeout(self.timeout, greet(client, self.timeout)).await {
+            Ok(Ok((connection, run_id))) => {
+                let mut server = self.server.lock();
+                if *server != run_id || run_id.is_none() {
+                    self.incarnation.fetch_add(1, Ordering::Relaxed);
+                    *server = run_id;
+                }
+                drop(server);
+                self.metrics.connects.inc();
+                self.metrics.up.set(1);
+                self.live.store(Some(Arc::new(connection)));
+                info!(address = %client.get_connection_info().addr(), "Redis answers");
+            }
+            Ok(Err(error)) => self.note_away(&error.to_string()),
+            Err(_) => self.note_away(&format!(
+                "no connection within {} ms",
+                self.config.timeout_ms
+            )),
+        }
+    }
+
+    /// Says so once per cause, not once per try.
+    fn note_away(&self, why: &str) {
+        self.metrics.up.set(0);
+        let text = format!("Redis at {}: {why}", address(&self.config.url));
+        if **self.away.load() != text {
+            warn!(cause = %text, "the registry is away: ownership is kept, nothing new is claimed");
+            self.away.store(Arc::new(text));
+        }
+    }
+
+    fn count(&self, operation: &str, cause: &str) {
+        self.metrics
+            .errors
+            .with_label_values(&[operation, cause])
+            .inc();
+    }
+}
+
+impl LinkMetrics {
+    fn new(metrics: &Metrics) -> LinkMetrics {
+        LinkMetrics {
+            seconds: metrics.latencies(
+                "registry_seconds",
+                "Time of one request to the registry's Redis",
+                &["operation"],
+            ),
+            errors: metrics.counters(
+                "registry_errors_total",
+                "Requests to the registry's Redis that failed, by cause",
+                &["operation", "cause"],
+            ),
+            connects: metrics.counter(
+                "registry_connects_total",
+                "Connections made to the registry's Redis",
+            ),
+            up: metrics.gauge(
+                "registry_up",
+                "1 while the registry's Redis answers, 0 while it is away",
+            ),
+        }
+    }
+}
+
+/// Connects, and asks the server who it is: another run id means that it may know nothing of us.
+async fn greet(
+    client: &Client,
+    limit: Duration,
+) -> Result<(MultiplexedConnection, Option<String>), RedisError> {
+    // The caller's timeout bounds every request; the library's own would be another figure.
+    let settings = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(limit))
+        .set_response_timeout(None);
+    let mut connection = client
+        .get_multiplexed_async_connection_with_config(&settings)
+        .await?;
+    let answer = redis::cmd("INFO")
+        .arg("server")
+        .query_async::<String>(&mut connection)
+        .await;
+    let server = match answer {
+        // Not shown to this user: then every new connection may be to another server.
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => String::new(),
+        answer => answer?,
+    };
+    let run_id = server
+        .lines()
+        .find_map(|line| line.strip_prefix("run_id:"))
+        .map(str::to_owned);
+    Ok((connection, run_id))
+}
+
+/// Reads the files anew: secrets may be replaced while we run.
+fn client(config: &config::Redis) -> Result<Client, ConfigError> {
+    let refused = |error: RedisError| ConfigError::new("redis.url", error.to_string());
+    let info = config
+        .url
+        .as_str()
+        .into_connection_info()
+        .map_err(refused)?;
+    let mut login = info.redis_settings().clone();
+    if let Some(username) = &config.username {
+        login = login.set_username(username);
+    }
+    if let Some(path) = &config.password_file {
+        let password = Secret::from_file("redis.password_file", path)?;
+        login = login.set_password(password.expose());
+    }
+    let info: ConnectionInfo = info
+        .set_redis_settings(login)
+        .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    if !config.url.starts_with("rediss:") {
+        return Client::open(info).map_err(refused);
+    }
+    Client::build_with_tls(info, certificates(config)?).map_err(refused)
+}
+
+fn certificates(config: &config::Redis) -> Result<TlsCertificates, ConfigError> {
+    let read = |key: &str, path: &PathBuf| {
+        std::fs::read(path).map_err(|error| {
+            ConfigError::new(key, format!("can't read {}: {error}", path.display()))
+        })
+    };
+    let root_cert = match &config.ca_file {
+        Some(path) => Some(read("redis.ca_file", path)?),
+        None => None,
+    };
+    let client_tls = match (&config.cert_file, &config.key_file) {
+        (Some(cert), Some(key)) => Some(ClientTlsConfig {
+            client_cert: read("redis.cert_file", cert)?,
+            client_key: read("redis.key_file", key)?,
+        }),
+        (None, None) => None,
+        _ => {
+            return Err(ConfigError::new(
+                "redis.cert_file",
+                "cert_file and key_file come together",
+            ));
+        }
+    };
+    Ok(TlsCertificates {
+        client_tls,
+        root_cert,
+    })
+}
+
+/// The URL without the user name and password it may carry.
+fn address(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.rsplit_once('@').map_or(rest, |(_, address)| address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_a_log_shows_no_password() {
+        assert_eq!(address("redis://user:p@ss@host:1/2"), "host:1/2");
+        assert_eq!(address("redis://host:1"), "host:1");
+    }
+}

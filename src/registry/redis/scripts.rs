@@ -1,0 +1,72 @@
+//! The Lua scripts. Each touches one key, so that the registry may be spread over a cluster one day.
+
+use super::super::RegistryError;
+use redis::{Pipeline, Script};
+use std::sync::LazyLock;
+
+/// `{code, text, number, number}`, see `scripts/common.lua`.
+pub(super) type Reply = (String, String, u64, u64);
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal;)*) => {$(
+        pub(super) const $name: &str =
+            concat!(include_str!("scripts/common.lua"), include_str!($file));
+    )*};
+}
+
+scripts! {
+    ACQUIRE_GATEWAY = "scripts/acquire_gateway.lua";
+    RENEW_GATEWAY = "scripts/renew_gateway.lua";
+    RELEASE_GATEWAY = "scripts/release_gateway.lua";
+    RAISE_GATEWAY = "scripts/raise_gateway.lua";
+    FORGET_LIFE = "scripts/forget_life.lua";
+    CLAIM_SHARD = "scripts/claim_shard.lua";
+    RENEW_SHARD = "scripts/renew_shard.lua";
+    RELEASE_SHARD = "scripts/release_shard.lua";
+}
+
+/// Adds a call of a lease script; its arguments follow by `.arg`. The text goes along: a lease is renewed
+/// every few seconds, and a Redis that restarted has forgotten every script.
+pub(super) fn eval<'a>(pipeline: &'a mut Pipeline, script: &str, key: &str) -> &'a mut Pipeline {
+    pipeline.cmd("EVAL").arg(script).arg(1).arg(key)
+}
+
+const REMOVE_ENTRY: &str = include_str!("scripts/remove_entry.lua");
+
+/// A pipeline in which [`remove_entry`] works: it runs once per user, so there its text goes along once.
+pub(super) fn removals() -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline
+        .cmd("SCRIPT")
+        .arg("LOAD")
+        .arg(REMOVE_ENTRY)
+        .ignore();
+    pipeline
+}
+
+/// Removes the field if its value is still `stamp`.
+pub(super) fn remove_entry(pipeline: &mut Pipeline, key: &str, field: &str, stamp: u64) {
+    static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(REMOVE_ENTRY));
+    pipeline
+        .cmd("EVALSHA")
+        .arg(SCRIPT.get_hash())
+        .arg(1)
+        .arg(key)
+        .arg(field)
+        .arg(stamp)
+        .ignore();
+}
+
+/// The epoch that was granted, or why none was.
+pub(super) fn outcome((code, text, number, wait_ms): Reply) -> Result<u64, RegistryError> {
+    match code.as_str() {
+        "granted" => Ok(number),
+        "lost" => Err(RegistryError::Lost { epoch: number }),
+        "claimable" => Err(RegistryError::Claimable { in_ms: number }),
+        _ => Err(RegistryError::Held {
+            holder: text,
+            until_ms: number,
+            wait_ms,
+        }),
+    }
+}

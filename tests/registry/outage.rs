@@ -1,0 +1,174 @@
+//! Redis away, back, and other than it was. Only on Redis.
+
+use crate::{
+    redis_server::{RedisServer, fresh_namespace},
+    subject::*,
+};
+use herald::{
+    config,
+    metrics::Metrics,
+    registry::{Registry, RegistryError, redis::RedisRegistry},
+};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
+
+fn config(url: String) -> config::Redis {
+    config::Redis {
+        url,
+        timeout_ms: 300,
+        ..config::Redis::default()
+    }
+}
+
+async fn open(config: &config::Redis, metrics: &Metrics) -> RedisRegistry {
+    let namespace = fresh_namespace().parse().unwrap();
+    RedisRegistry::connect_with(config, &namespace, metrics, LASTING)
+        .await
+        .unwrap()
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_was_killed_is_unavailable_and_comes_back_by_itself() {
+    let mut server = RedisServer::start();
+    let metrics = Metrics::default();
+    let registry = open(&config(server.url()), &metrics).await;
+    assert!(registry.healthy());
+    let owner = registry
+        .acquire_gateway(&gateway("gw-1"), "process", &info(Some(0)))
+        .await
+        .unwrap();
+    let before = registry.incarnation();
+
+    server.kill();
+    let entries = [entry("ann", 1)];
+    until("unavailable", async || {
+        let answer = registry.register(&owner, &entries).await;
+        matches!(answer, Err(RegistryError::Unavailable(_)))
+    })
+    .await;
+    assert!(!registry.healthy());
+    // While it is known to be away no call tries it: all are refused out of hand, and counted.
+    for _ in 0..100 {
+        let answer = registry.lookup(&[user("ann")]).await;
+        assert!(matches!(answer, Err(RegistryError::Unavailable(_))));
+    }
+    let text = metrics.render();
+    assert!(text.contains("herald_registry_up 0"), "{text}");
+    let away = r#"herald_registry_errors_total{cause="away",operation="lookup"} 100"#;
+    assert!(text.contains(away), "{text}");
+
+    server.restart();
+    until("healthy again", async || registry.healthy()).await;
+    assert!(registry.incarnation() > before, "another server answers");
+    // It came back empty: the renewal puts the record back, the gateway enters its users again.
+    registry
+        .renew_gateway(&owner, "process", &info(Some(0)))
+        .await
+        .unwrap();
+    let missing = registry.missing(&owner, &entries).await.unwrap();
+    assert_eq!(missing, entries);
+    registry.register(&owner, &missing).await.unwrap();
+    let found = registry.lookup(&[user("ann")]).await.unwrap();
+    assert_eq!(found[0][0].gateway, owner);
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_costs_one_timeout_and_is_used_again_when_it_answers() {
+    let server = RedisServer::start();
+    let registry = open(&config(server.url()), &Metrics::default()).await;
+    let before = registry.incarnation();
+    server.freeze();
+    let answer = registry.gateways().await;
+    assert!(matches!(answer, Err(RegistryError::Unavailable(_))));
+    assert!(!registry.healthy());
+    server.thaw();
+    until("healthy again", async || registry.healthy()).await;
+    assert_eq!(registry.gateways().await, Ok(vec![]));
+    assert_eq!(registry.incarnation(), before, "it is the same server");
+}
+
+#[tokio::test]
+async fn an_idle_registry_notices_that_redis_went_away() {
+    let mut server = RedisServer::start();
+    let registry = open(&config(server.url()), &Metrics::default()).await;
+    server.kill();
+    until("unhealthy without a call", async || !registry.healthy()).await;
+}
+
+#[tokio::test]
+async fn a_start_without_redis_succeeds_and_the_registry_follows() {
+    let mut server = RedisServer::start();
+    server.kill();
+    let registry = open(&config(server.url()), &Metrics::default()).await;
+    assert!(!registry.healthy());
+    match registry.gateways().await {
+        Err(RegistryError::Unavailable(why)) => assert!(why.contains("127.0.0.1"), "{why}"),
+        answer => panic!("{answer:?}"),
+    }
+    server.restart();
+    until("healthy", async || registry.healthy()).await;
+    assert_eq!(registry.gateways().await, Ok(vec![]));
+}
+
+#[tokio::test]
+async fn a_password_comes_from_its_file_and_is_read_again_when_refused() {
+    let server = RedisServer::start_with(&["--requirepass", "right"]);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"wrong\n").unwrap();
+    let mut config = config(server.url());
+    config.password_file = Some(file.path().to_owned());
+    let registry = open(&config, &Metrics::default()).await;
+    match registry.gateways().await {
+        Err(RegistryError::Unavailable(why)) => assert!(!why.contains("wrong"), "{why}"),
+        answer => panic!("{answer:?}"),
+    }
+    std::fs::write(file.path(), "right\n").unwrap();
+    until("healthy", async || registry.healthy()).await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_can_not_work_names_its_key() {
+    let namespace = fresh_namespace().parse().unwrap();
+    let mut bad = config("http://127.0.0.1".into());
+    let refused = RedisRegistry::connect(&bad, &namespace, &Metrics::default()).await;
+    assert_eq!(refused.err().unwrap().key, "redis.url");
+    bad = config("redis://127.0.0.1:1".into());
+    bad.password_file = Some("/nonexistent/password".into());
+    let refused = RedisRegistry::connect(&bad, &namespace, &Metrics::default()).await;
+    assert_eq!(refused.err().unwrap().key, "redis.password_file");
+}
+
+#[tokio::test]
+async fn leases_of_lookups_are_a_moment_old_but_a_new_gateway_is_known_at_once() {
+    let mut timings = LASTING;
+    timings.leases_cached_ms = 60_000;
+    let url = RedisServer::shared().url();
+    let registry = std::sync::Arc::new(connect(&url, &fresh_namespace(), timings).await);
+    let registry: herald::registry::SharedRegistry = registry;
+    let first = started(&registry, "gw-1", Some(1)).await;
+    registry.register(&first, &[entry("ann", 1)]).await.unwrap();
+    assert_eq!(routes(&registry, "ann").await[0].shard, Some(1));
+    registry
+        .renew_gateway(&first, &holder("gw-1"), &info(Some(2)))
+        .await
+        .unwrap();
+    assert_eq!(routes(&registry, "ann").await[0].shard, Some(1));
+    let second = started(&registry, "gw-2", Some(3)).await;
+    registry
+        .register(&second, &[entry("bob", 1)])
+        .await
+        .unwrap();
+    assert_eq!(routes(&registry, "bob").await[0].shard, Some(3));
+    // That reading brought the first one up to date as well.
+    assert_eq!(routes(&registry, "ann").await[0].shard, Some(2));
+}

@@ -1,0 +1,146 @@
+//! A registry under test, and what the behaviours say often.
+
+use crate::redis_server::{RedisServer, fresh_namespace};
+use herald::{
+    config,
+    ids::{GatewayEpoch, GatewayId, UserId},
+    metrics::Metrics,
+    registry::{
+        GatewayInfo, Registration, RegistryError, Route, ShardClaim, ShardLease, SharedRegistry,
+        Timings, embedded::EmbeddedRegistry, redis::RedisRegistry,
+    },
+};
+use std::sync::Arc;
+
+/// Leases that never lapse within a test; absent records are claimable with the second try.
+pub const LASTING: Timings = Timings {
+    lease_ms: 60_000,
+    sweep_after_ms: 60_000,
+    claimable_after_ms: 0,
+    leases_cached_ms: 0,
+};
+
+/// Leases that have lapsed, and may be swept, as soon as they are granted.
+pub const LAPSING: Timings = Timings {
+    lease_ms: 0,
+    sweep_after_ms: 0,
+    claimable_after_ms: 0,
+    leases_cached_ms: 0,
+};
+
+pub enum Subject {
+    Redis { namespace: String },
+    InProcess,
+}
+
+impl Subject {
+    pub fn redis() -> Subject {
+        let namespace = fresh_namespace();
+        Subject::Redis { namespace }
+    }
+
+    pub fn in_process() -> Subject {
+        Subject::InProcess
+    }
+
+    pub async fn registry(&self, timings: Timings) -> SharedRegistry {
+        match self {
+            Subject::InProcess => Arc::new(EmbeddedRegistry::new(timings)),
+            Subject::Redis { namespace } => {
+                Arc::new(connect(&RedisServer::shared().url(), namespace, timings).await)
+            }
+        }
+    }
+
+    /// The registry as it is after everything in it was lost.
+    pub async fn wiped(&self, timings: Timings) -> SharedRegistry {
+        if let Subject::Redis { namespace } = self {
+            let server = RedisServer::shared();
+            let erase = format!(
+                "for _, key in ipairs(redis.call('KEYS', '{namespace}:*')) do redis.call('DEL', key) end"
+            );
+            server.raw(&["EVAL", &erase, "0"]);
+        }
+        self.registry(timings).await
+    }
+}
+
+pub async fn connect(url: &str, namespace: &str, timings: Timings) -> RedisRegistry {
+    let config = config::Redis {
+        url: url.to_owned(),
+        timeout_ms: 10_000,
+        ..config::Redis::default()
+    };
+    let namespace = namespace.parse().unwrap();
+    RedisRegistry::connect_with(&config, &namespace, &Metrics::default(), timings)
+        .await
+        .unwrap()
+}
+
+pub fn gateway(id: &str) -> GatewayId {
+    id.parse().unwrap()
+}
+
+pub fn user(id: &str) -> UserId {
+    id.parse().unwrap()
+}
+
+pub fn info(shard: Option<u32>) -> GatewayInfo {
+    GatewayInfo {
+        grpc: "10.0.0.1:9250".into(),
+        shard,
+        connections: 7,
+        spare_accepts_per_s: 100,
+        region: "eu".parse().unwrap(),
+        draining: false,
+    }
+}
+
+pub fn entry(id: &str, stamp: u64) -> Registration {
+    Registration {
+        user: user(id),
+        stamp,
+    }
+}
+
+/// A gateway that has its lease; its holder is named after it.
+pub async fn started(registry: &SharedRegistry, id: &str, shard: Option<u32>) -> GatewayEpoch {
+    let holder = holder(id);
+    registry
+        .acquire_gateway(&gateway(id), &holder, &info(shard))
+        .await
+        .unwrap()
+}
+
+pub fn holder(id: &str) -> String {
+    format!("process of {id}")
+}
+
+/// Claims, and once more if the record was absent.
+pub async fn claimed(
+    registry: &SharedRegistry,
+    owner: &GatewayEpoch,
+    claim: ShardClaim,
+) -> Result<ShardLease, RegistryError> {
+    match registry.claim_shard(owner, claim).await {
+        Err(RegistryError::Claimable { .. }) => registry.claim_shard(owner, claim).await,
+        answer => answer,
+    }
+}
+
+pub fn exact(shard: u32) -> ShardClaim {
+    ShardClaim::Exact {
+        shard,
+        former_epoch: None,
+    }
+}
+
+pub async fn routes(registry: &SharedRegistry, id: &str) -> Vec<Route> {
+    registry.lookup(&[user(id)]).await.unwrap().remove(0)
+}
+
+/// The lives of gateways that a user is routed to.
+pub async fn lives(registry: &SharedRegistry, id: &str) -> Vec<GatewayEpoch> {
+    let routes = routes(registry, id).await;
+    routes.into_iter().map(|route| route.gateway).collect()
+}
