@@ -6,6 +6,7 @@
 #[path = "../support/redis.rs"]
 mod redis_server;
 
+mod access;
 mod connections;
 mod leases;
 mod orders;

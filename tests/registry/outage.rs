@@ -5,43 +5,15 @@ use crate::{
     subject::*,
 };
 use herald::{
-    config,
     metrics::Metrics,
-    registry::{Registry, RegistryError, redis::RedisRegistry},
+    registry::{Registry, RegistryError},
 };
-use std::{
-    io::Write,
-    time::{Duration, Instant},
-};
-
-fn config(url: String) -> config::Redis {
-    config::Redis {
-        url,
-        timeout_ms: 300,
-        ..config::Redis::default()
-    }
-}
-
-async fn open(config: &config::Redis, metrics: &Metrics) -> RedisRegistry {
-    let namespace = fresh_namespace().parse().unwrap();
-    RedisRegistry::connect_with(config, &namespace, metrics, LASTING)
-        .await
-        .unwrap()
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 #[tokio::test]
 async fn a_redis_that_was_killed_is_unavailable_and_comes_back_by_itself() {
     let mut server = RedisServer::start();
     let metrics = Metrics::default();
-    let registry = open(&config(server.url()), &metrics).await;
+    let registry = open(&impatient(server.url()), &metrics).await;
     assert!(registry.healthy());
     let owner = registry
         .acquire_gateway(&gateway("gw-1"), "process", &info(Some(0)))
@@ -85,7 +57,7 @@ async fn a_redis_that_was_killed_is_unavailable_and_comes_back_by_itself() {
 #[tokio::test]
 async fn a_redis_that_hangs_costs_one_timeout_and_is_used_again_when_it_answers() {
     let server = RedisServer::start();
-    let registry = open(&config(server.url()), &Metrics::default()).await;
+    let registry = open(&impatient(server.url()), &Metrics::default()).await;
     let before = registry.incarnation();
     server.freeze();
     let answer = registry.gateways().await;
@@ -100,7 +72,7 @@ async fn a_redis_that_hangs_costs_one_timeout_and_is_used_again_when_it_answers(
 #[tokio::test]
 async fn an_idle_registry_notices_that_redis_went_away() {
     let mut server = RedisServer::start();
-    let registry = open(&config(server.url()), &Metrics::default()).await;
+    let registry = open(&impatient(server.url()), &Metrics::default()).await;
     server.kill();
     until("unhealthy without a call", async || !registry.healthy()).await;
 }
@@ -109,7 +81,7 @@ async fn an_idle_registry_notices_that_redis_went_away() {
 async fn a_start_without_redis_succeeds_and_the_registry_follows() {
     let mut server = RedisServer::start();
     server.kill();
-    let registry = open(&config(server.url()), &Metrics::default()).await;
+    let registry = open(&impatient(server.url()), &Metrics::default()).await;
     assert!(!registry.healthy());
     match registry.gateways().await {
         Err(RegistryError::Unavailable(why)) => assert!(why.contains("127.0.0.1"), "{why}"),
@@ -118,34 +90,6 @@ async fn a_start_without_redis_succeeds_and_the_registry_follows() {
     server.restart();
     until("healthy", async || registry.healthy()).await;
     assert_eq!(registry.gateways().await, Ok(vec![]));
-}
-
-#[tokio::test]
-async fn a_password_comes_from_its_file_and_is_read_again_when_refused() {
-    let server = RedisServer::start_with(&["--requirepass", "right"]);
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(b"wrong\n").unwrap();
-    let mut config = config(server.url());
-    config.password_file = Some(file.path().to_owned());
-    let registry = open(&config, &Metrics::default()).await;
-    match registry.gateways().await {
-        Err(RegistryError::Unavailable(why)) => assert!(!why.contains("wrong"), "{why}"),
-        answer => panic!("{answer:?}"),
-    }
-    std::fs::write(file.path(), "right\n").unwrap();
-    until("healthy", async || registry.healthy()).await;
-}
-
-#[tokio::test]
-async fn a_configuration_that_can_not_work_names_its_key() {
-    let namespace = fresh_namespace().parse().unwrap();
-    let mut bad = config("http://127.0.0.1".into());
-    let refused = RedisRegistry::connect(&bad, &namespace, &Metrics::default()).await;
-    assert_eq!(refused.err().unwrap().key, "redis.url");
-    bad = config("redis://127.0.0.1:1".into());
-    bad.password_file = Some("/nonexistent/password".into());
-    let refused = RedisRegistry::connect(&bad, &namespace, &Metrics::default()).await;
-    assert_eq!(refused.err().unwrap().key, "redis.password_file");
 }
 
 #[tokio::test]

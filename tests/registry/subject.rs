@@ -10,7 +10,10 @@ use herald::{
         Timings, embedded::EmbeddedRegistry, redis::RedisRegistry,
     },
 };
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Leases that never lapse within a test; absent records are claimable with the second try.
 pub const LASTING: Timings = Timings {
@@ -75,6 +78,30 @@ pub async fn connect(url: &str, namespace: &str, timings: Timings) -> RedisRegis
     RedisRegistry::connect_with(&config, &namespace, &Metrics::default(), timings)
         .await
         .unwrap()
+}
+
+/// One with a short timeout, for a Redis that will not always answer.
+pub async fn open(config: &config::Redis, metrics: &Metrics) -> RedisRegistry {
+    let namespace = fresh_namespace().parse().unwrap();
+    RedisRegistry::connect_with(config, &namespace, metrics, LASTING)
+        .await
+        .unwrap()
+}
+
+pub fn impatient(url: String) -> config::Redis {
+    config::Redis {
+        url,
+        timeout_ms: 300,
+        ..config::Redis::default()
+    }
+}
+
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 pub fn gateway(id: &str) -> GatewayId {

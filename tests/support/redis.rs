@@ -195,7 +195,8 @@ pub fn fresh_namespace() -> String {
     format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn free_port() -> u16 {
+/// Free a moment ago; somebody else may take it before you do.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .expect("a free port")

@@ -1,0 +1,149 @@
+//! How the registry gets into its Redis: passwords, users with few rights, TLS. Only on Redis.
+
+use crate::{
+    redis_server::{RedisServer, free_port, fresh_namespace},
+    subject::*,
+};
+use herald::{
+    metrics::Metrics,
+    registry::{Registry, RegistryError, SharedRegistry, redis::RedisRegistry},
+};
+use std::{io::Write, path::Path, process::Command, sync::Arc};
+
+#[tokio::test]
+async fn a_password_comes_from_its_file_and_is_read_again_when_refused() {
+    let server = RedisServer::start_with(&["--requirepass", "right"]);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"wrong\n").unwrap();
+    let mut config = impatient(server.url());
+    config.password_file = Some(file.path().to_owned());
+    let registry = open(&config, &Metrics::default()).await;
+    match registry.gateways().await {
+        Err(RegistryError::Unavailable(why)) => assert!(!why.contains("wrong"), "{why}"),
+        answer => panic!("{answer:?}"),
+    }
+    std::fs::write(file.path(), "right\n").unwrap();
+    until("healthy", async || registry.healthy()).await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_can_not_work_names_its_key() {
+    let namespace = fresh_namespace().parse().unwrap();
+    let mut bad = impatient("http://127.0.0.1".into());
+    let refused = RedisRegistry::connect(&bad, &namespace, &Metrics::default()).await;
+    assert_eq!(refused.err().unwrap().key, "redis.url");
+    bad = impatient("redis://127.0.0.1:1".into());
+    bad.password_file = Some("/nonexistent/password".into());
+    let refused = RedisRegistry::connect(&bad, &namespace, &Metrics::default()).await;
+    assert_eq!(refused.err().unwrap().key, "redis.password_file");
+}
+
+/// What `README.md` tells operators to grant.
+const RIGHTS: [&str; 13] = [
+    "~test-*",
+    "+hset",
+    "+hget",
+    "+hmget",
+    "+hdel",
+    "+hkeys",
+    "+hlen",
+    "+sadd",
+    "+smembers",
+    "+time",
+    "+info",
+    "+@scripting",
+    "+@connection",
+];
+
+#[tokio::test]
+async fn a_user_with_only_the_documented_rights_can_do_everything() {
+    let mut login = vec!["--user", "herald", "on", ">secret"];
+    login.extend(RIGHTS);
+    let server = RedisServer::start_with(&login);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"secret").unwrap();
+    let mut config = impatient(server.url());
+    config.timeout_ms = 10_000;
+    config.username = Some("herald".into());
+    config.password_file = Some(file.path().to_owned());
+    let namespace = fresh_namespace().parse().unwrap();
+    let metrics = Metrics::default();
+    let registry = RedisRegistry::connect_with(&config, &namespace, &metrics, LAPSING).await;
+    let registry: SharedRegistry = Arc::new(registry.unwrap());
+
+    let owner = started(&registry, "gw-1", Some(0)).await;
+    registry
+        .renew_gateway(&owner, &holder("gw-1"), &info(Some(0)))
+        .await
+        .unwrap();
+    let lease = claimed(&registry, &owner, exact(0)).await.unwrap();
+    registry.renew_shard(&lease).await.unwrap();
+    let entries = [entry("ann", 1), entry("bob", 2)];
+    registry.register(&owner, &entries).await.unwrap();
+    assert_eq!(lives(&registry, "ann").await, std::slice::from_ref(&owner));
+    registry.unregister(&owner, &entries[..1]).await.unwrap();
+    let missing = registry.missing(&owner, &entries).await;
+    assert_eq!(missing.unwrap(), entries[..1]);
+    assert_eq!(registry.sweep(100).await.unwrap().deleted, 1);
+    registry.release_shard(&lease).await.unwrap();
+    registry.release_gateway(&owner).await.unwrap();
+    assert_eq!(registry.shards(1).await.unwrap().len(), 1);
+    assert_eq!(registry.gateways().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn tls_with_certificates_of_both_sides_works_and_a_strange_server_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    certificates(directory.path());
+    let files: Vec<String> = ["server.pem", "server.key", "ca.pem"]
+        .iter()
+        .map(|name| path(name).display().to_string())
+        .collect();
+    let port = free_port().to_string();
+    let server = RedisServer::start_with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &files[0],
+        "--tls-key-file",
+        &files[1],
+        "--tls-ca-cert-file",
+        &files[2],
+    ]);
+    let mut config = impatient(format!("rediss://127.0.0.1:{port}"));
+    config.timeout_ms = 10_000;
+    config.cert_file = Some(path("server.pem"));
+    config.key_file = Some(path("server.key"));
+    let registry = open(&config, &Metrics::default()).await;
+    match registry.gateways().await {
+        Err(RegistryError::Unavailable(why)) => assert!(why.contains("ertificate"), "{why}"),
+        answer => panic!("the system's list does not know this authority: {answer:?}"),
+    }
+    config.ca_file = Some(path("ca.pem"));
+    let registry = open(&config, &Metrics::default()).await;
+    assert_eq!(registry.gateways().await, Ok(vec![]));
+    drop(server);
+}
+
+/// An authority, and one certificate for both sides that it signed.
+fn certificates(directory: &Path) {
+    let commands = [
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 \
+         -subj /CN=authority",
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.csr \
+         -subj /CN=redis",
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 \
+         -extfile names",
+    ];
+    std::fs::write(directory.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    for command in commands {
+        let output = Command::new("openssl")
+            .args(command.split_whitespace())
+            .current_dir(directory)
+            .output()
+            .expect("openssl is installed");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command}: {errors}");
+    }
+}
