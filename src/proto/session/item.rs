@@ -4,9 +4,9 @@ use crate::{
     envelope::{self, Kind, Priority, Routed},
     ids::NotificationId,
     position::Position,
-    proto::client::frames,
+    proto::{client::frames, frame},
 };
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Item {
     ) -> Item {
         // The router writes one line already; a record of another producer may not.
         let json = frames::one_line(Bytes::copy_from_slice(json));
-        let ws = websocket_text(&json);
+        let ws = frame::encode(frame::TEXT, &json);
         Item {
             kind,
             id,
@@ -87,23 +87,4 @@ impl Item {
     pub fn is_expired(&self, unix_ms: u64) -> bool {
         envelope::is_expired(self.expires_ms, unix_ms)
     }
-}
-
-/// A whole, unfragmented text frame.
-pub(in crate::proto) fn websocket_text(json: &[u8]) -> Bytes {
-    let mut framed = BytesMut::with_capacity(10 + json.len());
-    framed.put_u8(0x81);
-    match json.len() {
-        length @ ..=125 => framed.put_u8(length as u8),
-        length @ ..=0xffff => {
-            framed.put_u8(126);
-            framed.put_u16(length as u16);
-        }
-        length => {
-            framed.put_u8(127);
-            framed.put_u64(length as u64);
-        }
-    }
-    framed.extend_from_slice(json);
-    framed.freeze()
 }

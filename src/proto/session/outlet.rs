@@ -1,10 +1,11 @@
 //! Dresses frames for the wire: WebSocket text frames, or Server-Sent Events with the cursors they lead to.
 
-use super::{Framing, Item, item::websocket_text};
+use super::{Framing, Item};
 use crate::{
     position::{Cursors, Position},
     proto::{
         client::frames::{self, Gap},
+        frame,
         sse::{self, Tracked},
     },
 };
@@ -19,7 +20,7 @@ pub struct Outlet<'a> {
 impl Outlet<'_> {
     pub fn control(&self, json: &[u8], retry_ms: Option<u32>) -> Bytes {
         match self.framing {
-            Framing::WebSocket => websocket_text(json),
+            Framing::WebSocket => frame::encode(frame::TEXT, json),
             Framing::Sse => sse::event(json, None, retry_ms),
         }
     }
@@ -27,7 +28,7 @@ impl Outlet<'_> {
     pub fn gap(&mut self, gap: &Gap) -> Bytes {
         let json = frames::gap(*gap);
         if self.framing == Framing::WebSocket {
-            return websocket_text(&json);
+            return frame::encode(frame::TEXT, &json);
         }
         if gap.cause.covers() {
             self.covered(gap.stream, gap.from, gap.to);
@@ -38,7 +39,7 @@ impl Outlet<'_> {
     /// `complete`: the cursors it leads to are the client's from here on.
     pub fn sync(&mut self, json: &[u8], cursors: &Cursors, complete: bool) -> Bytes {
         if self.framing == Framing::WebSocket {
-            return websocket_text(json);
+            return frame::encode(frame::TEXT, json);
         }
         if complete {
             self.tracked.get_or_insert_default().synced(cursors);

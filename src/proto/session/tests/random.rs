@@ -2,6 +2,7 @@
 //! no cursor passes over an item that neither arrived nor was told to be dropped for good.
 
 use super::*;
+use crate::proto::client;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 

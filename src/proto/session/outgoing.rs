@@ -1,0 +1,225 @@
+//! What goes out: items and control frames into the lanes, and out of them to the kernel.
+
+use super::*;
+use crate::{limits::CONTROL_BYTES, proto::lanes::Slices};
+
+impl Session {
+    /// The bytes to send at once, if nothing waits before them: say what the kernel took by
+    /// [`Session::sent_directly`]. `None`: use [`Session::deliver`].
+    pub fn direct<'a>(&self, item: &'a Item, now: Now) -> Option<&'a Bytes> {
+        let direct = self.framing == Framing::WebSocket
+            && self.lanes.is_none()
+            && !self.closing
+            && !item.is_expired(now.unix_ms);
+        direct.then(|| item.ws())
+    }
+
+    /// The kernel took `written` bytes of [`Session::direct`]; the rest is on its way.
+    pub fn sent_directly(
+        &mut self,
+        item: &Arc<Item>,
+        ticket: Ticket,
+        written: usize,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        if written >= item.ws().len() {
+            actions.push(Action::Fate {
+                ticket,
+                fate: Fate::Written,
+            });
+        } else {
+            self.lanes().resume(item.clone(), ticket, written, now);
+        }
+    }
+
+    /// Puts an item into its lane: the rules of collapse, expiry and pressure.
+    pub fn deliver(
+        &mut self,
+        item: &Arc<Item>,
+        ticket: Ticket,
+        now: Now,
+        cfg: &SessionConfig,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.closing {
+            // The row is in the inbox, and the client comes back for it.
+            return actions.push(Action::Fate {
+                ticket,
+                fate: Fate::Deferred,
+            });
+        }
+        let (lanes, mut outlet) = self.lanes_and_outlet();
+        lanes.push(item.clone(), ticket, now, cfg, actions);
+        lanes.bound_gaps(&mut outlet);
+        self.bound_control(actions);
+    }
+
+    /// Any frame as JSON text: framed here, never waits behind data.
+    pub fn control(&mut self, json: &[u8], actions: &mut Vec<Action>) {
+        self.control_with_retry(json, None, actions);
+    }
+
+    /// Bytes that are framed already, as a WebSocket pong.
+    pub fn raw(&mut self, bytes: Bytes, actions: &mut Vec<Action>) {
+        self.lanes().push_control(bytes);
+        self.bound_control(actions);
+    }
+
+    pub fn welcome(
+        &mut self,
+        connection: &str,
+        slot: Slot,
+        cfg: &SessionConfig,
+        actions: &mut Vec<Action>,
+    ) {
+        let json = frames::welcome(connection, cfg.heartbeat_ms, slot);
+        self.control_with_retry(&json, Some(self.place_in(slot)), actions);
+    }
+
+    /// The window in which to come back; an SSE client gets its place in it as `retry:`.
+    pub fn slot(&mut self, slot: Slot, actions: &mut Vec<Action>) {
+        self.control_with_retry(&frames::slot(slot), Some(self.place_in(slot)), actions);
+    }
+
+    pub fn reconnect(&mut self, after_ms: u32, reason: &str, actions: &mut Vec<Action>) {
+        let json = frames::reconnect(after_ms, reason);
+        self.control_with_retry(&json, Some(after_ms), actions);
+    }
+
+    /// The answer to a sync, as a whole frame. `complete`: recovered, and no more to come.
+    ///
+    /// An SSE client whose catch-up goes on over several answers is not left to ask: the next part is
+    /// asked for here.
+    pub fn synced(
+        &mut self,
+        json: &Bytes,
+        cursors: &Cursors,
+        complete: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        self.syncs_pending = self.syncs_pending.saturating_sub(1);
+        let (lanes, mut outlet) = self.lanes_and_outlet();
+        let framed = outlet.sync(json, cursors, complete);
+        lanes.push_control(framed);
+        self.bound_control(actions);
+        match (complete, self.framing) {
+            (true, _) if self.syncs_stale > 0 => self.syncs_stale -= 1,
+            (true, _) => self.behind = false,
+            (false, Framing::WebSocket) => {}
+            (false, Framing::Sse) => {
+                let tracked = self.tracked.get_or_insert_default();
+                if tracked.synced_in_part(cursors) {
+                    self.ask_sync(cursors.clone(), SYNC_ITEMS, actions);
+                }
+            }
+        }
+    }
+
+    /// The client may have missed something: it is told after the pause, and again every heartbeat,
+    /// until a complete sync that was asked for from now on.
+    pub fn behind(&mut self, sync_after_ms: u32, now: Now) {
+        self.behind = true;
+        self.behind_told = false;
+        self.behind_due = Stamp::at(now).after(sync_after_ms);
+        self.syncs_stale = self.syncs_pending;
+    }
+
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    pub fn wants_write(&self) -> bool {
+        self.lanes.as_ref().is_some_and(|lanes| lanes.wants_write())
+    }
+
+    /// What to write next, in one `writev`; nothing if nothing waits. [`Session::advance`] has to follow
+    /// before anything else is called.
+    pub fn gather<'a>(&'a mut self, now: Now, slices: &mut Slices<'a>, actions: &mut Vec<Action>) {
+        let mut outlet = Outlet {
+            framing: self.framing,
+            tracked: &mut self.tracked,
+        };
+        if let Some(lanes) = &mut self.lanes {
+            lanes.gather(now, &mut outlet, slices, actions);
+        }
+    }
+
+    /// The kernel took so many bytes of what [`Session::gather`] offered.
+    pub fn advance(
+        &mut self,
+        written: usize,
+        now: Now,
+        cfg: &SessionConfig,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(lanes) = &mut self.lanes {
+            lanes.advance(written, now, actions);
+            self.end_episode(now, cfg, actions);
+            self.free_if_idle();
+        }
+    }
+
+    /// Nothing but `last` (a close frame, or nothing) leaves any more, after what is partly sent.
+    pub fn finish(&mut self, last: Bytes, actions: &mut Vec<Action>) {
+        self.closing = true;
+        let lanes = self.lanes();
+        lanes.abandon(actions);
+        if !last.is_empty() {
+            lanes.push_control(last);
+        }
+        self.free_if_idle();
+    }
+
+    /// The connection is gone: what was unsent is reported.
+    pub fn abandon(&mut self, actions: &mut Vec<Action>) {
+        self.closing = true;
+        if let Some(mut lanes) = self.lanes.take() {
+            lanes.abandon(actions);
+        }
+    }
+
+    fn control_with_retry(
+        &mut self,
+        json: &[u8],
+        retry_ms: Option<u32>,
+        actions: &mut Vec<Action>,
+    ) {
+        let (lanes, outlet) = self.lanes_and_outlet();
+        lanes.push_control(outlet.control(json, retry_ms));
+        self.bound_control(actions);
+    }
+
+    fn bound_control(&mut self, actions: &mut Vec<Action>) {
+        let bytes = self.lanes.as_ref().map_or(0, |lanes| lanes.control_bytes());
+        if bytes > CONTROL_BYTES {
+            self.close(
+                CloseCode::TooSlow,
+                "it asks for more than it reads",
+                actions,
+            );
+        }
+    }
+
+    fn place_in(&self, slot: Slot) -> u32 {
+        spread(self.salt, 0, slot.after_ms_min..=slot.after_ms_max)
+    }
+
+    fn lanes(&mut self) -> &mut Lanes {
+        self.lanes.get_or_insert_default()
+    }
+
+    fn lanes_and_outlet(&mut self) -> (&mut Lanes, Outlet<'_>) {
+        let outlet = Outlet {
+            framing: self.framing,
+            tracked: &mut self.tracked,
+        };
+        (self.lanes.get_or_insert_default(), outlet)
+    }
+
+    pub(super) fn free_if_idle(&mut self) {
+        if self.lanes.as_ref().is_some_and(|lanes| lanes.is_empty()) {
+            self.lanes = None;
+        }
+    }
+}
