@@ -35,15 +35,15 @@ fn a_ping_comes_every_thirty_seconds_give_or_take_a_tenth() {
 fn one_with_a_backlog_is_asked_for_signs_of_life_as_well() {
     let mut pair = Pair::websocket();
     pair.block();
-    for offset in 1..=100 {
+    for offset in 1..=200 {
         pair.deliver(offset, draft(offset).bytes(1_000).item());
     }
-    for _ in 0..35 {
+    for _ in 0..60 {
         pair.room = 1_000;
         pair.flush();
         pair.after(1_000);
     }
-    assert!(pair.session.wants_write() && pair.client.heartbeats == 1);
+    assert!(pair.session.wants_write() && pair.client.heartbeats >= 1);
 }
 
 #[test]
