@@ -54,7 +54,7 @@ impl Session {
 
     /// A sync was asked for in this connection's name, as at connect: [`Session::synced`] will follow.
     pub fn sync_asked(&mut self) {
-        self.syncs_pending = self.syncs_pending.saturating_add(1);
+        self.catch_up.asked();
     }
 
     pub(super) fn ask_sync(&mut self, cursors: Cursors, limit: usize, actions: &mut Vec<Action>) {

@@ -4,7 +4,7 @@
 //! Invariants:
 //! * an idle connection owns no heap memory here (an SSE one: its cursors); what only a busy one needs is
 //!   boxed in [`Lanes`] and freed when everything is sent;
-//! * `behind` is cleared only by a complete sync that was asked for after it was set;
+//! * one that is behind stays so until a complete sync that was asked for afterwards ([`CatchUp`]);
 //! * after a [`Action::Close`] nothing is asked of the surroundings any more, and after [`Session::finish`]
 //!   nothing but its bytes leaves.
 //!
@@ -12,6 +12,7 @@
 //! comment makes the kernel send, and the connection is dead when the write fails (the gateway sets
 //! `TCP_USER_TIMEOUT` to `dead_after_ms`) or nothing was taken for `unwritable_close_ms`.
 
+mod catch_up;
 mod clock;
 mod incoming;
 mod item;
@@ -21,6 +22,7 @@ mod outlet;
 mod tests;
 mod time;
 
+pub use catch_up::CatchUp;
 pub use clock::{Stamp, spread};
 pub use item::Item;
 pub use outlet::Outlet;
@@ -131,10 +133,7 @@ pub struct Session {
     behind_due: Stamp,
     salt: u32,
     framing: Framing,
-    /// Syncs asked and not answered, and how many of those were asked before `behind` was set.
-    syncs_pending: u8,
-    syncs_stale: u8,
-    behind: bool,
+    catch_up: CatchUp,
     behind_told: bool,
     expiry_told: bool,
     closing: bool,
@@ -163,9 +162,7 @@ impl Session {
             behind_due: start,
             salt,
             framing,
-            syncs_pending: 0,
-            syncs_stale: 0,
-            behind: false,
+            catch_up: CatchUp::default(),
             behind_told: false,
             expiry_told: false,
             closing: false,

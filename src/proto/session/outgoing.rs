@@ -98,20 +98,15 @@ impl Session {
         complete: bool,
         actions: &mut Vec<Action>,
     ) {
-        self.syncs_pending = self.syncs_pending.saturating_sub(1);
+        self.catch_up.answered(complete);
         let (lanes, mut outlet) = self.lanes_and_outlet();
         let framed = outlet.sync(json, cursors, complete);
         lanes.push_control(framed);
         self.bound_control(actions);
-        match (complete, self.framing) {
-            (true, _) if self.syncs_stale > 0 => self.syncs_stale -= 1,
-            (true, _) => self.behind = false,
-            (false, Framing::WebSocket) => {}
-            (false, Framing::Sse) => {
-                let tracked = self.tracked.get_or_insert_default();
-                if tracked.synced_in_part(cursors) {
-                    self.ask_sync(cursors.clone(), SYNC_ITEMS, actions);
-                }
+        if !complete && self.framing == Framing::Sse {
+            let tracked = self.tracked.get_or_insert_default();
+            if tracked.synced_in_part(cursors) {
+                self.ask_sync(cursors.clone(), SYNC_ITEMS, actions);
             }
         }
     }
@@ -119,14 +114,13 @@ impl Session {
     /// The client may have missed something: it is told after the pause, and again every heartbeat,
     /// until a complete sync that was asked for from now on.
     pub fn behind(&mut self, sync_after_ms: u32, now: Now) {
-        self.behind = true;
+        self.catch_up.missed();
         self.behind_told = false;
         self.behind_due = Stamp::at(now).after(sync_after_ms);
-        self.syncs_stale = self.syncs_pending;
     }
 
     pub fn is_behind(&self) -> bool {
-        self.behind
+        self.catch_up.is_behind()
     }
 
     pub fn wants_write(&self) -> bool {

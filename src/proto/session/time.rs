@@ -24,7 +24,7 @@ impl Session {
             lanes.defer(now, cfg, actions);
             self.end_episode(now, cfg, actions);
         }
-        if self.behind && self.behind_due.is_due(now) {
+        if self.catch_up.is_behind() && self.behind_due.is_due(now) {
             self.tell_behind(now, cfg, actions);
         }
         if self.ping_due.is_due(now) {
@@ -68,8 +68,7 @@ impl Session {
     fn tell_behind(&mut self, now: Now, cfg: &SessionConfig, actions: &mut Vec<Action>) {
         if self.behind_told {
             // Answers that are this late are lost.
-            self.syncs_pending = 0;
-            self.syncs_stale = 0;
+            self.catch_up.give_up_pending();
         }
         self.behind_told = true;
         self.behind_due = Stamp::at(now).after(cfg.heartbeat_ms);
