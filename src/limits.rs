@@ -170,3 +170,51 @@ pub const REGISTRY_PAST_LIVES: usize = 256;
 
 /// Lines a second of one place in the code. Over: not written.
 pub const LOG_LINES_PER_S: u32 = 50;
+// ── a gateway's control side ───────────────────────────────────────────────────────────────────
+
+/// Messages that wait for one core whose inbox is full, and how often they are tried again. Over: shed
+/// oldest first, the connections concerned are told to sync.
+pub const CORE_BACKLOG: usize = 8_192;
+pub const CORE_RETRY: Duration = Duration::from_millis(5);
+/// A core that has not answered a delivery by now is counted, and the delivery taken as deferred.
+pub const FATE_WAIT: Duration = Duration::from_secs(10);
+/// Deliveries are forgotten after this long: a later fate is not reported any more.
+pub const TICKET_LIFE: Duration = Duration::from_secs(60);
+/// Deliveries with a fate to come. Over: forgotten once settled.
+pub const TICKETS_OPEN: usize = 131_072;
+/// When a gateway reports the counts of a broadcast.
+pub const BROADCAST_OUTCOME_AFTER: Duration = Duration::from_secs(3);
+/// Batches of outcomes on the way at once, how long a dispatcher may be away before they go to
+/// `delivery`, and the wait between tries.
+pub const OUTCOME_BATCHES: usize = 8;
+pub const OUTCOMES_PATIENCE: Duration = Duration::from_secs(2);
+pub const OUTCOMES_RETRY_MIN: Duration = Duration::from_millis(50);
+pub const OUTCOMES_RETRY_MAX: Duration = Duration::from_secs(1);
+/// A batch of outcomes, a sync: no answer by then is none.
+pub const REPORT_WAIT: Duration = Duration::from_secs(5);
+pub const SYNC_WAIT: Duration = Duration::from_secs(2);
+/// Connections told a second that they may be behind.
+pub const BEHIND_PER_S: u32 = 5_000;
+/// Users of one registry call, and new connections that wait for one. Over: entered later, and the client is
+/// answered `recovered:false`.
+pub const REGISTER_BATCH: usize = 1_024;
+pub const CONNECTS_WAITING: usize = 65_536;
+/// Syncs and posts served at once, and waiting. Over: `recovered:false`, 503.
+pub const SYNCS: usize = 256;
+pub const SYNCS_WAITING: usize = 65_536;
+/// A user gone for this long (at least; twice as long at most) leaves the registry.
+pub const REMOVAL_AFTER: Duration = Duration::from_secs(5);
+/// Every user's entry is compared with the registry once in this time.
+pub const ANTI_ENTROPY: Duration = Duration::from_secs(600);
+/// How long a reader of the shard waits for records, and how often it commits under load.
+pub const SHARD_WAIT: Duration = Duration::from_millis(50);
+pub const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// Between tries to reach the bus or the registry.
+pub const AWAY_RETRY: Duration = Duration::from_millis(500);
+/// A registry call takes no longer.
+pub const REGISTRY_WAIT: Duration = Duration::from_secs(3);
+/// Records of one gRPC `Deliver` call. Over: refused.
+pub const DELIVER_RECORDS: usize = 1_024;
+/// Leaving: beyond the drain window, until every connection is gone; then until every outcome is accepted.
+pub const DRAIN_SLACK: Duration = Duration::from_secs(10);
+pub const DRAIN_FINISH: Duration = Duration::from_secs(10);

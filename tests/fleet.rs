@@ -25,14 +25,23 @@ use std::{
 };
 use tokio::time::Instant;
 
-async fn eventually(what: &str, within: Duration, fleet: &Fleet, mut missing: impl AsyncFnMut() -> usize) {
+async fn eventually(
+    what: &str,
+    within: Duration,
+    fleet: &Fleet,
+    mut missing: impl AsyncFnMut() -> usize,
+) {
     let deadline = Instant::now() + within;
     loop {
         let count = missing().await;
         if count == 0 {
             return;
         }
-        assert!(Instant::now() < deadline, "{what}: {count} missing\n{}", fleet.logs());
+        assert!(
+            Instant::now() < deadline,
+            "{what}: {count} missing\n{}",
+            fleet.logs()
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -44,14 +53,18 @@ fn connect(fleet: &Fleet, users: usize) -> Vec<Client> {
 }
 
 async fn all_open(fleet: &Fleet, clients: &[Client]) {
-    eventually("clients connect", Duration::from_secs(60), fleet, async || {
-        clients.iter().filter(|client| !client.is_open()).count()
-    })
+    eventually(
+        "clients connect",
+        Duration::from_secs(60),
+        fleet,
+        async || clients.iter().filter(|client| !client.is_open()).count(),
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_notifications_reach_a_thousand_users_once_and_are_acknowledged_and_committed() {
+async fn ten_thousand_notifications_reach_a_thousand_users_once_and_are_acknowledged_and_committed()
+{
     const USERS: usize = 1_000;
     const NOTIFICATIONS: usize = 10_000;
     let fleet = Fleet::start(2, &[]).await;
@@ -71,25 +84,39 @@ async fn ten_thousand_notifications_reach_a_thousand_users_once_and_are_acknowle
         .await;
 
     eventually("deliveries", Duration::from_secs(60), &fleet, async || {
-        posted.iter().filter(|(user, id)| clients[*user].times(id) == 0).count()
+        posted
+            .iter()
+            .filter(|(user, id)| clients[*user].times(id) == 0)
+            .count()
     })
     .await;
-    let repeated = posted.iter().filter(|(user, id)| clients[*user].times(id) > 1).count();
+    let repeated = posted
+        .iter()
+        .filter(|(user, id)| clients[*user].times(id) > 1)
+        .count();
     assert_eq!(repeated, 0, "once on each device");
     for (user, id) in &posted {
-        assert!(clients[*user].seen.lock().unwrap().live.contains(id), "{id} came live");
+        assert!(
+            clients[*user].seen.lock().unwrap().live.contains(id),
+            "{id} came live"
+        );
     }
     let mut waiting = posted.clone();
-    eventually("acknowledgements in storage", Duration::from_secs(60), &fleet, async || {
-        let mut left = Vec::new();
-        for (user, id) in waiting.drain(..) {
-            if fleet.state(&id, &format!("u{user}")).await != "delivered" {
-                left.push((user, id));
+    eventually(
+        "acknowledgements in storage",
+        Duration::from_secs(60),
+        &fleet,
+        async || {
+            let mut left = Vec::new();
+            for (user, id) in waiting.drain(..) {
+                if fleet.state(&id, &format!("u{user}")).await != "delivered" {
+                    left.push((user, id));
+                }
             }
-        }
-        waiting = left;
-        waiting.len()
-    })
+            waiting = left;
+            waiting.len()
+        },
+    )
     .await;
     eventually("shard lag", Duration::from_secs(30), &fleet, async || {
         let mut lag = 0;
@@ -104,7 +131,9 @@ async fn ten_thousand_notifications_reach_a_thousand_users_once_and_are_acknowle
 /// Sum of a metric family in Prometheus text; a family that is not there fails the test.
 fn value(metrics: &str, family: &str) -> usize {
     let lines = metrics.lines().filter(|line| line.starts_with(family));
-    let values: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    let values: Vec<f64> = lines
+        .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+        .collect();
     assert!(!values.is_empty(), "{family} is not there:\n{metrics}");
     values.iter().sum::<f64>() as usize
 }
@@ -121,7 +150,10 @@ enum Victim {
 async fn with_processes_killed_at_twenty_seeded_points_nothing_is_lost() {
     const USERS: usize = 100;
     const POINTS: usize = 20;
-    let seed = std::env::var("HERALD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
+    let seed = std::env::var("HERALD_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(7);
     let mut random = StdRng::seed_from_u64(seed);
     let mut fleet = Fleet::start(2, &[]).await;
     let clients = connect(&fleet, USERS);
@@ -129,11 +161,20 @@ async fn with_processes_killed_at_twenty_seeded_points_nothing_is_lost() {
 
     let accepted: Arc<Mutex<Vec<(usize, String)>>> = Arc::default();
     let stop = Arc::new(AtomicBool::new(false));
-    let producer = tokio::spawn(produce(fleet.url("/v1/notifications"), USERS, accepted.clone(), stop.clone()));
+    let producer = tokio::spawn(produce(
+        fleet.url("/v1/notifications"),
+        USERS,
+        accepted.clone(),
+        stop.clone(),
+    ));
     for point in 0..POINTS {
         tokio::time::sleep(Duration::from_millis(random.random_range(200..1500))).await;
-        let victims =
-            [Victim::Gateway(0), Victim::Gateway(1), Victim::Dispatcher, Victim::Both(point % 2)];
+        let victims = [
+            Victim::Gateway(0),
+            Victim::Gateway(1),
+            Victim::Dispatcher,
+            Victim::Both(point % 2),
+        ];
         let victim = *victims.choose(&mut random).expect("not empty");
         if let Victim::Gateway(n) | Victim::Both(n) = victim {
             fleet.gateways[n].process.kill();
@@ -151,17 +192,36 @@ async fn with_processes_killed_at_twenty_seeded_points_nothing_is_lost() {
     fleet.ready().await;
 
     let accepted = accepted.lock().unwrap().clone();
-    assert!(accepted.len() > 200, "only {} were accepted; seed {seed}", accepted.len());
-    eventually(&format!("deliveries (seed {seed})"), Duration::from_secs(90), &fleet, async || {
-        accepted.iter().filter(|(user, id)| clients[*user].times(id) == 0).count()
-    })
+    assert!(
+        accepted.len() > 200,
+        "only {} were accepted; seed {seed}",
+        accepted.len()
+    );
+    eventually(
+        &format!("deliveries (seed {seed})"),
+        Duration::from_secs(90),
+        &fleet,
+        async || {
+            accepted
+                .iter()
+                .filter(|(user, id)| clients[*user].times(id) == 0)
+                .count()
+        },
+    )
     .await;
     eventually("holes", Duration::from_secs(30), &fleet, async || {
         clients.iter().filter(|client| client.has_hole()).count()
     })
     .await;
-    let wire: u32 = accepted.iter().map(|(user, id)| clients[*user].times(id)).sum();
-    println!("seed {seed}: {} accepted, {} repeats on the wire", accepted.len(), wire as usize - accepted.len());
+    let wire: u32 = accepted
+        .iter()
+        .map(|(user, id)| clients[*user].times(id))
+        .sum();
+    println!(
+        "seed {seed}: {} accepted, {} repeats on the wire",
+        accepted.len(),
+        wire as usize - accepted.len()
+    );
 }
 
 /// Posts without pause until told; keeps what was answered 202.
@@ -171,14 +231,22 @@ async fn produce(
     accepted: Arc<Mutex<Vec<(usize, String)>>>,
     stop: Arc<AtomicBool>,
 ) {
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().expect("a client");
+    let http = reqwest::Client::builder()
+        .timeout(Duration::from_secs(5))
+        .build()
+        .expect("a client");
     for n in 0.. {
         if stop.load(Ordering::Relaxed) {
             return;
         }
         let user = n % users;
         let body = serde_json::json!({ "target": { "user": format!("u{user}") }, "type": "test", "title": format!("n{n}") });
-        let sent = http.post(&url).bearer_auth(fleet::API_KEY).json(&body).send().await;
+        let sent = http
+            .post(&url)
+            .bearer_auth(fleet::API_KEY)
+            .json(&body)
+            .send()
+            .await;
         match sent {
             Ok(answer) if answer.status() == 202 => {
                 if let Ok(body) = answer.json::<serde_json::Value>().await {

@@ -21,7 +21,10 @@ async fn eventually(what: &str, standalone: &Standalone, mut holds: impl AsyncFn
     let deadline = tokio::time::Instant::now() + process::PATIENCE;
     while !holds().await {
         let log = standalone.process.log();
-        assert!(tokio::time::Instant::now() < deadline, "never: {what}\n{log}");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "never: {what}\n{log}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -29,7 +32,10 @@ async fn eventually(what: &str, standalone: &Standalone, mut holds: impl AsyncFn
 async fn a_notification_arrives_and_its_acknowledgement_is_stored(engine: &str) {
     let herald = Standalone::start(&[("gateway.engine", engine)]).await;
     let metrics = herald.metrics().await;
-    assert!(metrics.contains(&format!("herald_engine{{engine=\"{engine}\"}} 1")), "{metrics}");
+    assert!(
+        metrics.contains(&format!("herald_engine{{engine=\"{engine}\"}} 1")),
+        "{metrics}"
+    );
     let phone = Client::start(vec![herald.ws_url()], herald.token("42"));
     let laptop = Client::start(vec![herald.ws_url()], herald.token("42"));
     eventually("both devices are connected", &herald, async || {
@@ -48,12 +54,17 @@ async fn a_notification_arrives_and_its_acknowledgement_is_stored(engine: &str) 
     .await;
 
     phone.send(json!({ "type": "read", "ids": [id] }));
-    eventually("the other device learns that it was read", &herald, async || {
-        laptop.seen.lock().unwrap().read.contains(&id)
-    })
+    eventually(
+        "the other device learns that it was read",
+        &herald,
+        async || laptop.seen.lock().unwrap().read.contains(&id),
+    )
     .await;
     assert_eq!(herald.state(&id, "42").await, "read");
-    assert_eq!(herald.fetch("/v1/users/42/notifications").await["unread"], 0);
+    assert_eq!(
+        herald.fetch("/v1/users/42/notifications").await["unread"],
+        0
+    );
     assert_eq!(phone.times(&id), 1, "once on each device");
 }
 
@@ -81,9 +92,11 @@ async fn what_goes_to_all_or_to_a_list_reaches_each_and_waits_for_the_absent() {
     })
     .await;
     let absent = Client::start(vec![herald.ws_url()], herald.token("absent"));
-    eventually("the absent one gets both when it comes", &herald, async || {
-        absent.times(&to_all) >= 1 && absent.times(&to_list) >= 1
-    })
+    eventually(
+        "the absent one gets both when it comes",
+        &herald,
+        async || absent.times(&to_all) >= 1 && absent.times(&to_list) >= 1,
+    )
     .await;
 }
 
@@ -123,11 +136,15 @@ async fn killed_under_load_it_still_has_everything_it_answered_202() {
     }
     let accepted = accepted.lock().unwrap().clone();
     eventually("every accepted one is on its device", &herald, async || {
-        accepted.iter().all(|(user, id)| clients[*user].times(id) >= 1)
+        accepted
+            .iter()
+            .all(|(user, id)| clients[*user].times(id) >= 1)
     })
     .await;
-    eventually("no device sees a hole", &herald, async || clients.iter().all(|c| !c.has_hole()))
-        .await;
+    eventually("no device sees a hole", &herald, async || {
+        clients.iter().all(|c| !c.has_hole())
+    })
+    .await;
 }
 
 /// Seen from outside: `strace` shows that the answer leaves only after a successful sync of the file.
@@ -136,7 +153,15 @@ async fn every_202_stands_behind_an_fsync() {
     let herald = Standalone::start(&[]).await;
     let trace = herald.file("strace.out");
     let mut strace = Command::new("strace")
-        .args(["-f", "-tt", "-e", "trace=fsync,fdatasync,write,writev,sendto", "-s", "48", "-o"])
+        .args([
+            "-f",
+            "-tt",
+            "-e",
+            "trace=fsync,fdatasync,write,writev,sendto",
+            "-s",
+            "48",
+            "-o",
+        ])
         .arg(&trace)
         .args(["-p", &herald.process.pid().to_string()])
         .stderr(std::process::Stdio::null())
@@ -172,5 +197,8 @@ async fn every_202_stands_behind_an_fsync() {
 }
 
 fn count(path: &std::path::Path, what: &str) -> usize {
-    std::fs::read_to_string(path).unwrap_or_default().matches(what).count()
+    std::fs::read_to_string(path)
+        .unwrap_or_default()
+        .matches(what)
+        .count()
 }

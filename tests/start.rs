@@ -17,7 +17,11 @@ use tokio::time::Instant;
 fn refuses(command: &str, settings: &[(&str, &str)], key: &str) {
     let port = free_port().to_string();
     let listen = format!("127.0.0.1:{port}");
-    let door = if command == "gateway" { "gateway.listen" } else { "http.listen" };
+    let door = if command == "gateway" {
+        "gateway.listen"
+    } else {
+        "http.listen"
+    };
     let mut all = vec![(door, listen.as_str())];
     all.extend_from_slice(settings);
     let mut herald = Herald::new(&[command], &all);
@@ -26,7 +30,11 @@ fn refuses(command: &str, settings: &[(&str, &str)], key: &str) {
     assert_eq!(status.code(), Some(64), "{settings:?}\n{}", herald.log());
     let said = herald.log();
     assert!(said.contains(key), "{said:?} does not name {key}");
-    assert_eq!(said.trim().lines().count(), 1, "one line, no stack trace: {said}");
+    assert_eq!(
+        said.trim().lines().count(),
+        1,
+        "one line, no stack trace: {said}"
+    );
 }
 
 #[test]
@@ -36,17 +44,26 @@ fn a_wrong_configuration_names_the_key_and_exits_64() {
         (("gateway.colour", "red"), "colour"),
         (("gateway.listen", "nowhere"), "gateway.listen"),
         (("gateway.id", "GW_1"), "gateway.id"),
-        (("gateway.proxy_trusted", "[\"10.0.0.0/99\"]"), "gateway.proxy_trusted"),
+        (
+            ("gateway.proxy_trusted", "[\"10.0.0.0/99\"]"),
+            "gateway.proxy_trusted",
+        ),
         (("log.level", "loud=="), "log.level"),
         (("log.format", "xml"), "log.format"),
         (("kafka.security", "trust-me"), "kafka.security"),
         (("redis.url", "http://nowhere"), "redis.url"),
-        (("redis.password_file", "/nonexistent"), "redis.password_file"),
+        (
+            ("redis.password_file", "/nonexistent"),
+            "redis.password_file",
+        ),
         (("grpc.secret_file", "/nonexistent"), "grpc.secret_file"),
     ] {
         refuses("gateway", &[settings], key);
     }
-    let keys = ("auth.keys", "[{ algorithm = \"HS256\", key_file = \"/nonexistent\" }]");
+    let keys = (
+        "auth.keys",
+        "[{ algorithm = \"HS256\", key_file = \"/nonexistent\" }]",
+    );
     refuses("gateway", &[keys], "auth.keys");
 }
 
@@ -92,7 +109,12 @@ async fn with_redis_kafka_and_the_dispatcher_down_a_gateway_starts_says_so_and_r
 async fn a_gateway_leaves_in_good_order_and_exits_0() {
     let mut fleet = Fleet::start(1, &[]).await;
     fleet.gateways[0].process.signal(libc::SIGTERM);
-    assert_eq!(fleet.gateways[0].process.wait().code(), Some(0), "{}", fleet.logs());
+    assert_eq!(
+        fleet.gateways[0].process.wait().code(),
+        Some(0),
+        "{}",
+        fleet.logs()
+    );
     fleet.dispatcher.signal(libc::SIGTERM);
     assert_eq!(fleet.dispatcher.wait().code(), Some(0), "{}", fleet.logs());
 }

@@ -1,4 +1,281 @@
 //! The gateway's tokio side: everything that talks to Redis, Kafka, gRPC and the admin port. It never
 //! touches a client socket.
+//!
+//! The files in the order of a record's way: [`ownership`] (which shard is ours), `shard` and `broadcast`
+//! (reading), `place` (to whom), `link` (to the cores), `flights` (until the cores answered), `outcomes`
+//! (until a dispatcher accepted), `low_water` (what may be committed). Beside it a connection's way: `inbox`,
+//! `table`, `connect`, `posts`, `behind`. And the process: `health`, `upkeep`, `slot`, `admin`, `deliver`,
+//! `drain`.
 
+mod admin;
+mod behind;
+mod broadcast;
+mod connect;
+mod deliver;
+mod drain;
+mod flights;
+pub mod grpc_upstream;
+mod health;
+mod host;
+mod inbox;
+mod link;
+mod low_water;
+mod metrics;
+mod outcomes;
+mod ownership;
+mod place;
+mod posts;
+mod shard;
+mod slot;
+mod table;
+mod upkeep;
 pub mod upstream;
+
+pub use ownership::Refused;
+
+use crate::{
+    api::secret,
+    bus::SharedBus,
+    config::{self, ConfigError, Secret},
+    gateway::{Cores, Inbox},
+    ids::GatewayEpoch,
+    limits,
+    metrics::Metrics,
+    registry::{RENEW_MS, SharedRegistry},
+};
+use host::Host;
+use outcomes::Reporter;
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use upstream::SharedUpstream;
+
+/// How often leases are renewed and the table is looked through; shorter in tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub renew: Duration,
+    pub removal_after: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            renew: Duration::from_millis(RENEW_MS),
+            removal_after: limits::REMOVAL_AFTER,
+        }
+    }
+}
+
+/// What control is made of.
+pub struct Parts {
+    pub node: config::Node,
+    pub gateway: config::Gateway,
+    pub drain: config::Drain,
+    pub admin: config::Admin,
+    /// `None` in the standalone: nobody calls from outside.
+    pub grpc: Option<config::Grpc>,
+    pub pace: Pace,
+    pub bus: SharedBus,
+    pub registry: SharedRegistry,
+    pub upstream: SharedUpstream,
+    pub cores: Cores,
+    pub inbox: Inbox,
+    pub metrics: Metrics,
+}
+
+#[derive(Debug, Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("the bell of the core threads is broken: {0}")]
+    Cores(#[from] io::Error),
+}
+
+/// Control with its ports open, ready to run.
+pub struct Control {
+    host: Arc<Host>,
+    drain: config::Drain,
+    inbox: Inbox,
+    metrics: Metrics,
+    admin: TcpListener,
+    grpc: Option<(TcpListener, Option<Secret>)>,
+}
+
+/// Opens the ports and runs until drained after `shutdown`, or at once after `now`.
+pub async fn run(
+    parts: Parts,
+    shutdown: CancellationToken,
+    now: CancellationToken,
+) -> Result<(), ControlError> {
+    Control::open(parts).await?.run(shutdown, now).await
+}
+
+impl Control {
+    pub async fn open(parts: Parts) -> Result<Control, ControlError> {
+        let admin = bind("admin.listen", parts.admin.listen).await?;
+        let mut grpc = None;
+        let mut advertised = String::new();
+        if let Some(config) = &parts.grpc {
+            let secret = secret::from_config(config)?;
+            let listener = bind("grpc.listen", config.listen).await?;
+            let address = listener.local_addr()?.to_string();
+            advertised = config.advertise.clone().unwrap_or(address);
+            grpc = Some((listener, secret));
+        }
+        let metrics = Arc::new(metrics::ControlMetrics::new(&parts.metrics));
+        let unknown = GatewayEpoch {
+            gateway: parts.gateway.id.clone(),
+            epoch: 0,
+        };
+        let region = parts.node.region;
+        let host = Host {
+            id: parts.gateway.id.clone(),
+            namespace: parts.node.namespace,
+            streams: [
+                region.user_stream().into(),
+                region.broadcast_stream().into(),
+            ],
+            region,
+            gateway: parts.gateway,
+            grpc: advertised,
+            pace: parts.pace,
+            bus: parts.bus,
+            registry: parts.registry,
+            upstream: parts.upstream,
+            outboxes: link::Outboxes::new(parts.cores),
+            table: Default::default(),
+            flights: Default::default(),
+            outcomes: outcomes::Outcomes::new(metrics.clone()),
+            behind: behind::Behind::new(metrics.clone()),
+            health: health::Health::new(metrics.clone()),
+            metrics,
+            ownership: watch::Sender::new(None),
+            identity: watch::Sender::new((unknown, None)),
+            named_epoch: Arc::new(watch::Sender::new(None)),
+            follows_broadcasts: watch::Sender::new(false),
+            draining: Default::default(),
+        };
+        Ok(Control {
+            host: Arc::new(host),
+            drain: parts.drain,
+            inbox: parts.inbox,
+            metrics: parts.metrics,
+            admin,
+            grpc,
+        })
+    }
+
+    /// Where the admin port is.
+    pub fn admin_addr(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Where `Deliver` is served.
+    pub fn grpc_addr(&self) -> io::Result<Option<SocketAddr>> {
+        self.grpc
+            .as_ref()
+            .map(|(listener, _)| listener.local_addr())
+            .transpose()
+    }
+
+    /// Runs until drained after `shutdown`. `now` ends it at once: leases are still given back, what is in
+    /// flight is read again by the next owner.
+    pub async fn run(
+        self,
+        shutdown: CancellationToken,
+        now: CancellationToken,
+    ) -> Result<(), ControlError> {
+        let host = self.host;
+        // Dropped at the end: every task of it ends then.
+        let mut tasks = JoinSet::new();
+        let (arrivals, arrived) = mpsc::channel(limits::CONNECTS_WAITING);
+        let (jobs, queued) = mpsc::channel(limits::SYNCS_WAITING);
+        let drained = watch::Sender::new(BTreeSet::new());
+        let reporter = Reporter::new(
+            host.upstream.clone(),
+            host.bus.clone(),
+            host.identity.subscribe(),
+            host.named_epoch.clone(),
+            host.metrics.clone(),
+        );
+        let registrar = connect::Registrar::new(host.clone(), arrived, jobs.clone());
+        let receiver = inbox::Receiver {
+            host: host.clone(),
+            inbox: self.inbox,
+            arrivals,
+            jobs,
+            drained: drained.clone(),
+        };
+        tasks.spawn(registrar.run());
+        tasks.spawn(posts::run(host.clone(), reporter.clone(), queued));
+        tasks.spawn(broadcast::run(host.clone()));
+        tasks.spawn(upkeep::run(host.clone()));
+        tasks.spawn(upkeep::relieve_cores(host.clone()));
+        tasks.spawn(admin::serve(self.admin, host.clone(), self.metrics));
+        if let Some((listener, secret)) = self.grpc {
+            tasks.spawn(deliver::serve(listener, host.clone(), secret));
+        }
+        let shared = host.clone();
+        tasks.spawn(async move { shared.outcomes.run(reporter).await });
+        let shared = host.clone();
+        tasks.spawn(async move { shared.behind.run(&shared.outboxes).await });
+        let (stop_reading, stop_owning) = (CancellationToken::new(), CancellationToken::new());
+        let mut reading = tokio::spawn(shard::run(host.clone(), stop_reading.clone()));
+        let mut owning =
+            tokio::spawn(ownership::Keeper::new(host.clone()).run(stop_owning.clone()));
+        let mut hearing = tokio::spawn(receiver.run());
+
+        let leaving = async {
+            shutdown.cancelled().await;
+            drain::empty(&host, self.drain, drained.subscribe()).await;
+            stop_reading.cancel();
+            // It commits what is accepted before it ends.
+            let _ = (&mut reading).await;
+            drain::settle(&host).await;
+        };
+        let mut result = Ok(());
+        tokio::select! {
+            () = leaving => {}
+            () = now.cancelled() => tracing::warn!("ends at once"),
+            refused = &mut owning => result = flatten(refused),
+            broken = &mut hearing => result = flatten(broken),
+        }
+        reading.abort();
+        let owner = host.ownership.borrow().clone();
+        if let Some(owner) = owner {
+            connect::unregister_all(&host, &owner, limits::REGISTRY_WAIT).await;
+        }
+        stop_owning.cancel();
+        if !owning.is_finished() {
+            result = result.and(flatten((&mut owning).await));
+        }
+        hearing.abort();
+        drain::end_cores(&host).await;
+        result
+    }
+}
+
+fn flatten<E: Into<ControlError>>(
+    joined: Result<Result<(), E>, tokio::task::JoinError>,
+) -> Result<(), ControlError> {
+    match joined {
+        Ok(result) => result.map_err(Into::into),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Ok(()),
+        },
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| ConfigError::new(key, format!("can't listen on {address}: {error}")))
+}

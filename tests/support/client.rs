@@ -55,9 +55,15 @@ pub struct Client {
 impl Client {
     /// Connects to the first of `urls` that takes it, for ever, until dropped.
     pub fn start(urls: Vec<String>, token: String) -> Client {
-        let (seen, streams) = (Arc::<Mutex<Seen>>::default(), Arc::<Mutex<Streams>>::default());
+        let (seen, streams) = (
+            Arc::<Mutex<Seen>>::default(),
+            Arc::<Mutex<Streams>>::default(),
+        );
         let (orders, mut inbox) = tokio::sync::mpsc::unbounded_channel();
-        let device = Device { seen: seen.clone(), streams: streams.clone() };
+        let device = Device {
+            seen: seen.clone(),
+            streams: streams.clone(),
+        };
         let task = tokio::spawn(async move {
             for turn in 0.. {
                 let url = &urls[turn % urls.len()];
@@ -66,7 +72,12 @@ impl Client {
                 tokio::time::sleep(COME_BACK).await;
             }
         });
-        Client { seen, streams, orders, task }
+        Client {
+            seen,
+            streams,
+            orders,
+            task,
+        }
     }
 
     /// Sends a frame of the test's own.
@@ -76,11 +87,20 @@ impl Client {
 
     pub fn cursors(&self) -> BTreeMap<String, Position> {
         let streams = self.streams.lock().unwrap();
-        streams.cursors.iter().map(|(name, cursor)| (name.clone(), cursor.position())).collect()
+        streams
+            .cursors
+            .iter()
+            .map(|(name, cursor)| (name.clone(), cursor.position()))
+            .collect()
     }
 
     pub fn has_hole(&self) -> bool {
-        self.streams.lock().unwrap().cursors.values().any(ContiguousCursor::has_hole)
+        self.streams
+            .lock()
+            .unwrap()
+            .cursors
+            .values()
+            .any(ContiguousCursor::has_hole)
     }
 
     pub fn is_open(&self) -> bool {
@@ -89,7 +109,13 @@ impl Client {
 
     /// How often the wire brought this id.
     pub fn times(&self, id: &str) -> u32 {
-        self.seen.lock().unwrap().times.get(id).copied().unwrap_or(0)
+        self.seen
+            .lock()
+            .unwrap()
+            .times
+            .get(id)
+            .copied()
+            .unwrap_or(0)
     }
 }
 
@@ -143,9 +169,14 @@ impl Device {
     async fn connect(&self, url: &str, token: &str) -> Option<Socket> {
         let mut request = url.into_client_request().expect("a valid address");
         let protocols = format!("herald.v1, bearer.{token}");
-        request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());
+        request
+            .headers_mut()
+            .insert("sec-websocket-protocol", protocols.parse().unwrap());
         let connecting = tokio_tungstenite::connect_async(request);
-        let (socket, _) = tokio::time::timeout(Duration::from_secs(10), connecting).await.ok()?.ok()?;
+        let (socket, _) = tokio::time::timeout(Duration::from_secs(10), connecting)
+            .await
+            .ok()?
+            .ok()?;
         Some(socket)
     }
 
@@ -189,14 +220,18 @@ impl Device {
 
     fn item(&self, item: &Value, live: bool, acknowledge: &mut Vec<String>) {
         let mut streams = self.streams.lock().unwrap();
-        let stream = item["stream"].as_str().expect("an item names its stream").to_owned();
+        let stream = item["stream"]
+            .as_str()
+            .expect("an item names its stream")
+            .to_owned();
         let cursor = streams.cursors.entry(stream).or_default();
         cursor.advance(position(&item["prev"]), position(&item["pos"]));
         drop(streams);
         let mut seen = self.seen.lock().unwrap();
         if item["type"] == "read" {
             let ids = item["ids"].as_array().expect("a list");
-            seen.read.extend(ids.iter().filter_map(Value::as_str).map(str::to_owned));
+            seen.read
+                .extend(ids.iter().filter_map(Value::as_str).map(str::to_owned));
             return;
         }
         let id = item["id"].as_str().expect("an id").to_owned();
@@ -256,8 +291,13 @@ impl Device {
 
     fn sync(&self) -> Value {
         let streams = self.streams.lock().unwrap();
-        let known = streams.cursors.iter().filter(|(_, cursor)| cursor.position() > Position::START);
-        let cursors: BTreeMap<_, _> = known.map(|(name, cursor)| (name, cursor.position())).collect();
+        let known = streams
+            .cursors
+            .iter()
+            .filter(|(_, cursor)| cursor.position() > Position::START);
+        let cursors: BTreeMap<_, _> = known
+            .map(|(name, cursor)| (name, cursor.position()))
+            .collect();
         json!({ "type": "sync", "cursors": cursors })
     }
 }

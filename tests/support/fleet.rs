@@ -73,7 +73,12 @@ impl Fleet {
         .map(|(key, value)| (key, value.to_owned()));
         let address = |port: u16| format!("127.0.0.1:{port}");
         let (http, admin, grpc) = (free_port(), free_port(), free_port());
-        let store = dir.path().join("store").to_str().expect("a plain path").to_owned();
+        let store = dir
+            .path()
+            .join("store")
+            .to_str()
+            .expect("a plain path")
+            .to_owned();
         let own = [
             ("http.listen", address(http)),
             ("http.admin_key_file", admin_file),
@@ -99,10 +104,16 @@ impl Fleet {
                     ("drain.window_ms", "500".to_owned()),
                 ];
                 let process = process("gateway", &shared, &own, settings);
-                Gateway { process, client_port, admin_port }
+                Gateway {
+                    process,
+                    client_port,
+                    admin_port,
+                }
             })
             .collect();
-        let http_client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build();
+        let http_client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(20))
+            .build();
         Fleet {
             redis,
             dispatcher,
@@ -138,10 +149,18 @@ impl Fleet {
     async fn ready_at(&self, port: u16) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if self.readyz(port).await.is_some_and(|(status, _)| status == 200) {
+            if self
+                .readyz(port)
+                .await
+                .is_some_and(|(status, _)| status == 200)
+            {
                 return;
             }
-            assert!(Instant::now() < deadline, "port {port} not ready;\n{}", self.logs());
+            assert!(
+                Instant::now() < deadline,
+                "port {port} not ready;\n{}",
+                self.logs()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -162,7 +181,9 @@ impl Fleet {
     pub fn ws_urls(&self, first: usize) -> Vec<String> {
         let count = self.gateways.len();
         let ports = (0..count).map(|n| self.gateways[(first + n) % count].client_port);
-        ports.map(|port| format!("ws://127.0.0.1:{port}/ws/notifications")).collect()
+        ports
+            .map(|port| format!("ws://127.0.0.1:{port}/ws/notifications"))
+            .collect()
     }
 
     pub fn token(&self, user: &str) -> String {
@@ -183,8 +204,15 @@ impl Fleet {
     }
 
     pub async fn post(&self, body: Value) -> Result<String, String> {
-        let request = self.http.post(self.url("/v1/notifications")).bearer_auth(API_KEY);
-        let answer = request.json(&body).send().await.map_err(|error| error.to_string())?;
+        let request = self
+            .http
+            .post(self.url("/v1/notifications"))
+            .bearer_auth(API_KEY);
+        let answer = request
+            .json(&body)
+            .send()
+            .await
+            .map_err(|error| error.to_string())?;
         let status = answer.status();
         let body: Value = answer.json().await.map_err(|error| error.to_string())?;
         match status.as_u16() {
@@ -194,7 +222,8 @@ impl Fleet {
     }
 
     pub async fn notify(&self, user: &str, title: &str) -> Result<String, String> {
-        self.post(json!({ "target": { "user": user }, "type": "test", "title": title })).await
+        self.post(json!({ "target": { "user": user }, "type": "test", "title": title }))
+            .await
     }
 
     pub async fn fetch(&self, path: &str) -> Value {
@@ -206,15 +235,26 @@ impl Fleet {
 
     /// State of the in-app channel of one notification for one user.
     pub async fn state(&self, id: &str, user: &str) -> String {
-        let answer = self.fetch(&format!("/v1/notifications/{id}/delivery?user={user}")).await;
+        let answer = self
+            .fetch(&format!("/v1/notifications/{id}/delivery?user={user}"))
+            .await;
         let states = answer["states"].as_array().expect("a list").clone();
         let in_app = states.iter().find(|state| state["channel"] == "in_app");
-        in_app.map_or("none".into(), |state| state["state"].as_str().unwrap().to_owned())
+        in_app.map_or("none".into(), |state| {
+            state["state"].as_str().unwrap().to_owned()
+        })
     }
 
     pub async fn metrics(&self, port: u16) -> String {
         let url = format!("http://127.0.0.1:{port}/metrics");
-        self.http.get(url).send().await.expect("it answers").text().await.expect("text")
+        self.http
+            .get(url)
+            .send()
+            .await
+            .expect("it answers")
+            .text()
+            .await
+            .expect("text")
     }
 }
 
@@ -224,7 +264,10 @@ fn process(
     own: &[(&str, String)],
     settings: &[(&str, &str)],
 ) -> Herald {
-    let all = shared.iter().chain(own).map(|(key, value)| (*key, value.as_str()));
+    let all = shared
+        .iter()
+        .chain(own)
+        .map(|(key, value)| (*key, value.as_str()));
     let all: Vec<_> = all.chain(settings.iter().copied()).collect();
     Herald::new(&[command], &all)
 }

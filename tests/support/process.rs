@@ -41,7 +41,10 @@ impl Guarded {
             let _ = kept.recv();
         });
         let child = child.recv().expect("the keeper reports")?;
-        Ok(Guarded { child, _keeper: keeper })
+        Ok(Guarded {
+            child,
+            _keeper: keeper,
+        })
     }
 
     pub fn signal(&self, signal: i32) {
@@ -68,7 +71,9 @@ pub struct Herald {
 impl Herald {
     /// `settings` are `("gateway.cores", "2")` and become `HERALD_GATEWAY__CORES=2`.
     pub fn new(arguments: &[&str], settings: &[(&str, &str)]) -> Herald {
-        let environment = settings.iter().map(|(key, value)| (variable(key), value.to_string()));
+        let environment = settings
+            .iter()
+            .map(|(key, value)| (variable(key), value.to_string()));
         Herald {
             arguments: arguments.iter().map(|text| text.to_string()).collect(),
             environment: environment.collect(),
@@ -139,7 +144,11 @@ impl Herald {
             if let Some(status) = running.child.try_wait().expect("our own child") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "it does not end; log:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "it does not end; log:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -152,7 +161,11 @@ fn variable(key: &str) -> String {
 /// Another binary of the workspace, built beside this one.
 pub fn sibling_binary(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_herald")).with_file_name(name);
-    assert!(path.exists(), "{} is missing: cargo build --workspace --bins", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: cargo build --workspace --bins",
+        path.display()
+    );
     path
 }
 
@@ -171,7 +184,11 @@ pub fn free_port() -> u16 {
 pub fn until(what: &str, mut holds: impl FnMut() -> bool, explain: impl Fn() -> String) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", explain());
+        assert!(
+            Instant::now() < deadline,
+            "not within {PATIENCE:?}: {what}\n{}",
+            explain()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -41,8 +41,18 @@ impl Standalone {
         all.extend_from_slice(settings);
         let path = data.path().to_str().expect("a plain path").to_owned();
         let process = Herald::new(&["standalone", "--data", &path], &all);
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
-        Standalone { process, data, http_port, client_port, admin_port, http }
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(20))
+            .build()
+            .unwrap();
+        Standalone {
+            process,
+            data,
+            http_port,
+            client_port,
+            admin_port,
+            http,
+        }
     }
 
     /// Starts the process (again) and waits until it is ready.
@@ -56,8 +66,16 @@ impl Standalone {
             {
                 return;
             }
-            assert!(self.process.is_running(), "it ended; log:\n{}", self.process.log());
-            assert!(tokio::time::Instant::now() < deadline, "not ready; log:\n{}", self.process.log());
+            assert!(
+                self.process.is_running(),
+                "it ended; log:\n{}",
+                self.process.log()
+            );
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "not ready; log:\n{}",
+                self.process.log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -79,14 +97,22 @@ impl Standalone {
     }
 
     pub fn token(&self, user: &str) -> String {
-        let secret = Secret::from_file("token", &self.file("token.key")).expect("made at the first start");
+        let secret =
+            Secret::from_file("token", &self.file("token.key")).expect("made at the first start");
         auth::mint_hs256(&secret, &user.parse().unwrap(), Duration::from_secs(3600))
     }
 
     /// Posts; answers the id only when it was accepted.
     pub async fn post(&self, body: Value) -> Result<String, String> {
-        let request = self.http.post(self.url("/v1/notifications")).bearer_auth(self.api_key());
-        let answer = request.json(&body).send().await.map_err(|error| error.to_string())?;
+        let request = self
+            .http
+            .post(self.url("/v1/notifications"))
+            .bearer_auth(self.api_key());
+        let answer = request
+            .json(&body)
+            .send()
+            .await
+            .map_err(|error| error.to_string())?;
         let status = answer.status();
         let body: Value = answer.json().await.map_err(|error| error.to_string())?;
         match status.as_u16() {
@@ -96,7 +122,8 @@ impl Standalone {
     }
 
     pub async fn notify(&self, user: &str, title: &str) -> Result<String, String> {
-        self.post(json!({ "target": { "user": user }, "type": "test", "title": title })).await
+        self.post(json!({ "target": { "user": user }, "type": "test", "title": title }))
+            .await
     }
 
     pub async fn fetch(&self, path: &str) -> Value {
@@ -108,15 +135,26 @@ impl Standalone {
 
     /// State of the in-app channel of one notification for one user.
     pub async fn state(&self, id: &str, user: &str) -> String {
-        let answer = self.fetch(&format!("/v1/notifications/{id}/delivery?user={user}")).await;
+        let answer = self
+            .fetch(&format!("/v1/notifications/{id}/delivery?user={user}"))
+            .await;
         let states = answer["states"].as_array().expect("a list").clone();
         let in_app = states.iter().find(|state| state["channel"] == "in_app");
-        in_app.map_or("none".into(), |state| state["state"].as_str().unwrap().to_owned())
+        in_app.map_or("none".into(), |state| {
+            state["state"].as_str().unwrap().to_owned()
+        })
     }
 
     pub async fn metrics(&self) -> String {
         let url = format!("http://127.0.0.1:{}/metrics", self.admin_port);
-        self.http.get(url).send().await.expect("it answers").text().await.expect("text")
+        self.http
+            .get(url)
+            .send()
+            .await
+            .expect("it answers")
+            .text()
+            .await
+            .expect("text")
     }
 
     pub fn until(&self, what: &str, holds: impl FnMut() -> bool) {

@@ -1,0 +1,73 @@
+//! The admin port: read-only. Whether this host lives, whether it delivers, what it counts, who is here.
+
+use super::host::Host;
+use crate::{ids::UserId, metrics::Metrics};
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use serde_json::json;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+#[derive(Clone)]
+struct Admin {
+    host: Arc<Host>,
+    metrics: Metrics,
+}
+
+/// Serves until dropped.
+pub async fn serve(listener: TcpListener, host: Arc<Host>, metrics: Metrics) {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(render))
+        .route("/connections/{user}", get(connections))
+        .with_state(Admin { host, metrics });
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the admin port ended");
+    }
+}
+
+/// 200 while this host delivers, naming shared parts it has to do without; 503 with the reasons otherwise.
+async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
+    let status = admin.host.health.status();
+    match status.ready {
+        true => (
+            StatusCode::OK,
+            Json(json!({"ready": true, "degraded": status.problems})),
+        ),
+        false => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({"ready": false, "reasons": status.problems})),
+        ),
+    }
+}
+
+async fn render(State(admin): State<Admin>) -> impl IntoResponse {
+    let format = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, format)], admin.metrics.render())
+}
+
+async fn connections(State(admin): State<Admin>, Path(user): Path<String>) -> impl IntoResponse {
+    let Ok(user) = user.parse::<UserId>() else {
+        let body = json!({"error": "this is no user id"});
+        return (StatusCode::BAD_REQUEST, Json(body));
+    };
+    let epoch = admin.host.identity.borrow().0.clone();
+    let here = admin.host.table.connections_of(&user);
+    let connections: Vec<String> = here
+        .into_iter()
+        .map(|conn| format!("{epoch}.{}-{}-{}", conn.core, conn.slot, conn.reuse))
+        .collect();
+    let body = json!({
+        "user": user,
+        "gateway": epoch.to_string(),
+        "registered": admin.host.table.is_registered(&user),
+        "connections": connections,
+    });
+    (StatusCode::OK, Json(body))
+}

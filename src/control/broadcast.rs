@@ -1,0 +1,122 @@
+//! Broadcasts: every gateway reads the one partition, from the end it noted before it called any catch-up
+//! complete.
+//!
+//! Invariant: a broadcast is either in the store before the end was noted (a sync finds it), or it is read
+//! here. Nothing is committed: the next life starts at its own end.
+
+use super::{
+    behind::Missed,
+    flights::{Flight, Waiter},
+    health::Cause,
+    host::{Host, unix_ms},
+    place::Batch,
+};
+use crate::{
+    bus::{BusError, Consumed, Polled, Start, Topic, TopicPartition},
+    envelope::{EnvelopeError, Kind, Routed, is_expired},
+    gateway::mailbox::ToCore,
+    limits,
+    proto::session::Item,
+};
+use std::sync::Arc;
+
+const BROADCAST: TopicPartition = TopicPartition {
+    topic: Topic::Broadcast,
+    partition: 0,
+};
+
+/// Runs until dropped.
+pub async fn run(host: Arc<Host>) {
+    let mut next = note_end(&host).await;
+    host.follows_broadcasts.send_replace(true);
+    host.health.works(Cause::Broadcast);
+    // Whoever came earlier may have missed one.
+    host.behind.tell_all(Missed::Broadcast, &host.table);
+    loop {
+        let error = match read(&host, &mut next).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        tracing::debug!(%error, "broadcast can't be read");
+        tokio::time::sleep(limits::AWAY_RETRY).await;
+    }
+}
+
+async fn note_end(host: &Host) -> u64 {
+    loop {
+        match host.bus.end(BROADCAST).await {
+            Ok(end) => return end,
+            Err(error) => {
+                host.fails(
+                    Cause::Broadcast,
+                    format!("the end of `broadcast` can't be noted: {error}"),
+                );
+                tokio::time::sleep(limits::AWAY_RETRY).await;
+            }
+        }
+    }
+}
+
+/// One consumer's life; ends with an error only.
+async fn read(host: &Host, next: &mut u64) -> Result<std::convert::Infallible, BusError> {
+    // A group of its own per gateway: nothing is ever committed to it.
+    let group = format!("{}.broadcast.{}", host.namespace, host.id);
+    let start = [(BROADCAST, Start::At(*next))];
+    let mut consumer = host.bus.assign(&group, &start).await?;
+    loop {
+        let polled = consumer
+            .poll(limits::SHARD_POLL, limits::SHARD_WAIT)
+            .await?;
+        if let Polled::Records(records) = polled {
+            for consumed in &records {
+                place(host, consumed);
+                *next = consumed.offset + 1;
+            }
+        }
+    }
+}
+
+fn place(host: &Host, consumed: &Consumed) {
+    let routed = match Routed::read(&consumed.record) {
+        Ok(routed) => routed,
+        // Not to the dead letters: every gateway of the fleet would write it there.
+        Err(error) => {
+            let result = match error {
+                EnvelopeError::Unsupported { .. } => "unsupported",
+                EnvelopeError::Malformed { .. } => "malformed",
+            };
+            tracing::warn!(offset = consumed.offset, %error, "a broadcast can't be read");
+            return count(host, "unknown", result);
+        }
+    };
+    match (routed.head.kind, &routed.user) {
+        (Kind::Broadcast, None) => send(host, &routed),
+        // A router that can't look its user up asks everyone; who has not the user says nothing.
+        (Kind::Notification | Kind::Read, Some(_)) => {
+            let mut batch = Batch::new(host);
+            batch.place_if_here(&consumed.record);
+            batch.send();
+        }
+        (kind, _) => count(host, kind.as_str(), "unsupported"),
+    }
+}
+
+fn send(host: &Host, routed: &Routed) {
+    if is_expired(routed.head.expires_ms, unix_ms()) {
+        return count(host, "broadcast", "expired");
+    }
+    count(host, "broadcast", "delivered");
+    let item = Arc::new(Item::routed(routed, host.stream(&routed.stream)));
+    let ticket = host.flights.ticket();
+    let flight = Flight::new(routed.head.id, None, routed.pos, &[], 0, Waiter::Nobody);
+    host.flights.begin([(ticket, flight)]);
+    host.outboxes.send_all(|| ToCore::Broadcast {
+        ticket,
+        item: item.clone(),
+    });
+}
+
+fn count(host: &Host, kind: &str, result: &str) {
+    let records = &host.metrics.records;
+    records.with_label_values(&[kind, result]).inc();
+}

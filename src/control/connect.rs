@@ -1,0 +1,255 @@
+//! Connections come and go: the registry learns of users, then clients learn what they missed.
+//!
+//! The ordering invariant: a router stores a row, *then* looks the user up; here the registry write is
+//! awaited, *then* the store is read, *then* the client is answered. So a row that the answer lacks was
+//! stored after the user could be looked up, and comes live. Live frames flow from the first moment.
+//!
+//! One task makes all registry calls about users, so a removal never overtakes an entry.
+
+use super::{
+    behind::Missed,
+    host::{Host, Ownership},
+    posts::{self, Job},
+    table::PARTS,
+};
+use crate::{
+    gateway::mailbox::ConnId,
+    limits,
+    position::Cursors,
+    registry::{Registration, RegistryError},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
+
+/// A connection whose user is not registered yet, or may not be.
+#[derive(Debug)]
+pub struct Arrival {
+    pub conn: ConnId,
+    pub registration: Registration,
+    /// What to catch up on, and the most rows of an answer.
+    pub catch_up: Option<(Cursors, usize)>,
+}
+
+pub struct Registrar {
+    host: Arc<Host>,
+    arrivals: mpsc::Receiver<Arrival>,
+    jobs: mpsc::Sender<Job>,
+    /// Under which epoch the table's flags hold.
+    entered_as: Option<Ownership>,
+    /// No call before this: the registry has just failed to answer.
+    away_until: Option<Instant>,
+    next_part: usize,
+    /// Registry's incarnation the entries were written to, and parts still to be compared with it.
+    incarnation: u64,
+    to_compare: usize,
+    compared_at: Instant,
+    accuracy: Accuracy,
+}
+
+#[derive(Default)]
+struct Accuracy {
+    asked: u64,
+    missing: u64,
+}
+
+impl Registrar {
+    pub fn new(
+        host: Arc<Host>,
+        arrivals: mpsc::Receiver<Arrival>,
+        jobs: mpsc::Sender<Job>,
+    ) -> Registrar {
+        let incarnation = host.registry.incarnation();
+        Registrar {
+            host,
+            arrivals,
+            jobs,
+            entered_as: None,
+            away_until: None,
+            next_part: 0,
+            incarnation,
+            to_compare: 0,
+            compared_at: Instant::now(),
+            accuracy: Accuracy::default(),
+        }
+    }
+
+    /// Runs until dropped.
+    pub async fn run(mut self) {
+        let mut scan = tokio::time::interval(self.host.pace.removal_after / PARTS as u32);
+        scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                taken = self.arrivals.recv_many(&mut batch, limits::REGISTER_BATCH) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    self.arrive(std::mem::take(&mut batch)).await;
+                }
+                _ = scan.tick() => self.scan().await,
+            }
+        }
+    }
+
+    /// Enters the users of new connections, then lets their catch-up begin.
+    async fn arrive(&mut self, arrivals: Vec<Arrival>) {
+        let mut entries: Vec<Registration> = arrivals
+            .iter()
+            .map(|arrival| arrival.registration.clone())
+            .filter(|entry| !self.host.table.is_registered(&entry.user))
+            .collect();
+        entries.dedup();
+        if !self.register(&entries).await {
+            self.host.table.owe(&entries);
+        }
+        for arrival in arrivals {
+            if let Some((cursors, limit)) = arrival.catch_up {
+                let job = Job::Sync {
+                    conn: arrival.conn,
+                    user: arrival.registration.user,
+                    cursors,
+                    limit,
+                };
+                posts::enqueue(&self.host, &self.jobs, job);
+            }
+        }
+    }
+
+    /// Looks through the next part of the table: who is owed an entry, who is gone, what was lost.
+    async fn scan(&mut self) {
+        let Some(owner) = self.owner() else {
+            return;
+        };
+        let scan = self.host.table.scan(self.next_part, limits::REGISTER_BATCH);
+        if !scan.gone.is_empty() {
+            self.unregister(&owner, &scan.gone).await;
+        }
+        self.register(&scan.owed).await;
+        self.compare(&owner).await;
+        self.next_part = (self.next_part + 1) % PARTS;
+        self.measure(scan.owed.len());
+    }
+
+    /// Anti-entropy: what the registry lost is owed again. Every part once in
+    /// [`limits::ANTI_ENTROPY`]; all of them at once when the registry may have forgotten.
+    async fn compare(&mut self, owner: &Ownership) {
+        let incarnation = self.host.registry.incarnation();
+        if incarnation != self.incarnation {
+            tracing::warn!("the registry may have forgotten: every user's entry is compared");
+            self.incarnation = incarnation;
+            self.to_compare = PARTS;
+        }
+        let due = self.compared_at.elapsed() >= limits::ANTI_ENTROPY / PARTS as u32;
+        if self.to_compare == 0 && !due {
+            return;
+        }
+        self.compared_at = Instant::now();
+        let host = self.host.clone();
+        let entries = host.table.registered_in(self.next_part);
+        for entries in entries.chunks(limits::REGISTER_BATCH) {
+            let call = host.registry.missing(&owner.gateway, entries);
+            let Some(missing) = self.call("missing", call).await else {
+                return;
+            };
+            host.table.owe(&missing);
+            self.accuracy.asked += entries.len() as u64;
+            self.accuracy.missing += missing.len() as u64;
+        }
+        self.to_compare = self.to_compare.saturating_sub(1);
+        if self.next_part + 1 == PARTS {
+            let Accuracy { asked, missing } = std::mem::take(&mut self.accuracy);
+            let held = asked.saturating_sub(missing) * 1_000_000;
+            if let Some(held) = held.checked_div(asked) {
+                self.host.metrics.accuracy_ppm.set(held as i64);
+            }
+        }
+    }
+
+    async fn register(&mut self, entries: &[Registration]) -> bool {
+        let Some(owner) = self.owner() else {
+            return false;
+        };
+        let host = self.host.clone();
+        for entries in entries.chunks(limits::REGISTER_BATCH) {
+            let call = host.registry.register(&owner.gateway, entries);
+            if self.call("register", call).await.is_none() {
+                return false;
+            }
+            let missed = host.table.confirm(entries);
+            host.behind.tell(Missed::Registry, missed);
+        }
+        true
+    }
+
+    /// An entry that can't be removed now stays until this epoch is swept: a router that meets it is
+    /// answered `not_here`.
+    async fn unregister(&mut self, owner: &Ownership, entries: &[Registration]) {
+        let host = self.host.clone();
+        let call = host.registry.unregister(&owner.gateway, entries);
+        self.call("unregister", call).await;
+    }
+
+    /// The present ownership. Under a new epoch everyone is owed an entry.
+    fn owner(&mut self) -> Option<Ownership> {
+        let owner = self.host.ownership.borrow().clone()?;
+        let known = self.entered_as.as_ref();
+        if known.is_none_or(|known| known.gateway != owner.gateway) {
+            if known.is_some() {
+                self.host.table.owe_everyone();
+            }
+            self.entered_as = Some(owner.clone());
+        }
+        Some(owner)
+    }
+
+    /// One registry call, bounded in time; after a failure the next ones fail at once for a while.
+    async fn call<T>(
+        &mut self,
+        name: &str,
+        call: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Option<T> {
+        if self.away_until.is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        let error = match tokio::time::timeout(limits::REGISTRY_WAIT, call).await {
+            Ok(Ok(answer)) => {
+                self.away_until = None;
+                return Some(answer);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::debug!(name, error, "registry call failed");
+        self.away_until = Some(Instant::now() + limits::AWAY_RETRY);
+        let errors = &self.host.metrics.registry_errors;
+        errors.with_label_values(&[name]).inc();
+        None
+    }
+
+    fn measure(&self, owed: usize) {
+        let metrics = &self.host.metrics;
+        metrics.registrations_owed.set(owed as i64);
+        metrics
+            .connections
+            .set(self.host.table.connections() as i64);
+        metrics.users.set(self.host.table.users() as i64);
+    }
+}
+
+/// Removes everyone still in the table from the registry: the process leaves.
+pub async fn unregister_all(host: &Host, owner: &Ownership, within: Duration) {
+    let removal = async {
+        for part in 0..PARTS {
+            for entries in host.table.take(part).chunks(limits::REGISTER_BATCH) {
+                host.registry.unregister(&owner.gateway, entries).await?;
+            }
+        }
+        Ok::<(), RegistryError>(())
+    };
+    if !matches!(tokio::time::timeout(within, removal).await, Ok(Ok(()))) {
+        tracing::warn!("users could not be removed from the registry: the sweep does it later");
+    }
+}

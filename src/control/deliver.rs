@@ -1,0 +1,81 @@
+//! gRPC `Deliver`: a dispatcher that can't use the bus hands critical records straight to the sockets.
+//! The answer carries their outcomes; nothing is committed, for nothing was consumed.
+
+use super::{flights::Waiter, host::Host, place::Batch};
+use crate::{
+    api::{
+        DeliverReply, DeliverRequest,
+        convert::{outcome_to_wire, record_from_wire},
+        gateway_server::{Gateway, GatewayServer},
+        secret::Demand,
+    },
+    config::Secret,
+    envelope::{Outcome, VERSION},
+    limits,
+};
+use std::sync::Arc;
+use tokio::{net::TcpListener, sync::oneshot, time::Instant};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+struct Deliveries {
+    host: Arc<Host>,
+}
+
+/// Serves until dropped.
+pub async fn serve(listener: TcpListener, host: Arc<Host>, secret: Option<Secret>) {
+    let service = GatewayServer::with_interceptor(Deliveries { host }, Demand::new(secret));
+    let served = tonic::transport::Server::builder()
+        .add_service(service)
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the gRPC port ended");
+    }
+}
+
+#[tonic::async_trait]
+impl Gateway for Deliveries {
+    async fn deliver(
+        &self,
+        request: Request<DeliverRequest>,
+    ) -> Result<Response<DeliverReply>, Status> {
+        let request = request.into_inner();
+        if request.v == 0 || request.v > u32::from(VERSION) {
+            return Err(Status::unimplemented("a newer version of Deliver"));
+        }
+        if request.records.len() > limits::DELIVER_RECORDS {
+            let limit = limits::DELIVER_RECORDS;
+            return Err(Status::resource_exhausted(format!(
+                "more than {limit} records"
+            )));
+        }
+        let mut calls = Vec::with_capacity(request.records.len());
+        let mut batch = Batch::new(&self.host);
+        for record in request.records {
+            let (settled, call) = oneshot::channel();
+            batch.place(&record_from_wire(record), Waiter::Call(settled));
+            calls.push(call);
+        }
+        let dead = batch.send();
+        if !dead.is_empty() {
+            // The dispatcher made it, and still has it: nothing for `dlq`.
+            return Err(Status::invalid_argument(dead[0].reason.clone()));
+        }
+        let outcomes = collect(calls).await;
+        Ok(Response::new(DeliverReply {
+            outcomes: outcomes.iter().map(outcome_to_wire).collect(),
+        }))
+    }
+}
+
+/// Waits until all have settled, for a bounded time; who has not by then is left out.
+async fn collect(calls: Vec<oneshot::Receiver<Vec<Outcome>>>) -> Vec<Outcome> {
+    let until = Instant::now() + limits::REPORT_WAIT;
+    let mut outcomes = Vec::new();
+    for call in calls {
+        if let Ok(Ok(settled)) = tokio::time::timeout_at(until, call).await {
+            outcomes.extend(settled);
+        }
+    }
+    outcomes
+}

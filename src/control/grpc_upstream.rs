@@ -1,0 +1,289 @@
+//! Dispatchers over gRPC: one stream of outcomes to the first that answers, syncs beside it.
+//!
+//! Invariants:
+//! * a batch is answered once: by its sequence number on the stream it went out on, or by the stream's end;
+//! * a stream that ends, or a dispatcher that does not answer in time, means the next address.
+
+use super::upstream::{Accepted, SyncReply, Upstream, UpstreamError};
+use crate::{
+    api::{
+        OutcomeBatch, OutcomeReply, SyncRequest,
+        convert::{cursors_to_wire, outcome_to_wire, sync_reply_from_wire},
+        dispatcher_client::DispatcherClient,
+        secret::Present,
+    },
+    config::{ConfigError, Dispatchers, Secret},
+    envelope::{Outcome, VERSION},
+    ids::{GatewayEpoch, UserId},
+    limits,
+    position::Cursors,
+};
+use async_trait::async_trait;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Code, Status, Streaming,
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint},
+};
+
+type Client = DispatcherClient<InterceptedService<Channel, Present>>;
+type Answer = oneshot::Sender<Result<Accepted, UpstreamError>>;
+
+/// Between tries to open a stream.
+const RECONNECT: Duration = Duration::from_millis(250);
+
+struct Batch {
+    message: OutcomeBatch,
+    answer: Answer,
+}
+
+/// The way to the dispatchers. Its stream ends when the last of it is dropped.
+pub struct GrpcUpstream {
+    shared: Arc<Shared>,
+    batches: mpsc::Sender<Batch>,
+}
+
+struct Shared {
+    clients: Vec<Client>,
+    addresses: Vec<String>,
+    /// Index of the dispatcher that answered last.
+    current: AtomicUsize,
+    connected: AtomicBool,
+}
+
+impl GrpcUpstream {
+    /// Checks addresses and secret; connects in the background. Needs a runtime.
+    pub fn new(
+        dispatchers: &Dispatchers,
+        secret: Option<&Secret>,
+    ) -> Result<GrpcUpstream, ConfigError> {
+        if dispatchers.addresses.is_empty() {
+            let problem = "name at least one dispatcher as host:port";
+            return Err(ConfigError::new("dispatchers.addresses", problem));
+        }
+        let present = Present::new(secret)?;
+        let clients: Result<_, _> = dispatchers
+            .addresses
+            .iter()
+            .map(|address| client(address, &present))
+            .collect();
+        let shared = Arc::new(Shared {
+            clients: clients?,
+            addresses: dispatchers.addresses.clone(),
+            current: AtomicUsize::new(0),
+            connected: AtomicBool::new(false),
+        });
+        let (batches, queue) = mpsc::channel(limits::OUTCOME_BATCHES);
+        tokio::spawn(report_for_ever(shared.clone(), queue));
+        Ok(GrpcUpstream { shared, batches })
+    }
+}
+
+fn client(address: &str, present: &Present) -> Result<Client, ConfigError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
+        let problem = format!("{address:?} is not host:port: {error}");
+        ConfigError::new("dispatchers.addresses", problem)
+    })?;
+    let channel = endpoint
+        .connect_timeout(limits::SYNC_WAIT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .connect_lazy();
+    let client = DispatcherClient::with_interceptor(channel, present.clone());
+    Ok(client.max_decoding_message_size(limits::SYNC_BYTES * 4))
+}
+
+#[async_trait]
+impl Upstream for GrpcUpstream {
+    async fn report(
+        &self,
+        gateway: &GatewayEpoch,
+        shard: Option<u32>,
+        outcomes: Vec<Outcome>,
+    ) -> Result<Accepted, UpstreamError> {
+        if !self.healthy() {
+            return Err(no_dispatcher());
+        }
+        let (answer, accepted) = oneshot::channel();
+        let message = OutcomeBatch {
+            v: u32::from(VERSION),
+            sequence: 0,
+            gateway: gateway.to_string(),
+            shard,
+            outcomes: outcomes.iter().map(outcome_to_wire).collect(),
+        };
+        let sent = self.batches.send(Batch { message, answer }).await;
+        sent.map_err(|_| no_dispatcher())?;
+        match tokio::time::timeout(limits::REPORT_WAIT, accepted).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(no_dispatcher()),
+            Err(_) => Err(UpstreamError::Unavailable(
+                "a batch of outcomes was not answered in time".to_owned(),
+            )),
+        }
+    }
+
+    async fn sync(
+        &self,
+        user: &UserId,
+        cursors: Cursors,
+        limit: usize,
+    ) -> Result<SyncReply, UpstreamError> {
+        let request = SyncRequest {
+            v: u32::from(VERSION),
+            user: user.as_str().to_owned(),
+            cursors: cursors_to_wire(&cursors),
+            limit: limit as u32,
+        };
+        let count = self.shared.clients.len();
+        let first = self.shared.current.load(Ordering::Relaxed);
+        let mut last = no_dispatcher();
+        for turn in 0..count {
+            let mut client = self.shared.clients[(first + turn) % count].clone();
+            let call = client.sync(request.clone());
+            match tokio::time::timeout(limits::SYNC_WAIT, call).await {
+                Ok(Ok(reply)) => {
+                    let reply = sync_reply_from_wire(reply.into_inner());
+                    return reply.map_err(|error| UpstreamError::Refused(error.to_string()));
+                }
+                Ok(Err(status)) => match refusal(&status) {
+                    refused @ UpstreamError::Refused(_) => return Err(refused),
+                    away => last = away,
+                },
+                Err(_) => last = UpstreamError::Unavailable("no answer in time".to_owned()),
+            }
+        }
+        Err(last)
+    }
+
+    fn healthy(&self) -> bool {
+        self.shared.connected.load(Ordering::Relaxed)
+    }
+}
+
+fn no_dispatcher() -> UpstreamError {
+    UpstreamError::Unavailable("no stream to a dispatcher is open".to_owned())
+}
+
+fn refusal(status: &Status) -> UpstreamError {
+    let text = format!("{}: {}", status.code(), status.message());
+    match status.code() {
+        Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::InvalidArgument
+        | Code::Unimplemented => UpstreamError::Refused(text),
+        _ => UpstreamError::Unavailable(text),
+    }
+}
+
+/// Keeps a stream open to one dispatcher or the next, until the last handle is dropped.
+async fn report_for_ever(shared: Arc<Shared>, mut queue: mpsc::Receiver<Batch>) {
+    let mut said = None;
+    loop {
+        let current = shared.current.load(Ordering::Relaxed);
+        let address = &shared.addresses[current];
+        let ended = stream(&shared, current, &mut queue).await;
+        if shared.connected.swap(false, Ordering::Relaxed) {
+            said = None;
+        }
+        let Some(error) = ended else {
+            return;
+        };
+        // Once per address and cause, not once per try.
+        let news = Some((current, error.to_string()));
+        if said != news {
+            tracing::warn!(address, %error, "no outcome stream to this dispatcher");
+            said = news;
+        }
+        shared
+            .current
+            .store((current + 1) % shared.clients.len(), Ordering::Relaxed);
+        // What waits is told at once: it may go to `delivery`.
+        while let Ok(batch) = queue.try_recv() {
+            let _ = batch.answer.send(Err(error.clone()));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RECONNECT) => {}
+            () = closed(&mut queue) => return,
+        }
+    }
+}
+
+/// Returns when every handle is gone; refuses what comes meanwhile.
+async fn closed(queue: &mut mpsc::Receiver<Batch>) {
+    while let Some(batch) = queue.recv().await {
+        let _ = batch.answer.send(Err(no_dispatcher()));
+    }
+}
+
+/// One stream's life. `None`: every handle is gone.
+async fn stream(
+    shared: &Shared,
+    current: usize,
+    queue: &mut mpsc::Receiver<Batch>,
+) -> Option<UpstreamError> {
+    let (messages, outgoing) = mpsc::channel(limits::OUTCOME_BATCHES);
+    let mut client = shared.clients[current].clone();
+    let opening = client.outcomes(ReceiverStream::new(outgoing));
+    let mut replies = match tokio::time::timeout(limits::SYNC_WAIT, opening).await {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => return Some(refusal(&status)),
+        Err(_) => return Some(UpstreamError::Unavailable("no answer in time".to_owned())),
+    };
+    shared.connected.store(true, Ordering::Relaxed);
+    tracing::info!(address = shared.addresses[current], "outcome stream open");
+    let mut waiting = HashMap::new();
+    let ended = exchange(queue, messages, &mut replies, &mut waiting).await;
+    if let Some(error) = &ended {
+        for answer in waiting.into_values() {
+            let _ = answer.send(Err(error.clone()));
+        }
+    }
+    ended
+}
+
+async fn exchange(
+    queue: &mut mpsc::Receiver<Batch>,
+    messages: mpsc::Sender<OutcomeBatch>,
+    replies: &mut Streaming<OutcomeReply>,
+    waiting: &mut HashMap<u64, Answer>,
+) -> Option<UpstreamError> {
+    let mut sequence = 0;
+    loop {
+        tokio::select! {
+            reply = replies.message() => match reply {
+                Ok(Some(reply)) => {
+                    if let Some(answer) = waiting.remove(&reply.sequence) {
+                        let shard_epoch = (reply.shard_epoch > 0).then_some(reply.shard_epoch);
+                        let _ = answer.send(Ok(Accepted { shard_epoch }));
+                    }
+                }
+                Ok(None) => {
+                    let text = "the dispatcher ended the stream".to_owned();
+                    return Some(UpstreamError::Unavailable(text));
+                }
+                Err(status) => return Some(refusal(&status)),
+            },
+            batch = queue.recv() => {
+                let Batch { mut message, answer } = batch?;
+                sequence += 1;
+                message.sequence = sequence;
+                waiting.insert(sequence, answer);
+                if messages.send(message).await.is_err() {
+                    let text = "the stream is closed".to_owned();
+                    return Some(UpstreamError::Unavailable(text));
+                }
+            }
+        }
+    }
+}

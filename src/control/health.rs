@@ -1,0 +1,191 @@
+//! Whether this host delivers, and what stands in the way.
+//!
+//! Invariants:
+//! * a host that was never ready needs every shared part; one that was is only `degraded` without them,
+//!   since taking it out of the load balancer would help nobody;
+//! * what is this host's own (its lease, its shard, leaving) makes it not ready at any time;
+//! * a cause is logged once when it comes (with the cure) and once when it goes.
+
+use super::metrics::ControlMetrics;
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, sync::Arc};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// The lease of the gateway id is not ours.
+    Lease,
+    /// No shard is ours.
+    Shard,
+    /// The end of `broadcast` was not noted yet.
+    Broadcast,
+    /// The process is leaving.
+    Draining,
+    Registry,
+    Bus,
+    Dispatcher,
+}
+
+impl Cause {
+    pub const ALL: [Cause; 7] = [
+        Cause::Lease,
+        Cause::Shard,
+        Cause::Broadcast,
+        Cause::Draining,
+        Cause::Registry,
+        Cause::Bus,
+        Cause::Dispatcher,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Lease => "lease",
+            Cause::Shard => "shard",
+            Cause::Broadcast => "broadcast",
+            Cause::Draining => "draining",
+            Cause::Registry => "registry",
+            Cause::Bus => "bus",
+            Cause::Dispatcher => "dispatcher",
+        }
+    }
+
+    /// A part all hosts share: its fault is no reason to send clients elsewhere.
+    fn is_shared(self) -> bool {
+        matches!(self, Cause::Registry | Cause::Bus | Cause::Dispatcher)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub ready: bool,
+    /// What is wrong, and how to mend it.
+    pub problems: BTreeMap<&'static str, String>,
+}
+
+pub struct Health {
+    state: Mutex<State>,
+    metrics: Arc<ControlMetrics>,
+}
+
+struct State {
+    problems: BTreeMap<Cause, String>,
+    was_ready: bool,
+}
+
+impl Health {
+    /// Not ready: nothing has been reached yet.
+    pub fn new(metrics: Arc<ControlMetrics>) -> Health {
+        let starting = [
+            (Cause::Lease, "the lease is being acquired"),
+            (Cause::Shard, "a shard is being claimed"),
+            (Cause::Broadcast, "the end of `broadcast` is being noted"),
+            (Cause::Dispatcher, "no dispatcher has answered yet"),
+        ];
+        let problems = starting.map(|(cause, text)| (cause, text.to_owned()));
+        let health = Health {
+            state: Mutex::new(State {
+                problems: problems.into(),
+                was_ready: false,
+            }),
+            metrics,
+        };
+        health.publish(&mut health.state.lock());
+        health
+    }
+
+    /// A cause has come. Its text may change without being logged again.
+    pub fn fails(&self, cause: Cause, text: impl Into<String>) {
+        let text = text.into();
+        let mut state = self.state.lock();
+        let starting = !state.was_ready && state.problems.get(&cause).is_some_and(|t| *t != text);
+        match state.problems.insert(cause, text.clone()) {
+            Some(_) if !starting => {}
+            _ => tracing::warn!(cause = cause.as_str(), "{text}"),
+        }
+        self.publish(&mut state);
+    }
+
+    /// A cause has gone.
+    pub fn works(&self, cause: Cause) {
+        let mut state = self.state.lock();
+        if state.problems.remove(&cause).is_some() {
+            tracing::info!(cause = cause.as_str(), "works");
+            self.publish(&mut state);
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        let state = self.state.lock();
+        let problems = state.problems.iter();
+        Status {
+            ready: is_ready(&state),
+            problems: problems
+                .map(|(cause, text)| (cause.as_str(), text.clone()))
+                .collect(),
+        }
+    }
+
+    fn publish(&self, state: &mut State) {
+        let ready = is_ready(state);
+        if ready && !state.was_ready {
+            state.was_ready = true;
+            tracing::info!("ready");
+        }
+        self.metrics.ready.set(i64::from(ready));
+        for cause in Cause::ALL {
+            let value = state.problems.contains_key(&cause);
+            self.metrics
+                .degraded
+                .with_label_values(&[cause.as_str()])
+                .set(i64::from(value));
+        }
+    }
+}
+
+fn is_ready(state: &State) -> bool {
+    let mut causes = state.problems.keys();
+    match state.was_ready {
+        false => causes.next().is_none(),
+        true => causes.all(|cause| cause.is_shared()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn ready() -> Health {
+        let health = Health::new(Arc::new(ControlMetrics::new(&Metrics::default())));
+        for cause in Cause::ALL {
+            health.works(cause);
+        }
+        health
+    }
+
+    #[test]
+    fn a_start_needs_every_part() {
+        let health = Health::new(Arc::new(ControlMetrics::new(&Metrics::default())));
+        for cause in [Cause::Lease, Cause::Shard, Cause::Broadcast] {
+            health.works(cause);
+        }
+        assert!(!health.status().ready);
+        health.works(Cause::Dispatcher);
+        assert!(health.status().ready);
+    }
+
+    #[test]
+    fn a_host_that_was_ready_stays_so_without_a_shared_part_and_says_what_is_missing() {
+        let health = ready();
+        health.fails(Cause::Bus, "away");
+        let status = health.status();
+        assert!(status.ready);
+        assert_eq!(status.problems["bus"], "away");
+    }
+
+    #[test]
+    fn a_host_without_its_shard_is_not_ready_whatever_it_was() {
+        let health = ready();
+        health.fails(Cause::Shard, "lost");
+        assert!(!health.status().ready);
+    }
+}

@@ -1,0 +1,159 @@
+//! What the control tasks of one host share, and what all of them do with it.
+
+use super::{
+    Pace,
+    behind::{Behind, Missed},
+    flights::{Flights, Settled, Speaker, Waiter},
+    health::{Cause, Health},
+    link::Outboxes,
+    metrics::ControlMetrics,
+    outcomes::{Identity, NamedEpoch, Outcomes, Reported},
+    table::Table,
+    upstream::SharedUpstream,
+};
+use crate::{
+    bus::SharedBus,
+    config,
+    envelope::Fate,
+    gateway::mailbox::{ConnId, ToCore},
+    ids::{GatewayEpoch, GatewayId, Namespace, Region, UserId},
+    position::Cursors,
+    proto::client::frames,
+    registry::{ShardLease, SharedRegistry},
+};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use tokio::sync::watch;
+
+/// What this host owns: records of the shard are its to answer, its users are entered under the epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    pub gateway: GatewayEpoch,
+    pub shard: ShardLease,
+}
+
+pub struct Host {
+    pub id: GatewayId,
+    pub namespace: Namespace,
+    pub region: Region,
+    pub gateway: config::Gateway,
+    /// `host:port` of our gRPC service, empty without one.
+    pub grpc: String,
+    pub pace: Pace,
+    pub bus: SharedBus,
+    pub registry: SharedRegistry,
+    pub upstream: SharedUpstream,
+    pub outboxes: Outboxes,
+    pub table: Table,
+    pub flights: Flights,
+    pub outcomes: Outcomes,
+    pub behind: Behind,
+    pub health: Health,
+    pub metrics: Arc<ControlMetrics>,
+    pub ownership: watch::Sender<Option<Ownership>>,
+    /// Last known epoch and shard, also while they are lost: outcomes name them.
+    pub identity: watch::Sender<Identity>,
+    /// Highest epoch a dispatcher has named for a shard of ours.
+    pub named_epoch: Arc<watch::Sender<NamedEpoch>>,
+    /// The end of `broadcast` is noted: no later broadcast escapes this host.
+    pub follows_broadcasts: watch::Sender<bool>,
+    pub draining: AtomicBool,
+    /// Stream names of this region, shared by all its items.
+    pub streams: [Arc<str>; 2],
+}
+
+impl Host {
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Connections a second this host could take on top of what it holds.
+    pub fn spare_accepts_per_s(&self) -> u32 {
+        let room = self.gateway.connections_soft as u64;
+        match self.table.connections() < room && !self.is_draining() {
+            true => self.gateway.accepts_per_s,
+            false => 0,
+        }
+    }
+
+    /// Who says what an outcome says, now.
+    pub fn speaker(&self) -> Speaker {
+        Speaker {
+            gateway: self.identity.borrow().0.to_string(),
+            at_ms: unix_ms(),
+        }
+    }
+
+    /// One text per stream name, for all items of it.
+    pub fn stream(&self, name: &str) -> Arc<str> {
+        let known = self.streams.iter().find(|known| known.as_ref() == name);
+        known.cloned().unwrap_or_else(|| name.into())
+    }
+
+    /// Whether a catch-up may be called complete: whatever comes from now on reaches this host.
+    pub fn reaches(&self, user: &UserId) -> Result<(), Missed> {
+        if self.ownership.borrow().is_none() {
+            return Err(Missed::Shard);
+        }
+        if !*self.follows_broadcasts.borrow() {
+            return Err(Missed::Broadcast);
+        }
+        match self.table.is_registered(user) {
+            true => Ok(()),
+            false => Err(Missed::Registry),
+        }
+    }
+
+    /// Hands settled deliveries to whoever waits for them.
+    pub fn settle(&self, settled: impl IntoIterator<Item = Settled>) {
+        let reported = settled.into_iter().filter_map(|settled| {
+            let written = settled.outcomes.iter().any(|o| o.fate == Fate::Written);
+            if written && !matches!(settled.waiter, Waiter::Nobody) {
+                let taken = settled.since.elapsed().as_secs_f64();
+                self.metrics.delivery_latency.observe(taken);
+            }
+            let finished = match settled.waiter {
+                Waiter::Offset(finished) if settled.outcomes.is_empty() => {
+                    finished.done();
+                    return None;
+                }
+                Waiter::Offset(finished) => Some(finished),
+                Waiter::Nobody => None,
+                Waiter::Call(call) => {
+                    // A caller that gave up asks again through the bus.
+                    let _ = call.send(settled.outcomes.into_vec());
+                    return None;
+                }
+            };
+            Some(Reported {
+                outcomes: settled.outcomes,
+                finished,
+            })
+        });
+        self.outcomes.submit(reported);
+    }
+
+    /// The `sync` frame of a catch-up that could not be answered: nothing is claimed to be covered.
+    pub fn unanswered_sync(&self, conn: ConnId, cursors: Cursors) {
+        let frame = frames::sync(&[], &Default::default(), &cursors, false, false);
+        let message = ToCore::Synced {
+            conn,
+            frame,
+            cursors,
+            complete: false,
+        };
+        self.outboxes.send(conn.core, message);
+        self.metrics.syncs.with_label_values(&["unanswered"]).inc();
+    }
+
+    pub fn fails(&self, cause: Cause, text: impl Into<String>) {
+        self.health.fails(cause, text);
+    }
+}
+
+pub fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,106 @@
+//! What control counts. Labels are bounded: kinds, fates and causes, never ids.
+
+use crate::metrics::Metrics;
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+pub struct ControlMetrics {
+    pub ready: IntGauge,
+    pub degraded: IntGaugeVec,
+    pub records: IntCounterVec,
+    pub lag: IntGaugeVec,
+    pub in_flight: IntGaugeVec,
+    pub outcomes: IntCounterVec,
+    pub outcomes_waiting: IntGauge,
+    pub outcome_batches: IntCounterVec,
+    pub delivery_latency: Histogram,
+    pub registry_errors: IntCounterVec,
+    pub registrations_owed: IntGauge,
+    pub shed: IntCounterVec,
+    pub behind: IntCounterVec,
+    pub syncs: IntCounterVec,
+    pub posts: IntCounterVec,
+    pub users: IntGauge,
+    pub connections: IntGauge,
+    pub tickets: IntGauge,
+    pub unanswered: IntCounter,
+    pub epoch: IntGauge,
+    pub shard: IntGauge,
+    pub accuracy_ppm: IntGauge,
+}
+
+impl ControlMetrics {
+    pub fn new(metrics: &Metrics) -> ControlMetrics {
+        let m = metrics;
+        ControlMetrics {
+            ready: m.gauge("ready", "1 while this host delivers"),
+            degraded: m.gauges("degraded", "1 while this cause is present", &["cause"]),
+            records: m.counters(
+                "records_total",
+                "Records of the shard and of broadcast, by kind and what was done",
+                &["kind", "result"],
+            ),
+            lag: m.gauges(
+                "shard_lag",
+                "Records between the read position and the end of the partition",
+                &["topic"],
+            ),
+            in_flight: m.gauges(
+                "records_in_flight",
+                "Records read whose outcome is not accepted yet",
+                &["topic"],
+            ),
+            outcomes: m.counters(
+                "outcomes_total",
+                "Outcomes accepted by a dispatcher or on `delivery`",
+                &["fate"],
+            ),
+            outcomes_waiting: m.gauge(
+                "outcomes_waiting",
+                "Outcomes not yet on the way to a dispatcher",
+            ),
+            outcome_batches: m.counters(
+                "outcome_batches_total",
+                "Batches of outcomes by where they went, or why not",
+                &["result"],
+            ),
+            delivery_latency: m.latency(
+                "delivery_seconds",
+                "From the record's consumption to the first device's kernel",
+            ),
+            registry_errors: m.counters(
+                "registry_errors_total",
+                "Registry calls that failed",
+                &["call"],
+            ),
+            registrations_owed: m.gauge(
+                "registrations_owed",
+                "Connected users the registry does not know of yet",
+            ),
+            shed: m.counters(
+                "core_shed_total",
+                "Messages dropped because a core's inbox stayed full",
+                &["kind"],
+            ),
+            behind: m.counters(
+                "behind_total",
+                "Connections told to sync because something may have been missed",
+                &["cause"],
+            ),
+            syncs: m.counters("syncs_total", "Sync answers by result", &["result"]),
+            posts: m.counters("posts_total", "POST /sse answers by status", &["status"]),
+            users: m.gauge("users", "Users with an entry in the table"),
+            connections: m.gauge("connections_open", "Authenticated connections"),
+            tickets: m.gauge("tickets", "Deliveries whose last fate is not known yet"),
+            unanswered: m.counter(
+                "tickets_unanswered_total",
+                "Deliveries a core never answered; counted as deferred",
+            ),
+            epoch: m.gauge("epoch", "Epoch of this gateway's lease; 0 without one"),
+            shard: m.gauge("shard", "Shard of this gateway; -1 without one"),
+            accuracy_ppm: m.gauge(
+                "registry_accuracy_ppm",
+                "Users the registry holds as it should, per million, over the last full comparison",
+            ),
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The lease of the gateway id and the shard: taken at start, renewed, taken anew when lost.
+//!
+//! Invariants:
+//! * an ownership is published only after the registry shows the shard with the gateway's lease: a router
+//!   that finds a user here can reach this host;
+//! * a registry that does not answer takes nothing away: the last ownership is kept, nothing new claimed;
+//! * a lost gateway lease means a new epoch, and every user is entered again under it.
+
+use super::{
+    behind::Missed,
+    health::Cause,
+    host::{Host, Ownership},
+};
+use crate::{
+    bus::Topic,
+    config::Shard,
+    ids::GatewayEpoch,
+    limits,
+    registry::{GatewayInfo, LEASE_MS, RegistryError, ShardClaim, ShardLease},
+};
+use std::{sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Another process lives under our gateway id.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error(
+    "the gateway id {id} is in use: process {holder} keeps renewing its lease. Stop it, or set another gateway.id"
+)]
+pub struct Refused {
+    pub id: String,
+    pub holder: String,
+}
+
+pub struct Keeper {
+    host: Arc<Host>,
+    /// Random per process: tells a restart from a renewal.
+    holder: String,
+    gateway: Option<GatewayEpoch>,
+    shard: Option<ShardLease>,
+    /// The last shard held, and its epoch: whoever remembers goes first.
+    former: Option<ShardLease>,
+    /// Epoch under which an ownership was published last.
+    owned_as: Option<GatewayEpoch>,
+    /// Another holder's `until_ms` when first met.
+    met: Option<u64>,
+}
+
+/// When to go on.
+type Next = Result<Duration, Refused>;
+
+impl Keeper {
+    pub fn new(host: Arc<Host>) -> Keeper {
+        Keeper {
+            host,
+            holder: Uuid::now_v7().to_string(),
+            gateway: None,
+            shard: None,
+            former: None,
+            owned_as: None,
+            met: None,
+        }
+    }
+
+    /// Keeps the leases until `stop`, then gives them back.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Refused> {
+        let mut named = self.host.named_epoch.subscribe();
+        loop {
+            let wait = tokio::select! {
+                () = stop.cancelled() => break,
+                wait = self.step() => wait?,
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+                // A dispatcher named a higher epoch of our shard: look at once.
+                _ = named.changed() => {}
+            }
+        }
+        self.release().await;
+        Ok(())
+    }
+
+    async fn step(&mut self) -> Next {
+        let Some(gateway) = self.gateway.clone() else {
+            return self.acquire().await;
+        };
+        let named = *self.host.named_epoch.borrow();
+        if let (Some(shard), Some((number, epoch))) = (&self.shard, named)
+            && number == shard.shard
+            && epoch > shard.epoch
+        {
+            tracing::warn!(
+                shard = number,
+                epoch,
+                "a dispatcher knows a later owner of our shard"
+            );
+            self.lose_shard();
+        }
+        match self.shard.clone() {
+            None => self.claim(gateway).await,
+            Some(shard) => Ok(self.renew(gateway, shard).await),
+        }
+    }
+
+    async fn acquire(&mut self) -> Next {
+        let host = self.host.clone();
+        let info = self.info();
+        let call = host.registry.acquire_gateway(&host.id, &self.holder, &info);
+        match bounded(call).await {
+            Ok(gateway) => {
+                tracing::info!(%gateway, "lease acquired");
+                self.met = None;
+                self.host.metrics.epoch.set(gateway.epoch as i64);
+                self.host
+                    .identity
+                    .send_modify(|identity| identity.0 = gateway.clone());
+                self.gateway = Some(gateway);
+                Ok(Duration::ZERO)
+            }
+            Err(RegistryError::Held {
+                holder,
+                until_ms,
+                wait_ms,
+            }) => self.held(holder, until_ms, wait_ms),
+            Err(error) => {
+                self.failed("acquire_gateway");
+                let fix = "check redis.url; it goes on by itself when the registry answers";
+                host.fails(Cause::Lease, format!("no lease yet: {error}: {fix}"));
+                Ok(limits::AWAY_RETRY)
+            }
+        }
+    }
+
+    /// An unclean restart waits for its own old lease; a holder that renews is another process.
+    fn held(&mut self, holder: String, until_ms: u64, wait_ms: u64) -> Next {
+        let id = &self.host.id;
+        let met = *self.met.get_or_insert(until_ms);
+        if until_ms >= met + LEASE_MS {
+            return Err(Refused {
+                id: id.to_string(),
+                holder,
+            });
+        }
+        self.host.fails(
+            Cause::Lease,
+            format!(
+                "the gateway id {id} is held by process {holder}: waiting for its lease to end"
+            ),
+        );
+        Ok(Duration::from_millis(wait_ms.clamp(10, 1_000)))
+    }
+
+    async fn claim(&mut self, gateway: GatewayEpoch) -> Next {
+        let host = self.host.clone();
+        let shards = match host.bus.partitions(Topic::InApp).await {
+            Ok(shards) => shards,
+            Err(error) => {
+                host.fails(
+                    Cause::Shard,
+                    format!("the shards can't be counted: {error}"),
+                );
+                self.renew_gateway(&gateway).await;
+                return Ok(limits::AWAY_RETRY);
+            }
+        };
+        let claim = match (host.gateway.shard, &self.former) {
+            (Shard::Auto, _) => ShardClaim::Auto { shards },
+            (Shard::Fixed(shard), _) if shard >= shards => {
+                host.fails(Cause::Shard, format!(
+                    "gateway.shard = {shard}, but `in_app` has {shards} partitions: choose a lower one, or add partitions"
+                ));
+                self.renew_gateway(&gateway).await;
+                return Ok(limits::AWAY_RETRY);
+            }
+            (Shard::Fixed(shard), former) => ShardClaim::Exact {
+                shard,
+                former_epoch: former.as_ref().map(|lease| lease.epoch),
+            },
+        };
+        match bounded(host.registry.claim_shard(&gateway, claim)).await {
+            Ok(lease) => Ok(self.publish(gateway, lease).await),
+            Err(error) => {
+                let wait = self.unclaimed(error, shards);
+                // The lease lives on while a shard is waited for.
+                self.renew_gateway(&gateway).await;
+                Ok(wait)
+            }
+        }
+    }
+
+    /// Says why there is no shard yet; answers when to try again.
+    fn unclaimed(&mut self, error: RegistryError, shards: u32) -> Duration {
+        let (text, wait_ms) = match error {
+            RegistryError::NoShard => (
+                format!(
+                    "all {shards} shards are owned: add partitions to `in_app` and `critical`, or stop a gateway"
+                ),
+                1_000,
+            ),
+            RegistryError::Claimable { in_ms } => (
+                "the registry knows no owner: waiting for one that remembers".to_owned(),
+                in_ms,
+            ),
+            RegistryError::Held {
+                holder, wait_ms, ..
+            } => (format!("the shard is held by {holder}"), wait_ms),
+            RegistryError::Lost { epoch } => {
+                self.lose_gateway(epoch);
+                ("the gateway's lease was lost".to_owned(), 0)
+            }
+            RegistryError::Unavailable(_) => {
+                self.failed("claim_shard");
+                (format!("no shard yet: {error}"), 500)
+            }
+        };
+        self.host.fails(Cause::Shard, text);
+        Duration::from_millis(wait_ms.clamp(10, 1_000))
+    }
+
+    /// The shard is ours: shown with the lease, then published to this process.
+    async fn publish(&mut self, gateway: GatewayEpoch, shard: ShardLease) -> Duration {
+        self.shard = Some(shard.clone());
+        if !self.renew_gateway(&gateway).await {
+            // Claimed, but nobody could be routed here: the next step renews both and publishes.
+            return limits::AWAY_RETRY;
+        }
+        self.own(gateway, shard);
+        self.host.pace.renew
+    }
+
+    fn own(&mut self, gateway: GatewayEpoch, shard: ShardLease) {
+        tracing::info!(%gateway, shard = shard.shard, epoch = shard.epoch, "owns its shard");
+        self.host.health.works(Cause::Lease);
+        self.host.metrics.shard.set(i64::from(shard.shard));
+        self.former = Some(shard.clone());
+        let identity = (gateway.clone(), Some(shard.shard));
+        self.host.identity.send_replace(identity);
+        self.host.ownership.send_replace(Some(Ownership {
+            gateway: gateway.clone(),
+            shard,
+        }));
+        // Under a new epoch everyone is told when entered again; under the same one nobody is entered.
+        if self.owned_as.replace(gateway.clone()) == Some(gateway) {
+            self.host.behind.tell_all(Missed::Shard, &self.host.table);
+        }
+    }
+
+    async fn renew(&mut self, gateway: GatewayEpoch, shard: ShardLease) -> Duration {
+        if !self.renew_gateway(&gateway).await {
+            return match self.gateway {
+                Some(_) => limits::AWAY_RETRY,
+                None => Duration::ZERO,
+            };
+        }
+        match bounded(self.host.registry.renew_shard(&shard)).await {
+            Ok(()) => {
+                if self.host.ownership.borrow().is_none() {
+                    self.own(gateway, shard);
+                }
+            }
+            Err(RegistryError::Unavailable(_)) => {
+                self.failed("renew_shard");
+                return limits::AWAY_RETRY;
+            }
+            Err(error) => {
+                tracing::warn!(shard = shard.shard, %error, "shard lost");
+                self.lose_shard();
+                return Duration::ZERO;
+            }
+        }
+        self.host.pace.renew
+    }
+
+    /// `false` when it was not renewed; the lease may be lost then.
+    async fn renew_gateway(&mut self, gateway: &GatewayEpoch) -> bool {
+        let info = self.info();
+        let call = self
+            .host
+            .registry
+            .renew_gateway(gateway, &self.holder, &info);
+        match bounded(call).await {
+            Ok(()) => true,
+            Err(RegistryError::Unavailable(_)) => {
+                self.failed("renew_gateway");
+                false
+            }
+            Err(error) => {
+                let epoch = match error {
+                    RegistryError::Lost { epoch } => epoch,
+                    _ => gateway.epoch,
+                };
+                self.lose_gateway(epoch);
+                false
+            }
+        }
+    }
+
+    fn lose_gateway(&mut self, epoch: u64) {
+        tracing::warn!(
+            epoch,
+            "the gateway's lease was taken or swept: a new epoch follows"
+        );
+        self.gateway = None;
+        self.host.metrics.epoch.set(0);
+        self.host
+            .fails(Cause::Lease, "the lease was lost: acquiring a new one");
+        self.lose_shard();
+    }
+
+    fn lose_shard(&mut self) {
+        self.shard = None;
+        self.host.metrics.shard.set(-1);
+        self.host.ownership.send_replace(None);
+        self.host
+            .fails(Cause::Shard, "the shard was lost: claiming one");
+    }
+
+    async fn release(&mut self) {
+        let giving_back = async {
+            if let Some(shard) = self.shard.take() {
+                self.host.registry.release_shard(&shard).await?;
+            }
+            if let Some(gateway) = self.gateway.take() {
+                self.host.registry.release_gateway(&gateway).await?;
+            }
+            Ok::<(), RegistryError>(())
+        };
+        match tokio::time::timeout(limits::REGISTRY_WAIT, giving_back).await {
+            Ok(Ok(())) => tracing::info!("leases released"),
+            Ok(Err(error)) => tracing::warn!(%error, "leases were not released: they lapse"),
+            Err(_) => tracing::warn!("leases were not released in time: they lapse"),
+        }
+    }
+
+    fn info(&self) -> GatewayInfo {
+        GatewayInfo {
+            grpc: self.host.grpc.clone(),
+            shard: self.shard.as_ref().map(|lease| lease.shard),
+            connections: self.host.table.connections(),
+            spare_accepts_per_s: self.host.spare_accepts_per_s(),
+            region: self.host.region.clone(),
+            draining: self.host.is_draining(),
+        }
+    }
+
+    fn failed(&self, call: &str) {
+        let errors = &self.host.metrics.registry_errors;
+        errors.with_label_values(&[call]).inc();
+    }
+}
+
+async fn bounded<T>(
+    call: impl Future<Output = Result<T, RegistryError>>,
+) -> Result<T, RegistryError> {
+    tokio::time::timeout(limits::REGISTRY_WAIT, call)
+        .await
+        .unwrap_or_else(|_| Err(RegistryError::Unavailable("no answer in time".to_owned())))
+}

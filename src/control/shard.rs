@@ -1,0 +1,255 @@
+//! The shard consumer: reads this host's partitions of `critical` and `in_app`, one reader each, so that a
+//! backlog of the second never stands before the first.
+//!
+//! Invariants:
+//! * only while the shard is ours; what was read before it was lost is never committed after;
+//! * a partition is not polled while [`limits::SHARD_IN_FLIGHT`] of its records are in flight;
+//! * commits follow the low-water, from the task that polls.
+
+use super::{
+    flights::Waiter,
+    health::Cause,
+    host::{Host, Ownership},
+    outcomes::{Finished, Flow},
+    place::{Batch, DeadLetter},
+};
+use crate::{
+    bus::{BusError, Consumed, Consumer, Polled, Start, Target, Topic, TopicPartition},
+    limits,
+};
+use parking_lot::Mutex;
+use std::{collections::HashSet, sync::Arc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Both are read through the partition with the shard's number.
+const TOPICS: [Topic; 2] = [Topic::Critical, Topic::InApp];
+
+/// Follows the ownership until `stop`: then finishes what is in flight, commits and returns.
+pub async fn run(host: Arc<Host>, stop: CancellationToken) {
+    let mut ownership = host.ownership.subscribe();
+    while !stop.is_cancelled() {
+        let owned = ownership.borrow_and_update().clone();
+        let lost = CancellationToken::new();
+        let readers = owned.clone().map(|owned| {
+            let (host, lost, stop) = (host.clone(), lost.clone(), stop.clone());
+            tokio::spawn(read_shard(host, owned, lost, stop))
+        });
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = ownership.changed() => {
+                    if changed.is_err() || *ownership.borrow() != owned {
+                        lost.cancel();
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(readers) = readers {
+            // A reader that panicked has said so; the next ownership starts anew.
+            let _ = readers.await;
+        }
+    }
+}
+
+async fn read_shard(
+    host: Arc<Host>,
+    owned: Ownership,
+    lost: CancellationToken,
+    stop: CancellationToken,
+) {
+    let assigned = Arc::new(Mutex::new(HashSet::new()));
+    let readers = TOPICS.map(|topic| {
+        let reader = Reader {
+            host: host.clone(),
+            at: TopicPartition {
+                topic,
+                partition: owned.shard.shard,
+            },
+            flow: Arc::default(),
+            committed: None,
+            committed_at: Instant::now(),
+            stop: stop.clone(),
+            assigned: assigned.clone(),
+        };
+        reader.run(&lost)
+    });
+    futures::future::join_all(readers).await;
+}
+
+struct Reader {
+    host: Arc<Host>,
+    at: TopicPartition,
+    flow: Arc<Flow>,
+    committed: Option<u64>,
+    committed_at: Instant,
+    stop: CancellationToken,
+    /// Topics whose reader stands: with both, the shard is served.
+    assigned: Arc<Mutex<HashSet<Topic>>>,
+}
+
+impl Reader {
+    async fn run(mut self, lost: &CancellationToken) {
+        let gauge = self.label();
+        while !lost.is_cancelled() && !self.stop.is_cancelled() {
+            tokio::select! {
+                biased;
+                () = lost.cancelled() => break,
+                error = self.read() => match error {
+                    Ok(()) => break,
+                    Err(error) => self.away(&error).await,
+                }
+            }
+            // A new consumer starts at the committed offset: what was in flight is read again.
+            self.flow = Arc::default();
+            self.committed = None;
+        }
+        let in_flight = &self.host.metrics.in_flight;
+        in_flight.with_label_values(&[gauge]).set(0);
+    }
+
+    /// One consumer's life. Returns when it is time to leave and everything is committed.
+    async fn read(&mut self) -> Result<(), BusError> {
+        let partition = self.at.partition;
+        let group = format!("{}.shard.{partition}", self.host.namespace);
+        let start = [(self.at, Start::Committed)];
+        let mut consumer = self.host.bus.assign(&group, &start).await?;
+        self.assigned.lock().insert(self.at.topic);
+        if self.assigned.lock().len() == TOPICS.len() {
+            self.host.health.works(Cause::Shard);
+        }
+        tracing::info!(topic = self.label(), partition, %group, "reads its shard");
+        while !self.stop.is_cancelled() {
+            if self.flow.in_flight() >= limits::SHARD_IN_FLIGHT {
+                self.wait_for_room().await;
+            } else {
+                let polled = consumer
+                    .poll(limits::SHARD_POLL, limits::SHARD_WAIT)
+                    .await?;
+                let idle = matches!(polled, Polled::Idle);
+                if let Polled::Records(records) = polled {
+                    self.take(&records);
+                }
+                if !idle && self.committed_at.elapsed() < limits::COMMIT_EVERY {
+                    continue;
+                }
+            }
+            self.commit(consumer.as_mut()).await?;
+            self.measure_lag().await;
+        }
+        self.finish(consumer.as_mut()).await
+    }
+
+    fn take(&mut self, records: &[Consumed]) {
+        let mut batch = Batch::new(&self.host);
+        for consumed in records {
+            if !self.flow.start(consumed.offset) {
+                continue;
+            }
+            let finished = Finished {
+                flow: self.flow.clone(),
+                offset: consumed.offset,
+            };
+            batch.place(&consumed.record, Waiter::Offset(finished));
+        }
+        let dead = batch.send();
+        if !dead.is_empty() {
+            tokio::spawn(set_aside(self.host.clone(), self.at, dead));
+        }
+        let in_flight = &self.host.metrics.in_flight;
+        in_flight
+            .with_label_values(&[self.label()])
+            .set(self.flow.in_flight() as i64);
+    }
+
+    async fn wait_for_room(&self) {
+        tokio::select! {
+            () = self.flow.moved.notified() => {}
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(limits::COMMIT_EVERY) => {}
+        }
+    }
+
+    async fn commit(&mut self, consumer: &mut dyn Consumer) -> Result<(), BusError> {
+        self.committed_at = Instant::now();
+        let next = self.flow.next();
+        if let Some(offset) = next
+            && next != self.committed
+        {
+            consumer.commit(&[(self.at, offset)]).await?;
+            self.committed = next;
+        }
+        Ok(())
+    }
+
+    async fn measure_lag(&self) {
+        let (Some(next), Ok(end)) = (self.committed, self.host.bus.end(self.at).await) else {
+            return;
+        };
+        let lag = end.saturating_sub(next);
+        let gauge = self.host.metrics.lag.with_label_values(&[self.label()]);
+        gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
+    }
+
+    /// Leaving: nothing more is read; what is in flight is given a bounded time to be accepted.
+    async fn finish(&mut self, consumer: &mut dyn Consumer) -> Result<(), BusError> {
+        let until = Instant::now() + limits::DRAIN_FINISH;
+        while self.flow.in_flight() > 0 && Instant::now() < until {
+            let _ = tokio::time::timeout_at(until, self.flow.moved.notified()).await;
+        }
+        if self.flow.in_flight() > 0 {
+            let left = self.flow.in_flight();
+            tracing::warn!(
+                topic = self.label(),
+                left,
+                "left with records in flight: they are read again"
+            );
+        }
+        self.commit(consumer).await
+    }
+
+    async fn away(&self, error: &BusError) {
+        self.assigned.lock().remove(&self.at.topic);
+        if let BusError::NoTopic(_) = error {
+            self.host.fails(Cause::Shard, error.to_string());
+        }
+        tracing::debug!(topic = self.label(), %error, "the shard can't be read");
+        tokio::select! {
+            () = tokio::time::sleep(limits::AWAY_RETRY) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        match self.at.topic {
+            Topic::Critical => "critical",
+            _ => "in_app",
+        }
+    }
+}
+
+/// Puts records nobody can read on `dlq`, as they were, and only then lets their offsets go.
+pub async fn set_aside(host: Arc<Host>, at: TopicPartition, dead: Vec<DeadLetter>) {
+    for letter in dead {
+        let mut record = letter.record;
+        let offset = match &letter.waiter {
+            Waiter::Offset(finished) => finished.offset.to_string(),
+            Waiter::Call(_) | Waiter::Nobody => String::new(),
+        };
+        tracing::warn!(topic = %at.topic.suffix(), partition = at.partition, %offset,
+            reason = letter.reason, "record set aside on dlq");
+        record.set("dlq_reason", letter.reason);
+        record.set("dlq_topic", at.topic.suffix());
+        record.set("dlq_partition", at.partition.to_string());
+        record.set("dlq_offset", offset);
+        let target = Target::Keyed(Topic::Dlq);
+        while let Err(error) = host.bus.produce(vec![(target, record.clone())]).await {
+            tracing::debug!(%error, "dlq does not take a record");
+            tokio::time::sleep(limits::AWAY_RETRY).await;
+        }
+        if let Waiter::Offset(finished) = letter.waiter {
+            finished.done();
+        }
+    }
+}

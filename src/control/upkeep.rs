@@ -1,0 +1,115 @@
+//! What is looked at every second: the shared parts' health, old deliveries, full cores, the slot.
+
+use super::{behind::Missed, health::Cause, host::Host, link::Relief, slot::Slot};
+use crate::{envelope::Fate, gateway::mailbox::ToCore};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+const TICK: Duration = Duration::from_millis(500);
+
+/// Runs until dropped.
+pub async fn run(host: Arc<Host>) {
+    let mut tick = tokio::time::interval(TICK);
+    let mut slot = Slot::default();
+    loop {
+        tick.tick().await;
+        watch_parts(&host);
+        let swept = host.flights.sweep(Instant::now(), &host.speaker());
+        host.metrics.unanswered.inc_by(swept.unanswered);
+        host.metrics.tickets.set(host.flights.open() as i64);
+        host.settle(swept.settled);
+        let connections = host.table.connections();
+        if let Some(after_ms_max) = slot.update(connections, host.gateway.accepts_per_s) {
+            host.outboxes.send_all(|| ToCore::Slot {
+                after_ms_min: 0,
+                after_ms_max,
+            });
+        }
+    }
+}
+
+fn watch_parts(host: &Host) {
+    let parts = [
+        (
+            Cause::Registry,
+            host.registry.healthy(),
+            "the registry does not answer: the last ownership is kept; check redis.url and the server",
+        ),
+        (
+            Cause::Bus,
+            host.bus.healthy(),
+            "the bus does not answer: records wait in it; check kafka.brokers and the brokers",
+        ),
+        (
+            Cause::Dispatcher,
+            host.upstream.healthy(),
+            "no dispatcher answers: outcomes go to `delivery`, clients get no catch-up; check dispatchers.addresses",
+        ),
+    ];
+    for (cause, healthy, text) in parts {
+        match healthy {
+            true => host.health.works(cause),
+            false => host.fails(cause, text),
+        }
+    }
+    if host.upstream.healthy() {
+        host.behind.ended(Missed::Dispatcher);
+    }
+}
+
+/// Retries what full cores did not take, and accounts for what they lose by it. Runs until dropped.
+pub async fn relieve_cores(host: Arc<Host>) {
+    loop {
+        for relief in host.outboxes.relieve().await {
+            match relief {
+                Relief::Shed { core, messages } => {
+                    tracing::warn!(
+                        core,
+                        messages = messages.len(),
+                        "a core does not take its messages: shed"
+                    );
+                    messages
+                        .into_iter()
+                        .for_each(|message| shed(&host, core, message));
+                }
+                Relief::Recovered { core } => host.behind.ended(Missed::Core(core)),
+            }
+        }
+    }
+}
+
+/// A message dropped: deliveries become `deferred`, and whom it concerns will be told to sync.
+fn shed(host: &Host, core: u16, message: ToCore) {
+    let kind = match message {
+        ToCore::Deliver(deliveries) => {
+            let speaker = host.speaker();
+            let mut settled = Vec::new();
+            for delivery in deliveries {
+                let devices = delivery.conns.len() as u32;
+                let flights = &host.flights;
+                settled.extend(flights.fate(delivery.ticket, Fate::Deferred, devices, &speaker));
+                host.behind.mark(Missed::Core(core), delivery.conns);
+            }
+            host.settle(settled);
+            "deliver"
+        }
+        ToCore::Broadcast { .. } => {
+            let everyone = host.table.connections_on(core);
+            host.behind.mark(Missed::Core(core), everyone);
+            "broadcast"
+        }
+        ToCore::Synced { conn, .. } | ToCore::Behind { conn, .. } => {
+            host.behind.mark(Missed::Core(core), [conn]);
+            "synced"
+        }
+        ToCore::Control { .. } => "control",
+        ToCore::Slot { .. } => "slot",
+        // Never shed.
+        ToCore::Answer { .. }
+        | ToCore::Close { .. }
+        | ToCore::StopAccepting
+        | ToCore::Drain { .. }
+        | ToCore::Shutdown => "end",
+    };
+    host.metrics.shed.with_label_values(&[kind]).inc();
+}
