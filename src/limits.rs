@@ -104,6 +104,35 @@ pub const BUS_SWEEP_AFTER: Duration = Duration::from_secs(60);
 /// A bus that failed to write tries again this often.
 pub const BUS_PROBE_EVERY: Duration = Duration::from_secs(1);
 
+// ── Kafka ──────────────────────────────────────────────────────────────────────────────────────
+
+/// Every call: produce (`message.timeout.ms`), commit, metadata. Over: `Unavailable`; what intake does
+/// then is the spool.
+pub const KAFKA_CALL: Duration = Duration::from_secs(2);
+/// A request without an answer; over: the connection is made anew.
+pub const KAFKA_SOCKET: Duration = Duration::from_secs(10);
+/// Records in the producer, in number and KiB. Over: calls wait this pause and try again, for
+/// [`KAFKA_CALL`] in all.
+pub const KAFKA_QUEUE_MESSAGES: usize = 100_000;
+pub const KAFKA_QUEUE_KIB: usize = 64 * KIB;
+pub const KAFKA_QUEUE_PAUSE: Duration = Duration::from_millis(5);
+/// Prefetched by one consumer: records per partition, KiB over all. Over: fetching stops and looks
+/// again after the back-off.
+pub const KAFKA_PREFETCH_MESSAGES: usize = 10_000;
+pub const KAFKA_PREFETCH_KIB: usize = 16 * KIB;
+pub const KAFKA_FETCH_BACKOFF: Duration = Duration::from_millis(10);
+/// A member of a group that is silent for so long loses its partitions.
+pub const KAFKA_SESSION: Duration = Duration::from_secs(10);
+pub const KAFKA_STATISTICS: Duration = Duration::from_secs(5);
+/// The health probe: its timeout, and its interval while Kafka answers and while it doesn't.
+pub const KAFKA_PROBE: Duration = Duration::from_secs(1);
+pub const KAFKA_PROBE_EVERY: Duration = Duration::from_secs(5);
+pub const KAFKA_PROBE_AWAY: Duration = Duration::from_millis(500);
+/// One administrative call of `ctl topics`; making a topic waits until every broker has it.
+pub const KAFKA_ADMIN: Duration = Duration::from_secs(15);
+/// Between attempts while a coordinator is looked for or a group is shared anew.
+pub const KAFKA_RETRY_PAUSE: Duration = Duration::from_millis(100);
+
 // ── sync ───────────────────────────────────────────────────────────────────────────────────────
 
 /// Rows of one sync answer.

@@ -1,0 +1,152 @@
+//! Commits: synchronous and explicit. A coordinator that moves or just restarted is asked again.
+
+use super::{
+    consumer::KafkaConsumer,
+    link::Link,
+    metrics::{Reports, Role},
+};
+use crate::{
+    bus::{BusError, TopicPartition},
+    limits,
+};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// What to do about an error.
+#[derive(Debug, PartialEq, Eq)]
+enum Remedy {
+    /// The coordinator is on its way: ask again.
+    Again,
+    /// The group is being shared anew: take part in that, then ask again for what is still ours.
+    Rebalance,
+    Give,
+}
+
+fn remedy(error: &KafkaError) -> Remedy {
+    use RDKafkaErrorCode::*;
+    match error.rdkafka_error_code() {
+        Some(
+            NotCoordinator
+            | CoordinatorNotAvailable
+            | CoordinatorLoadInProgress
+            | WaitingForCoordinator,
+        ) => Remedy::Again,
+        Some(RebalanceInProgress | IllegalGeneration | UnknownMemberId | AssignmentLost) => {
+            Remedy::Rebalance
+        }
+        _ => Remedy::Give,
+    }
+}
+
+/// See [`Consumer::commit`](crate::bus::Consumer::commit).
+pub(super) async fn commit(
+    consumer: &mut KafkaConsumer,
+    next: &[(TopicPartition, u64)],
+) -> Result<(), BusError> {
+    let deadline = Instant::now() + limits::KAFKA_CALL;
+    loop {
+        let Some(list) = still_held(consumer, next)? else {
+            return Ok(());
+        };
+        let error = match attempt(consumer, list, deadline).await? {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let remedy = remedy(&error);
+        if remedy == Remedy::Give || Instant::now() >= deadline {
+            return Err(consumer.link().failed(&error));
+        }
+        if remedy == Remedy::Rebalance {
+            consumer.pump(limits::KAFKA_RETRY_PAUSE).await;
+        } else {
+            sleep(limits::KAFKA_RETRY_PAUSE).await;
+        }
+    }
+}
+
+/// `None` when there is nothing left to commit.
+fn still_held(
+    consumer: &KafkaConsumer,
+    next: &[(TopicPartition, u64)],
+) -> Result<Option<TopicPartitionList>, BusError> {
+    let mut list = TopicPartitionList::new();
+    for (at, next) in next.iter().filter(|(at, _)| consumer.holds(*at)) {
+        let name = consumer.link().name(at.topic);
+        list.add_partition_offset(&name, at.partition as i32, Offset::Offset(*next as i64))
+            .map_err(|error| consumer.link().failed(&error))?;
+    }
+    Ok((list.count() > 0).then_some(list))
+}
+
+/// One commit in a thread of its own: librdkafka's call has no timeout. Given up at the deadline, it is
+/// left to end by itself, and the next one waits for that.
+async fn attempt(
+    consumer: &mut KafkaConsumer,
+    list: TopicPartitionList,
+    deadline: Instant,
+) -> Result<Result<(), KafkaError>, BusError> {
+    if let Some(former) = &mut consumer.committing {
+        let ended = timeout_at(deadline, former).await;
+        if ended.is_err() {
+            return Err(consumer.link().health.unavailable());
+        }
+        consumer.committing = None;
+    }
+    let inner = consumer.inner().clone();
+    let task = tokio::task::spawn_blocking(move || inner.commit(&list, CommitMode::Sync));
+    let task = consumer.committing.insert(task);
+    match timeout_at(deadline, task).await {
+        Ok(ended) => {
+            consumer.committing = None;
+            ended.map_err(|error| BusError::Unavailable(error.to_string()))
+        }
+        Err(_) => {
+            let link = consumer.link();
+            link.health.suspect("a commit was not answered".into());
+            Err(link.health.unavailable())
+        }
+    }
+}
+
+/// The group's offset, asked by a client that never joins it.
+pub(super) async fn committed(
+    link: &Link,
+    group: &str,
+    at: TopicPartition,
+) -> Result<Option<u64>, BusError> {
+    link.find(at).await?;
+    let name = link.name(at.topic);
+    let mut settings = link.settings.consumer(&link.group(group));
+    settings.set("statistics.interval.ms", "0");
+    let reports = link.reports(Role::Plain);
+    let deadline = std::time::Instant::now() + limits::KAFKA_CALL;
+    let offset = move || -> Result<Offset, KafkaError> {
+        let client: BaseConsumer<Reports> = settings.create_with_context(reports)?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&name, at.partition as i32);
+        loop {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let found = client
+                .committed_offsets(list.clone(), left)
+                .and_then(|found| {
+                    let found = found.find_partition(&name, at.partition as i32);
+                    let found = found.expect("the answer has what was asked for");
+                    found.error().map(|()| found.offset())
+                });
+            match found {
+                Err(error) if remedy(&error) == Remedy::Again && !left.is_zero() => {
+                    std::thread::sleep(limits::KAFKA_RETRY_PAUSE);
+                }
+                found => return found,
+            }
+        }
+    };
+    match link.blocking(offset).await? {
+        Offset::Offset(offset) => Ok(Some(offset as u64)),
+        _ => Ok(None),
+    }
+}

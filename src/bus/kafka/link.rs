@@ -1,0 +1,276 @@
+//! What all parts of the Kafka bus share: settings, metadata, and whether Kafka answers.
+
+use super::{
+    metrics::{KafkaMetrics, Reports, Role},
+    settings::{Settings, refused},
+};
+use crate::{
+    bus::{BusError, Topic, TopicPartition},
+    config::{self, ConfigError},
+    ids::Namespace,
+    limits,
+    metrics::Metrics,
+};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::{Mutex, RwLock};
+use prometheus::IntGauge;
+use rdkafka::{
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use std::{collections::HashMap, sync::Arc, thread::JoinHandle, time::Duration};
+
+pub(super) struct Link {
+    pub(super) settings: Settings,
+    pub(super) namespace: Namespace,
+    pub(super) metrics: KafkaMetrics,
+    pub(super) health: Arc<Health>,
+    client: Arc<BaseConsumer<Reports>>,
+    /// Partition counts as last heard. They only grow.
+    counts: RwLock<HashMap<Topic, u32>>,
+    probe: Option<JoinHandle<()>>,
+    /// Threads in which consumers take their leave.
+    leaving: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Link {
+    pub(super) fn connect(
+        config: &config::Kafka,
+        namespace: &Namespace,
+        metrics: &Metrics,
+    ) -> Result<Arc<Link>, ConfigError> {
+        let settings = Settings::new(config)?;
+        let metrics = KafkaMetrics::new(metrics);
+        let (wake, woken) = bounded(1);
+        let health = Arc::new(Health {
+            brokers: config.brokers.clone(),
+            gauge: metrics.bus.healthy.clone(),
+            cause: Mutex::new("not connected yet".into()),
+            wake: Mutex::new(Some(wake)),
+        });
+        let reports = Reports::new(Role::Plain, namespace, &metrics, &health);
+        let client = settings.plain().create_with_context(reports);
+        let client: Arc<BaseConsumer<Reports>> = Arc::new(client.map_err(|e| refused(&e))?);
+        let probe = Probe {
+            client: client.clone(),
+            health: health.clone(),
+            topic: Topic::Raw(1).name(namespace),
+            woken,
+        };
+        let probe = std::thread::Builder::new()
+            .name("kafka-probe".into())
+            .spawn(move || probe.run())
+            .expect("a process that starts can make a thread");
+        Ok(Arc::new(Link {
+            settings,
+            namespace: namespace.clone(),
+            metrics,
+            health,
+            client,
+            counts: RwLock::default(),
+            probe: Some(probe),
+            leaving: Mutex::default(),
+        }))
+    }
+
+    pub(super) fn name(&self, topic: Topic) -> String {
+        topic.name(&self.namespace)
+    }
+
+    /// Group ids stand under the namespace too.
+    pub(super) fn group(&self, group: &str) -> String {
+        format!("{}.{group}", self.namespace)
+    }
+
+    pub(super) fn reports(&self, role: Role) -> Reports {
+        Reports::new(role, &self.namespace, &self.metrics, &self.health)
+    }
+
+    /// Partitions of the topic, by what was heard before if there is something.
+    pub(super) async fn known_partitions(&self, topic: Topic) -> Result<u32, BusError> {
+        let known = self.counts.read().get(&topic).copied();
+        match known {
+            Some(partitions) => Ok(partitions),
+            None => self.count_partitions(topic).await,
+        }
+    }
+
+    /// Asks the broker.
+    pub(super) async fn count_partitions(&self, topic: Topic) -> Result<u32, BusError> {
+        let name = self.name(topic);
+        let client = self.client.clone();
+        let asked = name.clone();
+        let found = self
+            .blocking(move || client.fetch_metadata(Some(&asked), limits::KAFKA_CALL))
+            .await?;
+        let found = found.topics().iter().find(|found| found.name() == name);
+        let partitions = found.map_or(0, |found| found.partitions().len() as u32);
+        if partitions == 0 {
+            self.forget(topic);
+            return Err(BusError::NoTopic(name));
+        }
+        self.counts.write().insert(topic, partitions);
+        Ok(partitions)
+    }
+
+    /// Errs when the partition does not exist.
+    pub(super) async fn find(&self, at: TopicPartition) -> Result<(), BusError> {
+        if at.partition < self.known_partitions(at.topic).await? {
+            return Ok(());
+        }
+        // It may have been added since.
+        if at.partition < self.count_partitions(at.topic).await? {
+            return Ok(());
+        }
+        let name = self.name(at.topic);
+        Err(BusError::NoTopic(format!(
+            "{name} partition {}",
+            at.partition
+        )))
+    }
+
+    pub(super) async fn end(&self, at: TopicPartition) -> Result<u64, BusError> {
+        self.find(at).await?;
+        let client = self.client.clone();
+        let name = self.name(at.topic);
+        let partition = at.partition as i32;
+        let watermarks = self
+            .blocking(move || client.fetch_watermarks(&name, partition, limits::KAFKA_CALL))
+            .await?;
+        Ok(watermarks.1 as u64)
+    }
+
+    /// Runs a blocking call of librdkafka, which has its own timeout.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, BusError> {
+        let result = tokio::task::spawn_blocking(call).await;
+        let result = result.map_err(|error| BusError::Unavailable(error.to_string()))?;
+        if result.is_ok() {
+            self.health.well();
+        }
+        result.map_err(|error| self.failed(&error))
+    }
+
+    pub(super) fn failed(&self, error: &KafkaError) -> BusError {
+        self.health.suspect(error.to_string());
+        self.health.unavailable()
+    }
+
+    /// What an error means for the topic it was about.
+    pub(super) fn failed_at(&self, topic: Topic, bytes: usize, error: &KafkaError) -> BusError {
+        use RDKafkaErrorCode::*;
+        match error.rdkafka_error_code() {
+            Some(UnknownTopic | UnknownTopicOrPartition | UnknownPartition) => {
+                self.forget(topic);
+                BusError::NoTopic(self.name(topic))
+            }
+            Some(MessageSizeTooLarge) => BusError::TooLarge { topic, bytes },
+            _ => self.failed(error),
+        }
+    }
+
+    fn forget(&self, topic: Topic) {
+        self.counts.write().remove(&topic);
+    }
+
+    /// Closing a consumer waits for the broker: that is done aside. Dropping the link waits for it, so
+    /// that a process which ends in good order has left its groups.
+    pub(super) fn close_aside(&self, close: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::Builder::new()
+            .name("kafka-close".into())
+            .spawn(close);
+        let mut leaving = self.leaving.lock();
+        leaving.retain(|thread| !thread.is_finished());
+        leaving.extend(thread);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.health.wake.lock().take();
+        let threads = self.leaving.get_mut().drain(..).chain(self.probe.take());
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the Kafka bus panicked");
+            }
+        }
+    }
+}
+
+/// Whether Kafka answers, and if not, why. Anything may raise a suspicion; the probe decides.
+pub(super) struct Health {
+    brokers: String,
+    gauge: IntGauge,
+    cause: Mutex<String>,
+    /// Gone once the bus is dropped.
+    wake: Mutex<Option<Sender<()>>>,
+}
+
+impl Health {
+    pub(super) fn is_well(&self) -> bool {
+        self.gauge.get() == 1
+    }
+
+    pub(super) fn well(&self) {
+        if !self.is_well() {
+            self.gauge.set(1);
+            tracing::info!(brokers = self.brokers, "Kafka answers");
+        }
+    }
+
+    pub(super) fn suspect(&self, cause: String) {
+        *self.cause.lock() = cause;
+        if let Some(wake) = &*self.wake.lock() {
+            // Full means the probe is about to look anyway.
+            let _ = wake.try_send(());
+        }
+    }
+
+    fn away(&self) {
+        if self.is_well() {
+            tracing::warn!(
+                brokers = self.brokers,
+                cause = *self.cause.lock(),
+                "Kafka does not answer: calls are refused until it does"
+            );
+        }
+        self.gauge.set(0);
+    }
+
+    pub(super) fn unavailable(&self) -> BusError {
+        BusError::Unavailable(format!("kafka at {}: {}", self.brokers, self.cause.lock()))
+    }
+}
+
+/// Asks for metadata: now and then, and at once on a suspicion.
+struct Probe {
+    client: Arc<BaseConsumer<Reports>>,
+    health: Arc<Health>,
+    topic: String,
+    woken: Receiver<()>,
+}
+
+impl Probe {
+    fn run(self) {
+        loop {
+            let asked = self
+                .client
+                .fetch_metadata(Some(&self.topic), limits::KAFKA_PROBE);
+            match asked {
+                Ok(_) => self.health.well(),
+                Err(_) => self.health.away(),
+            }
+            // The client's own events would pile up unseen; they say why it is away.
+            while self.client.poll(Duration::ZERO).is_some() {}
+            let pause = match self.health.is_well() {
+                true => limits::KAFKA_PROBE_EVERY,
+                false => limits::KAFKA_PROBE_AWAY,
+            };
+            if self.woken.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What only Kafka has: a broker that can be away, and topics somebody has to make.
+
+use crate::{
+    TOPICS, connect, kafka,
+    kafka::KafkaBroker,
+    kafka_config,
+    suite::{at, numbered, produce, read},
+};
+use herald::{
+    bus::{
+        Bus, BusError, Polled, Record, SharedBus, Start, Target, Topic,
+        kafka::topics::{self, Problem},
+    },
+    ids::Namespace,
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+async fn until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_away_at_the_start_is_waited_for() {
+    let mut broker = KafkaBroker::start();
+    let namespace = kafka::fresh_namespace();
+    kafka::create_topics(&broker.brokers(), &namespace, &TOPICS).await;
+    broker.kill();
+    let bus: SharedBus = Arc::new(connect(broker.brokers(), &namespace));
+    assert!(!bus.healthy());
+    let record = vec![(Target::Keyed(Topic::Raw(1)), Record::new("k", "v"))];
+    let away = |result: Option<BusError>| match result {
+        Some(BusError::Unavailable(text)) => assert!(text.contains(&broker.brokers()), "{text}"),
+        other => panic!("{other:?}"),
+    };
+    away(bus.produce(record.clone()).await.err());
+    away(bus.end(at(Topic::Raw(1), 0)).await.err());
+    away(bus.subscribe("g", &[Topic::Raw(1)]).await.err());
+    broker.restart();
+    until("the bus stays away", || bus.healthy()).await;
+    produce(&bus, record).await;
+}
+
+/// Writes one record after the other until told to stop; answers what was acknowledged.
+async fn write_until(bus: SharedBus, stop: Arc<AtomicBool>) -> Vec<(u64, u32)> {
+    let mut acknowledged = Vec::new();
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let record = numbered(number..number + 1).remove(0);
+        let place = Target::Exact(at(Topic::InApp, 0));
+        if let Ok(answer) = bus.produce(vec![(place, record)]).await {
+            acknowledged.push((answer[0].1, number));
+        }
+        number += 1;
+    }
+    acknowledged
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
+    let mut broker = KafkaBroker::start();
+    let namespace = kafka::fresh_namespace();
+    kafka::create_topics(&broker.brokers(), &namespace, &TOPICS).await;
+    let bus: SharedBus = Arc::new(connect(broker.brokers(), &namespace));
+    let place = at(Topic::InApp, 0);
+    // A reader and a member that live through it.
+    let mut reader = bus
+        .assign("shard-0", &[(place, Start::Committed)])
+        .await
+        .unwrap();
+    let mut member = bus.subscribe("workers", &[Topic::InApp]).await.unwrap();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write_until(bus.clone(), stop.clone()));
+    let before = read(&mut reader, 50).await;
+    reader.commit(&[(place, 50)]).await.unwrap();
+    read(&mut member, 50).await;
+    broker.kill();
+    until("the loss is not noticed", || !bus.healthy()).await;
+    let commit = reader.commit(&[(place, 50)]).await;
+    assert!(
+        matches!(commit, Err(BusError::Unavailable(_))),
+        "{commit:?}"
+    );
+    broker.restart();
+    until("the bus stays away", || bus.healthy()).await;
+    let end = bus.end(place).await.unwrap();
+    until_end(&bus, end + 50).await;
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged = writer.await.unwrap();
+
+    let end = bus.end(place).await.unwrap();
+    let after = read(&mut reader, end as usize - 50).await;
+    let all: Vec<_> = before.into_iter().chain(after).collect();
+    for (n, consumed) in all.iter().enumerate() {
+        assert_eq!(consumed.offset, n as u64);
+    }
+    for (offset, number) in acknowledged {
+        assert_eq!(all[offset as usize].record.value, number.to_string());
+    }
+    // The coordinator may still be on its way: a commit is asked again by whoever made it.
+    let deadline = Instant::now() + PATIENCE;
+    while reader.commit(&[(place, end)]).await.is_err() {
+        assert!(Instant::now() < deadline, "commits stay away");
+    }
+    assert_eq!(bus.committed("shard-0", place).await, Ok(Some(end)));
+    read(&mut member, end as usize - 50).await;
+}
+
+async fn until_end(bus: &SharedBus, end: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    while bus.end(at(Topic::InApp, 0)).await.unwrap_or(0) < end {
+        assert!(Instant::now() < deadline, "producing does not resume");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_of_a_frozen_broker_is_an_error() {
+    let broker = KafkaBroker::start();
+    let namespace = kafka::fresh_namespace();
+    kafka::create_topics(&broker.brokers(), &namespace, &TOPICS).await;
+    let bus = connect(broker.brokers(), &namespace);
+    let place = at(Topic::InApp, 0);
+    let mut reader = bus.assign("g", &[(place, Start::At(0))]).await.unwrap();
+    until("the broker does not answer", || bus.healthy()).await;
+    broker.freeze();
+    until("the silence is not noticed", || !bus.healthy()).await;
+    let polled = reader.poll(10, Duration::from_millis(50)).await;
+    assert!(
+        matches!(polled, Err(BusError::Unavailable(_))),
+        "{polled:?}"
+    );
+    broker.thaw();
+    until("the bus stays away", || bus.healthy()).await;
+    let polled = reader.poll(10, Duration::from_millis(50)).await;
+    assert!(matches!(polled, Ok(Polled::Idle)), "{polled:?}");
+}
+
+async fn make(namespace: &Namespace, topic: Topic, partitions: i32, settings: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", kafka::brokers())
+        .create()
+        .unwrap();
+    let name = topic.name(namespace);
+    let mut new = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+    for (setting, value) in settings {
+        new = new.set(setting, value);
+    }
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+    let made = admin.create_topics([&new], &options).await.unwrap();
+    made.into_iter().for_each(|result| {
+        result.unwrap();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_are_made_and_differences_named() {
+    let namespace = kafka::fresh_namespace();
+    let config = kafka_config(kafka::brokers());
+    // One of ours too small to grow, one that may grow, one kept too short.
+    make(
+        &namespace,
+        Topic::Raw(1),
+        3,
+        &[("message.timestamp.type", "LogAppendTime")],
+    )
+    .await;
+    make(
+        &namespace,
+        Topic::Push,
+        2,
+        &[("message.timestamp.type", "LogAppendTime")],
+    )
+    .await;
+    make(&namespace, Topic::Dlq, 8, &[("retention.ms", "1000")]).await;
+
+    let before = topics::check(&config, &namespace).await.unwrap();
+    let missing = before.iter().filter(|d| d.problem == Problem::Missing);
+    assert_eq!(missing.count(), Topic::all().len() - 3);
+
+    let applied = topics::apply(&config, &namespace).await.unwrap();
+    assert_eq!(applied.made.len(), Topic::all().len() - 3);
+    assert_eq!(applied.grown, [(Topic::Push.name(&namespace), 16)]);
+    let raw = Problem::Partitions {
+        found: 3,
+        wanted: 32,
+    };
+    assert!(applied.left.iter().any(|left| left.problem == raw));
+
+    let after = topics::check(&config, &namespace).await.unwrap();
+    assert_eq!(after, applied.left);
+    let texts: Vec<String> = after.iter().map(ToString::to_string).collect();
+    let dlq = Topic::Dlq.name(&namespace);
+    assert!(texts.iter().any(|text| text.contains(&dlq)
+        && text.contains("retention.ms is 1000, 1209600000 is needed")
+        && text.contains("kafka-configs.sh")));
+    assert!(!texts.iter().any(|text| text.contains("in_app")));
+}
