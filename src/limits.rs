@@ -247,3 +247,38 @@ pub const DELIVER_RECORDS: usize = 1_024;
 /// Leaving: beyond the drain window, until every connection is gone; then until every outcome is accepted.
 pub const DRAIN_SLACK: Duration = Duration::from_secs(10);
 pub const DRAIN_FINISH: Duration = Duration::from_secs(10);
+// ── dispatcher ─────────────────────────────────────────────────────────────────────────────────
+
+/// How long intake waits for the bus before it answers 503 (later: before it spools).
+pub const INTAKE_BUS_WAIT: Duration = Duration::from_secs(2);
+/// Pauses of a worker whose next part is away, and how often it says so.
+pub const STEP_RETRY_MIN: Duration = Duration::from_millis(50);
+pub const STEP_RETRY_MAX: Duration = Duration::from_secs(2);
+pub const STEP_LOG_EVERY: Duration = Duration::from_secs(10);
+/// Longest wait of one poll; bounds how late a worker notices that the process leaves.
+pub const CONSUMER_WAIT: Duration = Duration::from_millis(500);
+/// Users of one append when a list is fanned out.
+pub const FAN_OUT_CHUNK: usize = 1_000;
+/// Attempts at the registry before the last known routes are used, and the pause between them.
+pub const LOOKUP_ATTEMPTS: u32 = 3;
+pub const LOOKUP_PAUSE: Duration = Duration::from_millis(100);
+/// Users whose last routes are remembered for when the registry is away; the least lately seen half is
+/// forgotten when it is full. About 120 B each.
+pub const LAST_KNOWN_USERS: usize = 500_000;
+/// Verified API keys remembered, and for how long: a revoked key works that much longer.
+pub const API_KEYS_CACHED: usize = 10_000;
+pub const API_KEY_CACHE: Duration = Duration::from_secs(30);
+pub const PRODUCER_NAME_BYTES: usize = 63;
+/// Age at which the shard epochs told to gateways are read again.
+pub const SHARD_EPOCHS_AGE: Duration = Duration::from_secs(1);
+/// Outcome batches of one gateway's stream that are worked on at once; answers keep their order.
+pub const OUTCOME_BATCHES_AT_ONCE: usize = 4;
+/// Delivery states of one answer, and of `GET /v1/users/{user}`.
+pub const DELIVERY_STATES: usize = 1_000;
+pub const RECENT_STATES: usize = 20;
+/// Broadcasts looked through for one that is re-produced.
+pub const BROADCAST_LOOK_BACK: usize = 1_000;
+/// One message between our processes.
+pub const GRPC_MESSAGE_BYTES: usize = 4 * KIB * KIB;
+/// How long open HTTP and gRPC calls may take to end when the process leaves.
+pub const SERVER_GRACE: Duration = Duration::from_secs(5);

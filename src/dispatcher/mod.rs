@@ -1,3 +1,297 @@
-//! Takes notifications in, decides the channels, keeps storage.
+//! Takes notifications in, decides the channels, keeps storage. The modules in the order of the path.
+//!
+//! Any number of dispatchers work side by side: what one keeps in memory is a cache, and the bus shares
+//! the partitions among them. A part that is away (bus, registry, store) is waited for.
 
+pub mod api_keys;
+pub mod intake;
 pub mod store;
+
+mod broadcast;
+mod fan_out;
+mod frame;
+mod grpc;
+mod health;
+mod http;
+mod local;
+mod metrics;
+mod outbox;
+mod patience;
+mod router;
+mod routes;
+mod sync;
+mod tracker;
+mod worker;
+
+use crate::{
+    api::secret,
+    bus::SharedBus,
+    config::{self, ConfigError, Secret},
+    metrics::Metrics,
+    registry::SharedRegistry,
+};
+use api_keys::ApiKeys;
+use health::Health;
+use intake::Intake;
+use metrics::DispatcherMetrics;
+use outbox::Outbox;
+use patience::Patience;
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use store::SharedStore;
+use sync::Sync;
+use thiserror::Error;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracker::{DeliveryTopic, Tracker};
+
+pub use local::Local;
+
+/// What a dispatcher is made of.
+pub struct Parts {
+    pub node: config::Node,
+    pub http: config::Http,
+    /// `None` in the standalone: its gateway reports by [`Local`].
+    pub grpc: Option<config::Grpc>,
+    /// `None` where another part of the process serves it; see [`Dispatcher::degraded`].
+    pub admin: Option<config::Admin>,
+    pub bus: SharedBus,
+    pub registry: SharedRegistry,
+    pub store: SharedStore,
+    pub metrics: Metrics,
+    /// Origins whose pages may call the HTTP API; `*` is every one.
+    pub origins: Vec<String>,
+    /// Served beside the API on the HTTP port: the standalone's console.
+    pub pages: Option<axum::Router>,
+}
+
+/// Why a dispatcher does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{key}: can't listen on {address}: {error}")]
+    Listen {
+        key: &'static str,
+        address: SocketAddr,
+        error: std::io::Error,
+    },
+}
+
+/// A worker or a server ended that never should: the process must not go on without it.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Failed(String);
+
+/// Listening, not yet at work.
+pub struct Dispatcher {
+    shared: Shared,
+    http: TcpListener,
+    grpc: Option<(TcpListener, Option<Secret>)>,
+    admin: Option<TcpListener>,
+    origins: Vec<String>,
+    pages: Option<axum::Router>,
+}
+
+/// Where a dispatcher listens: ports may have been left to the system.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub http: SocketAddr,
+    pub grpc: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+}
+
+/// What the doors and workers of one dispatcher have in common.
+#[derive(Clone)]
+struct Shared {
+    node: config::Node,
+    bus: SharedBus,
+    registry: SharedRegistry,
+    store: SharedStore,
+    intake: Arc<Intake>,
+    tracker: Arc<Tracker>,
+    sync: Arc<Sync>,
+    keys: Arc<ApiKeys>,
+    health: Arc<Health>,
+    metrics: DispatcherMetrics,
+    all_metrics: Metrics,
+}
+
+/// Binds and runs until `shutdown`.
+pub async fn run(parts: Parts, shutdown: CancellationToken) -> anyhow::Result<()> {
+    Ok(Dispatcher::bind(parts).await?.run(shutdown).await?)
+}
+
+impl Dispatcher {
+    /// Checks the configuration, then opens the ports. Bus, registry and store may still be away.
+    pub async fn bind(parts: Parts) -> Result<Dispatcher, StartError> {
+        let secret = match &parts.grpc {
+            Some(grpc) => secret::from_config(grpc)?,
+            None => None,
+        };
+        let grpc = match &parts.grpc {
+            Some(grpc) => Some((listen("grpc.listen", grpc.listen).await?, secret)),
+            None => None,
+        };
+        let admin = match &parts.admin {
+            Some(admin) => Some(listen("admin.listen", admin.listen).await?),
+            None => None,
+        };
+        Ok(Dispatcher {
+            http: listen("http.listen", parts.http.listen).await?,
+            grpc,
+            admin,
+            origins: parts.origins.clone(),
+            pages: parts.pages.clone(),
+            shared: Shared::new(parts),
+        })
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        let address = |listener: &TcpListener| listener.local_addr().expect("it listens");
+        Addresses {
+            http: address(&self.http),
+            grpc: self.grpc.as_ref().map(|(listener, _)| address(listener)),
+            admin: self.admin.as_ref().map(address),
+        }
+    }
+
+    /// For a gateway in the same process.
+    pub fn local(&self) -> Arc<Local> {
+        let shared = &self.shared;
+        Arc::new(Local::new(
+            shared.tracker.clone(),
+            shared.sync.clone(),
+            shared.store.clone(),
+        ))
+    }
+
+    /// What this dispatcher's readiness depends on, for whoever serves the admin port.
+    pub fn health(&self) -> Arc<Health> {
+        self.shared.health.clone()
+    }
+
+    /// Runs until `shutdown`; open calls and the batches at work end first.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Failed> {
+        let mut tasks = JoinSet::new();
+        self.shared.spawn_workers(&mut tasks, &shutdown);
+        let api = http::router(self.shared.clone(), self.origins, self.pages);
+        tasks.spawn(http::serve(self.http, api, shutdown.clone()));
+        if let Some((listener, secret)) = self.grpc {
+            let served = grpc::serve(listener, self.shared.clone(), secret, shutdown.clone());
+            tasks.spawn(served);
+        }
+        if let Some(listener) = self.admin {
+            let admin = health::router(self.shared.health.clone(), self.shared.all_metrics);
+            tasks.spawn(http::serve(listener, admin, shutdown.clone()));
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if !shutdown.is_cancelled() {
+                let cause = match ended {
+                    Ok(task) => format!("{task} ended before its time"),
+                    Err(error) => error.to_string(),
+                };
+                shutdown.cancel();
+                return Err(Failed(cause));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn new(parts: Parts) -> Shared {
+        let Parts {
+            node,
+            bus,
+            registry,
+            store,
+            ..
+        } = parts;
+        let metrics = DispatcherMetrics::new(&parts.metrics);
+        let region = node.region.clone();
+        Shared {
+            intake: Arc::new(Intake::new(
+                bus.clone(),
+                store.clone(),
+                region.clone(),
+                metrics.clone(),
+            )),
+            tracker: Arc::new(Tracker::new(
+                bus.clone(),
+                store.clone(),
+                registry.clone(),
+                region.clone(),
+                metrics.clone(),
+            )),
+            sync: Arc::new(Sync::new(
+                store.clone(),
+                registry.clone(),
+                &region,
+                metrics.clone(),
+            )),
+            keys: Arc::new(ApiKeys::new(store.clone())),
+            health: Arc::new(Health::new(bus.clone(), registry.clone(), store.clone())),
+            all_metrics: parts.metrics,
+            node,
+            bus,
+            registry,
+            store,
+            metrics,
+        }
+    }
+
+    fn spawn_workers(&self, tasks: &mut JoinSet<&'static str>, shutdown: &CancellationToken) {
+        let patience = Patience::new(shutdown.clone(), self.metrics.retries.clone());
+        let outbox = Outbox::new(self.bus.clone(), patience.clone(), self.metrics.clone());
+        let region = self.node.region.clone();
+        let router = router::Router {
+            store: self.store.clone(),
+            routes: routes::Routes::new(self.registry.clone(), self.metrics.clone()),
+            outbox: outbox.clone(),
+            patience: patience.clone(),
+            metrics: self.metrics.clone(),
+            region: region.clone(),
+        };
+        let fan_out = fan_out::FanOut {
+            outbox: outbox.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let broadcast = broadcast::Broadcast {
+            store: self.store.clone(),
+            outbox: outbox.clone(),
+            patience: patience.clone(),
+            metrics: self.metrics.clone(),
+            region,
+        };
+        let delivery = DeliveryTopic {
+            tracker: self.tracker.clone(),
+            outbox,
+            patience: patience.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let start = (self.bus.clone(), patience, shutdown.clone());
+        tasks.spawn(worker::run(router, start.clone()));
+        tasks.spawn(worker::run(fan_out, start.clone()));
+        tasks.spawn(worker::run(broadcast, start.clone()));
+        tasks.spawn(worker::run(delivery, start));
+    }
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|error| StartError::Listen {
+        key,
+        address,
+        error,
+    })
+}
+
+/// Unix ms by this host's clock.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}

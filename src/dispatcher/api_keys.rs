@@ -1,0 +1,115 @@
+//! Producers' keys: stored as hashes, verified by look-up, remembered briefly.
+
+use super::store::{ApiKey, SharedStore, StoreError};
+use crate::{ids::IdError, limits};
+use aws_lc_rs::digest;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use std::{sync::Arc, time::Instant};
+use thiserror::Error;
+
+/// Starts every key, so that a leaked one is recognised for what it is.
+const KEY_PREFIX: &str = "herald_";
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum KeyError {
+    #[error("the API key is missing or not known")]
+    Unknown,
+    #[error("the API key can't be checked now: {0}")]
+    Unavailable(#[from] StoreError),
+}
+
+/// A new key in clear (shown once, kept nowhere) and what is stored of it.
+pub fn generate(producer: &str, admin: bool, created_ms: u64) -> Result<(String, ApiKey), IdError> {
+    let fits = (1..=limits::PRODUCER_NAME_BYTES).contains(&producer.len())
+        && producer
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    if !fits {
+        return Err(IdError::Label(
+            "a producer's name",
+            limits::PRODUCER_NAME_BYTES,
+        ));
+    }
+    let secret: [u8; 32] = rand::random();
+    let clear = format!("{KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
+    let key = ApiKey {
+        producer: producer.to_owned(),
+        hash: hash(&clear),
+        admin,
+        created_ms,
+    };
+    Ok((clear, key))
+}
+
+/// SHA-256 without salt is enough: a key carries 256 random bits.
+pub fn hash(clear: &str) -> [u8; 32] {
+    let digest = digest::digest(&digest::SHA256, clear.as_bytes());
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
+pub struct ApiKeys {
+    store: SharedStore,
+    verified: Mutex<HashMap<[u8; 32], Verified>>,
+}
+
+type Verified = (Instant, Arc<ApiKey>);
+
+impl ApiKeys {
+    pub fn new(store: SharedStore) -> ApiKeys {
+        ApiKeys {
+            store,
+            verified: Mutex::default(),
+        }
+    }
+
+    /// With the store away, a key verified before goes on working.
+    pub async fn verify(&self, clear: &str) -> Result<Arc<ApiKey>, KeyError> {
+        let hash = hash(clear);
+        let known = self.verified.lock().get(&hash).cloned();
+        if let Some((at, key)) = &known
+            && at.elapsed() < limits::API_KEY_CACHE
+        {
+            return Ok(key.clone());
+        }
+        match (self.store.api_key(&hash).await, known) {
+            (Ok(Some(key)), _) => Ok(self.remember(hash, Arc::new(key))),
+            (Ok(None), _) => {
+                self.verified.lock().remove(&hash);
+                Err(KeyError::Unknown)
+            }
+            (Err(_), Some((_, key))) => Ok(key),
+            (Err(error), None) => Err(error.into()),
+        }
+    }
+
+    fn remember(&self, hash: [u8; 32], key: Arc<ApiKey>) -> Arc<ApiKey> {
+        let mut verified = self.verified.lock();
+        if verified.len() >= limits::API_KEYS_CACHED {
+            verified.clear();
+        }
+        verified.insert(hash, (Instant::now(), key.clone()));
+        key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_stored_only_as_its_hash() {
+        let (clear, key) = generate("billing", false, 5).unwrap();
+        assert!(clear.starts_with(KEY_PREFIX) && clear.len() > 40);
+        assert_eq!(hash(&clear), key.hash);
+        assert_ne!(clear, generate("billing", false, 5).unwrap().0);
+    }
+
+    #[test]
+    fn a_producers_name_keeps_its_grammar() {
+        assert!(generate("", false, 5).is_err());
+        assert!(generate("Billing", false, 5).is_err());
+        assert!(generate(&"a".repeat(64), false, 5).is_err());
+    }
+}

@@ -1,0 +1,116 @@
+//! The one shape of an error: `{"error":{"code","field"?,"message"}}`.
+
+use crate::{
+    dispatcher::{
+        api_keys::KeyError, intake::request::Refusal, store::StoreError, tracker::TrackError,
+    },
+    limits,
+};
+use axum::{
+    Json,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    field: Option<String>,
+    message: String,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError {
+            status,
+            code,
+            field: None,
+            message: message.into(),
+        }
+    }
+
+    pub fn not_found(message: &str) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    pub fn method() -> ApiError {
+        let message = "this path takes another method";
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", message)
+    }
+
+    pub fn forbidden() -> ApiError {
+        let message = "this needs an API key with admin rights";
+        ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    fn unavailable(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut error = json!({ "code": self.code, "message": self.message });
+        if let Some(field) = self.field {
+            error["field"] = field.into();
+        }
+        let mut response = (self.status, Json(json!({ "error": error }))).into_response();
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => {
+                // At random, so that those refused together don't come back together.
+                let seconds = rand::random_range(limits::RETRY_AFTER_S);
+                headers.insert(header::RETRY_AFTER, seconds.into());
+            }
+            StatusCode::UNAUTHORIZED => {
+                let scheme = header::HeaderValue::from_static("Bearer");
+                headers.insert(header::WWW_AUTHENTICATE, scheme);
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> ApiError {
+        let status = match refusal {
+            Refusal::BadJson(_) => StatusCode::BAD_REQUEST,
+            Refusal::Field { .. } | Refusal::Unsupported { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::Conflict => StatusCode::CONFLICT,
+            Refusal::Away { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        ApiError {
+            field: refusal.named_field().map(str::to_owned),
+            ..ApiError::new(status, refusal.code(), refusal.to_string())
+        }
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> ApiError {
+        match error {
+            KeyError::Unknown => ApiError::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                format!("{error}: send `Authorization: Bearer <key>`"),
+            ),
+            KeyError::Unavailable(_) => ApiError::unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> ApiError {
+        ApiError::unavailable(error.to_string())
+    }
+}
+
+impl From<TrackError> for ApiError {
+    fn from(error: TrackError) -> ApiError {
+        ApiError::unavailable(error.to_string())
+    }
+}

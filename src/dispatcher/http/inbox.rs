@@ -1,0 +1,237 @@
+//! A user's inbox: notifications and broadcasts in one list, newest first, and reading them.
+
+use super::{Shared, error::ApiError, notifications::parse_id, producer::Producer};
+use crate::{
+    dispatcher::{
+        intake::request::Refusal,
+        store::{Row, StoreError},
+        unix_ms,
+    },
+    envelope::{Content, is_expired},
+    ids::{IdError, NotificationId, UserId},
+    limits,
+    position::Position,
+};
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, Query, State},
+    http::StatusCode,
+};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+use std::{collections::HashSet, iter::Peekable};
+
+#[derive(Deserialize)]
+pub struct PageQuery {
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+/// Where the next page starts, in both streams: `<user position>.<broadcast position>`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct PageCursor {
+    user: Option<Position>,
+    broadcast: Option<Position>,
+}
+
+pub async fn page(
+    State(shared): State<Shared>,
+    _: Producer,
+    Path(user): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let user = parse_user(&user)?;
+    let limit = parse_limit(query.limit.as_deref())?;
+    let cursor = match query.cursor.as_deref() {
+        None => PageCursor::default(),
+        Some(text) => PageCursor::parse(text)
+            .ok_or_else(|| Refusal::field("cursor", "was not given by us"))?,
+    };
+    // One more than asked tells whether there is a next page.
+    let (own, broadcasts, unread) = tokio::try_join!(
+        shared.store.page(&user, cursor.user, limit + 1),
+        shared.store.broadcast_page(cursor.broadcast, limit + 1),
+        shared.store.unread(&user),
+    )?;
+    let mut merged = merge(own, broadcasts, cursor);
+    let page: Vec<Entry> = merged.by_ref().take(limit).collect();
+    let has_more = merged.next().is_some();
+    let next = match page.last() {
+        Some(last) if has_more => Some(last.cursor.to_string()),
+        _ => None,
+    };
+    let read = read_broadcasts(&shared, &user, &page).await?;
+    let node = &shared.node;
+    let streams = [node.region.user_stream(), node.region.broadcast_stream()];
+    let now_ms = unix_ms();
+    let items: Vec<Value> = page
+        .iter()
+        .filter(|entry| !is_expired(entry.row.expires_ms, now_ms))
+        .filter_map(|entry| describe(entry, &streams, &read))
+        .collect();
+    Ok(Json(
+        json!({ "items": items, "unread": unread, "next": next }),
+    ))
+}
+
+#[derive(Deserialize)]
+struct ReadBody {
+    ids: Vec<String>,
+}
+
+/// Answers when the mark is durable; it shows once the router stored it.
+pub async fn read(
+    State(shared): State<Shared>,
+    _: Producer,
+    Path(user): Path<String>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let user = parse_user(&user)?;
+    let body: ReadBody =
+        serde_json::from_slice(&body).map_err(|error| Refusal::BadJson(error.to_string()))?;
+    if body.ids.is_empty() || body.ids.len() > limits::CLIENT_IDS {
+        let problem = format!("has 1 to {} ids", limits::CLIENT_IDS);
+        return Err(Refusal::field("ids", problem).into());
+    }
+    let mut ids = Vec::with_capacity(body.ids.len());
+    for (at, id) in body.ids.iter().enumerate() {
+        ids.push(parse_id(&format!("ids[{at}]"), id)?);
+    }
+    let mark = shared.tracker.mark_read(&user, ids, unix_ms()).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "id": mark }))))
+}
+
+pub fn parse_user(text: &str) -> Result<UserId, ApiError> {
+    let user = text.parse();
+    user.map_err(|error: IdError| Refusal::field("user", error.to_string()).into())
+}
+
+fn parse_limit(text: Option<&str>) -> Result<usize, ApiError> {
+    let Some(text) = text else {
+        return Ok(limits::SYNC_ITEMS);
+    };
+    match text.parse() {
+        Ok(limit) if (1..=limits::PAGE_ITEMS).contains(&limit) => Ok(limit),
+        _ => Err(Refusal::field("limit", format!("is 1 to {}", limits::PAGE_ITEMS)).into()),
+    }
+}
+
+/// A row of the merged list and the cursor just below it.
+struct Entry {
+    row: Row,
+    is_broadcast: bool,
+    cursor: PageCursor,
+}
+
+/// Newest first by creation, each stream in the order of its positions.
+fn merge(own: Vec<Row>, broadcasts: Vec<Row>, start: PageCursor) -> impl Iterator<Item = Entry> {
+    let mut own = own.into_iter().peekable();
+    let mut broadcasts = broadcasts.into_iter().peekable();
+    let mut cursor = start;
+    let created = |rows: &mut Peekable<std::vec::IntoIter<Row>>| rows.peek().map(|r| r.created_ms);
+    std::iter::from_fn(move || {
+        let is_broadcast = created(&mut broadcasts) > created(&mut own);
+        let row = match is_broadcast {
+            true => broadcasts.next()?,
+            false => own.next()?,
+        };
+        match is_broadcast {
+            true => cursor.broadcast = Some(row.pos),
+            false => cursor.user = Some(row.pos),
+        }
+        Some(Entry {
+            row,
+            is_broadcast,
+            cursor,
+        })
+    })
+}
+
+async fn read_broadcasts(
+    shared: &Shared,
+    user: &UserId,
+    page: &[Entry],
+) -> Result<HashSet<NotificationId>, StoreError> {
+    let broadcasts = page.iter().filter(|entry| entry.is_broadcast);
+    let ids: Vec<NotificationId> = broadcasts.map(|entry| entry.row.id).collect();
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let read = shared.store.read_among(user, &ids).await?;
+    Ok(read.into_iter().collect())
+}
+
+fn describe(
+    entry: &Entry,
+    [user_stream, broadcast_stream]: &[String; 2],
+    read: &HashSet<NotificationId>,
+) -> Option<Value> {
+    let row = &entry.row;
+    let content: Content = serde_json::from_slice(&row.content)
+        .inspect_err(|error| tracing::error!(%error, id = %row.id, "a stored row can't be read"))
+        .ok()?;
+    let data = content.data.as_deref().map_or("{}", RawValue::get);
+    let data: Value = serde_json::from_str(data).ok()?;
+    let stream = match entry.is_broadcast {
+        true => broadcast_stream,
+        false => user_stream,
+    };
+    let mut item = json!({
+        "id": row.id,
+        "stream": stream,
+        "pos": row.pos,
+        "priority": row.priority,
+        "created_at": row.created_ms,
+        "notification_type": content.notification_type,
+        "data": data,
+        "read": row.read || read.contains(&row.id),
+    });
+    let optional = [
+        ("title", content.title.map(Value::from)),
+        ("body", content.body.map(Value::from)),
+        ("collapse_key", content.collapse_key.map(Value::from)),
+        ("expires_at", row.expires_ms.map(Value::from)),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            item[name] = value;
+        }
+    }
+    Some(item)
+}
+
+impl PageCursor {
+    fn parse(text: &str) -> Option<PageCursor> {
+        let position = |text: &str| match text {
+            "" => Some(None),
+            text => Position::from_wire(text.parse().ok()?).map(Some),
+        };
+        let (user, broadcast) = text.split_once('.')?;
+        Some(PageCursor {
+            user: position(user)?,
+            broadcast: position(broadcast)?,
+        })
+    }
+}
+
+impl std::fmt::Display for PageCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |at: Option<Position>| at.map_or_else(String::new, |at| at.to_string());
+        write!(f, "{}.{}", text(self.user), text(self.broadcast))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_cursor_reads_back_what_it_writes() {
+        for text in [".", "1099511627776.", ".1099511627776", "5.7"] {
+            assert_eq!(PageCursor::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(PageCursor::parse("5"), None);
+        assert_eq!(PageCursor::parse("a.b"), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! The HTTP API: producers, inboxes, and what `ctl` asks.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `POST /v1/notifications` | 202 `{id, durability}` |
+//! | `GET /v1/notifications/{id}/delivery?user=` | 200 `{id, states}` |
+//! | `GET /v1/users/{user}` | 200 `{user, connected, routes, unread, recent}` |
+//! | `GET /v1/users/{user}/notifications?limit&cursor` | 200 `{items, unread, next}` |
+//! | `POST /v1/users/{user}/read` `{ids}` | 202 `{id}` |
+//! | `GET /v1/status` | 200 `{namespace, region, parts, gateways, shards}` |
+//! | `GET`, `POST /v1/api-keys` (admin keys) | 200 `{keys}`, 201 `{producer, admin, key}` |
+//!
+//! Every error is `{"error":{"code","field"?,"message"}}`.
+
+mod cors;
+mod error;
+mod inbox;
+mod keys;
+mod notifications;
+mod producer;
+mod status;
+
+use super::Shared;
+use crate::limits;
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
+use error::ApiError;
+use std::future::IntoFuture;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// The whole API, and the pages beside it.
+pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Router {
+    let api = Router::new()
+        .route("/v1/notifications", post(notifications::submit))
+        .route(
+            "/v1/notifications/{id}/delivery",
+            get(notifications::delivery),
+        )
+        .route("/v1/users/{user}", get(status::user))
+        .route("/v1/users/{user}/notifications", get(inbox::page))
+        .route("/v1/users/{user}/read", post(inbox::read))
+        .route("/v1/status", get(status::fleet))
+        .route("/v1/api-keys", get(keys::list).post(keys::create))
+        .route("/v1/{*unknown}", axum::routing::any(unknown))
+        .layer(DefaultBodyLimit::max(limits::NOTIFICATION_LIST_BYTES))
+        .with_state(shared);
+    let api = match origins.is_empty() {
+        true => api,
+        false => api.layer(middleware::from_fn_with_state(origins.into(), cors::answer)),
+    };
+    match pages {
+        Some(pages) => api.merge(pages),
+        None => api.fallback(unknown),
+    }
+    .method_not_allowed_fallback(async || ApiError::method())
+}
+
+/// Serves until `shutdown`; open calls get [`limits::SERVER_GRACE`] to end. Answers its name.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) -> &'static str {
+    let leaving = shutdown.clone();
+    let server = axum::serve(listener, router)
+        .with_graceful_shutdown(async move { leaving.cancelled().await })
+        .into_future();
+    let grace = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(limits::SERVER_GRACE).await;
+    };
+    tokio::select! {
+        result = server => {
+            if let Err(error) = result {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        }
+        () = grace => tracing::warn!("open HTTP calls were cut off"),
+    }
+    "http server"
+}
+
+async fn unknown() -> ApiError {
+    ApiError::not_found("no such path")
+}

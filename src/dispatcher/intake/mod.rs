@@ -1,0 +1,271 @@
+//! Where notifications come in. One request is one record on the bus, and is answered after the bus has it.
+//!
+//! Invariants:
+//! * an accepted request is durable, and was written exactly once per attempt: to `raw` (one user),
+//!   `fan_out` (a list) or `fan_out_all`;
+//! * a repeated `Idempotency-Key` with the same request always gets the same id. While the first attempt
+//!   is unfinished (or its end unknown) the record is produced again under that id, marked `again`.
+
+pub mod request;
+
+use super::{
+    metrics::DispatcherMetrics,
+    store::{Idempotency, SharedStore},
+    unix_ms,
+};
+use crate::{
+    bus::{BusError, Record, SharedBus, Target, Topic},
+    envelope::{Content, Head, Kind},
+    ids::{NotificationId, Region, UserId},
+    limits,
+};
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use request::{Audience, Draft, Refusal, Submission};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Generation of the `raw` topic that intake writes to.
+pub const GENERATION: u16 = 1;
+
+/// Value of a `fan_out` record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct List {
+    pub users: Vec<UserId>,
+    /// JSON of [`Content`], copied into each user's record as it is.
+    pub content: Box<RawValue>,
+}
+
+/// The promise given for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    pub id: NotificationId,
+    /// `bus`, or (later) `spooled`.
+    pub durability: &'static str,
+}
+
+pub struct Intake {
+    bus: SharedBus,
+    store: SharedStore,
+    region: Region,
+    metrics: DispatcherMetrics,
+}
+
+impl Intake {
+    pub fn new(
+        bus: SharedBus,
+        store: SharedStore,
+        region: Region,
+        metrics: DispatcherMetrics,
+    ) -> Intake {
+        Intake {
+            bus,
+            store,
+            region,
+            metrics,
+        }
+    }
+
+    /// Takes one request of `producer`, from either door.
+    pub async fn accept(
+        &self,
+        producer: &str,
+        draft: Result<Draft, Refusal>,
+        idempotency_key: Option<&str>,
+    ) -> Result<Receipt, Refusal> {
+        let started = Instant::now();
+        let mut priority = "unknown";
+        let result = match draft.and_then(Draft::check) {
+            Err(refusal) => Err(refusal),
+            Ok(mut submission) => {
+                priority = submission.content.priority.as_str();
+                // Hashed without the producer: claims are per producer already.
+                let hash = hash(&submission);
+                submission.content.producer = producer.to_owned();
+                match idempotency_key {
+                    None => {
+                        let id = NotificationId::generate();
+                        self.write(id, &submission, false).await.map(|()| id)
+                    }
+                    Some(key) => self.accept_once(producer, key, hash, &submission).await,
+                }
+            }
+        };
+        let label = result.as_ref().map_or_else(Refusal::code, |_| "accepted");
+        self.metrics
+            .intake
+            .with_label_values(&[label, priority])
+            .inc();
+        self.metrics
+            .intake_s
+            .observe(started.elapsed().as_secs_f64());
+        let receipt = |id| Receipt {
+            id,
+            durability: "bus",
+        };
+        result.map(receipt)
+    }
+
+    async fn accept_once(
+        &self,
+        producer: &str,
+        key: &str,
+        hash: [u8; 32],
+        submission: &Submission,
+    ) -> Result<NotificationId, Refusal> {
+        let fits = (1..=limits::IDEMPOTENCY_KEY_BYTES).contains(&key.len());
+        if !fits || key.chars().any(char::is_control) {
+            let problem = format!("has 1 to {} bytes", limits::IDEMPOTENCY_KEY_BYTES);
+            return Err(Refusal::field("idempotency-key", problem));
+        }
+        let away = |_| Refusal::Away { part: "the store" };
+        let fresh = NotificationId::generate();
+        let claim = self
+            .store
+            .claim(producer, key, hash, fresh, unix_ms())
+            .await;
+        let (id, again) = match claim.map_err(away)? {
+            Idempotency::Claimed => (fresh, false),
+            Idempotency::Pending(id) => (id, true),
+            Idempotency::Done(id) => return Ok(id),
+            Idempotency::Conflict => return Err(Refusal::Conflict),
+        };
+        match self.write(id, submission, again).await {
+            // Where the bus did not answer, the record may stand there: the claim stays pending, so
+            // that the next attempt goes by the same id.
+            Err(refusal @ Refusal::Away { .. }) => Err(refusal),
+            Err(refusal) => {
+                self.store
+                    .release_claim(producer, key)
+                    .await
+                    .map_err(away)?;
+                Err(refusal)
+            }
+            Ok(()) => {
+                // Left pending, a repetition is produced once more under this id: nothing is lost.
+                if let Err(error) = self.store.finish_claim(producer, key).await {
+                    tracing::warn!(%error, %id, "an idempotency claim stays pending");
+                }
+                Ok(id)
+            }
+        }
+    }
+
+    /// Produces the one record of a request, trying for as long as intake may wait.
+    async fn write(
+        &self,
+        id: NotificationId,
+        submission: &Submission,
+        mut again: bool,
+    ) -> Result<(), Refusal> {
+        let deadline = Instant::now() + limits::INTAKE_BUS_WAIT;
+        loop {
+            let record = self.record(id, submission, again);
+            let attempt = tokio::time::timeout_at(deadline, self.bus.produce(vec![record])).await;
+            let error = match attempt {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(BusError::TooLarge { .. })) => {
+                    return Err(Refusal::TooLarge {
+                        field: "body".into(),
+                        problem: "is larger than the bus takes".into(),
+                    });
+                }
+                Ok(Err(error)) => error,
+                Err(_) => BusError::Unavailable("no answer in time".into()),
+            };
+            // What failed may have been appended all the same.
+            again = true;
+            if deadline.saturating_duration_since(Instant::now()) <= Duration::from_millis(100) {
+                tracing::warn!(%error, "the bus is away, a notification was not taken");
+                // The spool's place: append with fsync there and answer `spooled` instead.
+                return Err(Refusal::Away { part: "the bus" });
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn record(&self, id: NotificationId, submission: &Submission, again: bool) -> (Target, Record) {
+        let content = &submission.content;
+        let created_ms = created_ms(id);
+        let mut head = Head {
+            kind: Kind::Notification,
+            id,
+            created_ms,
+            expires_ms: content
+                .ttl_s
+                .map(|ttl_s| created_ms + u64::from(ttl_s) * 1000),
+            priority: content.priority,
+            region: self.region.to_string(),
+            again,
+        };
+        match &submission.audience {
+            Audience::User(user) => {
+                let key = Bytes::copy_from_slice(user.as_str().as_bytes());
+                let topic = Topic::Raw(GENERATION);
+                (
+                    Target::Keyed(topic),
+                    head.into_record(key, encode_content(content)),
+                )
+            }
+            Audience::Users(users) => {
+                let list = List {
+                    users: users.clone(),
+                    content: serde_json::value::to_raw_value(content)
+                        .expect("content is plain data"),
+                };
+                let value = serde_json::to_vec(&list).expect("a list is plain data");
+                let record = head.into_record(id.to_string(), value);
+                (Target::Keyed(Topic::FanOut), record)
+            }
+            Audience::All => {
+                head.kind = Kind::Broadcast;
+                let record = head.into_record("all", encode_content(content));
+                (Target::Keyed(Topic::FanOutAll), record)
+            }
+        }
+    }
+}
+
+/// The time inside a UUIDv7: every attempt under one id says the same.
+pub fn created_ms(id: NotificationId) -> u64 {
+    let timestamp = id.0.get_timestamp();
+    timestamp.map_or_else(unix_ms, |at| {
+        let (seconds, nanos) = at.to_unix();
+        seconds * 1000 + u64::from(nanos / 1_000_000)
+    })
+}
+
+fn encode_content(content: &Content) -> Vec<u8> {
+    serde_json::to_vec(content).expect("content is plain data")
+}
+
+/// Over the meaning, not the bytes sent: both doors and any order of fields give the same.
+fn hash(submission: &Submission) -> [u8; 32] {
+    let meaning = serde_json::to_vec(&(&submission.audience, &submission.content))
+        .expect("a submission is plain data");
+    let digest = digest::digest(&digest::SHA256, &meaning);
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_tells_the_time_it_was_given() {
+        let (before, id, after) = (unix_ms(), NotificationId::generate(), unix_ms());
+        assert!((before..=after).contains(&created_ms(id)));
+    }
+
+    #[test]
+    fn the_order_of_fields_does_not_make_another_request() {
+        let read = |json: &str| Draft::from_json(json.as_bytes()).unwrap().check().unwrap();
+        let one = read(r#"{"target":{"user":"1"},"type":"x","title":"t"}"#);
+        let two = read(r#"{"title":"t", "type":"x", "target":{"user":"1"}}"#);
+        let three = read(r#"{"title":"u", "type":"x", "target":{"user":"1"}}"#);
+        assert_eq!(hash(&one), hash(&two));
+        assert_ne!(hash(&one), hash(&three));
+    }
+}

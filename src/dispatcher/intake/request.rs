@@ -1,0 +1,439 @@
+//! What a producer may ask for, and which field of a request is wrong.
+//!
+//! Both doors (HTTP and gRPC) fill a [`Draft`]; [`Draft::check`] is the only judge of it.
+
+use crate::{
+    envelope::{Channel, Content, Priority},
+    ids::UserId,
+    limits,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, BTreeSet};
+use thiserror::Error;
+
+/// Why a request is not taken. Nothing of it was written.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    #[error("the body is no JSON object: {0}")]
+    BadJson(String),
+    #[error("{field}: {problem}")]
+    Field { field: String, problem: String },
+    #[error("{field}: {problem}")]
+    Unsupported { field: String, problem: String },
+    #[error("{field}: {problem}")]
+    TooLarge { field: String, problem: String },
+    #[error("this idempotency key was used with another body")]
+    Conflict,
+    /// Nothing durable was promised: try again, best with an idempotency key.
+    #[error("{part} is away: try again")]
+    Away { part: &'static str },
+}
+
+impl Refusal {
+    pub fn field(field: impl Into<String>, problem: impl Into<String>) -> Refusal {
+        Refusal::Field {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// Stable word for programs and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::BadJson(_) => "bad_json",
+            Refusal::Field { .. } => "bad_field",
+            Refusal::Unsupported { .. } => "unsupported",
+            Refusal::TooLarge { .. } => "too_large",
+            Refusal::Conflict => "idempotency_conflict",
+            Refusal::Away { .. } => "unavailable",
+        }
+    }
+
+    pub fn named_field(&self) -> Option<&str> {
+        match self {
+            Refusal::Field { field, .. }
+            | Refusal::Unsupported { field, .. }
+            | Refusal::TooLarge { field, .. } => Some(field),
+            _ => None,
+        }
+    }
+}
+
+/// Whom a notification is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Audience {
+    User(UserId),
+    /// Without repeats, in the order given.
+    Users(Vec<UserId>),
+    All,
+}
+
+/// A request that is in order.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    pub audience: Audience,
+    /// Without its producer, which is not the request's to say.
+    pub content: Content,
+}
+
+/// A request as it came; `None` is "not given".
+#[derive(Debug, Default)]
+pub struct Draft {
+    pub user: Option<String>,
+    pub users: Option<Vec<String>>,
+    pub all: bool,
+    pub notification_type: Option<String>,
+    pub priority: Option<String>,
+    pub channels: Option<Vec<String>>,
+    pub title: Option<String>,
+    pub body: Option<String>,
+    pub data: Option<Box<RawValue>>,
+    pub collapse_key: Option<String>,
+    pub ttl_s: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TargetFields {
+    user: Option<String>,
+    users: Option<Vec<String>>,
+    #[serde(default)]
+    all: bool,
+}
+
+impl Draft {
+    /// Reads the JSON body of `POST /v1/notifications`. Unknown fields are refused: a misspelt
+    /// `collapse_key` would otherwise be lost in silence.
+    pub fn from_json(body: &[u8]) -> Result<Draft, Refusal> {
+        let mut fields: BTreeMap<String, &RawValue> =
+            serde_json::from_slice(body).map_err(|error| Refusal::BadJson(error.to_string()))?;
+        if fields.remove("schedule_at").is_some() {
+            return Err(Refusal::Unsupported {
+                field: "schedule_at".into(),
+                problem: "scheduling is not available in this release".into(),
+            });
+        }
+        let target: TargetFields = take(
+            &mut fields,
+            "target",
+            "an object with `user`, `users` or `all`",
+        )?
+        .ok_or_else(|| Refusal::field("target", "is missing"))?;
+        let draft = Draft {
+            user: target.user,
+            users: target.users,
+            all: target.all,
+            notification_type: take(&mut fields, "type", "a string")?,
+            priority: take(&mut fields, "priority", "a string")?,
+            channels: take(&mut fields, "channels", "a list of strings")?,
+            title: take(&mut fields, "title", "a string")?,
+            body: take(&mut fields, "body", "a string")?,
+            data: take(&mut fields, "data", "an object")?,
+            collapse_key: take(&mut fields, "collapse_key", "a string")?,
+            ttl_s: take(&mut fields, "ttl_s", "a whole number of seconds")?,
+        };
+        match fields.into_keys().next() {
+            Some(unknown) => Err(Refusal::field(unknown, "is no field of a notification")),
+            None if body.len() > limits::NOTIFICATION_BYTES && draft.users.is_none() => {
+                Err(too_large_notification())
+            }
+            None => Ok(draft),
+        }
+    }
+
+    pub fn check(self) -> Result<Submission, Refusal> {
+        let audience = audience(self.user, self.users, self.all)?;
+        let priority = match self.priority {
+            None => Priority::default(),
+            Some(text) => text.parse().map_err(|()| {
+                Refusal::field("priority", "is one of critical, high, normal, low")
+            })?,
+        };
+        let content = Content {
+            notification_type: required_text("type", self.notification_type, limits::TYPE_BYTES)?,
+            priority,
+            channels: channels(self.channels, priority, &audience)?,
+            title: self.title,
+            body: self.body,
+            data: self.data.map(one_line_object).transpose()?,
+            collapse_key: self
+                .collapse_key
+                .map(|key| required_text("collapse_key", Some(key), limits::COLLAPSE_KEY_BYTES))
+                .transpose()?,
+            ttl_s: ttl(self.ttl_s, priority)?,
+            producer: String::new(),
+        };
+        let bytes = serde_json::to_vec(&content).map_or(0, |text| text.len());
+        if bytes > limits::NOTIFICATION_BYTES {
+            return Err(too_large_notification());
+        }
+        Ok(Submission { audience, content })
+    }
+}
+
+/// Takes a field out; `null` is "not given".
+fn take<T: DeserializeOwned>(
+    fields: &mut BTreeMap<String, &RawValue>,
+    field: &'static str,
+    expected: &str,
+) -> Result<Option<T>, Refusal> {
+    match fields.remove(field) {
+        Some(raw) if raw.get() != "null" => serde_json::from_str(raw.get())
+            .map(Some)
+            .map_err(|_| Refusal::field(field, format!("is not {expected}"))),
+        _ => Ok(None),
+    }
+}
+
+fn too_large_notification() -> Refusal {
+    Refusal::TooLarge {
+        field: "body".into(),
+        problem: format!(
+            "a notification has at most {} B",
+            limits::NOTIFICATION_BYTES
+        ),
+    }
+}
+
+fn audience(
+    user: Option<String>,
+    users: Option<Vec<String>>,
+    all: bool,
+) -> Result<Audience, Refusal> {
+    match (user, users, all) {
+        (Some(user), None, false) => user
+            .parse()
+            .map(Audience::User)
+            .map_err(|error| Refusal::field("target.user", error.to_string())),
+        (None, Some(users), false) => list(users).map(Audience::Users),
+        (None, None, true) => Ok(Audience::All),
+        _ => Err(Refusal::field(
+            "target",
+            "names exactly one of `user`, `users` and `all: true`",
+        )),
+    }
+}
+
+fn list(users: Vec<String>) -> Result<Vec<UserId>, Refusal> {
+    if users.len() > limits::TARGET_USERS {
+        return Err(Refusal::TooLarge {
+            field: "target.users".into(),
+            problem: format!("at most {} users", limits::TARGET_USERS),
+        });
+    }
+    if users.is_empty() {
+        return Err(Refusal::field("target.users", "is empty"));
+    }
+    let mut seen = BTreeSet::new();
+    let mut list = Vec::with_capacity(users.len());
+    for (at, user) in users.into_iter().enumerate() {
+        let user: UserId = user.parse().map_err(|error: crate::ids::IdError| {
+            Refusal::field(format!("target.users[{at}]"), error.to_string())
+        })?;
+        if seen.insert(user.clone()) {
+            list.push(user);
+        }
+    }
+    Ok(list)
+}
+
+fn required_text(
+    field: &'static str,
+    value: Option<String>,
+    bytes_max: usize,
+) -> Result<String, Refusal> {
+    let value = value.ok_or_else(|| Refusal::field(field, "is missing"))?;
+    let fits = (1..=bytes_max).contains(&value.len()) && !value.chars().any(char::is_control);
+    fits.then_some(value).ok_or_else(|| {
+        Refusal::field(
+            field,
+            format!("has 1 to {bytes_max} bytes without control characters"),
+        )
+    })
+}
+
+/// What was asked, or what the tier means when nothing was: critical all at once, the others in-app.
+fn channels(
+    asked: Option<Vec<String>>,
+    priority: Priority,
+    audience: &Audience,
+) -> Result<Vec<Channel>, Refusal> {
+    let Some(asked) = asked else {
+        return Ok(match (priority, audience) {
+            (Priority::Critical, Audience::User(_) | Audience::Users(_)) => {
+                vec![Channel::InApp, Channel::Push, Channel::Email, Channel::Sms]
+            }
+            _ => vec![Channel::InApp],
+        });
+    };
+    let mut channels = BTreeSet::new();
+    for (at, name) in asked.iter().enumerate() {
+        let channel = name.parse::<Channel>().map_err(|()| {
+            Refusal::field(
+                format!("channels[{at}]"),
+                "is one of in_app, push, email, sms",
+            )
+        })?;
+        if *audience == Audience::All && channel != Channel::InApp {
+            return Err(Refusal::Unsupported {
+                field: format!("channels[{at}]"),
+                problem: "only in_app reaches `all` in this release".into(),
+            });
+        }
+        channels.insert(channel);
+    }
+    match channels.is_empty() {
+        true => Err(Refusal::field("channels", "is empty")),
+        false => Ok(channels.into_iter().collect()),
+    }
+}
+
+fn ttl(asked: Option<u64>, priority: Priority) -> Result<Option<u32>, Refusal> {
+    match asked {
+        None if priority == Priority::Critical => Ok(Some(limits::CRITICAL_TTL_S)),
+        None => Ok(None),
+        Some(ttl_s) if (1..=u64::from(limits::TTL_S_MAX)).contains(&ttl_s) => {
+            Ok(Some(ttl_s as u32))
+        }
+        Some(_) => Err(Refusal::field(
+            "ttl_s",
+            format!("is 1 to {} seconds", limits::TTL_S_MAX),
+        )),
+    }
+}
+
+/// `data` travels as it came, but on one line: an SSE frame is one line, and a line break in valid JSON
+/// can only stand between tokens.
+fn one_line_object(data: Box<RawValue>) -> Result<Box<RawValue>, Refusal> {
+    if !data.get().starts_with('{') {
+        return Err(Refusal::field("data", "is not an object"));
+    }
+    if !data.get().contains(['\n', '\r']) {
+        return Ok(data);
+    }
+    let one_line = data.get().replace(['\n', '\r'], "");
+    RawValue::from_string(one_line).map_err(|_| Refusal::field("data", "is not an object"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str) -> Result<Submission, Refusal> {
+        Draft::from_json(json.as_bytes()).and_then(Draft::check)
+    }
+
+    fn field_of(json: &str) -> String {
+        let refusal = check(json).expect_err(json);
+        refusal.named_field().unwrap_or(refusal.code()).to_owned()
+    }
+
+    #[test]
+    fn the_least_a_request_needs_is_a_target_and_a_type() {
+        let submission = check(r#"{"target":{"user":"42"},"type":"order"}"#).unwrap();
+        assert_eq!(submission.audience, Audience::User("42".parse().unwrap()));
+        assert_eq!(submission.content.channels, [Channel::InApp]);
+        assert_eq!(submission.content.priority, Priority::Normal);
+        assert_eq!(submission.content.ttl_s, None);
+    }
+
+    #[test]
+    fn critical_goes_by_every_channel_and_lives_a_day_unless_told_otherwise() {
+        let content = check(r#"{"target":{"user":"42"},"type":"x","priority":"critical"}"#)
+            .unwrap()
+            .content;
+        assert_eq!(content.channels.len(), 4);
+        assert_eq!(content.ttl_s, Some(86_400));
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        for (json, field) in [
+            ("[]", "bad_json"),
+            ("{", "bad_json"),
+            (r#"{"type":"x"}"#, "target"),
+            (r#"{"target":{},"type":"x"}"#, "target"),
+            (r#"{"target":{"user":"1","all":true},"type":"x"}"#, "target"),
+            (r#"{"target":{"team":"1"},"type":"x"}"#, "target"),
+            (r#"{"target":{"user":""},"type":"x"}"#, "target.user"),
+            (r#"{"target":{"users":[]},"type":"x"}"#, "target.users"),
+            (
+                r#"{"target":{"users":["1",""]},"type":"x"}"#,
+                "target.users[1]",
+            ),
+            (r#"{"target":{"user":"1"}}"#, "type"),
+            (r#"{"target":{"user":"1"},"type":7}"#, "type"),
+            (
+                r#"{"target":{"user":"1"},"type":"x","priority":"huge"}"#,
+                "priority",
+            ),
+            (
+                r#"{"target":{"user":"1"},"type":"x","channels":["fax"]}"#,
+                "channels[0]",
+            ),
+            (
+                r#"{"target":{"user":"1"},"type":"x","channels":[]}"#,
+                "channels",
+            ),
+            (
+                r#"{"target":{"all":true},"type":"x","channels":["push"]}"#,
+                "channels[0]",
+            ),
+            (r#"{"target":{"user":"1"},"type":"x","data":[1]}"#, "data"),
+            (r#"{"target":{"user":"1"},"type":"x","ttl_s":0}"#, "ttl_s"),
+            (r#"{"target":{"user":"1"},"type":"x","ttl_s":-1}"#, "ttl_s"),
+            (
+                r#"{"target":{"user":"1"},"type":"x","ttl_s":9999999999}"#,
+                "ttl_s",
+            ),
+            (
+                r#"{"target":{"user":"1"},"type":"x","collapse_key":""}"#,
+                "collapse_key",
+            ),
+            (
+                r#"{"target":{"user":"1"},"type":"x","colapse_key":"a"}"#,
+                "colapse_key",
+            ),
+            (
+                r#"{"target":{"user":"1"},"type":"x","schedule_at":1}"#,
+                "schedule_at",
+            ),
+        ] {
+            assert_eq!(field_of(json), field, "{json}");
+        }
+    }
+
+    #[test]
+    fn too_many_users_and_too_many_bytes_are_too_large() {
+        let users: Vec<String> = (0..10_001).map(|user| format!("\"{user}\"")).collect();
+        let many = format!(
+            r#"{{"target":{{"users":[{}]}},"type":"x"}}"#,
+            users.join(",")
+        );
+        let long = format!(
+            r#"{{"target":{{"user":"1"}},"type":"x","body":"{}"}}"#,
+            "a".repeat(40_000)
+        );
+        for json in [many, long] {
+            assert_eq!(check(&json).unwrap_err().code(), "too_large");
+        }
+    }
+
+    #[test]
+    fn a_repeated_user_of_a_list_counts_once() {
+        let submission = check(r#"{"target":{"users":["b","a","b"]},"type":"x"}"#).unwrap();
+        let expected = ["b", "a"].map(|user| user.parse().unwrap()).to_vec();
+        assert_eq!(submission.audience, Audience::Users(expected));
+    }
+
+    #[test]
+    fn data_is_passed_through_untouched_but_for_line_breaks() {
+        let submission =
+            check("{\"target\":{\"user\":\"1\"},\"type\":\"x\",\"data\":{\"n\": 1.50,\r\n\"s\":\"a\\nb\"}}")
+                .unwrap();
+        let data = submission.content.data.unwrap();
+        assert_eq!(data.get(), "{\"n\": 1.50,\"s\":\"a\\nb\"}");
+    }
+}

@@ -1,0 +1,109 @@
+//! What the dispatcher counts. Every refusal and every drop has a cause from a closed list.
+
+use crate::metrics::Metrics;
+use prometheus::{Histogram, IntCounter, IntCounterVec};
+
+#[derive(Clone, Debug)]
+pub struct DispatcherMetrics {
+    /// Requests by result (`accepted`, `repeated` or the error's code) and priority.
+    pub intake: IntCounterVec,
+    /// From the parsed request to the answer.
+    pub intake_s: Histogram,
+    pub router_batches: IntCounter,
+    pub router_records: IntCounter,
+    /// One batch, from the first record read to the commit.
+    pub router_batch_s: Histogram,
+    /// From the broker's append of the `raw` record to the produced in-app record.
+    pub routed_s: Histogram,
+    /// Rows by kind and result (`stored`, `existing`).
+    pub rows: IntCounterVec,
+    /// What was decided for a row's in-app delivery.
+    pub pushes: IntCounterVec,
+    pub records_out: IntCounterVec,
+    pub reroutes: IntCounterVec,
+    pub dead_letters: IntCounterVec,
+    pub unsupported: IntCounterVec,
+    pub outcomes: IntCounterVec,
+    pub outcomes_refused: IntCounterVec,
+    pub lookups: IntCounterVec,
+    pub sync: IntCounterVec,
+    pub retries: IntCounterVec,
+}
+
+impl DispatcherMetrics {
+    pub fn new(metrics: &Metrics) -> DispatcherMetrics {
+        DispatcherMetrics {
+            intake: metrics.counters(
+                "intake_total",
+                "Notifications offered by producers, by result and priority.",
+                &["result", "priority"],
+            ),
+            intake_s: metrics.latency("intake_seconds", "From the parsed request to the answer."),
+            router_batches: metrics.counter("router_batches_total", "Batches routed."),
+            router_records: metrics.counter("router_records_total", "Records of raw routed."),
+            router_batch_s: metrics.latency(
+                "router_batch_seconds",
+                "One router batch, from the first record to the commit.",
+            ),
+            routed_s: metrics.latency(
+                "routed_seconds",
+                "From the broker's append to raw to the produced in-app record.",
+            ),
+            rows: metrics.counters(
+                "rows_total",
+                "Inbox rows by kind and result.",
+                &["kind", "result"],
+            ),
+            pushes: metrics.counters(
+                "pushes_total",
+                "Decisions on in-app delivery of a row, by result.",
+                &["result"],
+            ),
+            records_out: metrics.counters(
+                "records_out_total",
+                "Records produced by topic.",
+                &["topic"],
+            ),
+            reroutes: metrics.counters(
+                "reroutes_total",
+                "Answers of not_here by what followed.",
+                &["result"],
+            ),
+            dead_letters: metrics.counters(
+                "dead_letters_total",
+                "Records set aside on dlq, by source topic and cause.",
+                &["topic", "cause"],
+            ),
+            unsupported: metrics.counters(
+                "unsupported_total",
+                "Records of a later release that were left alone, by source topic.",
+                &["topic"],
+            ),
+            outcomes: metrics.counters(
+                "outcomes_total",
+                "Outcomes accepted from gateways, by fate.",
+                &["fate"],
+            ),
+            outcomes_refused: metrics.counters(
+                "outcomes_refused_total",
+                "Outcomes that were not taken, by cause.",
+                &["cause"],
+            ),
+            lookups: metrics.counters(
+                "lookups_total",
+                "Users looked up for routing, by where the answer came from.",
+                &["source"],
+            ),
+            sync: metrics.counters(
+                "sync_total",
+                "Syncs answered, by result (recovered, or why not).",
+                &["result"],
+            ),
+            retries: metrics.counters(
+                "retries_total",
+                "Steps of the dispatcher's workers that had to be tried again.",
+                &["step"],
+            ),
+        }
+    }
+}

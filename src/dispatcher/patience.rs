@@ -1,0 +1,130 @@
+//! Waiting for a part that is away: try, back off, try again, until it works or the process leaves.
+//! Nothing is skipped meanwhile; records wait on the bus.
+
+use crate::limits;
+use prometheus::IntCounterVec;
+use std::{fmt::Display, future::Future, time::Duration};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The process is leaving; the step was not done and must not be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
+
+#[derive(Clone)]
+pub struct Patience {
+    shutdown: CancellationToken,
+    retries: IntCounterVec,
+}
+
+impl Patience {
+    pub fn new(shutdown: CancellationToken, retries: IntCounterVec) -> Patience {
+        Patience { shutdown, retries }
+    }
+
+    /// Repeats `attempt` until it succeeds. A failure is logged when it starts and every 10 s.
+    pub async fn until_done<T, E, F, Fut>(
+        &self,
+        step: &'static str,
+        mut attempt: F,
+    ) -> Result<T, Stopped>
+    where
+        E: Display,
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let mut back_off = BackOff::new(step);
+        loop {
+            match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(error) => self.wait(&mut back_off, &error).await?,
+            }
+        }
+    }
+
+    /// One pause of a loop that the caller drives.
+    pub async fn wait(&self, back_off: &mut BackOff, error: &impl Display) -> Result<(), Stopped> {
+        self.retries.with_label_values(&[back_off.step]).inc();
+        back_off.note(error);
+        tokio::select! {
+            () = self.shutdown.cancelled() => Err(Stopped),
+            () = tokio::time::sleep(back_off.next()) => Ok(()),
+        }
+    }
+}
+
+/// Doubling pauses with jitter between the two bounds of `limits`.
+pub struct BackOff {
+    step: &'static str,
+    pause: Duration,
+    logged: Option<Instant>,
+}
+
+impl BackOff {
+    pub fn new(step: &'static str) -> BackOff {
+        BackOff {
+            step,
+            pause: limits::STEP_RETRY_MIN,
+            logged: None,
+        }
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(limits::STEP_RETRY_MAX);
+        // Jitter keeps several workers from knocking at the same instant.
+        pause.mul_f64(rand::random_range(0.75..1.25))
+    }
+
+    fn note(&mut self, error: &impl Display) {
+        let due = self
+            .logged
+            .is_none_or(|at| at.elapsed() >= limits::STEP_LOG_EVERY);
+        if due {
+            self.logged = Some(Instant::now());
+            tracing::warn!(step = self.step, %error, "waiting, will try again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use std::cell::Cell;
+
+    fn patience() -> (Patience, CancellationToken) {
+        let shutdown = CancellationToken::new();
+        let retries = Metrics::default().counters("retries_total", "test", &["step"]);
+        (Patience::new(shutdown.clone(), retries), shutdown)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_is_repeated_until_it_works_and_its_failures_are_counted() {
+        let (patience, _shutdown) = patience();
+        let attempts = Cell::new(0);
+        let answer = patience
+            .until_done("test", || {
+                attempts.set(attempts.get() + 1);
+                let outcome = if attempts.get() < 4 {
+                    Err("away")
+                } else {
+                    Ok(7)
+                };
+                async move { outcome }
+            })
+            .await;
+        assert_eq!(answer, Ok(7));
+        assert_eq!(patience.retries.with_label_values(&["test"]).get(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_leaves_does_not_wait_for_a_part_that_is_away() {
+        let (patience, shutdown) = patience();
+        shutdown.cancel();
+        let answer = patience
+            .until_done("test", || async { Err::<(), _>("away") })
+            .await;
+        assert_eq!(answer, Err(Stopped));
+    }
+}

@@ -1,0 +1,278 @@
+//! From `raw` to the gateways: store the rows, then look the users up, then produce.
+//!
+//! Invariants:
+//! * rows of a batch are stored before any of its users is looked up: a client that connects meanwhile
+//!   finds the row in its sync, one that was connected before is found by the look-up;
+//! * a record's row and position depend on nothing but the record; clocks decide only about pushing;
+//! * nothing is committed before its row, its channel records and its in-app records are durable.
+
+mod parse;
+mod push;
+
+use super::{
+    metrics::DispatcherMetrics,
+    outbox::Outbox,
+    patience::{Patience, Stopped},
+    routes::Routes,
+    store::{Appended, NewRow, RowKind, SharedStore},
+    unix_ms,
+    worker::Work,
+};
+use crate::{
+    bus::{Consumed, Record, Target, Topic},
+    envelope::{Channel, Fate, Outcome, is_expired},
+    ids::{NotificationId, Region, UserId},
+    position::Position,
+};
+use async_trait::async_trait;
+use parse::{Parsed, Unroutable, What, parse};
+use std::{collections::HashSet, time::Instant};
+
+pub use push::{Push, to_shard};
+
+pub struct Router {
+    pub store: SharedStore,
+    pub routes: Routes,
+    pub outbox: Outbox,
+    pub patience: Patience,
+    pub metrics: DispatcherMetrics,
+    pub region: Region,
+}
+
+/// A parsed record with the bytes it came in.
+struct Taken<'a> {
+    parsed: Parsed,
+    consumed: &'a Consumed,
+    /// What the store said of its row, where it makes one.
+    row: Option<Appended>,
+}
+
+#[async_trait]
+impl Work for Router {
+    fn group(&self) -> &'static str {
+        "router"
+    }
+
+    fn topics(&self) -> Vec<Topic> {
+        vec![Topic::Raw(super::intake::GENERATION)]
+    }
+
+    fn assigned(&mut self) {
+        // Another router may have stored rows of these partitions meanwhile.
+        self.store.forget_heads();
+    }
+
+    async fn batch(&mut self, records: &[Consumed]) -> Result<(), Stopped> {
+        let started = Instant::now();
+        let mut taken = self.take(records).await?;
+        self.store_rows(&mut taken).await?;
+        self.enter_pending(&taken).await?;
+        let mut out = self.channel_records(&taken);
+        let pushes = self.pushes(&taken).await?;
+        out.extend(push::records(pushes, &self.routes, &self.metrics).await);
+        self.outbox.send(out).await?;
+
+        let now_ms = unix_ms();
+        for one in &taken {
+            let age_ms = now_ms.saturating_sub(one.parsed.appended_ms);
+            self.metrics.routed_s.observe(age_ms as f64 / 1000.0);
+        }
+        self.metrics.router_batches.inc();
+        self.metrics.router_records.inc_by(records.len() as u64);
+        self.metrics
+            .router_batch_s
+            .observe(started.elapsed().as_secs_f64());
+        Ok(())
+    }
+}
+
+impl Router {
+    async fn take<'a>(&self, records: &'a [Consumed]) -> Result<Vec<Taken<'a>>, Stopped> {
+        let mut taken = Vec::with_capacity(records.len());
+        for consumed in records {
+            match parse(consumed) {
+                Ok(parsed) => taken.push(Taken {
+                    parsed,
+                    consumed,
+                    row: None,
+                }),
+                Err(Unroutable::Malformed(cause, reason)) => {
+                    self.outbox.dead_letter(consumed, cause, &reason).await?;
+                }
+                Err(Unroutable::Unsupported(what)) => {
+                    let topic = consumed.at.topic.suffix();
+                    tracing::warn!(%topic, what, "record of a later release left alone");
+                    self.metrics.unsupported.with_label_values(&[topic]).inc();
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn store_rows(&self, taken: &mut [Taken<'_>]) -> Result<(), Stopped> {
+        let (makers, rows): (Vec<usize>, Vec<NewRow>) = taken
+            .iter()
+            .enumerate()
+            .filter_map(|(at, one)| Some((at, one.parsed.row(&one.consumed.record.value)?)))
+            .unzip();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let answers = self
+            .patience
+            .until_done("store", || self.store.append(rows.clone()))
+            .await?;
+        for ((at, row), appended) in makers.into_iter().zip(&rows).zip(answers) {
+            let kind = match row.kind {
+                RowKind::Notification => "notification",
+                RowKind::Read => "read",
+            };
+            let result = match appended {
+                Appended::Stored { .. } => "stored",
+                Appended::Existing { .. } => "existing",
+            };
+            self.metrics.rows.with_label_values(&[kind, result]).inc();
+            taken[at].row = Some(appended);
+        }
+        Ok(())
+    }
+
+    /// Every channel asked for is visibly `pending` from here on; later states are never overwritten.
+    async fn enter_pending(&self, taken: &[Taken<'_>]) -> Result<(), Stopped> {
+        let entries: Vec<(NotificationId, UserId, Channel)> = taken
+            .iter()
+            .filter(|one| !one.is_repeat())
+            .flat_map(|one| {
+                let (asked, _) = one.parsed.channels();
+                let parsed = &one.parsed;
+                asked
+                    .iter()
+                    .map(|channel| (parsed.head.id, parsed.user.clone(), *channel))
+            })
+            .collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.patience
+            .until_done("pending", || self.store.pending(&entries, unix_ms()))
+            .await
+    }
+
+    /// Records for the push, email and sms workers. Their claims drop what is repeated.
+    fn channel_records(&self, taken: &[Taken<'_>]) -> Vec<(Target, Record)> {
+        let fresh = taken.iter().filter(|one| !one.is_repeat());
+        let records = fresh.flat_map(|one| {
+            let (_, starting) = one.parsed.channels();
+            starting.iter().filter_map(|channel| {
+                let topic = match channel {
+                    Channel::InApp => return None,
+                    Channel::Push => Topic::Push,
+                    Channel::Email => Topic::Email,
+                    Channel::Sms => Topic::Sms,
+                };
+                let source = &one.consumed.record;
+                let head = one.parsed.head.clone();
+                let record = head.into_record(source.key.clone(), source.value.clone());
+                Some((Target::Keyed(topic), record))
+            })
+        });
+        records.collect()
+    }
+
+    /// What of the batch goes to gateways now.
+    async fn pushes(&self, taken: &[Taken<'_>]) -> Result<Vec<Push>, Stopped> {
+        let now_ms = unix_ms();
+        let mut seen = HashSet::new();
+        let mut pushes = Vec::new();
+        let mut expired = Vec::new();
+        for one in taken {
+            let Some(appended) = &one.row else { continue };
+            let (pos, prev, written) = match *appended {
+                Appended::Stored { prev } => (one.parsed.pos, prev, false),
+                Appended::Existing { pos, prev, written } => (pos, prev, written),
+            };
+            let head = &one.parsed.head;
+            let result = if written {
+                "written_before"
+            } else if is_expired(head.expires_ms, now_ms) {
+                expired.push(one.parsed.expired_outcome(pos, now_ms));
+                "expired"
+            } else if !one.parsed.channels().1.contains(&Channel::InApp)
+                && matches!(one.parsed.what, What::Notification(_))
+            {
+                "later"
+            } else if !seen.insert((head.id, one.parsed.user.clone())) {
+                "repeated"
+            } else {
+                pushes.push(one.parsed.push(self.region.user_stream(), pos, prev));
+                continue;
+            };
+            self.metrics.pushes.with_label_values(&[result]).inc();
+        }
+        if !expired.is_empty() {
+            self.patience
+                .until_done("expired", || self.store.record(&expired))
+                .await?;
+        }
+        Ok(pushes)
+    }
+}
+
+impl Taken<'_> {
+    /// The row stands under another record: that one did, or does, what is to be done.
+    fn is_repeat(&self) -> bool {
+        matches!(&self.row, Some(Appended::Existing { pos, .. }) if *pos != self.parsed.pos)
+    }
+}
+
+impl Parsed {
+    fn push(&self, stream: String, pos: Position, prev: Position) -> Push {
+        let place = super::frame::Place {
+            stream: &stream,
+            pos,
+            prev,
+        };
+        let frame = match &self.what {
+            What::Read(ids) => super::frame::read_mark(ids, place),
+            What::Notification(content) => {
+                let facts = super::frame::Facts {
+                    id: self.head.id,
+                    priority: self.head.priority,
+                    created_ms: self.head.created_ms,
+                    read: false,
+                };
+                super::frame::notification(facts, content, place)
+            }
+        };
+        let collapse_key = match &self.what {
+            What::Notification(content) => content.collapse_key.clone(),
+            What::Read(_) => None,
+        };
+        Push {
+            user: self.user.clone(),
+            routed: crate::envelope::Routed {
+                head: self.head.clone(),
+                user: Some(self.user.clone()),
+                stream,
+                pos,
+                prev,
+                collapse_key,
+                answered: Vec::new(),
+                frame,
+            },
+        }
+    }
+
+    fn expired_outcome(&self, pos: Position, at_ms: u64) -> Outcome {
+        Outcome {
+            id: self.head.id,
+            user: Some(self.user.clone()),
+            pos,
+            fate: Fate::Expired,
+            devices: 0,
+            gateway: String::new(),
+            at_ms,
+            answered: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What a record of `raw` means. A pure function of the record and where it stands: no clock, limit or
+//! preference takes part, so re-reading it makes the same row.
+
+use crate::{
+    bus::{Consumed, Topic},
+    dispatcher::store::{NewRow, RowKind},
+    envelope::{Channel, Content, EnvelopeError, Head, Kind, Priority},
+    ids::{NotificationId, UserId},
+    position::Position,
+};
+
+/// A record that can be routed.
+#[derive(Debug)]
+pub struct Parsed {
+    pub user: UserId,
+    pub pos: Position,
+    pub head: Head,
+    pub what: What,
+    /// Broker's append time, Unix ms.
+    pub appended_ms: u64,
+}
+
+#[derive(Debug)]
+pub enum What {
+    Notification(Content),
+    /// A read mark: these ids are read.
+    Read(Vec<NotificationId>),
+}
+
+/// Why a record can't be routed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unroutable {
+    /// A later release wrote it.
+    Unsupported(String),
+    /// For `dlq`: a metric label from a closed list, and the reason in words.
+    Malformed(&'static str, String),
+}
+
+pub fn parse(consumed: &Consumed) -> Result<Parsed, Unroutable> {
+    let head = Head::read(&consumed.record).map_err(|error| match error {
+        EnvelopeError::Unsupported { .. } => Unroutable::Unsupported(error.to_string()),
+        EnvelopeError::Malformed { .. } => Unroutable::Malformed("header", error.to_string()),
+    })?;
+    let what = match head.kind {
+        Kind::Notification => What::Notification(value(consumed)?),
+        Kind::Read => What::Read(value(consumed)?),
+        kind => return Err(Unroutable::Unsupported(format!("kind {kind} in raw"))),
+    };
+    let user = std::str::from_utf8(&consumed.record.key)
+        .map_err(|error| Unroutable::Malformed("user", error.to_string()))?
+        .parse::<UserId>()
+        .map_err(|error| Unroutable::Malformed("user", error.to_string()))?;
+    Ok(Parsed {
+        user,
+        pos: position(consumed)?,
+        head,
+        what,
+        appended_ms: consumed.appended_ms,
+    })
+}
+
+fn value<T: serde::de::DeserializeOwned>(consumed: &Consumed) -> Result<T, Unroutable> {
+    serde_json::from_slice(&consumed.record.value)
+        .map_err(|error| Unroutable::Malformed("value", error.to_string()))
+}
+
+fn position(consumed: &Consumed) -> Result<Position, Unroutable> {
+    let generation = match consumed.at.topic {
+        Topic::Raw(generation) => generation,
+        topic => {
+            let reason = format!("{} has no positions", topic.suffix());
+            return Err(Unroutable::Malformed("position", reason));
+        }
+    };
+    Position::new(generation, consumed.offset).ok_or_else(|| {
+        let reason = format!("offset {} does not fit a position", consumed.offset);
+        Unroutable::Malformed("position", reason)
+    })
+}
+
+impl Parsed {
+    /// The row the record makes; a notification that in-app has no part in makes none.
+    pub fn row(&self, value: &bytes::Bytes) -> Option<NewRow> {
+        let (kind, collapse_key) = match &self.what {
+            What::Notification(content) if content.channels.contains(&Channel::InApp) => {
+                (RowKind::Notification, content.collapse_key.clone())
+            }
+            What::Notification(_) => return None,
+            What::Read(_) => (RowKind::Read, None),
+        };
+        Some(NewRow {
+            user: self.user.clone(),
+            pos: self.pos,
+            kind,
+            id: self.head.id,
+            priority: self.head.priority,
+            created_ms: self.head.created_ms,
+            expires_ms: self.head.expires_ms,
+            collapse_key,
+            content: value.clone(),
+        })
+    }
+
+    /// Channels the notification was asked for, and which of them start now. `high` starts with the
+    /// first; the others wait until that one was not acknowledged (the fallback's place).
+    pub fn channels(&self) -> (&[Channel], &[Channel]) {
+        match &self.what {
+            What::Read(_) => (&[], &[]),
+            What::Notification(content) => {
+                let asked = content.channels.as_slice();
+                match self.head.priority {
+                    Priority::High => (asked, &asked[..asked.len().min(1)]),
+                    _ => (asked, asked),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::{Record, TopicPartition};
+
+    fn consumed(record: Record) -> Consumed {
+        Consumed {
+            at: TopicPartition {
+                topic: Topic::Raw(1),
+                partition: 3,
+            },
+            offset: 9,
+            appended_ms: 5,
+            record,
+        }
+    }
+
+    fn record(kind: Kind, key: &str, value: &str) -> Record {
+        let head = Head {
+            kind,
+            id: NotificationId::generate(),
+            created_ms: 5,
+            expires_ms: None,
+            priority: Priority::Normal,
+            region: "local".into(),
+            again: false,
+        };
+        head.into_record(key.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn the_position_is_that_of_the_record() {
+        let record = record(
+            Kind::Notification,
+            "42",
+            r#"{"type":"x","channels":["in_app"]}"#,
+        );
+        let parsed = parse(&consumed(record)).unwrap();
+        assert_eq!(Some(parsed.pos), Position::new(1, 9));
+        assert!(parsed.row(&bytes::Bytes::new()).is_some());
+    }
+
+    #[test]
+    fn without_in_app_there_is_no_row() {
+        let record = record(
+            Kind::Notification,
+            "42",
+            r#"{"type":"x","channels":["push"]}"#,
+        );
+        let parsed = parse(&consumed(record)).unwrap();
+        assert!(parsed.row(&bytes::Bytes::new()).is_none());
+        assert_eq!(parsed.channels().1, [Channel::Push]);
+    }
+
+    #[test]
+    fn what_is_broken_is_named_and_what_is_newer_is_not_broken() {
+        let label = |record| match parse(&consumed(record)).unwrap_err() {
+            Unroutable::Malformed(label, _) => label,
+            Unroutable::Unsupported(_) => "unsupported",
+        };
+        let good = r#"{"type":"x","channels":["in_app"]}"#;
+        assert_eq!(label(Record::new("42", good)), "header");
+        assert_eq!(label(record(Kind::Notification, "", good)), "user");
+        assert_eq!(label(record(Kind::Notification, "42", "{")), "value");
+        assert_eq!(label(record(Kind::Probe, "42", good)), "unsupported");
+        let mut newer = record(Kind::Notification, "42", good);
+        newer.set("v", "2");
+        assert_eq!(label(newer), "unsupported");
+    }
+}

@@ -1,0 +1,199 @@
+//! What became of notifications: outcomes come from gateways by the stream (or in process), and from the
+//! `delivery` topic when no dispatcher was reachable.
+//!
+//! Invariants:
+//! * a batch is accepted only after everything in it is durable: in the store, or as a whole on
+//!   `delivery`, where a tracker reads it later; taking it twice changes nothing;
+//! * `not_here` and `read` outcomes become records of their own before the batch is accepted.
+
+mod read_marks;
+mod reroute;
+mod topic;
+
+use super::{
+    metrics::DispatcherMetrics,
+    store::{SharedStore, StoreError},
+};
+use crate::{
+    bus::{BusError, Record, SharedBus, Target, Topic},
+    control::upstream::Accepted,
+    envelope::{Fate, Outcome, outcomes_record},
+    ids::{GatewayEpoch, NotificationId, Region, UserId},
+    limits,
+    registry::SharedRegistry,
+};
+use parking_lot::Mutex;
+use std::{collections::HashMap, time::Instant};
+use thiserror::Error;
+
+pub use topic::DeliveryTopic;
+
+/// The batch is not durable: whoever sent it keeps it.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TrackError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+pub struct Tracker {
+    bus: SharedBus,
+    store: SharedStore,
+    registry: SharedRegistry,
+    region: Region,
+    metrics: DispatcherMetrics,
+    shard_epochs: Mutex<ShardEpochs>,
+}
+
+/// Who owns which shard, by the registry's word of a moment ago.
+#[derive(Default)]
+struct ShardEpochs {
+    read_at: Option<Instant>,
+    by_shard: HashMap<u32, u64>,
+}
+
+impl Tracker {
+    pub fn new(
+        bus: SharedBus,
+        store: SharedStore,
+        registry: SharedRegistry,
+        region: Region,
+        metrics: DispatcherMetrics,
+    ) -> Tracker {
+        Tracker {
+            bus,
+            store,
+            registry,
+            region,
+            metrics,
+            shard_epochs: Mutex::default(),
+        }
+    }
+
+    /// Accepts a gateway's batch; with the store away it goes to `delivery` as it is.
+    pub async fn accept(
+        &self,
+        gateway: &GatewayEpoch,
+        shard: Option<u32>,
+        mut outcomes: Vec<Outcome>,
+    ) -> Result<Accepted, TrackError> {
+        // The word of whoever speaks, whatever the outcomes say.
+        for outcome in &mut outcomes {
+            outcome.gateway = gateway.to_string();
+        }
+        match self.apply(&outcomes).await {
+            Err(TrackError::Store(error)) => {
+                tracing::warn!(%error, "outcomes go to the delivery topic");
+                self.set_aside(&outcomes).await?;
+            }
+            result => result?,
+        }
+        let shard_epoch = match shard {
+            Some(shard) => self.shard_epoch(shard).await,
+            None => None,
+        };
+        Ok(Accepted { shard_epoch })
+    }
+
+    /// Makes everything in a batch durable in its final place.
+    pub async fn apply(&self, outcomes: &[Outcome]) -> Result<(), TrackError> {
+        let mut records = self.read_marks(outcomes).await?;
+        for outcome in outcomes {
+            if outcome.fate == Fate::NotHere {
+                records.extend(self.reroute(outcome).await?);
+            }
+        }
+        if !records.is_empty() {
+            self.produce(records).await?;
+        }
+        // What became of a read mark is of no interest: its row is what counts.
+        let logged: Vec<Outcome> = outcomes
+            .iter()
+            .filter(|outcome| !read_marks::is_mark(outcome.id))
+            .cloned()
+            .collect();
+        if !logged.is_empty() {
+            self.store.record(&logged).await?;
+        }
+        for outcome in outcomes {
+            let counter = &self.metrics.outcomes;
+            counter.with_label_values(&[outcome.fate.as_str()]).inc();
+        }
+        Ok(())
+    }
+
+    /// Marks ids read for a user: durable on `raw` when it returns. Answers the mark's id, or `None`
+    /// when all were read before.
+    pub async fn mark_read(
+        &self,
+        user: &UserId,
+        ids: Vec<NotificationId>,
+        at_ms: u64,
+    ) -> Result<Option<NotificationId>, TrackError> {
+        let Some((id, record)) = self.read_mark(user, ids, at_ms).await else {
+            return Ok(None);
+        };
+        self.produce(vec![record]).await?;
+        Ok(Some(id))
+    }
+
+    async fn set_aside(&self, outcomes: &[Outcome]) -> Result<(), TrackError> {
+        let mut by_user: HashMap<Option<UserId>, Vec<Outcome>> = HashMap::new();
+        for outcome in outcomes {
+            by_user
+                .entry(outcome.user.clone())
+                .or_default()
+                .push(outcome.clone());
+        }
+        let records = by_user
+            .values()
+            .map(|outcomes| (Target::Keyed(Topic::Delivery), outcomes_record(outcomes)));
+        self.produce(records.collect()).await
+    }
+
+    async fn produce(&self, records: Vec<(Target, Record)>) -> Result<(), TrackError> {
+        let topics: Vec<Topic> = records
+            .iter()
+            .map(|(target, _)| match target {
+                Target::Keyed(topic) => *topic,
+                Target::Exact(at) => at.topic,
+            })
+            .collect();
+        self.bus.produce(records).await?;
+        for topic in topics {
+            let counter = &self.metrics.records_out;
+            counter.with_label_values(&[topic.suffix()]).inc();
+        }
+        Ok(())
+    }
+
+    /// A gateway cut off from the registry alone learns from it that its shard was taken.
+    async fn shard_epoch(&self, shard: u32) -> Option<u64> {
+        let fresh = {
+            let epochs = self.shard_epochs.lock();
+            let age = epochs.read_at.map(|at| at.elapsed());
+            age.is_some_and(|age| age < limits::SHARD_EPOCHS_AGE)
+        };
+        if !fresh {
+            self.read_shard_epochs().await;
+        }
+        self.shard_epochs.lock().by_shard.get(&shard).copied()
+    }
+
+    /// Keeps the former answer when the registry is away.
+    async fn read_shard_epochs(&self) {
+        let Ok(count) = self.bus.partitions(Topic::InApp).await else {
+            return;
+        };
+        // Set before asking: the others need not ask the same.
+        self.shard_epochs.lock().read_at = Some(Instant::now());
+        match self.registry.shards(count).await {
+            Ok(shards) => {
+                let by_shard = shards.iter().map(|lease| (lease.shard, lease.epoch));
+                self.shard_epochs.lock().by_shard = by_shard.collect();
+            }
+            Err(error) => tracing::debug!(%error, "shard epochs are those of before"),
+        }
+    }
+}

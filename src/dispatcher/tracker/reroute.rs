@@ -1,0 +1,171 @@
+//! A gateway answered `not_here`: the user moved between the look-up and the delivery. Asked again where
+//! the user is now, a few times; whatever is not found that way is found by sync.
+
+use super::{TrackError, Tracker, read_marks::is_mark};
+use crate::{
+    bus::{Record, Target},
+    dispatcher::{
+        frame,
+        router::to_shard,
+        store::{DeliveryState, Row, RowKind, rank, state},
+        unix_ms,
+    },
+    envelope::{Channel, Fate, Head, Kind, Outcome, Routed, is_expired},
+    ids::{GatewayEpoch, UserId},
+    limits,
+    registry::Route,
+};
+use std::collections::BTreeSet;
+
+impl Tracker {
+    pub(super) async fn reroute(
+        &self,
+        outcome: &Outcome,
+    ) -> Result<Vec<(Target, Record)>, TrackError> {
+        let (result, records) = self.next_hop(outcome).await?;
+        self.metrics.reroutes.with_label_values(&[result]).inc();
+        Ok(records)
+    }
+
+    async fn next_hop(
+        &self,
+        outcome: &Outcome,
+    ) -> Result<(&'static str, Vec<(Target, Record)>), TrackError> {
+        let nothing = |result| Ok((result, Vec::new()));
+        // Nobody is looked for to hand a broadcast to.
+        let Some(user) = &outcome.user else {
+            return nothing("broadcast");
+        };
+        if outcome.answered.len() >= limits::HOPS {
+            return nothing("hops");
+        }
+        let answered = answered(outcome);
+        let Ok(mut routes) = self.registry.lookup(std::slice::from_ref(user)).await else {
+            // The row is stored: a user who connects elsewhere meets it in the sync at connect.
+            return nothing("registry_away");
+        };
+        let routes = routes.pop().unwrap_or_default();
+        let states = match is_mark(outcome.id) {
+            true => Vec::new(),
+            false => self.store.delivery(outcome.id, Some(user), 8).await?,
+        };
+        let shards = shards_to_ask(&routes, &answered, &states);
+        if shards.is_empty() {
+            return nothing("absent");
+        }
+        let Some(row) = self.store.row(user, outcome.id).await? else {
+            return nothing("no_row");
+        };
+        if is_expired(row.expires_ms, unix_ms()) {
+            return nothing("expired");
+        }
+        let Some(routed) = self.routed(user, &row, answered) else {
+            return nothing("damaged_row");
+        };
+        let records = shards
+            .into_iter()
+            .map(|shard| to_shard(routed.clone(), shard));
+        Ok(("rerouted", records.collect()))
+    }
+
+    fn routed(&self, user: &UserId, row: &Row, answered: Vec<GatewayEpoch>) -> Option<Routed> {
+        let stream = self.region.user_stream();
+        let frame = frame::of_row(row, &stream)
+            .inspect_err(
+                |error| tracing::error!(%error, id = %row.id, "a stored row can't be read"),
+            )
+            .ok()?;
+        let kind = match row.kind {
+            RowKind::Notification => Kind::Notification,
+            RowKind::Read => Kind::Read,
+        };
+        Some(Routed {
+            head: Head {
+                kind,
+                id: row.id,
+                created_ms: row.created_ms,
+                expires_ms: row.expires_ms,
+                priority: row.priority,
+                region: self.region.to_string(),
+                again: false,
+            },
+            user: Some(user.clone()),
+            stream,
+            pos: row.pos,
+            prev: row.prev,
+            collapse_key: row.collapse_key.clone(),
+            answered,
+            frame,
+        })
+    }
+}
+
+/// All that said `not_here` of this record so far. A name that can't be read is no gateway of this
+/// fleet; leaving it out asks nobody too much.
+fn answered(outcome: &Outcome) -> Vec<GatewayEpoch> {
+    let names = outcome.answered.iter().chain([&outcome.gateway]);
+    let known: BTreeSet<GatewayEpoch> = names.filter_map(|name| name.parse().ok()).collect();
+    known.into_iter().collect()
+}
+
+/// Shards of the gateways that hold the user and have not answered: neither `not_here`, nor that they
+/// wrote it to a device.
+fn shards_to_ask(
+    routes: &[Route],
+    answered: &[GatewayEpoch],
+    states: &[DeliveryState],
+) -> BTreeSet<u32> {
+    let reached = |route: &Route| {
+        let name = route.gateway.to_string();
+        states.iter().any(|known| {
+            known.channel == Channel::InApp && known.gateway == name && is_reached(&known.state)
+        })
+    };
+    routes
+        .iter()
+        .filter(|route| !answered.contains(&route.gateway) && !reached(route))
+        .filter_map(|route| route.shard)
+        .collect()
+}
+
+fn is_reached(name: &str) -> bool {
+    let fates = [Fate::Written, Fate::Acked, Fate::Read];
+    fates
+        .into_iter()
+        .any(|fate| rank(fate) >= rank(Fate::Written) && state(fate) == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(gateway: &str, shard: u32) -> Route {
+        Route {
+            gateway: gateway.parse().unwrap(),
+            shard: Some(shard),
+            grpc: None,
+            live: true,
+        }
+    }
+
+    #[test]
+    fn only_gateways_that_have_not_answered_are_asked() {
+        let routes = [route("gw-1.5", 1), route("gw-2.6", 2), route("gw-3.7", 3)];
+        let written = DeliveryState {
+            user: None,
+            channel: Channel::InApp,
+            state: "written".into(),
+            devices: 1,
+            gateway: "gw-3.7".into(),
+            updated_ms: 1,
+        };
+        let shards = shards_to_ask(&routes, &["gw-1.5".parse().unwrap()], &[written]);
+        assert_eq!(shards, [2].into());
+    }
+
+    #[test]
+    fn a_later_life_of_a_gateway_that_answered_may_be_asked() {
+        let shards = shards_to_ask(&[route("gw-1.9", 1)], &["gw-1.5".parse().unwrap()], &[]);
+        assert_eq!(shards, [1].into());
+    }
+}

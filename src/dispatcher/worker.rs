@@ -1,0 +1,95 @@
+//! The loop every consumer of the dispatcher runs: read a batch, do its work, commit, read on.
+//!
+//! Invariant: an offset is committed only after the work on everything before it is durable. A crash in
+//! between re-reads records, so all work is idempotent by position or by (id, user).
+
+use super::patience::{BackOff, Patience, Stopped};
+use crate::{
+    bus::{BusError, Consumed, Consumer, Polled, SharedBus, Topic, TopicPartition},
+    limits,
+};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use tokio_util::sync::CancellationToken;
+
+#[async_trait]
+pub trait Work: Send {
+    /// Group id; the name in logs.
+    fn group(&self) -> &'static str;
+
+    fn topics(&self) -> Vec<Topic>;
+
+    /// Partitions came anew: forget what was cached about them.
+    fn assigned(&mut self) {}
+
+    /// Returns when every record is dealt with durably.
+    async fn batch(&mut self, records: &[Consumed]) -> Result<(), Stopped>;
+}
+
+/// What every loop needs: the bus, how to wait for it, and when to leave.
+pub type Surroundings = (SharedBus, Patience, CancellationToken);
+
+/// Runs until `shutdown`; answers the name of the group. A bus that is away is waited for.
+pub async fn run(mut work: impl Work, (bus, patience, shutdown): Surroundings) -> &'static str {
+    let topics = work.topics();
+    let mut back_off = BackOff::new("consume");
+    while !shutdown.is_cancelled() {
+        let subscribed = patience
+            .until_done("subscribe", || bus.subscribe(work.group(), &topics))
+            .await;
+        let Ok(mut consumer) = subscribed else { break };
+        let consumed = consume(&mut work, consumer.as_mut(), &patience, &shutdown).await;
+        let Ok(error) = consumed else { break };
+        // A consumer that met an error is replaced: the committed offset is where it goes on.
+        drop(consumer);
+        if patience.wait(&mut back_off, &error).await.is_err() {
+            break;
+        }
+    }
+    work.group()
+}
+
+/// Returns the error that ended the consumer. A batch that was read is finished, whoever leaves.
+async fn consume(
+    work: &mut impl Work,
+    consumer: &mut dyn Consumer,
+    patience: &Patience,
+    shutdown: &CancellationToken,
+) -> Result<BusError, Stopped> {
+    loop {
+        let polled = tokio::select! {
+            () = shutdown.cancelled() => return Err(Stopped),
+            polled = consumer.poll(limits::ROUTER_BATCH, limits::CONSUMER_WAIT) => polled,
+        };
+        match polled {
+            Ok(Polled::Records(records)) => {
+                work.batch(&records).await?;
+                commit(consumer, &records, patience).await?;
+            }
+            Ok(Polled::Assigned(_)) => work.assigned(),
+            Ok(Polled::Revoked(_) | Polled::Idle) => {}
+            Err(error) => return Ok(error),
+        }
+    }
+}
+
+async fn commit(
+    consumer: &mut dyn Consumer,
+    records: &[Consumed],
+    patience: &Patience,
+) -> Result<(), Stopped> {
+    let next = next_offsets(records);
+    let mut back_off = BackOff::new("commit");
+    while let Err(error) = consumer.commit(&next).await {
+        patience.wait(&mut back_off, &error).await?;
+    }
+    Ok(())
+}
+
+fn next_offsets(records: &[Consumed]) -> Vec<(TopicPartition, u64)> {
+    let mut next = BTreeMap::new();
+    for record in records {
+        next.insert(record.at, record.offset + 1);
+    }
+    next.into_iter().collect()
+}
