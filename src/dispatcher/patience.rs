@@ -99,7 +99,7 @@ mod tests {
         (Patience::new(shutdown.clone(), retries), shutdown)
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_step_is_repeated_until_it_works_and_its_failures_are_counted() {
         let (patience, _shutdown) = patience();
         let attempts = Cell::new(0);
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(patience.retries.with_label_values(&["test"]).get(), 3);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_process_that_leaves_does_not_wait_for_a_part_that_is_away() {
         let (patience, shutdown) = patience();
         shutdown.cancel();
