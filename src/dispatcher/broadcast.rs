@@ -4,7 +4,6 @@
 //! the broadcast stream.
 
 use super::{
-    frame::{self, Facts, Place},
     intake::GENERATION,
     metrics::DispatcherMetrics,
     outbox::Outbox,
@@ -19,6 +18,7 @@ use crate::{
     ids::{NotificationId, Region},
     limits,
     position::Position,
+    proto::client::frames::{self, Place},
 };
 use async_trait::async_trait;
 
@@ -100,13 +100,7 @@ impl Broadcast {
             pos,
             prev,
         };
-        let facts = Facts {
-            id: head.id,
-            priority: head.priority,
-            created_ms: head.created_ms,
-            read: false,
-        };
-        let frame = frame::notification(facts, &content, place);
+        let frame = frames::notification(head.id, place, head.created_ms, &content, false);
         let routed = Routed {
             head,
             user: None,

@@ -273,7 +273,12 @@ impl Shared {
             patience: patience.clone(),
             metrics: self.metrics.clone(),
         };
-        let start = (self.bus.clone(), patience, shutdown.clone());
+        let start = worker::Surroundings {
+            bus: self.bus.clone(),
+            namespace: self.node.namespace.clone(),
+            patience,
+            shutdown: shutdown.clone(),
+        };
         tasks.spawn(worker::run(router, start.clone()));
         tasks.spawn(worker::run(fan_out, start.clone()));
         tasks.spawn(worker::run(broadcast, start.clone()));

@@ -6,6 +6,7 @@
 use super::patience::{BackOff, Patience, Stopped};
 use crate::{
     bus::{BusError, Consumed, Consumer, Polled, SharedBus, Topic, TopicPartition},
+    ids::Namespace,
     limits,
 };
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 #[async_trait]
 pub trait Work: Send {
-    /// Group id; the name in logs.
+    /// Group id without the namespace; the name in logs.
     fn group(&self) -> &'static str;
 
     fn topics(&self) -> Vec<Topic>;
@@ -26,16 +27,30 @@ pub trait Work: Send {
     async fn batch(&mut self, records: &[Consumed]) -> Result<(), Stopped>;
 }
 
-/// What every loop needs: the bus, how to wait for it, and when to leave.
-pub type Surroundings = (SharedBus, Patience, CancellationToken);
+/// What every loop needs.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub bus: SharedBus,
+    /// Prefix of the group's id.
+    pub namespace: Namespace,
+    pub patience: Patience,
+    pub shutdown: CancellationToken,
+}
 
 /// Runs until `shutdown`; answers the name of the group. A bus that is away is waited for.
-pub async fn run(mut work: impl Work, (bus, patience, shutdown): Surroundings) -> &'static str {
+pub async fn run(mut work: impl Work, surroundings: Surroundings) -> &'static str {
+    let Surroundings {
+        bus,
+        namespace,
+        patience,
+        shutdown,
+    } = surroundings;
+    let group = format!("{namespace}.{}", work.group());
     let topics = work.topics();
     let mut back_off = BackOff::new("consume");
     while !shutdown.is_cancelled() {
         let subscribed = patience
-            .until_done("subscribe", || bus.subscribe(work.group(), &topics))
+            .until_done("subscribe", || bus.subscribe(&group, &topics))
             .await;
         let Ok(mut consumer) = subscribed else { break };
         let consumed = consume(&mut work, consumer.as_mut(), &patience, &shutdown).await;

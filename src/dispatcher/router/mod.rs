@@ -23,6 +23,7 @@ use crate::{
     envelope::{Channel, Fate, Outcome, is_expired},
     ids::{NotificationId, Region, UserId},
     position::Position,
+    proto::client::frames::{self, Place},
 };
 use async_trait::async_trait;
 use parse::{Parsed, Unroutable, What, parse};
@@ -227,21 +228,15 @@ impl Taken<'_> {
 
 impl Parsed {
     fn push(&self, stream: String, pos: Position, prev: Position) -> Push {
-        let place = super::frame::Place {
+        let place = Place {
             stream: &stream,
             pos,
             prev,
         };
         let frame = match &self.what {
-            What::Read(ids) => super::frame::read_mark(ids, place),
+            What::Read(ids) => frames::read(ids, place),
             What::Notification(content) => {
-                let facts = super::frame::Facts {
-                    id: self.head.id,
-                    priority: self.head.priority,
-                    created_ms: self.head.created_ms,
-                    read: false,
-                };
-                super::frame::notification(facts, content, place)
+                frames::notification(self.head.id, place, self.head.created_ms, content, false)
             }
         };
         let collapse_key = match &self.what {
