@@ -1,0 +1,9 @@
+//! The dispatcher through its real doors, over the embedded bus, the registry in process and SQLite.
+
+mod doors;
+mod inbox;
+mod intake;
+mod rig;
+mod router;
+mod sync;
+mod tracker;

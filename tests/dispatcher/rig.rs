@@ -1,0 +1,402 @@
+//! One dispatcher on ports of its own, its parts in reach of the test, and a gateway that is only a lease.
+
+use herald::{
+    api,
+    bus::{
+        Polled, SharedBus, Start, Topic, TopicPartition,
+        embedded::{EmbeddedBus, Options},
+    },
+    config,
+    dispatcher::{
+        Addresses, Dispatcher, Parts, api_keys,
+        store::{SharedStore, Store, sqlite::SqliteStore},
+    },
+    envelope::{Fate, Outcome, Routed},
+    ids::{GatewayEpoch, NotificationId, UserId},
+    metrics::Metrics,
+    position::Position,
+    registry::{GatewayInfo, Registration, SharedRegistry, embedded::EmbeddedRegistry},
+};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longest a test waits for something that is on its way.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Rig {
+    pub bus: SharedBus,
+    pub registry: SharedRegistry,
+    pub store: SharedStore,
+    pub metrics: Metrics,
+    pub addresses: Addresses,
+    pub key: String,
+    pub admin_key: String,
+    client: reqwest::Client,
+    shutdown: CancellationToken,
+    running: JoinHandle<()>,
+    _dir: TempDir,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Value,
+    pub retry_after: Option<String>,
+}
+
+impl Rig {
+    pub async fn start() -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = Metrics::default();
+        let bus = EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        Rig::over(
+            dir,
+            metrics,
+            Arc::new(bus),
+            Arc::new(EmbeddedRegistry::default()),
+            Arc::new(store),
+        )
+        .await
+    }
+
+    pub async fn over(
+        dir: TempDir,
+        metrics: Metrics,
+        bus: SharedBus,
+        registry: SharedRegistry,
+        store: SharedStore,
+    ) -> Rig {
+        let mut keys = Vec::new();
+        for (producer, admin) in [("shop", false), ("operator", true)] {
+            let (clear, key) = api_keys::generate(producer, admin, 1).unwrap();
+            store.put_api_key(key).await.unwrap();
+            keys.push(clear);
+        }
+        let (addresses, shutdown, running) =
+            run_dispatcher(&bus, &registry, &store, &metrics).await;
+        Rig {
+            bus,
+            registry,
+            store,
+            metrics,
+            addresses,
+            admin_key: keys.pop().unwrap(),
+            key: keys.pop().unwrap(),
+            client: reqwest::Client::new(),
+            shutdown,
+            running,
+            _dir: dir,
+        }
+    }
+
+    /// Another dispatcher over the same bus, registry and store.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.metrics = Metrics::default();
+        let started = run_dispatcher(&self.bus, &self.registry, &self.store, &self.metrics).await;
+        (self.addresses, self.shutdown, self.running) = started;
+    }
+
+    pub async fn stop(&mut self) {
+        self.shutdown.cancel();
+        (&mut self.running).await.unwrap();
+        // Taken twice when it restarts after a stop: a task that ended stays ended.
+        self.running = tokio::spawn(async {});
+    }
+
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        self.call_as(&self.key, method, path, body, None).await
+    }
+
+    pub async fn call_as(
+        &self,
+        key: &str,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        idempotency_key: Option<&str>,
+    ) -> Answer {
+        let url = format!("http://{}{path}", self.addresses.http);
+        let mut request = self.client.request(method, url).bearer_auth(key);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        let response = request.send().await.unwrap();
+        let retry_after = response.headers().get("retry-after");
+        Answer {
+            retry_after: retry_after.map(|value| value.to_str().unwrap().to_owned()),
+            status: response.status(),
+            body: serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null),
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let answer = self.call(Method::GET, path, None).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        answer.body
+    }
+
+    /// Posts and expects it to be taken.
+    pub async fn post(&self, notification: Value) -> NotificationId {
+        let answer = self
+            .call(Method::POST, "/v1/notifications", Some(notification))
+            .await;
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        id_of(&answer.body)
+    }
+
+    pub async fn post_to(&self, user: &str, title: &str) -> NotificationId {
+        self.post(json!({ "target": { "user": user }, "type": "test", "title": title }))
+            .await
+    }
+
+    /// A gateway that owns a shard and holds these users.
+    pub async fn gateway(&self, id: &str, shard: u32, users: &[&str]) -> GatewayEpoch {
+        let info = GatewayInfo {
+            grpc: "127.0.0.1:1".into(),
+            shard: Some(shard),
+            connections: users.len() as u64,
+            spare_accepts_per_s: 10,
+            region: "local".parse().unwrap(),
+            draining: false,
+        };
+        let id = id.parse().unwrap();
+        let owner = self
+            .registry
+            .acquire_gateway(&id, "test", &info)
+            .await
+            .unwrap();
+        self.register(&owner, users).await;
+        owner
+    }
+
+    pub async fn register(&self, owner: &GatewayEpoch, users: &[&str]) {
+        let users = registrations(users);
+        self.registry.register(owner, &users).await.unwrap();
+    }
+
+    pub async fn unregister(&self, owner: &GatewayEpoch, users: &[&str]) {
+        let users = registrations(users);
+        self.registry.unregister(owner, &users).await.unwrap();
+    }
+
+    /// The first `count` records of a partition, as soon as they are there.
+    pub async fn records(&self, topic: Topic, partition: u32, count: usize) -> Vec<Routed> {
+        let records = self.raw_records(topic, partition, count).await;
+        records
+            .iter()
+            .map(|record| Routed::read(record).unwrap())
+            .collect()
+    }
+
+    pub async fn raw_records(
+        &self,
+        topic: Topic,
+        partition: u32,
+        count: usize,
+    ) -> Vec<herald::bus::Record> {
+        let at = TopicPartition { topic, partition };
+        let mut consumer = self
+            .bus
+            .assign("test", &[(at, Start::At(0))])
+            .await
+            .unwrap();
+        let mut records = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while records.len() < count {
+            assert!(
+                Instant::now() < deadline,
+                "{} of {count} records in {at:?}",
+                records.len()
+            );
+            let polled = consumer
+                .poll(512, Duration::from_millis(100))
+                .await
+                .unwrap();
+            if let Polled::Records(some) = polled {
+                records.extend(some.into_iter().map(|consumed| consumed.record));
+            }
+        }
+        records
+    }
+
+    /// Records of a topic over all its partitions.
+    pub async fn count(&self, topic: Topic) -> u64 {
+        let mut count = 0;
+        for partition in 0..self.bus.partitions(topic).await.unwrap() {
+            count += self
+                .bus
+                .end(TopicPartition { topic, partition })
+                .await
+                .unwrap();
+        }
+        count
+    }
+
+    /// Until the router committed everything in `raw`.
+    pub async fn routed(&self) {
+        self.drained("notifications.router", Topic::Raw(1)).await;
+    }
+
+    pub async fn drained(&self, group: &str, topic: Topic) {
+        eventually(|| async {
+            for partition in 0..self.bus.partitions(topic).await.unwrap() {
+                let at = TopicPartition { topic, partition };
+                let end = self.bus.end(at).await.unwrap();
+                let committed = self.bus.committed(group, at).await.unwrap();
+                if committed.unwrap_or(0) < end {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+
+    pub async fn dispatcher(
+        &self,
+    ) -> api::dispatcher_client::DispatcherClient<tonic::transport::Channel> {
+        api::dispatcher_client::DispatcherClient::connect(self.grpc_url())
+            .await
+            .unwrap()
+    }
+
+    pub fn grpc_url(&self) -> String {
+        format!("http://{}", self.addresses.grpc.unwrap())
+    }
+
+    /// A sync by gRPC, with cursors by stream.
+    pub async fn sync(&self, user: &str, cursors: &[(&str, u64)]) -> api::SyncReply {
+        let request = api::SyncRequest {
+            v: 1,
+            user: user.into(),
+            cursors: cursors
+                .iter()
+                .map(|(stream, at)| ((*stream).to_owned(), *at))
+                .collect(),
+            limit: 50,
+        };
+        let mut client = self.dispatcher().await;
+        client.sync(request).await.unwrap().into_inner()
+    }
+
+    /// Outcomes of one gateway, reported on a stream of its own and answered.
+    pub async fn report(
+        &self,
+        gateway: &GatewayEpoch,
+        shard: Option<u32>,
+        outcomes: Vec<Outcome>,
+    ) -> api::OutcomeReply {
+        let batch = api::OutcomeBatch {
+            v: 1,
+            sequence: 7,
+            gateway: gateway.to_string(),
+            shard,
+            outcomes: outcomes.iter().map(api::convert::outcome_to_wire).collect(),
+        };
+        let mut client = self.dispatcher().await;
+        let batches = tokio_stream::iter([batch]);
+        let mut replies = client.outcomes(batches).await.unwrap().into_inner();
+        replies.message().await.unwrap().unwrap()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+async fn run_dispatcher(
+    bus: &SharedBus,
+    registry: &SharedRegistry,
+    store: &SharedStore,
+    metrics: &Metrics,
+) -> (Addresses, CancellationToken, JoinHandle<()>) {
+    let here = "127.0.0.1:0".parse().unwrap();
+    let dispatcher = Dispatcher::bind(Parts {
+        node: config::Node::default(),
+        http: config::Http { listen: here },
+        grpc: Some(config::Grpc {
+            listen: here,
+            advertise: None,
+            secret_file: None,
+        }),
+        admin: Some(config::Admin {
+            listen: here,
+            token_file: None,
+        }),
+        bus: bus.clone(),
+        registry: registry.clone(),
+        store: store.clone(),
+        metrics: metrics.clone(),
+        origins: vec!["https://console.example".into()],
+        pages: None,
+    })
+    .await
+    .unwrap();
+    let (addresses, shutdown) = (dispatcher.addresses(), CancellationToken::new());
+    let leaving = shutdown.clone();
+    let running = tokio::spawn(async move { dispatcher.run(leaving).await.unwrap() });
+    (addresses, shutdown, running)
+}
+
+fn registrations(users: &[&str]) -> Vec<Registration> {
+    let registration = |user: &&str| Registration {
+        user: user.parse().unwrap(),
+        stamp: 1,
+    };
+    users.iter().map(registration).collect()
+}
+
+pub fn outcome(id: NotificationId, user: &str, pos: Position, fate: Fate) -> Outcome {
+    Outcome {
+        id,
+        user: Some(user.parse().unwrap()),
+        pos,
+        fate,
+        devices: 1,
+        gateway: String::new(),
+        at_ms: 1_760_000_000_000,
+        answered: Vec::new(),
+    }
+}
+
+pub fn user(name: &str) -> UserId {
+    name.parse().unwrap()
+}
+
+pub fn id_of(body: &Value) -> NotificationId {
+    body["id"].as_str().unwrap().parse().unwrap()
+}
+
+/// Asks until there is an answer.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "it did not happen in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The stored rows of a user, oldest first.
+pub async fn rows(store: &dyn Store, name: &str) -> Vec<herald::dispatcher::store::Row> {
+    let after = store
+        .rows_after(&user(name), Some(Position::START), 500)
+        .await;
+    after.unwrap().rows
+}

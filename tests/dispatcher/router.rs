@@ -1,0 +1,260 @@
+//! From `raw` to the gateways' shards.
+
+use crate::rig::{Rig, eventually, outcome, rows};
+use herald::{
+    bus::{Record, Target, Topic},
+    envelope::{Fate, Head, Kind, Priority},
+    ids::NotificationId,
+    position::Position,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+fn frame(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_reaches_each_gateway_that_holds_the_user_once() {
+    let rig = Rig::start().await;
+    rig.gateway("gw-1", 0, &["42", "43"]).await;
+    rig.gateway("gw-2", 1, &["42"]).await;
+    let id = rig
+        .post(json!({
+            "target": { "user": "42" }, "type": "order", "title": "t", "body": "b",
+            "data": { "n": 1.50 }, "collapse_key": "k", "ttl_s": 60
+        }))
+        .await;
+    let row = eventually(|| async { rows(&*rig.store, "42").await.pop() }).await;
+    for shard in [0, 1] {
+        let routed = rig.records(Topic::InApp, shard, 1).await.remove(0);
+        assert_eq!(
+            (routed.head.id, routed.pos, routed.prev),
+            (id, row.pos, row.prev)
+        );
+        assert_eq!(routed.user, Some("42".parse().unwrap()));
+        assert_eq!(routed.collapse_key.as_deref(), Some("k"));
+        let text = String::from_utf8(routed.frame.to_vec()).unwrap();
+        assert!(text.contains("{\"n\":1.50}"), "{text}");
+        let frame = frame(&routed.frame);
+        assert_eq!(frame["type"], "notification");
+        assert_eq!(frame["stream"], "user:local");
+        assert_eq!(frame["ttl_ms"], 60_000);
+        assert_eq!(frame["pos"], row.pos.value());
+    }
+    rig.routed().await;
+    assert_eq!(rig.count(Topic::InApp).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_user_are_a_chain_in_the_order_of_raw() {
+    let rig = Rig::start().await;
+    for n in 0..200 {
+        rig.post_to(if n % 3 == 0 { "b" } else { "a" }, &n.to_string())
+            .await;
+    }
+    rig.routed().await;
+    for user in ["a", "b"] {
+        let mut prev = Position::START;
+        for row in rows(&*rig.store, user).await {
+            assert_eq!(row.prev, prev);
+            assert!(row.pos > prev);
+            prev = row.pos;
+        }
+    }
+    assert_eq!(rows(&*rig.store, "a").await.len(), 133);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn critical_has_its_own_topic_and_goes_by_every_channel() {
+    let rig = Rig::start().await;
+    rig.gateway("gw-1", 2, &["42"]).await;
+    let id = rig
+        .post(json!({ "target": { "user": "42" }, "type": "alarm", "priority": "critical" }))
+        .await;
+    let routed = rig.records(Topic::Critical, 2, 1).await.remove(0);
+    let expires_ms = routed.head.expires_ms.unwrap();
+    assert_eq!(expires_ms - routed.head.created_ms, 24 * 3600 * 1000);
+    rig.routed().await;
+    for topic in [Topic::Push, Topic::Email, Topic::Sms] {
+        assert_eq!(rig.count(topic).await, 1, "{topic:?}");
+    }
+    let body = rig
+        .get(&format!("/v1/notifications/{id}/delivery?user=42"))
+        .await;
+    let states = body["states"].as_array().unwrap();
+    assert_eq!(states.len(), 4);
+    assert!(states.iter().all(|state| state["state"] == "pending"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn high_starts_with_its_first_channel_and_the_others_are_visibly_pending() {
+    let rig = Rig::start().await;
+    let id = rig
+        .post(json!({
+            "target": { "user": "42" }, "type": "x", "priority": "high",
+            "channels": ["email", "in_app", "push"]
+        }))
+        .await;
+    rig.routed().await;
+    assert_eq!(rows(&*rig.store, "42").await.len(), 1);
+    assert_eq!(
+        rig.count(Topic::Push).await + rig.count(Topic::Email).await,
+        0
+    );
+    let body = rig.get(&format!("/v1/notifications/{id}/delivery")).await;
+    assert_eq!(body["states"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_is_not_pushed_again_and_makes_no_second_row() {
+    let rig = Rig::start().await;
+    let gateway = rig.gateway("gw-1", 0, &["42"]).await;
+    let id = rig.post_to("42", "one").await;
+    let routed = rig.records(Topic::InApp, 0, 1).await.remove(0);
+    rig.report(
+        &gateway,
+        Some(0),
+        vec![outcome(id, "42", routed.pos, Fate::Written)],
+    )
+    .await;
+    let again = rig
+        .raw_records(Topic::Raw(1), partition_of(&rig, &routed).await, 1)
+        .await;
+    let mut again = again[0].clone();
+    again.set("again", "1");
+    let target = Target::Keyed(Topic::Raw(1));
+    rig.bus.produce(vec![(target, again)]).await.unwrap();
+    rig.routed().await;
+    assert_eq!(rows(&*rig.store, "42").await.len(), 1);
+    assert_eq!(rig.count(Topic::InApp).await, 1);
+}
+
+/// Partition of `raw` that holds the one record there is.
+async fn partition_of(rig: &Rig, _: &herald::envelope::Routed) -> u32 {
+    for partition in 0..rig.bus.partitions(Topic::Raw(1)).await.unwrap() {
+        let at = herald::bus::TopicPartition {
+            topic: Topic::Raw(1),
+            partition,
+        };
+        if rig.bus.end(at).await.unwrap() > 0 {
+            return partition;
+        }
+    }
+    panic!("raw is empty");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_record_is_set_aside_with_its_reason_and_blocks_nobody() {
+    let rig = Rig::start().await;
+    let head = Head {
+        kind: Kind::Notification,
+        id: NotificationId::generate(),
+        created_ms: 1,
+        expires_ms: None,
+        priority: Priority::Normal,
+        region: "local".into(),
+        again: false,
+    };
+    let target = Target::Keyed(Topic::Raw(1));
+    let mut newer = head.clone().into_record("42", "{}");
+    newer.set("v", "9");
+    let broken = [
+        (target, Record::new("42", "no headers")),
+        (target, head.into_record("42", "{not json")),
+        (target, newer),
+    ];
+    rig.bus.produce(broken.to_vec()).await.unwrap();
+    rig.post_to("42", "whole").await;
+    rig.routed().await;
+    assert_eq!(rows(&*rig.store, "42").await.len(), 1);
+    assert_eq!(rig.count(Topic::Dlq).await, 2);
+    let mut dead = Vec::new();
+    for partition in 0..rig.bus.partitions(Topic::Dlq).await.unwrap() {
+        let at = herald::bus::TopicPartition {
+            topic: Topic::Dlq,
+            partition,
+        };
+        let count = rig.bus.end(at).await.unwrap() as usize;
+        dead.extend(rig.raw_records(Topic::Dlq, partition, count).await);
+    }
+    assert_eq!(dead[0].value, "no headers");
+    assert_eq!(dead[1].value, "{not json");
+    for record in &dead {
+        assert_eq!(record.header("dlq_topic"), Some(&b"raw.g1"[..]));
+        for name in ["dlq_reason", "dlq_partition", "dlq_offset"] {
+            assert!(record.header(name).is_some(), "{name}");
+        }
+    }
+    let metrics = rig.metrics.render();
+    assert!(metrics.contains("herald_unsupported_total{topic=\"raw.g1\"} 1"));
+    assert!(metrics.contains("herald_dead_letters_total{cause=\"value\",topic=\"raw.g1\"} 1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_that_restarts_in_the_middle_doubles_and_loses_nothing() {
+    let mut rig = Rig::start().await;
+    rig.gateway("gw-1", 0, &["42"]).await;
+    let mut ids = Vec::new();
+    for n in 0..300 {
+        ids.push(rig.post_to("42", &n.to_string()).await);
+        if n % 100 == 50 {
+            rig.restart().await;
+        }
+    }
+    rig.routed().await;
+    let rows = rows(&*rig.store, "42").await;
+    let stored: Vec<NotificationId> = rows.iter().map(|row| row.id).collect();
+    assert_eq!(stored, ids);
+    let pushed = rig.records(Topic::InApp, 0, 300).await;
+    for row in &rows {
+        let copies: Vec<_> = pushed.iter().filter(|one| one.head.id == row.id).collect();
+        assert!(!copies.is_empty(), "{} was never pushed", row.id);
+        assert!(
+            copies
+                .iter()
+                .all(|one| (one.pos, one.prev) == (row.pos, row.prev))
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_is_one_row_with_positions_of_its_own_stream() {
+    let rig = Rig::start().await;
+    let all = json!({ "target": { "all": true }, "type": "news", "title": "n" });
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(rig.post(all.clone()).await);
+    }
+    let records = rig.records(Topic::Broadcast, 0, 3).await;
+    let mut prev = Position::START;
+    for (record, id) in records.iter().zip(&ids) {
+        assert_eq!((record.head.id, record.prev), (*id, prev));
+        assert_eq!(record.user, None);
+        let frame = frame(&record.frame);
+        assert_eq!(frame["stream"], "all:local");
+        prev = record.pos;
+    }
+    rig.drained("notifications.broadcast", Topic::FanOutAll)
+        .await;
+    assert_eq!(rig.count(Topic::Broadcast).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_under_a_key_that_stayed_pending_is_published_once() {
+    let rig = Rig::start().await;
+    let all = json!({ "target": { "all": true }, "type": "news" });
+    let posts = (0..10).map(|_| {
+        rig.call_as(
+            &rig.key,
+            Method::POST,
+            "/v1/notifications",
+            Some(all.clone()),
+            Some("news-1"),
+        )
+    });
+    futures::future::join_all(posts).await;
+    rig.drained("notifications.broadcast", Topic::FanOutAll)
+        .await;
+    assert_eq!(rig.count(Topic::Broadcast).await, 1);
+}
