@@ -17,6 +17,7 @@ fn parts(rig: &Rig, grpc: config::Grpc) -> Parts {
         node: config::Node::default(),
         http: config::Http {
             listen: "127.0.0.1:0".parse().unwrap(),
+            ..config::Http::default()
         },
         grpc: Some(grpc),
         admin: None,

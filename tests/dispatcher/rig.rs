@@ -327,7 +327,10 @@ async fn run_dispatcher(
     let here = "127.0.0.1:0".parse().unwrap();
     let dispatcher = Dispatcher::bind(Parts {
         node: config::Node::default(),
-        http: config::Http { listen: here },
+        http: config::Http {
+            listen: here,
+            ..config::Http::default()
+        },
         grpc: Some(config::Grpc {
             listen: here,
             advertise: None,
