@@ -48,6 +48,14 @@ pub const AUTH_EXPIRING_BEFORE: Duration = Duration::from_secs(60);
 /// How long a close frame waits for its answer.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
+// ── identity provider ──────────────────────────────────────────────────────────────────────────
+
+/// A JWKS document. Over: not taken, the former keys stay. Keys above the count are passed over.
+pub const JWKS_BYTES: usize = 256 * KIB;
+pub const JWKS_KEYS: usize = 64;
+/// One fetch of it, answer included.
+pub const JWKS_FETCH: Duration = Duration::from_secs(10);
+
 // ── lanes of one connection ────────────────────────────────────────────────────────────────────
 
 /// (config) Unsent bytes of one connection over all lanes. Over: low goes first, one `gap` an episode.
