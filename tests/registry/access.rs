@@ -17,7 +17,7 @@ async fn a_password_comes_from_its_file_and_is_read_again_when_refused() {
     file.write_all(b"wrong\n").unwrap();
     let mut config = impatient(server.url());
     config.password_file = Some(file.path().to_owned());
-    let registry = open(&config, &Metrics::default()).await;
+    let registry = open(&config, &Metrics::default());
     match registry.gateways().await {
         Err(RegistryError::Unavailable(why)) => assert!(!why.contains("wrong"), "{why}"),
         answer => panic!("{answer:?}"),
@@ -30,11 +30,11 @@ async fn a_password_comes_from_its_file_and_is_read_again_when_refused() {
 async fn a_configuration_that_can_not_work_names_its_key() {
     let namespace = fresh_namespace().parse().unwrap();
     let mut bad = impatient("http://127.0.0.1".into());
-    let refused = RedisRegistry::connect(&bad, &namespace, &Metrics::default()).await;
+    let refused = RedisRegistry::connect(&bad, &namespace, &Metrics::default());
     assert_eq!(refused.err().unwrap().key, "redis.url");
     bad = impatient("redis://127.0.0.1:1".into());
     bad.password_file = Some("/nonexistent/password".into());
-    let refused = RedisRegistry::connect(&bad, &namespace, &Metrics::default()).await;
+    let refused = RedisRegistry::connect(&bad, &namespace, &Metrics::default());
     assert_eq!(refused.err().unwrap().key, "redis.password_file");
 }
 
@@ -68,7 +68,7 @@ async fn a_user_with_only_the_documented_rights_can_do_everything() {
     config.password_file = Some(file.path().to_owned());
     let namespace = fresh_namespace().parse().unwrap();
     let metrics = Metrics::default();
-    let registry = RedisRegistry::connect_with(&config, &namespace, &metrics, LAPSING).await;
+    let registry = RedisRegistry::connect_with(&config, &namespace, &metrics, LAPSING);
     let registry: SharedRegistry = Arc::new(registry.unwrap());
 
     let owner = started(&registry, "gw-1", Some(0)).await;
@@ -115,13 +115,13 @@ async fn tls_with_certificates_of_both_sides_works_and_a_strange_server_is_refus
     config.timeout_ms = 10_000;
     config.cert_file = Some(path("server.pem"));
     config.key_file = Some(path("server.key"));
-    let registry = open(&config, &Metrics::default()).await;
+    let registry = open(&config, &Metrics::default());
     match registry.gateways().await {
         Err(RegistryError::Unavailable(why)) => assert!(why.contains("ertificate"), "{why}"),
         answer => panic!("the system's list does not know this authority: {answer:?}"),
     }
     config.ca_file = Some(path("ca.pem"));
-    let registry = open(&config, &Metrics::default()).await;
+    let registry = open(&config, &Metrics::default());
     assert_eq!(registry.gateways().await, Ok(vec![]));
     drop(server);
 }

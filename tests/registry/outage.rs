@@ -13,12 +13,12 @@ use herald::{
 async fn a_redis_that_was_killed_is_unavailable_and_comes_back_by_itself() {
     let mut server = RedisServer::start();
     let metrics = Metrics::default();
-    let registry = open(&impatient(server.url()), &metrics).await;
-    assert!(registry.healthy());
+    let registry = open(&impatient(server.url()), &metrics);
     let owner = registry
         .acquire_gateway(&gateway("gw-1"), "process", &info(Some(0)))
         .await
         .unwrap();
+    assert!(registry.healthy());
     let before = registry.incarnation();
 
     server.kill();
@@ -57,7 +57,8 @@ async fn a_redis_that_was_killed_is_unavailable_and_comes_back_by_itself() {
 #[tokio::test]
 async fn a_redis_that_hangs_costs_one_timeout_and_is_used_again_when_it_answers() {
     let server = RedisServer::start();
-    let registry = open(&impatient(server.url()), &Metrics::default()).await;
+    let registry = open(&impatient(server.url()), &Metrics::default());
+    assert_eq!(registry.gateways().await, Ok(vec![]));
     let before = registry.incarnation();
     server.freeze();
     let answer = registry.gateways().await;
@@ -72,7 +73,8 @@ async fn a_redis_that_hangs_costs_one_timeout_and_is_used_again_when_it_answers(
 #[tokio::test]
 async fn an_idle_registry_notices_that_redis_went_away() {
     let mut server = RedisServer::start();
-    let registry = open(&impatient(server.url()), &Metrics::default()).await;
+    let registry = open(&impatient(server.url()), &Metrics::default());
+    assert_eq!(registry.gateways().await, Ok(vec![]));
     server.kill();
     until("unhealthy without a call", async || !registry.healthy()).await;
 }
@@ -81,7 +83,7 @@ async fn an_idle_registry_notices_that_redis_went_away() {
 async fn a_start_without_redis_succeeds_and_the_registry_follows() {
     let mut server = RedisServer::start();
     server.kill();
-    let registry = open(&impatient(server.url()), &Metrics::default()).await;
+    let registry = open(&impatient(server.url()), &Metrics::default());
     assert!(!registry.healthy());
     match registry.gateways().await {
         Err(RegistryError::Unavailable(why)) => assert!(why.contains("127.0.0.1"), "{why}"),
@@ -97,7 +99,7 @@ async fn leases_of_lookups_are_a_moment_old_but_a_new_gateway_is_known_at_once()
     let mut timings = LASTING;
     timings.leases_cached_ms = 60_000;
     let url = RedisServer::shared().url();
-    let registry = std::sync::Arc::new(connect(&url, &fresh_namespace(), timings).await);
+    let registry = std::sync::Arc::new(connect(&url, &fresh_namespace(), timings));
     let registry: herald::registry::SharedRegistry = registry;
     let first = started(&registry, "gw-1", Some(1)).await;
     registry.register(&first, &[entry("ann", 1)]).await.unwrap();

@@ -50,7 +50,7 @@ impl Subject {
         match self {
             Subject::InProcess => Arc::new(EmbeddedRegistry::new(timings)),
             Subject::Redis { namespace } => {
-                Arc::new(connect(&RedisServer::shared().url(), namespace, timings).await)
+                Arc::new(connect(&RedisServer::shared().url(), namespace, timings))
             }
         }
     }
@@ -68,24 +68,20 @@ impl Subject {
     }
 }
 
-pub async fn connect(url: &str, namespace: &str, timings: Timings) -> RedisRegistry {
+pub fn connect(url: &str, namespace: &str, timings: Timings) -> RedisRegistry {
     let config = config::Redis {
         url: url.to_owned(),
         timeout_ms: 10_000,
         ..config::Redis::default()
     };
     let namespace = namespace.parse().unwrap();
-    RedisRegistry::connect_with(&config, &namespace, &Metrics::default(), timings)
-        .await
-        .unwrap()
+    RedisRegistry::connect_with(&config, &namespace, &Metrics::default(), timings).unwrap()
 }
 
 /// One with a short timeout, for a Redis that will not always answer.
-pub async fn open(config: &config::Redis, metrics: &Metrics) -> RedisRegistry {
+pub fn open(config: &config::Redis, metrics: &Metrics) -> RedisRegistry {
     let namespace = fresh_namespace().parse().unwrap();
-    RedisRegistry::connect_with(config, &namespace, metrics, LASTING)
-        .await
-        .unwrap()
+    RedisRegistry::connect_with(config, &namespace, metrics, LASTING).unwrap()
 }
 
 pub fn impatient(url: String) -> config::Redis {

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, SetOnce},
     time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
@@ -41,6 +41,8 @@ pub(super) struct Link {
     config: config::Redis,
     timeout: Duration,
     live: ArcSwapOption<MultiplexedConnection>,
+    /// Set when the first try to connect has ended: calls made before wait for it.
+    tried: SetOnce<()>,
     /// Why there is no connection.
     away: ArcSwap<String>,
     /// Rung when a call found the connection broken.
@@ -59,23 +61,23 @@ struct LinkMetrics {
 }
 
 impl Link {
-    /// Fails only on a configuration that can't work. Waits for the first try to connect, not for success.
-    pub(super) async fn open(
+    /// Fails only on a configuration that can't work; [`Link::keep`] connects.
+    pub(super) fn open(
         config: &config::Redis,
         metrics: &Metrics,
     ) -> Result<Arc<Link>, ConfigError> {
-        let link = Arc::new(Link {
+        client(config)?;
+        Ok(Arc::new(Link {
             config: config.clone(),
             timeout: Duration::from_millis(config.timeout_ms),
             live: ArcSwapOption::empty(),
+            tried: SetOnce::new(),
             away: ArcSwap::from_pointee("not connected yet".to_owned()),
             broken: Notify::new(),
             server: Mutex::new(None),
             incarnation: AtomicU64::new(0),
             metrics: LinkMetrics::new(metrics),
-        });
-        link.connect(&client(config)?).await;
-        Ok(link)
+        }))
     }
 
     /// Runs for as long as the registry lives.
@@ -94,6 +96,8 @@ impl Link {
                 Ok(client) => self.connect(&client).await,
                 Err(error) => self.note_away(&error.to_string()),
             }
+            // An error says that it was set before.
+            let _ = self.tried.set(());
             if self.live.load().is_none() {
                 sleep(CONNECT_EVERY).await;
             }
@@ -114,6 +118,9 @@ impl Link {
         operation: &'static str,
         pipeline: &Pipeline,
     ) -> Result<T, RegistryError> {
+        if !self.tried.initialized() {
+            let _ = timeout(self.timeout, self.tried.wait()).await;
+        }
         let Some(live) = self.live.load_full() else {
             self.count(operation, "away");
             return Err(RegistryError::Unavailable(self.away.load().to_string()));

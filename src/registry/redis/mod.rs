@@ -37,23 +37,24 @@ pub struct RedisRegistry {
 }
 
 impl RedisRegistry {
-    /// A Redis that is down is no error here, a configuration that can't work is.
-    pub async fn connect(
+    /// Begins to connect, in the tokio runtime it is called in. A Redis that is down is no error here, a
+    /// configuration that can't work is.
+    pub fn connect(
         config: &config::Redis,
         namespace: &Namespace,
         metrics: &Metrics,
     ) -> Result<RedisRegistry, ConfigError> {
-        RedisRegistry::connect_with(config, namespace, metrics, Timings::default()).await
+        RedisRegistry::connect_with(config, namespace, metrics, Timings::default())
     }
 
     /// With other timings, for tests that can't wait a minute.
-    pub async fn connect_with(
+    pub fn connect_with(
         config: &config::Redis,
         namespace: &Namespace,
         metrics: &Metrics,
         timings: Timings,
     ) -> Result<RedisRegistry, ConfigError> {
-        let link = Link::open(config, metrics).await?;
+        let link = Link::open(config, metrics)?;
         let keeper = tokio::spawn(link.clone().keep()).abort_handle();
         Ok(RedisRegistry {
             link,
