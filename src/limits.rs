@@ -255,6 +255,7 @@ pub const DELIVER_RECORDS: usize = 1_024;
 /// Leaving: beyond the drain window, until every connection is gone; then until every outcome is accepted.
 pub const DRAIN_SLACK: Duration = Duration::from_secs(10);
 pub const DRAIN_FINISH: Duration = Duration::from_secs(10);
+
 // ── dispatcher ─────────────────────────────────────────────────────────────────────────────────
 
 /// How long intake waits for the bus before it answers 503 (later: before it spools).
@@ -284,8 +285,6 @@ pub const OUTCOME_BATCHES_AT_ONCE: usize = 4;
 /// Delivery states of one answer, and of `GET /v1/users/{user}`.
 pub const DELIVERY_STATES: usize = 1_000;
 pub const RECENT_STATES: usize = 20;
-/// Broadcasts looked through for one that is re-produced.
-pub const BROADCAST_LOOK_BACK: usize = 1_000;
 /// One message between our processes.
 pub const GRPC_MESSAGE_BYTES: usize = 4 * KIB * KIB;
 /// How long open HTTP and gRPC calls may take to end when the process leaves.

@@ -8,15 +8,14 @@ use super::{
     metrics::DispatcherMetrics,
     outbox::Outbox,
     patience::{Patience, Stopped},
-    store::{NewBroadcast, SharedStore, StoreError},
+    store::{NewBroadcast, SharedStore},
     unix_ms,
     worker::Work,
 };
 use crate::{
     bus::{Consumed, Target, Topic, TopicPartition},
     envelope::{Content, EnvelopeError, Head, Kind, Routed, is_expired},
-    ids::{NotificationId, Region},
-    limits,
+    ids::Region,
     position::Position,
     proto::client::frames::{self, Place},
 };
@@ -66,8 +65,13 @@ impl Broadcast {
         content: Content,
         pos: Position,
     ) -> Result<(), Stopped> {
-        if head.again && self.stands_elsewhere(head.id, pos).await? {
-            // The lowest position wins: that record was published, or is published before this one.
+        let stands_at = self
+            .patience
+            .until_done("find_broadcast", || self.store.broadcast_position(head.id))
+            .await?;
+        if stands_at.is_some_and(|at| at != pos) {
+            // The lowest position wins, and one worker goes by position: that one was published. Asked of
+            // every record, since one marked `again` may stand before the first.
             self.metrics.pushes.with_label_values(&["repeated"]).inc();
             return Ok(());
         }
@@ -118,18 +122,6 @@ impl Broadcast {
         self.metrics.pushes.with_label_values(&["broadcast"]).inc();
         self.outbox
             .send(vec![(Target::Exact(at), routed.into_record())])
-            .await
-    }
-
-    /// Whether the id was stored at another position. Repetitions come within the life of an
-    /// idempotency claim, so the newest rows are where it would stand.
-    async fn stands_elsewhere(&self, id: NotificationId, pos: Position) -> Result<bool, Stopped> {
-        self.patience
-            .until_done("find_broadcast", || async {
-                let page = self.store.broadcast_page(None, limits::BROADCAST_LOOK_BACK);
-                let found = page.await?.iter().any(|row| row.id == id && row.pos != pos);
-                Ok::<bool, StoreError>(found)
-            })
             .await
     }
 }

@@ -1,9 +1,13 @@
 //! The dispatcher through its real doors, over the embedded bus, the registry in process and SQLite.
 
 mod doors;
+mod faults;
 mod inbox;
 mod intake;
 mod rig;
 mod router;
 mod sync;
 mod tracker;
+
+#[path = "../support/redis.rs"]
+mod redis_server;

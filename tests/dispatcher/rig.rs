@@ -3,7 +3,7 @@
 use herald::{
     api,
     bus::{
-        Polled, SharedBus, Start, Topic, TopicPartition,
+        Polled, Record, SharedBus, Start, Topic, TopicPartition,
         embedded::{EmbeddedBus, Options},
     },
     config,
@@ -200,12 +200,7 @@ impl Rig {
             .collect()
     }
 
-    pub async fn raw_records(
-        &self,
-        topic: Topic,
-        partition: u32,
-        count: usize,
-    ) -> Vec<herald::bus::Record> {
+    pub async fn raw_records(&self, topic: Topic, partition: u32, count: usize) -> Vec<Record> {
         let at = TopicPartition { topic, partition };
         let mut consumer = self
             .bus
@@ -227,6 +222,17 @@ impl Rig {
             if let Polled::Records(some) = polled {
                 records.extend(some.into_iter().map(|consumed| consumed.record));
             }
+        }
+        records
+    }
+
+    /// What stands in a topic, by partition.
+    pub async fn all_records(&self, topic: Topic) -> Vec<Record> {
+        let mut records = Vec::new();
+        for partition in 0..self.bus.partitions(topic).await.unwrap() {
+            let at = TopicPartition { topic, partition };
+            let count = self.bus.end(at).await.unwrap() as usize;
+            records.extend(self.raw_records(topic, partition, count).await);
         }
         records
     }

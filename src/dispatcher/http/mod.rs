@@ -49,15 +49,16 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
         .route("/v1/{*unknown}", axum::routing::any(unknown))
         .layer(DefaultBodyLimit::max(limits::NOTIFICATION_LIST_BYTES))
         .with_state(shared);
-    let api = match origins.is_empty() {
-        true => api,
-        false => api.layer(middleware::from_fn_with_state(origins.into(), cors::answer)),
-    };
-    match pages {
+    let all = match pages {
         Some(pages) => api.merge(pages),
         None => api.fallback(unknown),
     }
-    .method_not_allowed_fallback(async || ApiError::method())
+    .method_not_allowed_fallback(async || ApiError::method());
+    // Outermost, so that preflights are answered before a path looks at the method.
+    match origins.is_empty() {
+        true => all,
+        false => all.layer(middleware::from_fn_with_state(origins.into(), cors::answer)),
+    }
 }
 
 /// Serves until `shutdown`; open calls get [`limits::SERVER_GRACE`] to end. Answers its name.

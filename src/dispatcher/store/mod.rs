@@ -177,6 +177,9 @@ pub trait Store: Send + Sync + 'static {
     /// Stores a broadcast; answers `prev`. Idempotent by position.
     async fn append_broadcast(&self, row: NewBroadcast) -> Result<Position, StoreError>;
 
+    /// Where the broadcast of this id stands: a record that was produced twice makes one row.
+    async fn broadcast_position(&self, id: NotificationId) -> Result<Option<Position>, StoreError>;
+
     async fn broadcasts_after(
         &self,
         after: Option<Position>,

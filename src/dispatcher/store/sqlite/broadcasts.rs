@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     dispatcher::store::{NewBroadcast, Row, RowsAfter},
+    ids::NotificationId,
     limits,
     position::Position,
 };
@@ -57,9 +58,14 @@ pub fn append(
 }
 
 fn is_stored(connection: &Connection, row: &NewBroadcast) -> Result<bool, Failure> {
-    let mut statement =
-        connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM broadcasts WHERE id = ?1)")?;
-    Ok(statement.query_row([row.id.0.as_bytes()], |row| row.get(0))?)
+    Ok(position(connection, row.id)?.is_some())
+}
+
+/// Where the broadcast of an id stands.
+pub fn position(connection: &Connection, id: NotificationId) -> Result<Option<Position>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT pos FROM broadcasts WHERE id = ?1")?;
+    let found = statement.query_row([id.0.as_bytes()], |row| encode::read_position(row, 0));
+    Ok(found.optional()?)
 }
 
 /// `prev` of a record that makes no row now.

@@ -133,6 +133,12 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn broadcast_position(&self, id: NotificationId) -> Result<Option<Position>, StoreError> {
+        self.readers
+            .read(move |connection| broadcasts::position(connection, id))
+            .await
+    }
+
     async fn broadcasts_after(
         &self,
         after: Option<Position>,

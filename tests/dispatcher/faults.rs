@@ -1,0 +1,214 @@
+//! Parts that are away: what is refused, what waits, what goes on.
+
+use crate::rig::{Rig, eventually, outcome, rows};
+use async_trait::async_trait;
+use herald::{
+    bus::{
+        Bus, BusError, Consumer, Record, SharedBus, Start, Target, Topic, TopicPartition,
+        embedded::{EmbeddedBus, Options},
+    },
+    config,
+    dispatcher::store::sqlite::{FILE, SqliteStore},
+    envelope::Fate,
+    metrics::Metrics,
+    registry::{embedded::EmbeddedRegistry, redis::RedisRegistry},
+};
+use reqwest::Method;
+use serde_json::json;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crate::redis_server::{RedisServer, fresh_namespace};
+
+/// The embedded bus behind a switch.
+struct Switched {
+    bus: EmbeddedBus,
+    away: AtomicBool,
+}
+
+impl Switched {
+    fn check(&self) -> Result<(), BusError> {
+        match self.away.load(Ordering::Relaxed) {
+            true => Err(BusError::Unavailable("switched off".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Bus for Switched {
+    async fn produce(
+        &self,
+        records: Vec<(Target, Record)>,
+    ) -> Result<Vec<(TopicPartition, u64)>, BusError> {
+        self.check()?;
+        self.bus.produce(records).await
+    }
+
+    async fn subscribe(
+        &self,
+        group: &str,
+        topics: &[Topic],
+    ) -> Result<Box<dyn Consumer>, BusError> {
+        self.check()?;
+        self.bus.subscribe(group, topics).await
+    }
+
+    async fn assign(
+        &self,
+        group: &str,
+        partitions: &[(TopicPartition, Start)],
+    ) -> Result<Box<dyn Consumer>, BusError> {
+        self.bus.assign(group, partitions).await
+    }
+
+    async fn end(&self, at: TopicPartition) -> Result<u64, BusError> {
+        self.bus.end(at).await
+    }
+
+    async fn committed(&self, group: &str, at: TopicPartition) -> Result<Option<u64>, BusError> {
+        self.bus.committed(group, at).await
+    }
+
+    async fn partitions(&self, topic: Topic) -> Result<u32, BusError> {
+        self.check()?;
+        self.bus.partitions(topic).await
+    }
+
+    fn healthy(&self) -> bool {
+        self.check().is_ok()
+    }
+}
+
+async fn readiness(rig: &Rig) -> (u16, serde_json::Value) {
+    let url = format!("http://{}/readyz", rig.addresses.admin.unwrap());
+    let response = reqwest::get(url).await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_bus_away_it_starts_not_ready_refuses_and_recovers_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = Metrics::default();
+    let switched = Arc::new(Switched {
+        bus: EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap(),
+        away: AtomicBool::new(true),
+    });
+    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let registry = Arc::new(EmbeddedRegistry::default());
+    let bus: SharedBus = switched.clone();
+    let rig = Rig::over(dir, metrics, bus, registry, store).await;
+    rig.gateway("gw-1", 0, &["42"]).await;
+    let (status, body) = readiness(&rig).await;
+    assert_eq!((status, &body["away"]), (503, &json!(["bus"])));
+
+    let post = || {
+        let body = json!({ "target": { "user": "42" }, "type": "x" });
+        rig.call_as(
+            &rig.key,
+            Method::POST,
+            "/v1/notifications",
+            Some(body),
+            Some("k"),
+        )
+    };
+    let refused = post().await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.body["error"]["code"], "unavailable");
+    let retry_after_s: u32 = refused.retry_after.unwrap().parse().unwrap();
+    assert!((5..=30).contains(&retry_after_s));
+
+    switched.away.store(false, Ordering::Relaxed);
+    assert_eq!(post().await.status, 202);
+    rig.records(Topic::InApp, 0, 1).await;
+    rig.routed().await;
+    assert_eq!(rows(&*rig.store, "42").await.len(), 1);
+    assert_eq!(readiness(&rig).await.0, 200);
+    // Once it was ready, a bus that goes away makes it degraded: nobody else would do better.
+    switched.away.store(true, Ordering::Relaxed);
+    let (status, body) = readiness(&rig).await;
+    assert_eq!((status, &body["degraded"]), (200, &json!(true)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_store_away_records_wait_and_outcomes_go_to_the_delivery_topic() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(FILE);
+    let metrics = Metrics::default();
+    let bus = Arc::new(EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap());
+    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let registry = Arc::new(EmbeddedRegistry::default());
+    let rig = Rig::over(dir, metrics, bus, registry, store).await;
+    let gateway = rig.gateway("gw-1", 0, &["42"]).await;
+    let id = rig.post_to("42", "one").await;
+    let pos = rig.records(Topic::InApp, 0, 1).await[0].pos;
+
+    // Somebody else holds the file for writing, longer than the store waits for it.
+    let holder = rusqlite::Connection::open(file).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let waiting = rig.post_to("42", "two").await;
+    let written = outcome(id, "42", pos, Fate::Written);
+    let reply = rig.report(&gateway, Some(0), vec![written]).await;
+    assert_eq!(reply.sequence, 7);
+    assert_eq!(rig.count(Topic::Delivery).await, 1);
+    assert_eq!(rows(&*rig.store, "42").await.len(), 1);
+
+    holder.execute_batch("ROLLBACK").unwrap();
+    drop(holder);
+    rig.routed().await;
+    let ids: Vec<_> = rows(&*rig.store, "42")
+        .await
+        .iter()
+        .map(|row| row.id)
+        .collect();
+    assert_eq!(ids, [id, waiting]);
+    eventually(|| async {
+        let body = rig
+            .get(&format!("/v1/notifications/{id}/delivery?user=42"))
+            .await;
+        (body["states"][0]["state"] == "written").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_registry_away_users_are_pushed_to_where_they_were() {
+    let mut redis = RedisServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = Metrics::default();
+    let bus = Arc::new(EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap());
+    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let config = config::Redis {
+        url: redis.url(),
+        ..config::Redis::default()
+    };
+    let namespace = fresh_namespace().parse().unwrap();
+    let registry = RedisRegistry::connect(&config, &namespace, &metrics)
+        .await
+        .unwrap();
+    let rig = Rig::over(dir, metrics, bus, Arc::new(registry), store).await;
+    rig.gateway("gw-1", 0, &["42"]).await;
+    rig.post_to("42", "one").await;
+    rig.records(Topic::InApp, 0, 1).await;
+    assert!(rig.sync("42", &[]).await.recovered);
+
+    redis.kill();
+    rig.post_to("42", "two").await;
+    rig.records(Topic::InApp, 0, 2).await;
+    rig.post_to("43", "nobody knows where").await;
+    rig.routed().await;
+    assert_eq!(rows(&*rig.store, "43").await.len(), 1);
+    let metrics = rig.metrics.render();
+    assert!(
+        metrics.contains("herald_lookups_total{source=\"last_known\"} 1"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("herald_lookups_total{source=\"unknown\"} 1"));
+    eventually(|| async { (!rig.registry.healthy()).then_some(()) }).await;
+    // A gateway that can't be known to be registered may miss live frames.
+    assert!(!rig.sync("42", &[]).await.recovered);
+    assert_eq!(rig.get("/v1/users/42").await["routes"], json!(null));
+    assert_eq!(readiness(&rig).await.1["away"], json!(["registry"]));
+}
