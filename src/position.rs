@@ -68,7 +68,7 @@ pub const AHEAD_PAIRS_MAX: usize = 256;
 ///
 /// Used by every Rust client of ours (tests, swarm) and by the SSE side of the gateway, which has to
 /// write the cursor into `id:` lines.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ContiguousCursor {
     at: Position,
     /// to → from of known ranges above the cursor; they neither touch nor overlap.
