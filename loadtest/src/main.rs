@@ -1,1 +1,39 @@
-fn main() {}
+//! The load tool: clients by the thousand that keep the protocol's rules, and what arrived at them.
+//!
+//! In the order of a run: [`options`] → [`roster`] (who) → [`capacity`] (whether and how) → [`flock`] (a
+//! thread of clients) → [`client`] (a connection) → [`wire`] → [`frame`] → [`rules`] and [`cursor`] (what
+//! it means) → [`tally`] → [`report`]; beside them [`producer`] and, for SSE, [`courier`].
+//!
+//! Nothing of the herald crate is used: the tool is a second reading of the protocol.
+
+#![deny(unsafe_code)]
+
+mod capacity;
+mod client;
+mod courier;
+mod cursor;
+mod flock;
+mod frame;
+mod options;
+mod producer;
+mod report;
+mod roster;
+mod rules;
+mod run;
+mod sys;
+mod tally;
+mod wire;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run::run(&options::Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("swarm: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Whether this machine can hold the run, and how: threads with descriptor tables of their own, local
+//! addresses with ports of their own. What is too low is named with the command that raises it.
+
+use crate::sys;
+use anyhow::{Context, Result, bail};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+/// Descriptors a thread needs beside its clients: epoll, the lines of its courier, the process's own.
+const SPARE: u64 = 200;
+const THREADS_MAX: usize = 1024;
+/// Share of a range of ports that is used; the last ones are slow to find.
+const PORTS_PERCENT: u64 = 85;
+
+/// How the run is spread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub threads: usize,
+    /// Empty: the kernel chooses.
+    pub sources: Vec<IpAddr>,
+}
+
+/// What the machine allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Per table.
+    pub descriptors: u64,
+    /// Threads may have tables of their own.
+    pub own_tables: bool,
+    /// Descriptors of the whole machine: free, and the limit.
+    pub files_free: u64,
+    pub files_max: u64,
+    pub ports: u64,
+    pub cpus: usize,
+}
+
+impl Machine {
+    pub fn look() -> Result<Machine> {
+        let numbers = |path: &str| -> Result<Vec<u64>> {
+            let text = fs::read_to_string(path).with_context(|| format!("can't read {path}"))?;
+            Ok(text.split_whitespace().flat_map(str::parse).collect())
+        };
+        let files = numbers("/proc/sys/fs/file-nr")?;
+        let (used, files_max) = (files[0], *files.last().context("file-nr is empty")?);
+        let range = numbers("/proc/sys/net/ipv4/ip_local_port_range")?;
+        let probe = std::thread::spawn(sys::own_descriptor_table).join();
+        Ok(Machine {
+            descriptors: sys::raise_descriptor_limit().context("can't read the limits")?,
+            own_tables: matches!(probe, Ok(Ok(()))),
+            files_free: files_max.saturating_sub(used),
+            files_max,
+            ports: range[1].saturating_sub(range[0]) + 1,
+            cpus: std::thread::available_parallelism().map_or(1, Into::into),
+        })
+    }
+
+    /// `threads` 0: as many as it takes.
+    pub fn plan(
+        &self,
+        clients: u32,
+        threads: usize,
+        sources: &[IpAddr],
+        targets: &[SocketAddr],
+    ) -> Result<Plan> {
+        let clients = u64::from(clients);
+        if clients + SPARE > self.files_free {
+            bail!(
+                "{clients} connections need more descriptors than the {} this machine has left; raise \
+                 its limit: sysctl -w fs.file-max={}",
+                self.files_free,
+                self.files_max + clients + SPARE
+            );
+        }
+        Ok(Plan {
+            threads: self.threads(clients, threads)?,
+            sources: self.sources(clients, sources, targets)?,
+        })
+    }
+
+    fn threads(&self, clients: u64, wanted: usize) -> Result<usize> {
+        let per_table = self.descriptors.saturating_sub(SPARE).max(1);
+        let tables = clients.div_ceil(per_table) as usize;
+        let raise = clients + SPARE;
+        if tables > 1 && !self.own_tables {
+            bail!(
+                "{clients} connections need more than the {} descriptors a process may have here, and \
+                 threads may not have tables of their own (unshare was refused); raise the limit in \
+                 this shell: ulimit -n {raise}",
+                self.descriptors
+            );
+        }
+        if tables > THREADS_MAX {
+            bail!(
+                "{clients} connections need {tables} descriptor tables of {}, the most is \
+                 {THREADS_MAX}; raise the limit in this shell: ulimit -n {raise}",
+                self.descriptors
+            );
+        }
+        if wanted != 0 && wanted < tables {
+            bail!("--threads {wanted}: {clients} connections need {tables} descriptor tables");
+        }
+        let chosen = if wanted == 0 { self.cpus } else { wanted };
+        Ok(chosen
+            .clamp(tables, THREADS_MAX)
+            .min(clients.max(1) as usize))
+    }
+
+    fn sources(
+        &self,
+        clients: u64,
+        given: &[IpAddr],
+        targets: &[SocketAddr],
+    ) -> Result<Vec<IpAddr>> {
+        let per_source = (self.ports * PORTS_PERCENT / 100).max(1);
+        // All may end up at one target when the others are down.
+        let needed = clients.div_ceil(per_source);
+        let loopback = targets.iter().all(|t| t.ip().is_loopback() && t.is_ipv4());
+        if given.is_empty() && loopback {
+            // One is the kernel's choice; more are as many addresses of 127.0.0.0/8.
+            let address = |n: u64| {
+                let n = n as u32 + 1;
+                IpAddr::V4(Ipv4Addr::from(0x7f00_0000 | (n / 250) << 8 | (n % 250 + 1)))
+            };
+            let count = if needed == 1 { 0 } else { needed };
+            return Ok((0..count).map(address).collect());
+        }
+        if given.len().max(1) as u64 >= needed {
+            return Ok(given.to_vec());
+        }
+        bail!(
+            "{clients} connections need {needed} local addresses of {per_source} ports each: give more \
+             --source (ip addr add … dev lo), or more ports: \
+             sysctl -w net.ipv4.ip_local_port_range='1024 65535'"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINE: Machine = Machine {
+        descriptors: 20_000,
+        own_tables: true,
+        files_free: 1_000_000,
+        files_max: 1_000_000,
+        ports: 28_000,
+        cpus: 2,
+    };
+
+    fn local() -> Vec<SocketAddr> {
+        vec!["127.0.0.1:8080".parse().unwrap()]
+    }
+
+    #[test]
+    fn a_small_run_takes_what_there_is() {
+        let plan = MACHINE.plan(1_000, 0, &[], &local()).unwrap();
+        assert_eq!((plan.threads, plan.sources.len()), (2, 0));
+        assert_eq!(MACHINE.plan(1, 0, &[], &local()).unwrap().threads, 1);
+    }
+
+    #[test]
+    fn a_large_run_gets_tables_and_addresses_as_needed() {
+        let plan = MACHINE.plan(100_000, 0, &[], &local()).unwrap();
+        assert_eq!((plan.threads, plan.sources.len()), (6, 5));
+        let mut distinct = plan.sources.clone();
+        distinct.dedup();
+        assert_eq!(distinct.len(), 5);
+        assert!(plan.sources.iter().all(IpAddr::is_loopback));
+    }
+
+    #[test]
+    fn limits_that_are_too_low_come_with_the_command_that_raises_them() {
+        let shared = Machine {
+            own_tables: false,
+            ..MACHINE
+        };
+        let full = Machine {
+            files_free: 5_000,
+            ..MACHINE
+        };
+        let far = vec!["10.0.0.1:80".parse().unwrap()];
+        for (machine, targets, fix) in [
+            (shared, local(), "ulimit -n 50200"),
+            (full, local(), "sysctl -w fs.file-max=1050200"),
+            (MACHINE, far, "--source"),
+        ] {
+            let error = machine.plan(50_000, 0, &[], &targets).unwrap_err();
+            assert!(error.to_string().contains(fix), "{error}");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The command line.
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use std::{
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
+};
+
+/// Thousands of rule-following Herald clients in one process.
+///
+/// Connects every user's devices, receives and acknowledges as the client library would (contiguous
+/// cursors, sync over holes, return in the advertised slot), and says what arrived. With --post-url it
+/// posts numbered notifications itself and knows exactly what should have arrived where.
+///
+/// Exit status: 0 everything arrived · 1 something is missing, a hole stayed open or a client stayed
+/// away · 2 the run could not be set up.
+#[derive(Debug, Parser)]
+#[command(name = "swarm", version, after_help = EXAMPLES)]
+pub struct Options {
+    /// Gateway, ws://host:port/path; several: clients are spread, and move on when one fails.
+    /// Without a path, the one of the transport.
+    #[arg(long = "url", required = true, value_name = "URL")]
+    pub urls: Vec<Url>,
+
+    /// Server-sent events instead of WebSocket; acknowledgements and syncs go by POST.
+    #[arg(long)]
+    pub sse: bool,
+
+    // ── who ──
+    /// Users to be: a range of numbers, both ends included.
+    #[arg(
+        long,
+        default_value = "1..1000",
+        value_name = "FIRST..LAST",
+        help_heading = "Who"
+    )]
+    pub users: UserRange,
+
+    /// Put before the number to make the user's id.
+    #[arg(long, default_value = "", value_name = "TEXT", help_heading = "Who")]
+    pub user_prefix: String,
+
+    /// Connections per user.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100), help_heading = "Who")]
+    pub devices: u32,
+
+    /// HS256 secret to mint tokens with.
+    #[arg(long, value_name = "FILE", help_heading = "Who")]
+    pub secret_file: Option<PathBuf>,
+
+    /// Tokens to use instead, one a line; their `sub` are the users, and --users is not used.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "secret_file",
+        help_heading = "Who"
+    )]
+    pub token_file: Option<PathBuf>,
+
+    /// `kid` of minted tokens.
+    #[arg(long, value_name = "KID", help_heading = "Who")]
+    pub key_id: Option<String>,
+
+    /// `iss` of minted tokens.
+    #[arg(long, value_name = "ISS", help_heading = "Who")]
+    pub issuer: Option<String>,
+
+    /// `aud` of minted tokens.
+    #[arg(long, value_name = "AUD", help_heading = "Who")]
+    pub audience: Option<String>,
+
+    /// Life of minted tokens.
+    #[arg(
+        long,
+        default_value_t = 86_400,
+        value_name = "SECONDS",
+        help_heading = "Who"
+    )]
+    pub token_ttl_s: u64,
+
+    // ── connecting ──
+    /// First connects per second, over all threads.
+    #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Connecting")]
+    pub connect_rate: u32,
+
+    /// Local addresses to connect from. On loopback they are taken from 127.0.0.0/8 as needed.
+    #[arg(long = "source", value_name = "ADDRESS", help_heading = "Connecting")]
+    pub sources: Vec<IpAddr>,
+
+    /// Threads; 0: one per CPU, or as many as the descriptor limit asks for.
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        help_heading = "Connecting"
+    )]
+    pub threads: usize,
+
+    /// Base of the back-off between attempts: base·2ⁿ with jitter, to 30 s at most.
+    #[arg(
+        long,
+        default_value_t = 500,
+        value_name = "MS",
+        help_heading = "Connecting"
+    )]
+    pub backoff_ms: u64,
+
+    /// Start at the first item that arrives, without asking for the newest rows when new.
+    #[arg(long, help_heading = "Connecting")]
+    pub tail: bool,
+
+    /// Don't acknowledge.
+    #[arg(long, help_heading = "Connecting")]
+    pub no_ack: bool,
+
+    /// How long a hole may last before a client asks for a sync.
+    #[arg(
+        long,
+        default_value_t = 2_000,
+        value_name = "MS",
+        help_heading = "Connecting"
+    )]
+    pub hole_wait_ms: u64,
+
+    // ── posting ──
+    /// The dispatcher's HTTP address; posts start when all are connected.
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "api_key_file",
+        help_heading = "Posting"
+    )]
+    pub post_url: Option<String>,
+
+    /// Key to post with.
+    #[arg(long, value_name = "FILE", help_heading = "Posting")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Posts per second. Latency is counted from the moment each was due, however late it left.
+    #[arg(long, default_value_t = 100.0, value_name = "N", value_parser = positive, help_heading = "Posting")]
+    pub rate: f64,
+
+    /// How many to post.
+    #[arg(
+        long,
+        default_value_t = 1_000,
+        value_name = "N",
+        help_heading = "Posting"
+    )]
+    pub count: u32,
+
+    /// To whom: a random user each, all at once, or every tenth to all.
+    #[arg(long, value_enum, default_value = "users", help_heading = "Posting")]
+    pub to: To,
+
+    /// Priority of what is posted.
+    #[arg(
+        long,
+        default_value = "normal",
+        value_name = "TIER",
+        help_heading = "Posting"
+    )]
+    pub priority: String,
+
+    /// Bytes of the body's text.
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(..=16_384), help_heading = "Posting")]
+    pub body_bytes: u32,
+
+    /// Seed of the random choice of users.
+    #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Posting")]
+    pub seed: u64,
+
+    // ── when it ends, what it says ──
+    /// Stay at least this long; without --post-url and --expect, stay this long (0: until Ctrl-C).
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "SECONDS",
+        help_heading = "Ending and result"
+    )]
+    pub hold_s: u64,
+
+    /// Every device must receive this many distinct notifications (what the first sync brings counts).
+    #[arg(long, value_name = "N", help_heading = "Ending and result")]
+    pub expect: Option<u64>,
+
+    /// Give up on what is missing when nothing arrived for this long.
+    #[arg(
+        long,
+        default_value_t = 30,
+        value_name = "SECONDS",
+        help_heading = "Ending and result"
+    )]
+    pub give_up_s: u64,
+
+    /// Write the result there, too.
+    #[arg(long, value_name = "FILE", help_heading = "Ending and result")]
+    pub json: Option<PathBuf>,
+
+    /// Write a line per (id, user, device): how often live, how often by sync, when first.
+    #[arg(long, value_name = "FILE", help_heading = "Ending and result")]
+    pub accounting: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  swarm --url ws://127.0.0.1:8080 --secret-file dev.key --users 1..1000 --devices 2 --hold-s 60
+  swarm --url ws://gw-1:8080 --url ws://gw-2:8080 --secret-file dev.key --users 1..1000 \\
+        --post-url http://127.0.0.1:8090 --api-key-file api.key --count 10000 --rate 500";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum To {
+    Users,
+    All,
+    Mixed,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && number <= 1e7 => Ok(number),
+        _ => Err("expected a number above 0".into()),
+    }
+}
+
+/// `first..last`, both included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRange(pub RangeInclusive<u64>);
+
+impl FromStr for UserRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected FIRST..LAST such as 1..1000, not {text:?}");
+        let (first, last) = text.split_once("..").ok_or_else(wrong)?;
+        let first = first.parse().map_err(|_| wrong())?;
+        let last = last.trim_start_matches('=').parse().map_err(|_| wrong())?;
+        if first > last {
+            return Err(format!("{first} is after {last}"));
+        }
+        Ok(UserRange(first..=last))
+    }
+}
+
+/// Where a gateway is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    /// `host:port`, as in the `Host` header.
+    pub host: String,
+    /// Empty: the transport's own.
+    pub path: String,
+}
+
+impl FromStr for Url {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rest = ["ws://", "http://"]
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme))
+            .ok_or("expected ws://host:port or http://host:port (TLS is not spoken)")?;
+        let (host, path) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, ""),
+        };
+        let host = match host.rsplit_once(':') {
+            _ if host.is_empty() => return Err("a host is missing".into()),
+            Some((_, port)) if port.parse::<u16>().is_ok() => host.to_owned(),
+            _ => format!("{host}:80"),
+        };
+        Ok(Url {
+            host,
+            path: if path == "/" { "" } else { path }.to_owned(),
+        })
+    }
+}
+
+impl Url {
+    pub fn resolve(&self) -> Result<SocketAddr> {
+        let mut found = self
+            .host
+            .to_socket_addrs()
+            .with_context(|| format!("--url: can't find {}", self.host))?;
+        found
+            .next()
+            .with_context(|| format!("--url: {} has no address", self.host))
+    }
+}
+
+impl Options {
+    /// What clap can't say.
+    pub fn check(&self) -> Result<()> {
+        if self.secret_file.is_none() && self.token_file.is_none() {
+            bail!("give --secret-file (tokens are minted) or --token-file");
+        }
+        if self.urls.len() > 255 {
+            bail!("--url: 255 at most");
+        }
+        if self.post_url.is_none() && self.api_key_file.is_some() {
+            bail!("--api-key-file is of use with --post-url only");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn ranges_of_users_include_both_ends() {
+        assert_eq!("1..9".parse(), Ok(UserRange(1..=9)));
+        assert_eq!("5..=5".parse(), Ok(UserRange(5..=5)));
+        assert!("9..1".parse::<UserRange>().is_err());
+        assert!("ten".parse::<UserRange>().is_err());
+    }
+
+    #[test]
+    fn urls_name_host_and_path() {
+        let url: Url = "ws://localhost:8080/connect".parse().unwrap();
+        assert_eq!(
+            (&url.host[..], &url.path[..]),
+            ("localhost:8080", "/connect")
+        );
+        let url: Url = "http://example".parse().unwrap();
+        assert_eq!((&url.host[..], &url.path[..]), ("example:80", ""));
+        assert!("wss://example".parse::<Url>().is_err());
+    }
+}

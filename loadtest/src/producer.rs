@@ -1,0 +1,229 @@
+//! Posts numbered notifications on a schedule that waits for nobody: each is due at its own moment, and
+//! its latency counts from there.
+//!
+//! A post whose answer is unknown is repeated under the same `Idempotency-Key` until it is accepted or
+//! refused, so that "accepted" and "expected" are the same set.
+
+use crate::{
+    cursor::Numbers,
+    frame::{Mark, Target},
+    options::{Options, To},
+    roster::{self, Roster},
+    rules::unix_us,
+    tally::count,
+};
+use anyhow::{Context, Result};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use reqwest::{StatusCode, header::RETRY_AFTER};
+use serde_json::json;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, sleep_until},
+};
+
+/// Posts on their way at once. Beyond, posts leave late, and their latency says so.
+const IN_FLIGHT: usize = 1_024;
+const ANSWER: Duration = Duration::from_secs(10);
+/// Pause before an attempt is repeated.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What is known of the posts so far.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Accepted numbers by user, and those to all.
+    pub to_user: HashMap<u32, Numbers>,
+    pub to_all: Numbers,
+    pub due: u64,
+    pub accepted: u64,
+    pub repeated: u64,
+    /// Not accepted for good, by reason.
+    pub refused: BTreeMap<String, u64>,
+    pub ended: bool,
+}
+
+impl Ledger {
+    /// Deliveries (number, device) that must happen.
+    pub fn expected(&self, devices: u32, clients: u32) -> u64 {
+        let to_users: u64 = self.to_user.values().map(Numbers::len).sum();
+        to_users * u64::from(devices) + self.to_all.len() * u64::from(clients)
+    }
+}
+
+pub struct Producer {
+    http: reqwest::Client,
+    url: String,
+    key: String,
+    run: String,
+    roster_users: u32,
+    to: To,
+    rate: f64,
+    count: u32,
+    seed: u64,
+    priority: String,
+    body: String,
+    give_up: Duration,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+/// One notification to post.
+struct Post {
+    /// `None`: to all.
+    user: Option<u32>,
+    name: String,
+    n: u32,
+    at_us: u64,
+}
+
+impl Producer {
+    /// `None` without `--post-url`.
+    pub fn new(options: &Options, roster: &Roster, run: &str) -> Result<Option<Producer>> {
+        let (Some(url), Some(key)) = (&options.post_url, &options.api_key_file) else {
+            return Ok(None);
+        };
+        let url = url.trim_end_matches('/');
+        Ok(Some(Producer {
+            http: reqwest::Client::builder()
+                .timeout(ANSWER)
+                .build()
+                .context("no HTTP client")?,
+            url: match url.contains("/v1/") {
+                true => url.to_owned(),
+                false => format!("{url}/v1/notifications"),
+            },
+            key: roster::read(key)?.trim().to_owned(),
+            run: run.to_owned(),
+            roster_users: roster.users(),
+            to: options.to,
+            rate: options.rate,
+            count: options.count,
+            seed: options.seed,
+            priority: options.priority.clone(),
+            body: "x".repeat(options.body_bytes as usize),
+            give_up: Duration::from_secs(options.give_up_s),
+            ledger: Arc::default(),
+        }))
+    }
+
+    pub fn ledger(&self) -> Arc<Mutex<Ledger>> {
+        Arc::clone(&self.ledger)
+    }
+
+    /// Posts them all; ends when the last is accepted, refused or given up.
+    pub async fn run(self, roster: Arc<Roster>) {
+        let producer = Arc::new(self);
+        let permits = Arc::new(Semaphore::new(IN_FLIGHT));
+        let mut random = SmallRng::seed_from_u64(producer.seed);
+        let mut next: HashMap<Option<u32>, u32> = HashMap::new();
+        let (start, start_us) = (Instant::now(), unix_us());
+        for index in 0..producer.count {
+            let due = Duration::from_secs_f64(f64::from(index) / producer.rate);
+            sleep_until(start + due).await;
+            let user = match producer.to {
+                To::All => None,
+                To::Mixed if index % 10 == 9 => None,
+                To::Users | To::Mixed => Some(random.random_range(0..producer.roster_users)),
+            };
+            let n = next.entry(user).or_default();
+            *n += 1;
+            let post = Post {
+                user,
+                name: user.map_or_else(String::new, |user| roster.user(user)),
+                n: *n,
+                at_us: start_us + due.as_micros() as u64,
+            };
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            let producer = Arc::clone(&producer);
+            producer.ledger().lock().expect("no panics").due += 1;
+            tokio::spawn(async move {
+                producer.post(&post).await;
+                drop(permit);
+            });
+        }
+        // All permits back: nothing is on its way.
+        let all = permits.acquire_many(IN_FLIGHT as u32).await;
+        producer.ledger.lock().expect("no panics").ended = true;
+        drop(all);
+    }
+
+    async fn post(&self, post: &Post) {
+        let body = self.body(post);
+        let target = post.user.map_or("all".into(), |user| user.to_string());
+        let key = format!("swarm-{}-{target}-{}", self.run, post.n);
+        let give_up_at = Instant::now() + self.give_up;
+        loop {
+            let sent = self
+                .http
+                .post(&self.url)
+                .bearer_auth(&self.key)
+                .header("Idempotency-Key", &key)
+                .header("Content-Type", "application/json")
+                .body(body.clone())
+                .send()
+                .await;
+            let (why, pause) = match sent {
+                Ok(answer) if answer.status().is_success() => return self.accepted(post),
+                Ok(answer) => {
+                    let status = answer.status();
+                    let passes = status.is_server_error()
+                        || matches!(status, StatusCode::TOO_MANY_REQUESTS)
+                        || matches!(status, StatusCode::REQUEST_TIMEOUT);
+                    if !passes {
+                        return self.refused(&format!("HTTP {}", status.as_u16()));
+                    }
+                    let seconds = answer.headers().get(RETRY_AFTER);
+                    let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
+                    let pause = seconds.map_or(PAUSE, Duration::from_secs);
+                    (format!("HTTP {}, given up", status.as_u16()), pause)
+                }
+                Err(_) => ("no answer, given up".into(), PAUSE),
+            };
+            if Instant::now() + pause > give_up_at {
+                return self.refused(&why);
+            }
+            self.ledger.lock().expect("no panics").repeated += 1;
+            sleep(pause).await;
+        }
+    }
+
+    fn body(&self, post: &Post) -> String {
+        let (target, to) = match post.user {
+            Some(_) => (json!({ "user": post.name }), Target::User),
+            None => (json!({ "all": true }), Target::All),
+        };
+        let mark = Mark {
+            swarm: Cow::Borrowed(&self.run),
+            to,
+            n: post.n,
+            at_us: post.at_us,
+        };
+        json!({
+            "target": target,
+            "type": "swarm",
+            "priority": self.priority,
+            "channels": ["in_app"],
+            "title": format!("Number {}", post.n),
+            "body": self.body,
+            "data": mark,
+        })
+        .to_string()
+    }
+
+    fn accepted(&self, post: &Post) {
+        let mut ledger = self.ledger.lock().expect("no panics");
+        ledger.accepted += 1;
+        match post.user {
+            Some(user) => ledger.to_user.entry(user).or_default().insert(post.n),
+            None => ledger.to_all.insert(post.n),
+        };
+    }
+
+    fn refused(&self, why: &str) {
+        count(&mut self.ledger.lock().expect("no panics").refused, why);
+    }
+}

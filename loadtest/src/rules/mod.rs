@@ -1,0 +1,525 @@
+//! The client's rules, without sockets or clock: what a frame means to one client, and what the client
+//! says next. `now_ms` counts from the start of the process.
+//!
+//! * One contiguous cursor per stream; a hole that lasts asks for `sync`, one at a time.
+//! * Every notification is acknowledged, repeats too (the first acknowledgement may have been lost);
+//!   acknowledgements of a quarter second leave together, so as to stay under the rate limit.
+//! * An id that was seen counts once.
+//! * After two silent heartbeats a `ping`; after a third the connection is given up.
+
+use crate::{
+    cursor::{Cursor, Numbers},
+    frame::{Mark, ServerFrame, Slot, Target},
+    tally::{self, Tally},
+};
+use rand::{RngExt, rngs::SmallRng};
+use std::{
+    collections::VecDeque,
+    fmt::Write,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use uuid::Uuid;
+
+/// Ids remembered to recognise repeats of what others posted.
+const RECENT_MAX: usize = 256;
+/// Streams one client follows.
+const STREAMS_MAX: usize = 8;
+/// Ids of one `ack`.
+const ACK_IDS_MAX: usize = 500;
+const ACK_EVERY_MS: u64 = 250;
+/// A `sync` without an answer is asked again after this.
+const SYNC_ANSWER_MS: u64 = 10_000;
+/// Rows of one sync.
+const SYNC_LIMIT: u32 = 50;
+const HEARTBEAT_MS: u64 = 30_000;
+
+/// What is the same for every client of a thread.
+#[derive(Debug)]
+pub struct Settings {
+    /// Marks the notifications of this run.
+    pub run: String,
+    pub acknowledge: bool,
+    /// Start at the first item that arrives instead of asking where the stream stands.
+    pub tail: bool,
+    pub hole_wait_ms: u64,
+    /// How many distinct notifications satisfy a client.
+    pub expect: Option<u64>,
+}
+
+/// What a thread lends to the client whose turn it is.
+pub struct Context<'a> {
+    pub settings: &'a Settings,
+    pub streams: &'a mut StreamNames,
+    pub tally: &'a mut Tally,
+    pub random: &'a mut SmallRng,
+    /// Whose turn it is.
+    pub client: u32,
+    pub now_ms: u64,
+}
+
+/// Names of streams, each kept once per thread.
+#[derive(Debug, Default)]
+pub struct StreamNames(Vec<String>);
+
+impl StreamNames {
+    fn number(&mut self, name: &str) -> u16 {
+        let known = self.0.iter().position(|known| known == name);
+        known.unwrap_or_else(|| {
+            self.0.push(name.to_owned());
+            self.0.len() - 1
+        }) as u16
+    }
+}
+
+/// What a client wants to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Say {
+    pub what: What,
+    /// The JSON message; a `POST` of the SSE side takes the same, its `type` ignored.
+    pub json: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Ack,
+    Sync,
+    Ping,
+}
+
+/// What a frame asks of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Come back elsewhere after so many ms.
+    ReconnectAfter(u64),
+    RefreshToken,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sync {
+    #[default]
+    Idle,
+    /// To be asked at this time.
+    Due(u64),
+    /// Was asked (or comes by itself after cursors were presented) at this time.
+    Asked(u64),
+}
+
+/// One client, over all its connections.
+#[derive(Debug, Default)]
+pub struct Rules {
+    streams: Vec<(u16, Cursor)>,
+    recent: VecDeque<Uuid>,
+    /// Numbers of ours that came, to its user and to all.
+    pub own: Numbers,
+    pub all: Numbers,
+    unique: u64,
+    unacknowledged: Vec<Uuid>,
+    acknowledged_ms: u64,
+    heartbeat_ms: u64,
+    slot: Slot,
+    heard_ms: u64,
+    pinged: bool,
+    hole_since_ms: Option<u64>,
+    sync: Sync,
+    welcomed: bool,
+}
+
+impl Rules {
+    /// A connection begins.
+    pub fn connecting(&mut self, now_ms: u64) {
+        self.welcomed = false;
+        self.sync = Sync::Idle;
+        self.pinged = false;
+        self.heard_ms = now_ms;
+        if self.heartbeat_ms == 0 {
+            self.heartbeat_ms = HEARTBEAT_MS;
+        }
+    }
+
+    pub fn is_welcomed(&self) -> bool {
+        self.welcomed
+    }
+
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Any byte arrived.
+    pub fn heard(&mut self, now_ms: u64) {
+        self.heard_ms = now_ms;
+        self.pinged = false;
+    }
+
+    pub fn has_hole(&self) -> bool {
+        self.streams.iter().any(|(_, cursor)| cursor.has_hole())
+    }
+
+    /// Distinct notifications so far.
+    pub fn unique(&self) -> u64 {
+        self.unique
+    }
+
+    /// An SSE `id:` is what a browser would resume from: it must not be above what came without a hole.
+    pub fn check_event_id(&mut self, id: &str, ctx: &mut Context<'_>) {
+        for (stream, at) in id.split(',').filter_map(|pair| pair.rsplit_once('=')) {
+            let (Ok(at), Some(cursor)) = (at.parse::<u64>(), self.cursor(stream, ctx)) else {
+                ctx.tally.counters.unreadable += 1;
+                continue;
+            };
+            if cursor.position().is_some_and(|position| at > position) {
+                ctx.tally.counters.sse_ids_ahead += 1;
+            }
+        }
+    }
+
+    /// Known cursors as `name=position,…`; empty before the first sync.
+    pub fn cursors_text(&self, names: &StreamNames) -> String {
+        let mut text = String::new();
+        for (stream, cursor) in &self.streams {
+            if let Some(at) = cursor.position() {
+                let comma = if text.is_empty() { "" } else { "," };
+                let _ = write!(text, "{comma}{}={at}", names.0[usize::from(*stream)]);
+            }
+        }
+        text
+    }
+
+    /// Takes one frame.
+    pub fn receive(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) -> Option<Wish> {
+        let mut wish = None;
+        match frame.kind.as_ref() {
+            "notification" => {
+                self.notification(frame, true, ctx);
+                self.follow(frame, ctx);
+            }
+            "read" => {
+                ctx.tally.counters.read_marks += 1;
+                self.follow(frame, ctx);
+            }
+            "sync" => self.synced(frame, ctx),
+            "gap" => self.gap(frame, ctx),
+            "welcome" => self.welcome(frame, ctx),
+            "slot" => self.slot = slot_of(frame),
+            "error" => self.refused(frame, ctx),
+            "reconnect" => wish = Some(Wish::ReconnectAfter(frame.after_ms.unwrap_or(0))),
+            "auth_expiring" => wish = Some(Wish::RefreshToken),
+            // "pong", and whatever a later server says.
+            _ => {}
+        }
+        self.note_hole(ctx);
+        wish
+    }
+
+    fn welcome(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
+        self.welcomed = true;
+        if let Some(slot) = frame.slot {
+            self.slot = slot;
+        }
+        self.heartbeat_ms = frame.heartbeat_ms.unwrap_or(HEARTBEAT_MS).max(1);
+        let presented = self
+            .streams
+            .iter()
+            .any(|(_, cursor)| cursor.position().is_some());
+        self.sync = match (presented, ctx.settings.tail) {
+            (true, _) => Sync::Asked(ctx.now_ms),
+            (false, true) => Sync::Idle,
+            (false, false) => Sync::Due(ctx.now_ms),
+        };
+    }
+
+    /// An item arrived live: the cursor of its stream moves, or learns of a hole.
+    fn follow(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
+        let (Some(stream), Some(pos), Some(prev)) = (&frame.stream, frame.pos, frame.prev) else {
+            ctx.tally.counters.unreadable += 1;
+            return;
+        };
+        let tail = ctx.settings.tail;
+        let Some(cursor) = self.cursor(stream, ctx) else {
+            return;
+        };
+        if tail && cursor.position().is_none() {
+            cursor.adopt(pos);
+        }
+        cursor.advance(prev, pos);
+    }
+
+    fn cursor(&mut self, stream: &str, ctx: &mut Context<'_>) -> Option<&mut Cursor> {
+        let number = ctx.streams.number(stream);
+        let at = match self.streams.iter().position(|(known, _)| *known == number) {
+            Some(at) => at,
+            None if self.streams.len() < STREAMS_MAX => {
+                self.streams.reserve_exact(1);
+                self.streams.push((number, Cursor::default()));
+                self.streams.len() - 1
+            }
+            None => {
+                ctx.tally.counters.unreadable += 1;
+                return None;
+            }
+        };
+        Some(&mut self.streams[at].1)
+    }
+
+    fn notification(&mut self, frame: &ServerFrame<'_>, live: bool, ctx: &mut Context<'_>) {
+        let Some(id) = frame.id else {
+            ctx.tally.counters.unreadable += 1;
+            return;
+        };
+        let counters = &mut ctx.tally.counters;
+        counters.received += 1;
+        let mark = frame
+            .mark()
+            .filter(|mark| mark.swarm == ctx.settings.run.as_str());
+        let fresh = match &mark {
+            Some(mark) if mark.to == Target::User => self.own.insert(mark.n),
+            Some(mark) => self.all.insert(mark.n),
+            None => self.is_fresh(id),
+        };
+        match (fresh, live) {
+            (true, _) => self.count_fresh(mark.as_ref(), live, ctx),
+            (false, true) => counters.repeated_live += 1,
+            (false, false) => counters.repeated_by_sync += 1,
+        }
+        if let Some(receipts) = &mut ctx.tally.receipts {
+            let receipt = receipts.entry((id, ctx.client)).or_default();
+            if receipt.live + receipt.by_sync == 0 {
+                receipt.first_unix_ms = unix_us() / 1000;
+            }
+            match live {
+                true => receipt.live += 1,
+                false => receipt.by_sync += 1,
+            }
+        }
+        if ctx.settings.acknowledge {
+            self.unacknowledged.push(id);
+        }
+    }
+
+    fn count_fresh(&mut self, mark: Option<&Mark<'_>>, live: bool, ctx: &mut Context<'_>) {
+        let counters = &mut ctx.tally.counters;
+        counters.unique += 1;
+        self.unique += 1;
+        if ctx.settings.expect == Some(self.unique) {
+            counters.satisfied += 1;
+        }
+        if !live {
+            counters.by_sync += 1;
+        }
+        if let Some(mark) = mark {
+            counters.unique_own += 1;
+            let late_us = unix_us().saturating_sub(mark.at_us);
+            ctx.tally.latency_us.saturating_record(late_us.max(1));
+        }
+    }
+
+    fn is_fresh(&mut self, id: Uuid) -> bool {
+        if self.recent.contains(&id) {
+            return false;
+        }
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(id);
+        true
+    }
+
+    fn synced(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
+        for item in &frame.items {
+            match item.kind.as_ref() {
+                "notification" => self.notification(item, false, ctx),
+                "read" => ctx.tally.counters.read_marks += 1,
+                _ => ctx.tally.counters.unreadable += 1,
+            }
+        }
+        for (stream, &to) in &frame.cursors {
+            let range = frame.range.get(stream).copied();
+            let Some(cursor) = self.cursor(stream, ctx) else {
+                continue;
+            };
+            let joins = match (cursor.position(), range) {
+                (None, _) => true,
+                (Some(at), _) if to <= at => true,
+                (Some(_), Some(range)) => cursor.cover(range.from, range.to),
+                (Some(_), None) => false,
+            };
+            if !joins && frame.recovered {
+                ctx.tally.counters.syncs_false += 1;
+            }
+            cursor.adopt(to);
+        }
+        self.sync = match frame.has_more {
+            true => Sync::Due(ctx.now_ms),
+            false => Sync::Idle,
+        };
+        match (frame.has_more, frame.recovered) {
+            (true, _) => {}
+            (false, true) => ctx.tally.counters.syncs_recovered += 1,
+            (false, false) => ctx.tally.counters.syncs_unrecovered += 1,
+        }
+    }
+
+    fn gap(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
+        let cause = frame.cause.as_deref().unwrap_or("none");
+        tally::count(&mut ctx.tally.gaps, cause);
+        if matches!(cause, "collapsed" | "expired") {
+            if let (Some(stream), Some(from), Some(to)) = (&frame.stream, frame.from, frame.to)
+                && let Some(cursor) = self.cursor(stream, ctx)
+                && cursor.position().is_some()
+            {
+                cursor.cover(from, to);
+            }
+            return;
+        }
+        let wait_ms = frame.sync_after_ms.unwrap_or(0);
+        self.sync_at(ctx.now_ms + wait_ms);
+    }
+
+    /// The server could not do what was asked; if that was a sync, it is asked again later.
+    fn refused(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
+        let code = frame.code.as_deref().unwrap_or("none");
+        tally::count(&mut ctx.tally.errors, code);
+        if matches!(code, "unavailable" | "rate_limited") && matches!(self.sync, Sync::Asked(_)) {
+            let wait_ms = ctx.random.random_range(1_000..3_000);
+            self.sync = Sync::Due(ctx.now_ms + wait_ms);
+        }
+    }
+
+    /// A `POST` of the SSE side failed; later again.
+    pub fn sync_failed(&mut self, ctx: &mut Context<'_>) {
+        let wait_ms = ctx.random.random_range(1_000..3_000);
+        self.sync = Sync::Due(ctx.now_ms + wait_ms);
+    }
+
+    fn sync_at(&mut self, at_ms: u64) {
+        match self.sync {
+            Sync::Due(sooner) if sooner <= at_ms => {}
+            _ => self.sync = Sync::Due(at_ms),
+        }
+    }
+
+    fn note_hole(&mut self, ctx: &mut Context<'_>) {
+        match (self.hole_since_ms, self.has_hole()) {
+            (None, true) => {
+                ctx.tally.counters.holes_seen += 1;
+                self.hole_since_ms = Some(ctx.now_ms);
+            }
+            (Some(_), false) => {
+                ctx.tally.counters.holes_healed += 1;
+                self.hole_since_ms = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether nothing came for so long that the connection is given up.
+    pub fn is_dead(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.heard_ms) >= self.heartbeat_ms * 3
+    }
+
+    /// What is due by now.
+    pub fn due(&mut self, ctx: &mut Context<'_>, says: &mut Vec<Say>) {
+        if !self.welcomed {
+            return;
+        }
+        let now_ms = ctx.now_ms;
+        if !self.unacknowledged.is_empty() && now_ms >= self.acknowledged_ms + ACK_EVERY_MS {
+            self.acknowledged_ms = now_ms;
+            ctx.tally.counters.acks_sent += self.unacknowledged.len() as u64;
+            let ids = std::mem::take(&mut self.unacknowledged);
+            says.extend(ids.chunks(ACK_IDS_MAX).map(ack));
+        }
+        if self.sync_is_due(ctx) {
+            ctx.tally.counters.syncs_asked += 1;
+            says.push(self.ask_for_sync(ctx.streams));
+            self.sync = Sync::Asked(now_ms);
+        }
+        if !self.pinged && now_ms.saturating_sub(self.heard_ms) >= self.heartbeat_ms * 2 {
+            self.pinged = true;
+            ctx.tally.counters.pings_sent += 1;
+            says.push(Say {
+                what: What::Ping,
+                json: r#"{"type":"ping"}"#.into(),
+            });
+        }
+    }
+
+    fn sync_is_due(&mut self, ctx: &mut Context<'_>) -> bool {
+        let now_ms = ctx.now_ms;
+        match self.sync {
+            Sync::Due(at_ms) => at_ms <= now_ms,
+            Sync::Asked(at_ms) => at_ms + SYNC_ANSWER_MS <= now_ms,
+            Sync::Idle => {
+                let Some(since_ms) = self.hole_since_ms else {
+                    return false;
+                };
+                if since_ms + ctx.settings.hole_wait_ms > now_ms {
+                    return false;
+                }
+                // Next time for the same hole: again after the wait, and a little more.
+                let more_ms = ctx.random.random_range(0..=ctx.settings.hole_wait_ms);
+                self.hole_since_ms = Some(now_ms + more_ms);
+                true
+            }
+        }
+    }
+
+    fn ask_for_sync(&self, names: &StreamNames) -> Say {
+        let mut json = String::from(r#"{"type":"sync","cursors":{"#);
+        let mut comma = "";
+        for (stream, cursor) in &self.streams {
+            if let Some(at) = cursor.position() {
+                let name = serde_json::Value::from(names.0[usize::from(*stream)].as_str());
+                let _ = write!(json, "{comma}{name}:{at}");
+                comma = ",";
+            }
+        }
+        let _ = write!(json, r#"}},"limit":{SYNC_LIMIT}}}"#);
+        Say {
+            what: What::Sync,
+            json,
+        }
+    }
+}
+
+fn ack(ids: &[Uuid]) -> Say {
+    let mut json = String::with_capacity(24 + ids.len() * 39);
+    json.push_str(r#"{"type":"ack","ids":["#);
+    for (n, id) in ids.iter().enumerate() {
+        let comma = if n == 0 { "" } else { "," };
+        let _ = write!(json, r#"{comma}"{id}""#);
+    }
+    json.push_str("]}");
+    Say {
+        what: What::Ack,
+        json,
+    }
+}
+
+fn slot_of(frame: &ServerFrame<'_>) -> Slot {
+    Slot {
+        after_ms_min: frame.after_ms_min.unwrap_or(0),
+        after_ms_max: frame.after_ms_max.unwrap_or(0),
+    }
+}
+
+pub fn unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros() as u64)
+}
+
+/// How long to stay away. The first return after a connection that stood is spread over the slot the
+/// server advertised; further attempts back off by base·2ⁿ with as much again at random, to 30 s at
+/// most, and not before the slot either.
+pub fn come_back_after_ms(slot: Slot, attempt: u32, base_ms: u64, random: &mut SmallRng) -> u64 {
+    const CAP_MS: u64 = 30_000;
+    let slot_end_ms = slot.after_ms_max.max(slot.after_ms_min);
+    if attempt == 0 && slot_end_ms > 0 {
+        return random.random_range(slot.after_ms_min..=slot_end_ms);
+    }
+    let step_ms = base_ms.saturating_mul(1 << attempt.min(16)).min(CAP_MS);
+    let jittered_ms = step_ms / 2 + random.random_range(0..=step_ms.div_ceil(2));
+    jittered_ms.max(slot.after_ms_min.min(CAP_MS))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! The rules, stepped by hand.
+
+use super::*;
+use rand::SeedableRng;
+
+struct World {
+    settings: Settings,
+    streams: StreamNames,
+    tally: Tally,
+    random: SmallRng,
+    rules: Rules,
+    now_ms: u64,
+}
+
+impl World {
+    fn new() -> World {
+        let mut world = World {
+            settings: Settings {
+                run: "r".into(),
+                acknowledge: true,
+                tail: false,
+                hole_wait_ms: 1_000,
+                expect: None,
+            },
+            streams: StreamNames::default(),
+            tally: Tally::new(false),
+            random: SmallRng::seed_from_u64(1),
+            rules: Rules::default(),
+            now_ms: 10_000,
+        };
+        world.rules.connecting(10_000);
+        world
+    }
+
+    fn welcomed() -> World {
+        let mut world = World::new();
+        world.hear(
+            r#"{"type":"welcome","heartbeat_ms":1000,"slot":{"after_ms_min":5,"after_ms_max":9}}"#,
+        );
+        world
+    }
+
+    /// With its place in the stream `s` known.
+    fn at(position: u64) -> World {
+        let mut world = World::welcomed();
+        world.due();
+        world.hear(&format!(
+            r#"{{"type":"sync","cursors":{{"s":{position}}},"recovered":true,"has_more":false}}"#
+        ));
+        world
+    }
+
+    fn hear(&mut self, json: &str) -> Option<Wish> {
+        let frame = ServerFrame::parse(json).expect("a frame");
+        let mut ctx = Context {
+            settings: &self.settings,
+            streams: &mut self.streams,
+            tally: &mut self.tally,
+            random: &mut self.random,
+            client: 0,
+            now_ms: self.now_ms,
+        };
+        self.rules.heard(self.now_ms);
+        self.rules.receive(&frame, &mut ctx)
+    }
+
+    fn due(&mut self) -> Vec<Say> {
+        let mut says = Vec::new();
+        let mut ctx = Context {
+            settings: &self.settings,
+            streams: &mut self.streams,
+            tally: &mut self.tally,
+            random: &mut self.random,
+            client: 0,
+            now_ms: self.now_ms,
+        };
+        self.rules.due(&mut ctx, &mut says);
+        says
+    }
+
+    fn whats(&mut self) -> Vec<What> {
+        self.due().iter().map(|say| say.what).collect()
+    }
+}
+
+fn item(pos: u64, prev: u64) -> String {
+    let id = Uuid::from_u128(u128::from(pos));
+    format!(r#"{{"type":"notification","id":"{id}","stream":"s","pos":{pos},"prev":{prev}}}"#)
+}
+
+#[test]
+fn a_new_client_asks_where_the_stream_stands() {
+    let mut world = World::welcomed();
+    let says = world.due();
+    assert_eq!(says[0].json, r#"{"type":"sync","cursors":{},"limit":50}"#);
+    assert_eq!(world.whats(), [], "one sync at a time");
+}
+
+#[test]
+fn a_tailing_client_starts_at_the_first_item() {
+    let mut world = World::new();
+    world.settings.tail = true;
+    world.hear(r#"{"type":"welcome"}"#);
+    assert_eq!(world.whats(), []);
+    world.hear(&item(9, 4));
+    assert_eq!(world.rules.cursors_text(&world.streams), "s=9");
+    assert!(!world.rules.has_hole());
+}
+
+#[test]
+fn items_are_acknowledged_together_and_repeats_again() {
+    let mut world = World::at(1);
+    world.hear(&item(2, 1));
+    world.hear(&item(3, 2));
+    world.hear(&item(3, 2));
+    let says = world.due();
+    assert_eq!(says.len(), 1);
+    assert_eq!(says[0].json.matches("00000003").count(), 2);
+    let counters = world.tally.counters;
+    assert_eq!((counters.unique, counters.repeated_live), (2, 1));
+    world.hear(&item(4, 3));
+    assert_eq!(
+        world.whats(),
+        [],
+        "not more often than the rate limit bears"
+    );
+    world.now_ms += ACK_EVERY_MS;
+    assert_eq!(world.whats(), [What::Ack]);
+}
+
+#[test]
+fn a_hole_that_lasts_asks_for_a_sync_and_heals_by_it() {
+    let mut world = World::at(1);
+    world.settings.acknowledge = false;
+    world.hear(&item(5, 3));
+    assert_eq!(world.whats(), []);
+    world.now_ms += 1_000;
+    let says = world.due();
+    let expected = r#"{"type":"sync","cursors":{"s":1},"limit":50}"#;
+    assert_eq!(says[0].json, expected);
+    world.hear(&format!(
+        r#"{{"type":"sync","items":[{}],"range":{{"s":{{"from":1,"to":5}}}},
+            "cursors":{{"s":5}},"recovered":true,"has_more":false}}"#,
+        item(3, 1)
+    ));
+    let counters = world.tally.counters;
+    assert_eq!((counters.holes_seen, counters.holes_healed), (1, 1));
+    assert_eq!((counters.by_sync, counters.syncs_false), (1, 0));
+    assert_eq!(world.rules.cursors_text(&world.streams), "s=5");
+}
+
+#[test]
+fn a_hole_that_closes_by_itself_asks_for_nothing() {
+    let mut world = World::at(1);
+    world.settings.acknowledge = false;
+    world.hear(&item(5, 3));
+    world.hear(&item(3, 1));
+    world.now_ms += 5_000;
+    world.rules.heard(world.now_ms);
+    assert_eq!(world.whats(), []);
+    assert_eq!(world.tally.counters.holes_healed, 1);
+}
+
+#[test]
+fn a_sync_that_claims_recovery_over_a_hole_is_a_fault() {
+    let mut world = World::at(1);
+    world.hear(
+        r#"{"type":"sync","range":{"s":{"from":4,"to":9}},"cursors":{"s":9},"recovered":true,"has_more":false}"#,
+    );
+    assert_eq!(world.tally.counters.syncs_false, 1);
+}
+
+#[test]
+fn a_sync_with_more_to_come_goes_on_from_where_it_ended() {
+    let mut world = World::at(1);
+    world.hear(
+        r#"{"type":"sync","range":{"s":{"from":1,"to":4}},"cursors":{"s":4},"recovered":true,"has_more":true}"#,
+    );
+    assert!(world.due()[0].json.contains(r#""s":4"#));
+}
+
+#[test]
+fn collapsed_is_no_hole_and_pressure_asks_for_a_sync() {
+    let mut world = World::at(1);
+    world.hear(r#"{"type":"gap","stream":"s","from":1,"to":4,"cause":"collapsed"}"#);
+    assert_eq!(world.rules.cursors_text(&world.streams), "s=4");
+    assert_eq!(world.whats(), []);
+    world.hear(
+        r#"{"type":"gap","stream":"s","from":4,"to":9,"cause":"pressure","sync_after_ms":500}"#,
+    );
+    assert_eq!(world.whats(), []);
+    world.now_ms += 500;
+    assert_eq!(world.whats(), [What::Sync]);
+}
+
+#[test]
+fn silence_is_first_asked_about_then_given_up() {
+    let mut world = World::at(1);
+    world.now_ms += 2_000;
+    assert_eq!(world.whats(), [What::Ping]);
+    assert_eq!(world.whats(), []);
+    assert!(!world.rules.is_dead(world.now_ms));
+    assert!(world.rules.is_dead(world.now_ms + 1_000));
+}
+
+#[test]
+fn numbers_of_ours_are_told_by_target() {
+    let mut world = World::at(1);
+    for (to, n) in [("user", 1), ("all", 1), ("user", 1)] {
+        let id = Uuid::now_v7();
+        world.hear(&format!(
+            r#"{{"type":"notification","id":"{id}","stream":"s","pos":2,"prev":1,
+                "data":{{"swarm":"r","to":"{to}","n":{n},"at_us":1}}}}"#
+        ));
+    }
+    let counters = world.tally.counters;
+    assert_eq!((counters.unique_own, counters.repeated_live), (2, 1));
+    assert_eq!(world.tally.latency_us.len(), 2);
+}
+
+#[test]
+fn a_client_comes_back_within_the_slot_and_then_backs_off() {
+    let mut random = SmallRng::seed_from_u64(3);
+    let slot = Slot {
+        after_ms_min: 40_000,
+        after_ms_max: 90_000,
+    };
+    for _ in 0..100 {
+        let first = come_back_after_ms(slot, 0, 500, &mut random);
+        assert!((40_000..=90_000).contains(&first));
+        let none = Slot::default();
+        assert!((250..=500).contains(&come_back_after_ms(none, 0, 500, &mut random)));
+        assert!((4_000..=8_000).contains(&come_back_after_ms(none, 4, 500, &mut random)));
+        assert!(come_back_after_ms(none, 60, 500, &mut random) <= 30_000);
+    }
+}
+
+#[test]
+fn a_server_that_goes_away_in_good_order_says_when_to_return() {
+    let mut world = World::welcomed();
+    let wish = world.hear(r#"{"type":"reconnect","after_ms":700,"reason":"drain"}"#);
+    assert_eq!(wish, Some(Wish::ReconnectAfter(700)));
+    world.hear(r#"{"type":"slot","after_ms_min":1,"after_ms_max":2}"#);
+    assert_eq!(world.rules.slot().after_ms_max, 2);
+}

@@ -1,0 +1,278 @@
+//! One run from the first connect to the result.
+
+use crate::{
+    capacity::Machine,
+    flock::{Flock, Last, Link, Setup, Target},
+    options::Options,
+    producer::{Ledger, Producer},
+    report::{Progress, Report, Wanted, write_accounting},
+    roster::Roster,
+    rules::Settings,
+    sys,
+    tally::{Counters, Tally},
+};
+use anyhow::{Context, Result, anyhow};
+use std::{
+    io::Write,
+    sync::{Arc, Mutex, atomic::Ordering},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// How often the goals are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Says whether all went well.
+pub fn run(options: &Options) -> Result<bool> {
+    options.check()?;
+    let roster = Arc::new(Roster::new(options)?);
+    let run = format!("{:08x}", rand::random::<u32>());
+    let producer = Producer::new(options, &roster, &run)?;
+    let (setup, threads) = setup(options, &run, &roster)?;
+    // Before the runtime opens descriptors of its own, which every thread would have copies of.
+    let flocks = start(&setup, threads, options.connect_rate)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    let ledger = producer.as_ref().map(Producer::ledger);
+    let mut watch = Watch {
+        options,
+        roster: &roster,
+        flocks: &flocks,
+        ledger: ledger.as_deref(),
+        progress: Progress::new(),
+        moved: Instant::now(),
+        before: (0, 0, 0),
+    };
+    runtime.block_on(watch.follow(producer))?;
+    watch.progress.end();
+    drop(runtime);
+
+    let started = setup.started;
+    let (tally, lasts) = stop(flocks, options.accounting.is_some())?;
+    let ledger = ledger
+        .as_ref()
+        .map(|ledger| ledger.lock().expect("no panics"));
+    let wanted = Wanted {
+        run: &run,
+        roster: &roster,
+        ledger: ledger.as_deref(),
+        expect: options.expect,
+        elapsed: started.elapsed(),
+    };
+    let report = Report::new(&wanted, &tally, &lasts);
+    write(options, &roster, &tally, &report)?;
+    Ok(report.ok)
+}
+
+fn setup(options: &Options, run: &str, roster: &Arc<Roster>) -> Result<(Arc<Setup>, usize)> {
+    let path = match options.sse {
+        true => "/sse/notifications",
+        false => "/ws/notifications",
+    };
+    let targets = options
+        .urls
+        .iter()
+        .map(|url| {
+            Ok(Target {
+                address: url.resolve()?,
+                host: url.host.clone(),
+                path: match url.path.as_str() {
+                    "" => path.to_owned(),
+                    given => given.to_owned(),
+                },
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let addresses: Vec<_> = targets.iter().map(|target| target.address).collect();
+    let plan = Machine::look()?.plan(
+        roster.clients(),
+        options.threads,
+        &options.sources,
+        &addresses,
+    )?;
+    let setup = Setup {
+        settings: Settings {
+            run: run.to_owned(),
+            acknowledge: !options.no_ack,
+            tail: options.tail,
+            hole_wait_ms: options.hole_wait_ms,
+            expect: options.expect,
+        },
+        roster: Arc::clone(roster),
+        targets,
+        sources: plan.sources,
+        sse: options.sse,
+        backoff_ms: options.backoff_ms,
+        with_receipts: options.accounting.is_some(),
+        started: Instant::now(),
+    };
+    Ok((Arc::new(setup), plan.threads))
+}
+
+struct Running {
+    thread: JoinHandle<Result<(Tally, Vec<Last>)>>,
+    link: Arc<Link>,
+}
+
+fn start(setup: &Arc<Setup>, threads: usize, connect_rate: u32) -> Result<Vec<Running>> {
+    let clients = u64::from(setup.roster.clients());
+    let border = |n: usize| (clients * n as u64 / threads as u64) as u32;
+    (0..threads)
+        .map(|n| {
+            let numbers = border(n)..border(n + 1);
+            let share = numbers.len() as f64 / clients.max(1) as f64;
+            let connects_per_s = f64::from(connect_rate) * share;
+            let (setup, link) = (Arc::clone(setup), Arc::new(Link::default()));
+            let linked = Arc::clone(&link);
+            let work = move || -> Result<(Tally, Vec<Last>)> {
+                // Refused only where one table is enough for all: see `capacity`.
+                let _ = sys::own_descriptor_table();
+                let flock = Flock::new(setup, numbers, connects_per_s, linked);
+                Ok(flock.context("no epoll")?.run()?)
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("flock-{n}"))
+                .spawn(work)
+                .context("no thread")?;
+            Ok(Running { thread, link })
+        })
+        .collect()
+}
+
+fn stop(flocks: Vec<Running>, with_receipts: bool) -> Result<(Tally, Vec<Last>)> {
+    for flock in &flocks {
+        flock.link.stop.store(true, Ordering::Relaxed);
+    }
+    let (mut tally, mut lasts) = (Tally::new(with_receipts), Vec::new());
+    for flock in flocks {
+        let ended = flock.thread.join();
+        let (more, clients) = ended.map_err(|_| anyhow!("a thread panicked"))??;
+        tally.add(more);
+        lasts.extend(clients);
+    }
+    Ok((tally, lasts))
+}
+
+/// Follows the flocks until the goals are reached or given up.
+struct Watch<'a> {
+    options: &'a Options,
+    roster: &'a Arc<Roster>,
+    flocks: &'a [Running],
+    ledger: Option<&'a Mutex<Ledger>>,
+    progress: Progress,
+    /// When something last arrived, connected or was accepted.
+    moved: Instant,
+    before: (u64, u64, u64),
+}
+
+impl Watch<'_> {
+    async fn follow(&mut self, producer: Option<Producer>) -> Result<()> {
+        let interrupted = tokio::signal::ctrl_c();
+        tokio::pin!(interrupted);
+        let mut waiting = producer;
+        let (started, mut all_there) = (Instant::now(), None);
+        loop {
+            tokio::select! {
+                caught = &mut interrupted => {
+                    caught.context("no signals")?;
+                    self.progress.say("interrupted");
+                    return Ok(());
+                }
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let counters = self.look();
+            if all_there.is_none() && self.everybody_came(&counters, started) {
+                all_there = Some(Instant::now());
+                if let Some(producer) = waiting.take() {
+                    tokio::spawn(producer.run(Arc::clone(self.roster)));
+                }
+            }
+            if let Some(since) = all_there
+                && self.is_over(&counters, since)
+            {
+                return Ok(());
+            }
+            if self.flocks.iter().any(|flock| flock.thread.is_finished()) {
+                // Its error comes out when it is joined.
+                return Ok(());
+            }
+        }
+    }
+
+    fn look(&mut self) -> Counters {
+        let mut counters = Counters::default();
+        for flock in self.flocks {
+            counters.add(&flock.link.counters.lock().expect("no panics"));
+        }
+        let ledger = self.ledger.map(|ledger| {
+            let ledger = ledger.lock().expect("no panics");
+            let expected = ledger.expected(self.roster.devices(), self.roster.clients());
+            (ledger.accepted, expected)
+        });
+        let accepted = ledger.map_or(0, |(accepted, _)| accepted);
+        let now = (counters.unique, counters.ever_connected, accepted);
+        if now != self.before {
+            (self.before, self.moved) = (now, Instant::now());
+        }
+        self.progress.show(self.roster.clients(), &counters, ledger);
+        counters
+    }
+
+    /// All are connected; or the rest has not come for so long that the run goes on without.
+    fn everybody_came(&self, counters: &Counters, started: Instant) -> bool {
+        let clients = u64::from(self.roster.clients());
+        let seconds = started.elapsed().as_secs_f64();
+        if counters.ever_connected >= clients {
+            self.progress
+                .say(&format!("all {clients} connected after {seconds:.1} s"));
+            return true;
+        }
+        let there = counters.ever_connected;
+        if self.has_stalled() || there + counters.gave_up >= clients {
+            self.progress
+                .say(&format!("going on with {there} of {clients} connected"));
+            return true;
+        }
+        false
+    }
+
+    fn has_stalled(&self) -> bool {
+        self.moved.elapsed() >= Duration::from_secs(self.options.give_up_s)
+    }
+
+    fn is_over(&self, counters: &Counters, all_there: Instant) -> bool {
+        let held = all_there.elapsed() >= Duration::from_secs(self.options.hold_s);
+        let has_goal = self.ledger.is_some() || self.options.expect.is_some();
+        if !has_goal {
+            return self.options.hold_s > 0 && held;
+        }
+        let (posted, arrived) = self.ledger.map_or((true, true), |ledger| {
+            let ledger = ledger.lock().expect("no panics");
+            let expected = ledger.expected(self.roster.devices(), self.roster.clients());
+            (ledger.ended, counters.unique_own >= expected)
+        });
+        let clients = u64::from(self.roster.clients());
+        let satisfied = self.options.expect.is_none() || counters.satisfied >= clients;
+        let healed = counters.holes_seen <= counters.holes_healed;
+        let reached = posted && arrived && satisfied && healed;
+        if posted && !reached && self.has_stalled() {
+            self.progress.say("gave up on what is missing");
+            return true;
+        }
+        held && reached
+    }
+}
+
+fn write(options: &Options, roster: &Roster, tally: &Tally, report: &Report) -> Result<()> {
+    if let Some(file) = &options.accounting {
+        write_accounting(file, roster, tally)
+            .with_context(|| format!("can't write {}", file.display()))?;
+    }
+    let json = serde_json::to_string_pretty(report)?;
+    if let Some(file) = &options.json {
+        std::fs::write(file, &json).with_context(|| format!("can't write {}", file.display()))?;
+    }
+    writeln!(std::io::stdout(), "{json}").context("can't write the result")
+}

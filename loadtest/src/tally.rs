@@ -1,0 +1,168 @@
+//! What one thread counted; added up at the end.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+use uuid::Uuid;
+
+/// Distinct reasons kept per map: servers and kernels have few; more is noise.
+const REASONS_MAX: usize = 32;
+
+/// Plain numbers, published many times a second for the progress line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Clients that are connected and welcomed now.
+    pub connected: u64,
+    /// Clients that were welcomed at least once.
+    pub ever_connected: u64,
+    /// Clients that stay away for good (refused, or told not to come back).
+    pub gave_up: u64,
+    pub connects: u64,
+    /// Welcomes after the first one of a client.
+    pub reconnects: u64,
+    /// Notifications, every copy counted.
+    pub received: u64,
+    /// Distinct (id, device).
+    pub unique: u64,
+    /// Distinct (number, device) among those this tool posted.
+    pub unique_own: u64,
+    pub repeated_live: u64,
+    pub repeated_by_sync: u64,
+    /// First seen in a sync, not live.
+    pub by_sync: u64,
+    pub read_marks: u64,
+    /// Clients that have as many as `--expect` asks for.
+    pub satisfied: u64,
+    pub holes_seen: u64,
+    pub holes_healed: u64,
+    pub syncs_asked: u64,
+    pub syncs_recovered: u64,
+    pub syncs_unrecovered: u64,
+    /// `recovered:true` over a range that does not join up: a fault of the server.
+    pub syncs_false: u64,
+    /// An SSE `id:` above what the client has without a hole: a fault of the server.
+    pub sse_ids_ahead: u64,
+    pub acks_sent: u64,
+    pub pings_sent: u64,
+    /// Frames that can't be read, or break the protocol.
+    pub unreadable: u64,
+    /// Bytes read from sockets.
+    pub bytes: u64,
+}
+
+impl Counters {
+    pub fn add(&mut self, other: &Counters) {
+        macro_rules! add {
+            ($($field:ident)*) => { $(self.$field += other.$field;)* };
+        }
+        add!(connected ever_connected gave_up connects reconnects received unique unique_own
+            repeated_live repeated_by_sync by_sync read_marks satisfied holes_seen holes_healed
+            syncs_asked syncs_recovered syncs_unrecovered syncs_false sse_ids_ahead acks_sent
+            pings_sent unreadable bytes);
+    }
+
+    pub fn repeated(&self) -> u64 {
+        self.repeated_live + self.repeated_by_sync
+    }
+}
+
+/// How one device got one notification.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    pub live: u32,
+    pub by_sync: u32,
+    pub first_unix_ms: u64,
+}
+
+#[derive(Debug)]
+pub struct Tally {
+    pub counters: Counters,
+    pub closes: BTreeMap<String, u64>,
+    pub failures: BTreeMap<String, u64>,
+    pub gaps: BTreeMap<String, u64>,
+    pub errors: BTreeMap<String, u64>,
+    /// µs from the intended moment of sending to the first copy a device got.
+    pub latency_us: Histogram<u64>,
+    /// µs from `connect` to `welcome`.
+    pub connect_us: Histogram<u64>,
+    /// By (id, client), if asked for.
+    pub receipts: Option<HashMap<(Uuid, u32), Receipt>>,
+}
+
+/// 1 µs to 10 min with three digits.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds")
+}
+
+impl Tally {
+    pub fn new(with_receipts: bool) -> Tally {
+        Tally {
+            counters: Counters::default(),
+            closes: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            gaps: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            latency_us: histogram(),
+            connect_us: histogram(),
+            receipts: with_receipts.then(HashMap::new),
+        }
+    }
+
+    pub fn add(&mut self, other: Tally) {
+        self.counters.add(&other.counters);
+        for (mine, theirs) in [
+            (&mut self.closes, other.closes),
+            (&mut self.failures, other.failures),
+            (&mut self.gaps, other.gaps),
+            (&mut self.errors, other.errors),
+        ] {
+            for (reason, count) in theirs {
+                *mine.entry(reason).or_default() += count;
+            }
+        }
+        let fits = "same bounds";
+        self.latency_us.add(other.latency_us).expect(fits);
+        self.connect_us.add(other.connect_us).expect(fits);
+        if let (Some(mine), Some(theirs)) = (&mut self.receipts, other.receipts) {
+            mine.extend(theirs);
+        }
+    }
+}
+
+/// Counts a reason, within bounds.
+pub fn count(map: &mut BTreeMap<String, u64>, reason: &str) {
+    if let Some(count) = map.get_mut(reason) {
+        *count += 1;
+    } else if map.len() < REASONS_MAX {
+        map.insert(reason.to_owned(), 1);
+    } else {
+        *map.entry("other".into()).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tallies_add_up() {
+        let (mut one, mut two) = (Tally::new(true), Tally::new(true));
+        one.counters.received = 2;
+        two.counters.received = 3;
+        count(&mut one.closes, "1012");
+        count(&mut two.closes, "1012");
+        two.latency_us.saturating_record(5);
+        one.add(two);
+        assert_eq!((one.counters.received, one.closes["1012"]), (5, 2));
+        assert_eq!(one.latency_us.len(), 1);
+    }
+
+    #[test]
+    fn reasons_are_bounded() {
+        let mut map = BTreeMap::new();
+        for reason in 0..100 {
+            count(&mut map, &reason.to_string());
+        }
+        assert_eq!((map.len(), map["other"]), (REASONS_MAX + 1, 68));
+    }
+}
