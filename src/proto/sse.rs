@@ -95,6 +95,12 @@ impl Tracked {
         (!known.is_empty()).then_some(known)
     }
 
+    /// From where to ask again for the client: what is known, or where the last incomplete answer ended.
+    /// `None` before any answer.
+    pub fn resume_from(&self) -> Option<Cursors> {
+        self.cursors().or_else(|| self.caught_up_to.clone())
+    }
+
     /// Text of the `id:` line.
     pub fn id(&self) -> Option<String> {
         self.cursors().map(|known| cursors::to_text(&known))

@@ -186,6 +186,7 @@ fn limit(raw: Option<&RawValue>) -> Result<usize, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn code(text: &str) -> ErrorCode {
         parse(text).unwrap_err().code
@@ -298,5 +299,67 @@ mod tests {
             ErrorCode::BadField
         );
         assert_eq!(code(r#"{"type":"auth","token":""}"#), ErrorCode::BadField);
+    }
+
+    /// Texts that look like frames: words of the protocol between JSON's own characters.
+    fn almost_a_frame() -> impl Strategy<Value = String> {
+        let word = prop::sample::select(vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            "\"",
+            "\\",
+            "type",
+            "\"type\":",
+            "\"auth\"",
+            "\"ack\"",
+            "\"read\"",
+            "\"sync\"",
+            "\"ping\"",
+            "\"ids\":",
+            "\"cursors\":",
+            "\"limit\":",
+            "\"token\":",
+            "\"t\"",
+            "null",
+            "7",
+            "-1",
+            "1e9",
+            "1099511627783",
+            "\"user:local\"",
+            "\\ud800",
+            " ",
+            "\n",
+        ]);
+        prop_oneof![
+            prop::collection::vec(word, 0..40).prop_map(|words| words.concat()),
+            any::<String>(),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn whatever_a_client_sends_is_taken_within_bounds_or_refused(text in almost_a_frame()) {
+            match parse(&text) {
+                Ok(ClientMessage::Auth { token, cursors }) => {
+                    prop_assert!(!token.is_empty() && token.len() <= TOKEN_BYTES);
+                    prop_assert!(cursors.is_none_or(|cursors| cursors.len() <= CLIENT_CURSORS));
+                }
+                Ok(ClientMessage::Ack { ids } | ClientMessage::Read { ids }) => {
+                    prop_assert!(ids.len() <= CLIENT_IDS);
+                }
+                Ok(ClientMessage::Sync { cursors, limit }) => {
+                    prop_assert!(cursors.len() <= CLIENT_CURSORS);
+                    prop_assert!((1..=SYNC_ITEMS).contains(&limit));
+                }
+                Ok(ClientMessage::Ping) => {}
+                Err(refusal) => prop_assert!(!refusal.message.is_empty()),
+            }
+        }
     }
 }

@@ -72,7 +72,8 @@ impl Session {
         }
         self.behind_told = true;
         self.behind_due = Stamp::at(now).after(cfg.heartbeat_ms);
-        if let Some(cursors) = self.tracked.as_ref().and_then(|tracked| tracked.cursors()) {
+        let resume_from = self.tracked.as_ref().and_then(|it| it.resume_from());
+        if let Some(cursors) = resume_from {
             return self.ask_sync(cursors, SYNC_ITEMS, actions);
         }
         let gap = Gap {

@@ -109,6 +109,24 @@ fn an_answer_that_leads_nowhere_is_not_asked_for_again_and_again() {
 }
 
 #[test]
+fn a_sync_that_could_not_be_answered_is_asked_again_when_the_cause_has_ended() {
+    let mut pair = pair();
+    pair.session.sync_asked();
+    // Nobody could answer: the cursors are those the client presented.
+    pair.synced(5, false);
+    pair.synced(5, false);
+    pair.actions.clear();
+    pair.session.behind(0, pair.now);
+    pair.after(1_000);
+    let cursors = Cursors::from([(USER.to_owned(), p(5))]);
+    let limit = SYNC_ITEMS;
+    assert_eq!(pair.actions, [Action::Sync { cursors, limit }]);
+    pair.synced(9, true);
+    assert_eq!(pair.client.last_event_id, id(9));
+    assert!(!pair.session.is_behind());
+}
+
+#[test]
 fn the_heartbeat_is_a_comment_and_silence_is_no_sign_of_death() {
     let mut pair = pair();
     pair.after(600_000);
