@@ -19,11 +19,11 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub fn hs256(secret: &[u8]) -> Key {
+    pub fn hs256(secret: &Secret) -> Key {
         Key {
             kid: None,
             algorithm: Algorithm::HS256,
-            decoding: DecodingKey::from_secret(secret),
+            decoding: DecodingKey::from_secret(secret.expose().as_bytes()),
         }
     }
 

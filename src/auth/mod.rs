@@ -13,7 +13,7 @@ mod key;
 pub use jwks::{JwksError, JwksMetrics, Refresher};
 
 use crate::{
-    config::{self, ConfigError},
+    config::{self, ConfigError, Secret},
     ids::UserId,
     limits,
 };
@@ -23,7 +23,10 @@ use jsonwebtoken::{
 };
 use key::Key;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use thiserror::Error;
 
 /// Why a token is not taken. The client may come back with another one.
@@ -122,7 +125,7 @@ impl Verifier {
     }
 
     /// Takes tokens of [`mint_hs256`]: the standalone's development key, and tests.
-    pub fn hs256(secret: &[u8]) -> Verifier {
+    pub fn hs256(secret: &Secret) -> Verifier {
         let auth = config::Auth::default();
         Verifier {
             configured: Arc::new([Key::hs256(secret)]),
@@ -240,7 +243,13 @@ fn judge(error: &ErrorKind) -> AuthError {
 }
 
 /// A token for `user`, for `ctl token` and the console of the standalone.
-pub fn mint_hs256(secret: &[u8], user: &UserId, now_unix_s: u64, ttl_s: u64) -> String {
+pub fn mint_hs256(secret: &Secret, user: &UserId, ttl: Duration) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now_unix_s = now.map_or(0, |now| now.as_secs());
+    mint_at(secret, user, now_unix_s, ttl.as_secs())
+}
+
+fn mint_at(secret: &Secret, user: &UserId, now_unix_s: u64, ttl_s: u64) -> String {
     #[derive(Serialize)]
     struct Minted<'a> {
         sub: &'a str,
@@ -252,7 +261,7 @@ pub fn mint_hs256(secret: &[u8], user: &UserId, now_unix_s: u64, ttl_s: u64) -> 
         iat: now_unix_s,
         exp: now_unix_s.saturating_add(ttl_s),
     };
-    let key = EncodingKey::from_secret(secret);
+    let key = EncodingKey::from_secret(secret.expose().as_bytes());
     encode(&Header::new(Algorithm::HS256), &claims, &key).expect("an HMAC of three claims")
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 
 const NOW: u64 = 1_800_000_000;
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 fn pem(label: &str, der: &[u8]) -> String {
     let text = BASE64_STANDARD.encode(der);
@@ -28,8 +28,12 @@ fn hs256(claims: &Value) -> String {
         Algorithm::HS256,
         None,
         claims,
-        &EncodingKey::from_secret(SECRET),
+        &EncodingKey::from_secret(SECRET.as_bytes()),
     )
+}
+
+fn verifier() -> Verifier {
+    Verifier::hs256(&Secret::new(SECRET))
 }
 
 fn valid() -> Value {
@@ -98,8 +102,8 @@ fn pairs() -> [Pair; 3] {
 #[test]
 fn a_minted_token_is_taken_until_its_expiry_and_the_leeway() {
     let user: UserId = "42".parse().unwrap();
-    let verifier = Verifier::hs256(SECRET);
-    let token = mint_hs256(SECRET, &user, NOW, 60);
+    let verifier = verifier();
+    let token = mint_at(&Secret::new(SECRET), &user, NOW, 60);
     let expires_unix_s = NOW + 90;
     let verified = Verified {
         user,
@@ -121,7 +125,7 @@ fn a_key_of_every_algorithm_verifies_by_file_and_by_jwks() {
         let by_file = configured(None, &name, &pair.public).unwrap();
         assert!(by_file.verify(&token, NOW).is_ok(), "{name}");
         let set = json!({"keys": [{"kty": "unheard of"}, pair.jwk]}).to_string();
-        let by_url = Verifier::hs256(SECRET).with_jwks(set.as_bytes()).unwrap();
+        let by_url = verifier().with_jwks(set.as_bytes()).unwrap();
         assert!(by_url.verify(&token, NOW).is_ok(), "{name}");
         assert!(
             by_url.verify(&hs256(&valid()), NOW).is_ok(),
@@ -149,17 +153,16 @@ fn the_algorithm_of_a_key_is_not_the_tokens_to_choose() {
 
 #[test]
 fn a_token_is_tried_with_keys_of_its_name_only() {
-    let text = std::str::from_utf8(SECRET).unwrap();
-    let named = configured(Some("new"), "HS256", text).unwrap();
+    let named = configured(Some("new"), "HS256", SECRET).unwrap();
     let token = |kid| {
-        let key = EncodingKey::from_secret(SECRET);
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
         sign(Algorithm::HS256, kid, &valid(), &key)
     };
     assert!(named.verify(&token(Some("new")), NOW).is_ok());
     for kid in [None, Some("old")] {
         assert_eq!(named.verify(&token(kid), NOW), Err(AuthError::UnknownKey));
     }
-    let nameless = Verifier::hs256(SECRET);
+    let nameless = verifier();
     assert_eq!(
         nameless.verify(&token(Some("new")), NOW),
         Err(AuthError::UnknownKey)
@@ -168,9 +171,9 @@ fn a_token_is_tried_with_keys_of_its_name_only() {
 
 #[test]
 fn every_refusal_says_which_rule_was_broken() {
-    let mut verifier = Verifier::hs256(SECRET);
+    let mut verifier = verifier();
     let check = |verifier: &Verifier, claims: Value| verifier.verify(&hs256(&claims), NOW);
-    let other = Verifier::hs256(b"another secret of 32 bytes at le");
+    let other = Verifier::hs256(&Secret::new("another secret of 32 bytes at le"));
     assert_eq!(check(&other, valid()), Err(AuthError::BadSignature));
     let cases = [
         (json!({"sub": "42"}), AuthError::NoExpiry),
@@ -219,15 +222,14 @@ fn a_key_that_could_never_verify_is_a_configuration_error() {
 
 #[test]
 fn neither_keys_nor_tokens_are_printed() {
-    let text = std::str::from_utf8(SECRET).unwrap();
-    assert!(!format!("{:?}", Verifier::hs256(SECRET)).contains(&text[..8]));
-    let bytes = format!("{:?}", &SECRET[..4]);
-    assert!(!format!("{:?}", Verifier::hs256(SECRET)).contains(bytes.trim_matches(['[', ']'])));
+    let printed = format!("{:?}", verifier());
+    let bytes = format!("{:?}", &SECRET.as_bytes()[..4]);
+    assert!(!printed.contains(&SECRET[..8]) && !printed.contains(bytes.trim_matches(['[', ']'])));
 }
 
 #[test]
 fn a_set_of_keys_that_cant_verify_is_refused() {
-    let verifier = Verifier::hs256(SECRET);
+    let verifier = verifier();
     let refused = |json: &str| verifier.with_jwks(json.as_bytes()).unwrap_err();
     assert_eq!(refused("not json"), JwksError::Malformed);
     assert_eq!(refused(r#"{"keys":[]}"#), JwksError::NoKeys);
@@ -263,7 +265,7 @@ async fn a_failed_fetch_keeps_the_keys_and_is_counted() {
         jwks_url: Some(url),
         ..config::Auth::default()
     };
-    let verifier = Arc::new(ArcSwap::from_pointee(Verifier::hs256(SECRET)));
+    let verifier = Arc::new(ArcSwap::from_pointee(verifier()));
     let metrics = crate::metrics::Metrics::default();
     let refresher = Refresher::new(&auth, verifier.clone(), &metrics)
         .unwrap()
