@@ -367,19 +367,23 @@ impl Client {
                 tries: 0,
                 say,
             }),
-            _ => ws::write_text(&say.json, world.random.random(), &mut self.output),
+            _ => {
+                world.tally.counters.acks_sent += say.ids.len() as u64;
+                ws::write_text(&say.json, world.random.random(), &mut self.output);
+            }
         }
     }
 
     /// What became of a `POST` beside a stream of events.
     pub fn posted(&mut self, say: &Say, answer: Posted, world: &mut World) {
-        let result = match (say.what, answer) {
-            (What::Sync, Some(json)) => self.take_json(&json, world),
-            (What::Sync, None) => {
-                self.rules.sync_failed(&mut world.context(self.number));
-                Ok(())
-            }
-            _ => Ok(()),
+        let Some(json) = answer else {
+            self.rules.not_said(say, &mut world.context(self.number));
+            return;
+        };
+        world.tally.counters.acks_sent += say.ids.len() as u64;
+        let result = match say.what {
+            What::Sync => self.take_json(&json, world),
+            What::Ack | What::Ping => Ok(()),
         };
         if let Err(end) = result {
             self.end(end, world);

@@ -256,7 +256,8 @@ impl Watch<'_> {
         let clients = u64::from(self.roster.clients());
         let satisfied = self.options.expect.is_none() || counters.satisfied >= clients;
         let healed = counters.holes_seen <= counters.holes_healed;
-        let reached = posted && arrived && satisfied && healed;
+        let acknowledged = self.options.no_ack || counters.acks_sent >= counters.received;
+        let reached = posted && arrived && satisfied && healed && acknowledged;
         if posted && !reached && self.has_stalled() {
             self.progress.say("gave up on what is missing");
             return true;

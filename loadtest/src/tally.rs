@@ -42,6 +42,7 @@ pub struct Counters {
     pub syncs_false: u64,
     /// An SSE `id:` above what the client has without a hole: a fault of the server.
     pub sse_ids_ahead: u64,
+    /// Ids acknowledged, every copy counted.
     pub acks_sent: u64,
     pub pings_sent: u64,
     /// Frames that can't be read, or break the protocol.

@@ -77,6 +77,8 @@ pub struct Say {
     pub what: What,
     /// The JSON message; a `POST` of the SSE side takes the same, its `type` ignored.
     pub json: String,
+    /// What an [`What::Ack`] acknowledges.
+    pub ids: Vec<Uuid>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -384,10 +386,19 @@ impl Rules {
         }
     }
 
-    /// A `POST` of the SSE side failed; later again.
-    pub fn sync_failed(&mut self, ctx: &mut Context<'_>) {
-        let wait_ms = ctx.random.random_range(1_000..3_000);
-        self.sync = Sync::Due(ctx.now_ms + wait_ms);
+    /// It could not be handed over: later again.
+    pub fn not_said(&mut self, say: &Say, ctx: &mut Context<'_>) {
+        match say.what {
+            What::Ack => {
+                self.unacknowledged.extend_from_slice(&say.ids);
+                self.acknowledged_ms = ctx.now_ms + ACK_EVERY_MS;
+            }
+            What::Sync => {
+                let wait_ms = ctx.random.random_range(1_000..3_000);
+                self.sync = Sync::Due(ctx.now_ms + wait_ms);
+            }
+            What::Ping => {}
+        }
     }
 
     fn sync_at(&mut self, at_ms: u64) {
@@ -424,7 +435,6 @@ impl Rules {
         let now_ms = ctx.now_ms;
         if !self.unacknowledged.is_empty() && now_ms >= self.acknowledged_ms + ACK_EVERY_MS {
             self.acknowledged_ms = now_ms;
-            ctx.tally.counters.acks_sent += self.unacknowledged.len() as u64;
             let ids = std::mem::take(&mut self.unacknowledged);
             says.extend(ids.chunks(ACK_IDS_MAX).map(ack));
         }
@@ -439,6 +449,7 @@ impl Rules {
             says.push(Say {
                 what: What::Ping,
                 json: r#"{"type":"ping"}"#.into(),
+                ids: Vec::new(),
             });
         }
     }
@@ -477,6 +488,7 @@ impl Rules {
         Say {
             what: What::Sync,
             json,
+            ids: Vec::new(),
         }
     }
 }
@@ -492,6 +504,7 @@ fn ack(ids: &[Uuid]) -> Say {
     Say {
         what: What::Ack,
         json,
+        ids: ids.to_vec(),
     }
 }
 

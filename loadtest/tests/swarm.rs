@@ -1,0 +1,262 @@
+//! The tool as it is run: its verdict, its result, and what a server sees of its clients.
+
+mod server;
+
+use serde_json::{Value, json};
+use server::{SECRET, Server};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use tempfile::TempDir;
+
+struct Run {
+    child: Child,
+    dir: TempDir,
+}
+
+/// Starts the tool against a server, as users 1 to 3 unless told otherwise.
+fn swarm(server: &Server, arguments: &[&str]) -> Run {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let child = Command::new(env!("CARGO_BIN_EXE_swarm"))
+        .arg("--url")
+        .arg(format!("ws://{}", server.address))
+        .arg("--secret-file")
+        .arg(file("secret", SECRET))
+        .arg("--json")
+        .arg(dir.path().join("result"))
+        .arg("--accounting")
+        .arg(dir.path().join("accounting"))
+        .args(["--backoff-ms", "20", "--hole-wait-ms", "50"])
+        .args(if arguments.contains(&"--users") {
+            &[][..]
+        } else {
+            &["--users", "1..3"]
+        })
+        .args(if arguments.contains(&"--post-url") {
+            vec!["--api-key-file".into(), file("key", "k")]
+        } else {
+            Vec::new()
+        })
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the tool starts");
+    Run { child, dir }
+}
+
+impl Run {
+    /// Its exit status, JSON result and lines of accounting.
+    fn end(mut self) -> (ExitStatus, Value, Vec<String>) {
+        let status = self.child.wait().expect("it ends");
+        let read = |name| std::fs::read_to_string(self.dir.path().join(name)).expect("written");
+        let accounting = read("accounting")
+            .lines()
+            .skip(1)
+            .map(str::to_owned)
+            .collect();
+        let result = serde_json::from_str(&read("result")).expect("JSON");
+        (status, result, accounting)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn everybody_asked_where_the_stream_stands(server: &Server, clients: usize) {
+    server.wait("all asked", |world| world.first_syncs == clients);
+}
+
+#[test]
+fn everything_is_received_acknowledged_and_accounted_for_on_each_device() {
+    for transport in [&[][..], &["--sse"]] {
+        let server = Server::start();
+        let run = swarm(
+            &server,
+            &[transport, &["--devices", "2", "--expect", "4"]].concat(),
+        );
+        everybody_asked_where_the_stream_stands(&server, 6);
+        for _ in 0..4 {
+            for user in ["1", "2", "3"] {
+                server.send(user, true, json!({}));
+            }
+        }
+        server.wait("acknowledged", |world| world.acknowledged.len() >= 24);
+        let (status, result, accounting) = run.end();
+        assert!(status.success(), "{result:#}");
+        assert_eq!(result["counters"]["unique"], 24, "{transport:?}");
+        assert_eq!(
+            (&result["missing"], &result["ok"]),
+            (&json!(0), &json!(true))
+        );
+        assert_eq!(accounting.len(), 24);
+        let of_device = |line: &&String| line.split('\t').nth(1) == Some("2");
+        assert_eq!(accounting.iter().filter(of_device).count(), 8);
+    }
+}
+
+#[test]
+fn a_hole_is_noticed_and_healed_by_sync() {
+    for transport in [&[][..], &["--sse"]] {
+        let server = Server::start();
+        let run = swarm(
+            &server,
+            &[transport, &["--users", "1..1", "--expect", "3"]].concat(),
+        );
+        everybody_asked_where_the_stream_stands(&server, 1);
+        server.send("1", true, json!({}));
+        server.wait("the first one came", |world| !world.acknowledged.is_empty());
+        server.send("1", false, json!({}));
+        server.send("1", true, json!({}));
+        let (status, result, accounting) = run.end();
+        assert!(status.success(), "{result:#}");
+        let counters = &result["counters"];
+        assert_eq!(
+            (&counters["holes_seen"], &counters["holes_healed"]),
+            (&json!(1), &json!(1))
+        );
+        assert_eq!(counters["by_sync"], 1, "{transport:?}: {accounting:?}");
+        assert_eq!(result["holes_open"], 0);
+    }
+}
+
+#[test]
+fn clients_come_back_with_their_cursors_and_catch_up() {
+    for transport in [&[][..], &["--sse"]] {
+        let server = Server::start();
+        let run = swarm(
+            &server,
+            &[transport, &["--users", "1..1", "--expect", "2"]].concat(),
+        );
+        everybody_asked_where_the_stream_stands(&server, 1);
+        server.send("1", true, json!({}));
+        server.wait("the first one came", |world| !world.acknowledged.is_empty());
+        server.close("1", 1012);
+        server.send("1", false, json!({}));
+        let (status, result, _) = run.end();
+        assert!(status.success(), "{result:#}");
+        assert_eq!(result["counters"]["reconnects"], 1, "{transport:?}");
+        assert_eq!(result["counters"]["by_sync"], 1);
+        let world = server.world.lock().unwrap();
+        assert_eq!(world.presented.len(), 2);
+        assert!(world.presented[1].is_some(), "{:?}", world.presented);
+    }
+}
+
+#[test]
+fn what_never_arrives_is_counted_named_and_decides_the_exit_status() {
+    let server = Server::start();
+    let run = swarm(&server, &["--expect", "2", "--give-up-s", "1"]);
+    everybody_asked_where_the_stream_stands(&server, 3);
+    for user in ["1", "2", "3"] {
+        server.send(user, true, json!({}));
+    }
+    server.send("2", true, json!({}));
+    let (status, result, _) = run.end();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(result["missing"], 2);
+    let missing = result["missing_examples"].as_array().unwrap();
+    let users: Vec<_> = missing.iter().map(|one| one["user"].as_str()).collect();
+    assert_eq!(users, [Some("1"), Some("3")]);
+}
+
+#[test]
+fn repeats_are_counted_and_not_taken_for_news() {
+    let server = Server::start();
+    let run = swarm(&server, &["--users", "1..1", "--expect", "2"]);
+    everybody_asked_where_the_stream_stands(&server, 1);
+    server.send("1", true, json!({}));
+    server.repeat("1");
+    server.wait("both acknowledged", |world| world.acknowledged.len() >= 2);
+    server.send("1", true, json!({}));
+    let (status, result, accounting) = run.end();
+    assert!(status.success(), "{result:#}");
+    assert_eq!((&result["repeated"], accounting.len()), (&json!(1), 2));
+}
+
+#[test]
+fn a_client_that_is_told_to_stay_away_does() {
+    let server = Server::start();
+    let run = swarm(
+        &server,
+        &["--users", "1..1", "--expect", "1", "--give-up-s", "1"],
+    );
+    everybody_asked_where_the_stream_stands(&server, 1);
+    server.close("1", 4501);
+    let (status, result, _) = run.end();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(result["counters"]["gave_up"], 1);
+    assert_eq!(result["closes"]["4501"], 1);
+    assert_eq!(server.world.lock().unwrap().presented.len(), 1);
+}
+
+#[test]
+fn what_it_posts_itself_is_expected_at_every_device_of_the_target() {
+    let server = Server::start();
+    let url = format!("http://{}", server.address);
+    let run = swarm(
+        &server,
+        &[
+            "--devices",
+            "2",
+            "--post-url",
+            &url,
+            "--count",
+            "40",
+            "--rate",
+            "400",
+            "--to",
+            "mixed",
+        ],
+    );
+    let (status, result, _) = run.end();
+    assert!(status.success(), "{result:#}");
+    assert_eq!(result["posted"]["accepted"], 40);
+    // 36 to one user each, 4 to all three; two devices each.
+    assert_eq!(result["counters"]["unique_own"], 36 * 2 + 4 * 6);
+    assert_eq!(result["latency_ms"]["count"], 36 * 2 + 4 * 6);
+}
+
+#[test]
+fn a_post_that_was_accepted_and_lost_is_named() {
+    let server = Server::start();
+    server.world.lock().unwrap().lost_posts.insert(7);
+    let url = format!("http://{}", server.address);
+    let run = swarm(
+        &server,
+        &[
+            "--users",
+            "5..5",
+            "--post-url",
+            &url,
+            "--count",
+            "10",
+            "--rate",
+            "400",
+            "--give-up-s",
+            "1",
+        ],
+    );
+    let (status, result, _) = run.end();
+    assert_eq!(status.code(), Some(1));
+    let expected = json!([{"user": "5", "device": 0, "to": "user", "n": 7}]);
+    assert_eq!(result["missing_examples"], expected);
+}
+
+#[test]
+fn a_run_that_cannot_be_set_up_says_why_and_exits_2() {
+    let output = Command::new(env!("CARGO_BIN_EXE_swarm"))
+        .args(["--url", "ws://127.0.0.1:1", "--secret-file", "/nonexistent"])
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("/nonexistent"), "{said}");
+}
