@@ -114,17 +114,17 @@ pub async fn run(
     shutdown: CancellationToken,
     now: CancellationToken,
 ) -> Result<(), ControlError> {
-    Control::open(parts).await?.run(shutdown, now).await
+    Control::bind(parts).await?.run(shutdown, now).await
 }
 
 impl Control {
-    pub async fn open(parts: Parts) -> Result<Control, ControlError> {
-        let admin = bind("admin.listen", parts.admin.listen).await?;
+    pub async fn bind(parts: Parts) -> Result<Control, ControlError> {
+        let admin = listen("admin.listen", parts.admin.listen).await?;
         let mut grpc = None;
         let mut advertised = String::new();
         if let Some(config) = &parts.grpc {
             let secret = secret::from_config(config)?;
-            let listener = bind("grpc.listen", config.listen).await?;
+            let listener = listen("grpc.listen", config.listen).await?;
             let address = listener.local_addr()?.to_string();
             advertised = config.advertise.clone().unwrap_or(address);
             grpc = Some((listener, secret));
@@ -274,7 +274,7 @@ fn flatten<E: Into<ControlError>>(
     }
 }
 
-async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
+async fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
     TcpListener::bind(address)
         .await
         .map_err(|error| ConfigError::new(key, format!("can't listen on {address}: {error}")))

@@ -16,7 +16,7 @@ use crate::{
     config::Shard,
     ids::GatewayEpoch,
     limits,
-    registry::{GatewayInfo, LEASE_MS, RegistryError, ShardClaim, ShardLease},
+    registry::{GatewayInfo, RegistryError, ShardClaim, ShardLease},
 };
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
@@ -33,6 +33,9 @@ pub struct Refused {
     pub holder: String,
 }
 
+/// After so many renewals seen, the holder of our id is not one that died.
+const RENEWALS_OF_ANOTHER: u32 = 3;
+
 pub struct Keeper {
     host: Arc<Host>,
     /// Random per process: tells a restart from a renewal.
@@ -43,8 +46,8 @@ pub struct Keeper {
     former: Option<ShardLease>,
     /// Epoch under which an ownership was published last.
     owned_as: Option<GatewayEpoch>,
-    /// Another holder's `until_ms` when first met.
-    met: Option<u64>,
+    /// Another holder's `until_ms` when last seen, and how often it moved.
+    other: (u64, u32),
 }
 
 /// When to go on.
@@ -59,7 +62,7 @@ impl Keeper {
             shard: None,
             former: None,
             owned_as: None,
-            met: None,
+            other: (0, 0),
         }
     }
 
@@ -111,7 +114,6 @@ impl Keeper {
         match bounded(call).await {
             Ok(gateway) => {
                 tracing::info!(%gateway, "lease acquired");
-                self.met = None;
                 self.host.metrics.epoch.set(gateway.epoch as i64);
                 self.host
                     .identity
@@ -136,8 +138,10 @@ impl Keeper {
     /// An unclean restart waits for its own old lease; a holder that renews is another process.
     fn held(&mut self, holder: String, until_ms: u64, wait_ms: u64) -> Next {
         let id = &self.host.id;
-        let met = *self.met.get_or_insert(until_ms);
-        if until_ms >= met + LEASE_MS {
+        let (seen, renewals) = self.other;
+        let renewals = renewals + u32::from(seen != 0 && until_ms > seen);
+        self.other = (until_ms, renewals);
+        if renewals >= RENEWALS_OF_ANOTHER {
             return Err(Refused {
                 id: id.to_string(),
                 holder,

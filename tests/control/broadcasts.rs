@@ -1,0 +1,91 @@
+//! Broadcasts: from the noted end on, to everyone, one outcome per gateway.
+
+use crate::rig::{Rig, Setup, Shared, position, routed};
+use herald::{
+    bus::{Bus, Record, Target, Topic, TopicPartition},
+    envelope::{Fate, Kind},
+    gateway::mailbox::ToCore,
+    ids::NotificationId,
+};
+
+const BROADCAST: TopicPartition = TopicPartition {
+    topic: Topic::Broadcast,
+    partition: 0,
+};
+
+fn broadcast(offset: u64) -> (NotificationId, Record) {
+    let mut routed = routed("nobody", offset);
+    routed.user = None;
+    routed.head.kind = Kind::Broadcast;
+    routed.stream = "all:local".into();
+    (routed.head.id, routed.into_record())
+}
+
+async fn next(core: &crate::rig::Core) -> (u64, NotificationId, String) {
+    core.expect("a broadcast", |message| match message {
+        ToCore::Broadcast { ticket, item } => Some((*ticket, item.id, item.stream.to_string())),
+        _ => None,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_gateway_reads_broadcasts_from_the_end_it_noted_and_reports_one_outcome_with_counts() {
+    let setup = Setup {
+        cores: 2,
+        ..Setup::default()
+    };
+    let shared = Shared::new(setup.timings);
+    let (_, before) = broadcast(1);
+    shared
+        .bus
+        .produce(vec![(Target::Exact(BROADCAST), before)])
+        .await
+        .unwrap();
+    let rig = Rig::ready_with(Setup {
+        shared: Some(shared),
+        ..setup
+    })
+    .await;
+    let (id, record) = broadcast(2);
+    rig.shared
+        .bus
+        .produce(vec![(Target::Exact(BROADCAST), record)])
+        .await
+        .unwrap();
+    let (ticket, first, stream) = next(&rig.cores[0]).await;
+    assert_eq!((first, stream.as_str()), (id, "all:local"));
+    assert_eq!(next(&rig.cores[1]).await.0, ticket);
+    rig.cores[0].fate(ticket, Fate::Written, 70);
+    rig.cores[1].fate(ticket, Fate::Written, 20);
+    rig.cores[1].fate(ticket, Fate::Deferred, 3);
+    rig.until_fates(id, &[(Fate::Written, 90), (Fate::Deferred, 3)])
+        .await;
+    {
+        let reported = rig.dispatcher.reported.lock();
+        assert!(
+            reported
+                .iter()
+                .all(|o| o.user.is_none() && o.pos == position(2))
+        );
+    }
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn a_record_for_one_user_on_broadcast_is_delivered_where_the_user_is_and_else_nothing_is_said()
+ {
+    let rig = Rig::ready().await;
+    rig.core().open(1, "ann", None);
+    crate::rig::until("ann", async || (rig.metric("users") == 1.0).then_some(())).await;
+    let (absent, present) = (routed("nobody", 1), routed("ann", 2));
+    let (absent_id, present_id) = (absent.head.id, present.head.id);
+    let records = [absent, present].map(|r| (Target::Exact(BROADCAST), r.into_record()));
+    rig.shared.bus.produce(records.into()).await.unwrap();
+    let (ticket, id, _) = rig.core().delivered(1).await.remove(0);
+    assert_eq!(id, present_id);
+    rig.core().fate(ticket, Fate::Written, 1);
+    rig.until_fates(present_id, &[(Fate::Written, 1)]).await;
+    assert_eq!(rig.fates(absent_id), []);
+    rig.leave().await;
+}

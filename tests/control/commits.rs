@@ -1,0 +1,93 @@
+//! What may be committed, and when.
+
+use crate::rig::{Rig, Setup, routed, until};
+use herald::{
+    bus::{Bus, Topic},
+    envelope::{self, Fate},
+};
+use std::sync::atomic::Ordering;
+
+#[tokio::test]
+async fn an_offset_is_committed_only_after_everything_before_it_was_accepted() {
+    let rig = Rig::ready().await;
+    rig.core().open(1, "ann", None);
+    until("ann", async || (rig.metric("users") == 1.0).then_some(())).await;
+    let records: Vec<_> = (0..3).map(|n| routed("ann", n).into_record()).collect();
+    rig.route(Topic::InApp, records).await;
+    let delivered = rig.core().delivered(3).await;
+    for at in [2, 1] {
+        let (ticket, id, _) = &delivered[at];
+        rig.core().fate(*ticket, Fate::Written, 1);
+        rig.until_fates(*id, &[(Fate::Written, 1)]).await;
+    }
+    assert_eq!(rig.committed(Topic::InApp).await, None);
+    rig.core().fate(delivered[0].0, Fate::Deferred, 1);
+    rig.until_committed(Topic::InApp, 3).await;
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn the_final_fate_of_a_deferred_record_is_an_outcome_of_its_own() {
+    let rig = Rig::ready().await;
+    rig.core().open(1, "ann", None);
+    until("ann", async || (rig.metric("users") == 1.0).then_some(())).await;
+    rig.route(Topic::InApp, vec![routed("ann", 1).into_record()])
+        .await;
+    let (ticket, id, _) = rig.core().delivered(1).await.remove(0);
+    rig.core().fate(ticket, Fate::Deferred, 1);
+    rig.until_fates(id, &[(Fate::Deferred, 1)]).await;
+    rig.core().fate(ticket, Fate::Written, 1);
+    rig.until_fates(id, &[(Fate::Deferred, 1), (Fate::Written, 1)])
+        .await;
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn without_a_dispatcher_outcomes_go_to_delivery_and_offsets_move_on() {
+    let rig = Rig::ready().await;
+    rig.dispatcher.away.store(true, Ordering::Relaxed);
+    let records: Vec<_> = (0..5).map(|n| routed("nobody", n)).collect();
+    let mut ids: Vec<_> = records.iter().map(|routed| routed.head.id).collect();
+    let records = records.into_iter().map(|routed| routed.into_record());
+    rig.route(Topic::InApp, records.collect()).await;
+    rig.until_committed(Topic::InApp, 5).await;
+    let mut spilled: Vec<_> = rig
+        .read_all(Topic::Delivery)
+        .await
+        .iter()
+        .flat_map(|record| envelope::read_outcomes(record).unwrap())
+        .map(|outcome| (outcome.id, outcome.fate))
+        .collect();
+    spilled.sort();
+    ids.sort();
+    let expected: Vec<_> = ids.into_iter().map(|id| (id, Fate::NotHere)).collect();
+    assert_eq!(spilled, expected);
+    assert!(rig.dispatcher.reported.lock().is_empty());
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn what_was_not_accepted_is_read_again_by_the_next_life() {
+    let setup = Setup::default();
+    let timings = setup.timings;
+    let rig = Rig::ready_with(setup).await;
+    rig.core().open(1, "ann", None);
+    until("ann", async || (rig.metric("users") == 1.0).then_some(())).await;
+    let routed = routed("ann", 1);
+    let id = routed.head.id;
+    rig.route(Topic::InApp, vec![routed.into_record()]).await;
+    rig.core().delivered(1).await;
+    let shared = rig.shared.clone();
+    // The core never answered.
+    rig.leave().await;
+    let next = Rig::ready_with(Setup {
+        shared: Some(shared),
+        timings,
+        ..Setup::default()
+    })
+    .await;
+    next.until_fates(id, &[(Fate::NotHere, 0)]).await;
+    next.until_committed(Topic::InApp, 1).await;
+    assert!(next.shared.bus.healthy());
+    next.leave().await;
+}

@@ -1,0 +1,165 @@
+//! A client comes: the registry first, then the store, then the answer; live frames meanwhile.
+
+use crate::rig::{Rig, Setup, cursors, routed, until};
+use herald::{
+    bus::Topic,
+    gateway::mailbox::{FromCore, ToCore},
+    registry::Registry,
+};
+use std::sync::atomic::Ordering;
+
+fn at(journal: &[String], what: &str) -> Option<usize> {
+    journal.iter().position(|line| line == what)
+}
+
+#[tokio::test]
+async fn the_store_is_read_only_after_the_registry_write() {
+    let rig = Rig::ready().await;
+    rig.registry.slow.store(true, Ordering::Relaxed);
+    let conn = rig.core().open(1, "ann", Some(cursors(3)));
+    // Live frames flow from the first moment.
+    until("the table", async || {
+        let (_, body) = rig.ask("connections/ann").await;
+        (body["connections"].as_array().unwrap().len() == 1).then_some(())
+    })
+    .await;
+    rig.route(Topic::InApp, vec![routed("ann", 4).into_record()])
+        .await;
+    rig.core().delivered(1).await;
+    assert!(rig.journal.lock().is_empty());
+    rig.registry.slow.store(false, Ordering::Relaxed);
+    let (complete, frame) = rig.core().synced(conn).await;
+    assert!(complete);
+    assert_eq!(frame["recovered"], true);
+    let journal = rig.journal.lock().clone();
+    assert!(at(&journal, "registered ann").unwrap() < at(&journal, "sync ann").unwrap());
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn a_sync_asked_for_before_the_registry_write_is_done_waits_for_it() {
+    let rig = Rig::ready().await;
+    rig.registry.slow.store(true, Ordering::Relaxed);
+    let conn = rig.core().open(1, "ann", None);
+    rig.core().say(FromCore::Sync {
+        conn,
+        user: "ann".parse().unwrap(),
+        cursors: cursors(3),
+        limit: 10,
+    });
+    rig.registry.slow.store(false, Ordering::Relaxed);
+    assert!(rig.core().synced(conn).await.0);
+    let journal = rig.journal.lock().clone();
+    assert!(at(&journal, "registered ann").unwrap() < at(&journal, "sync ann").unwrap());
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn a_second_device_needs_no_registry_write_and_no_cursors_no_sync() {
+    let rig = Rig::ready().await;
+    let first = rig.core().open(1, "ann", Some(cursors(1)));
+    rig.core().synced(first).await;
+    rig.core().open(2, "ann", None);
+    let third = rig.core().open(3, "ann", Some(cursors(1)));
+    rig.core().synced(third).await;
+    let journal = rig.journal.lock().clone();
+    let count = |what: &str| journal.iter().filter(|line| *line == what).count();
+    assert_eq!((count("registered ann"), count("sync ann")), (1, 2));
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn a_user_gone_for_a_while_leaves_the_registry_and_one_who_returns_does_not() {
+    let rig = Rig::ready().await;
+    let user = "ann".parse().unwrap();
+    let conn = rig.core().open(1, "ann", Some(cursors(1)));
+    rig.core().synced(conn).await;
+    rig.core().say(FromCore::Closed { conn, user });
+    let conn = rig.core().open(2, "ann", Some(cursors(1)));
+    rig.core().synced(conn).await;
+    let ann = ["ann".parse().unwrap()];
+    assert_eq!(rig.shared.registry.lookup(&ann).await.unwrap()[0].len(), 1);
+    rig.core().say(FromCore::Closed {
+        conn,
+        user: ann[0].clone(),
+    });
+    until("the removal", async || {
+        let routes = rig.shared.registry.lookup(&ann).await.unwrap();
+        routes[0].is_empty().then_some(())
+    })
+    .await;
+    let journal = rig.journal.lock().clone();
+    assert_eq!(
+        journal
+            .iter()
+            .filter(|line| *line == "registered ann")
+            .count(),
+        1
+    );
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn with_the_registry_away_recovered_is_not_said_and_the_client_is_told_when_it_is_back() {
+    let rig = Rig::ready().await;
+    rig.registry.away.store(true, Ordering::Relaxed);
+    let conn = rig.core().open(1, "ann", Some(cursors(3)));
+    let (complete, frame) = rig.core().synced(conn).await;
+    assert!(!complete);
+    assert_eq!(frame["recovered"], false);
+    until("degraded, not unready", async || {
+        let (code, body) = rig.status().await;
+        (code == 200 && body["degraded"].get("registry").is_some()).then_some(())
+    })
+    .await;
+    rig.registry.away.store(false, Ordering::Relaxed);
+    rig.core().behind(conn).await;
+    rig.core().say(FromCore::Sync {
+        conn,
+        user: "ann".parse().unwrap(),
+        cursors: cursors(3),
+        limit: 50,
+    });
+    assert!(rig.core().synced(conn).await.0);
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn without_a_dispatcher_a_catch_up_claims_nothing_and_the_client_is_told_when_one_answers() {
+    let rig = Rig::ready().await;
+    rig.dispatcher.away.store(true, Ordering::Relaxed);
+    let conn = rig.core().open(1, "ann", Some(cursors(3)));
+    let (complete, frame) = rig.core().synced(conn).await;
+    assert!(!complete);
+    assert_eq!(frame["recovered"], false);
+    assert_eq!(frame["cursors"]["user:local"], (1u64 << 40) + 3);
+    rig.dispatcher.away.store(false, Ordering::Relaxed);
+    rig.core().behind(conn).await;
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn a_start_without_registry_and_dispatcher_is_not_ready_says_why_and_recovers_by_itself() {
+    let rig = Rig::start(Setup {
+        registry_away: true,
+        dispatcher_away: true,
+        ..Setup::default()
+    })
+    .await;
+    for reason in ["lease", "registry", "dispatcher"] {
+        rig.until_not_ready(reason).await;
+    }
+    let conn = rig.core().open(1, "ann", Some(cursors(3)));
+    assert!(!rig.core().synced(conn).await.0);
+    rig.registry.away.store(false, Ordering::Relaxed);
+    rig.dispatcher.away.store(false, Ordering::Relaxed);
+    rig.until_ready().await;
+    rig.core().behind(conn).await;
+    let stray = rig.core().take();
+    assert!(
+        !stray
+            .iter()
+            .any(|message| matches!(message, ToCore::Close { .. }))
+    );
+    rig.leave().await;
+}
