@@ -114,11 +114,11 @@ pub async fn run(
     shutdown: CancellationToken,
     now: CancellationToken,
 ) -> Result<(), ControlError> {
-    Control::bind(parts).await?.run(shutdown, now).await
+    Control::open(parts).await?.run(shutdown, now).await
 }
 
 impl Control {
-    pub async fn bind(parts: Parts) -> Result<Control, ControlError> {
+    pub async fn open(parts: Parts) -> Result<Control, ControlError> {
         let admin = listen("admin.listen", parts.admin.listen).await?;
         let mut grpc = None;
         let mut advertised = String::new();

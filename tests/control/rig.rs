@@ -448,7 +448,7 @@ impl Rig {
             inbox,
             metrics: metrics.clone(),
         };
-        let control = Control::bind(parts).await.unwrap();
+        let control = Control::open(parts).await.unwrap();
         let (shutdown, now) = (CancellationToken::new(), CancellationToken::new());
         Rig {
             admin: control.admin_addr().unwrap(),
