@@ -47,6 +47,10 @@ pub const UNWRITABLE_CLOSE: Duration = Duration::from_secs(20);
 pub const AUTH_EXPIRING_BEFORE: Duration = Duration::from_secs(60);
 /// How long a close frame waits for its answer.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// `SO_RCVBUF`; the kernel doubles it. What a client sends beyond waits at its side.
+pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
+/// Newcomers the kernel holds per core until they are accepted; capped by `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 4_096;
 
 // ── identity provider ──────────────────────────────────────────────────────────────────────────
 
@@ -156,6 +160,8 @@ pub const PAGE_ITEMS: usize = 100;
 pub const CORE_INBOX: usize = 8_192;
 /// Messages from all cores to control. A full queue stops the core from reading its sockets.
 pub const CONTROL_INBOX: usize = 65_536;
+/// Broadcasts a core writes at a time. Over: it takes no further letters until one is done.
+pub const WALKS_WAITING: usize = 8;
 pub const CORE_FULL_SHED: Duration = Duration::from_millis(100);
 /// Records of one poll of the shard, and records in flight (outcome not yet accepted) per partition.
 pub const SHARD_POLL: usize = 512;

@@ -1,7 +1,138 @@
-//! Core threads: they hold the sockets and nothing else touches one. One file per step of a
-//! connection's life, in order.
+//! Core threads: they hold the sockets and nothing else touches one.
+//!
+//! The path of a connection, one file and one state per step: [`accept`] → [`proxy`] (header of a trusted
+//! balancer) → TLS (to come, `tls.rs`) → [`request`] → [`upgrade`] (WebSocket, event stream, [`posting`] or
+//! a plain answer; authentication by the request) → [`proving`] (authentication by the first message) →
+//! [`open`] → [`closing`]; [`conn`] holds the states. What a core is besides: [`boot`] and [`core`] (the
+//! thread and its turns), [`park`] (where sockets wait), [`flush`] (how bytes leave), [`wheel`] (time),
+//! [`letters`] and [`walk`] (what control asks of one connection, and of all), [`mailbox`] and [`queues`]
+//! (the way between both).
+//!
+//! Invariants:
+//! * a core's state never leaves its thread; there is no lock, and no allocation per idle connection
+//!   beyond its slab entry and its user's name;
+//! * everything a core does happens between two waits, in portions: events, letters and the steps of a
+//!   walk over all connections are each bounded per turn, so none holds up the others for long;
+//! * descriptors of a core live in its own table: see [`crate::sys::OwnTable::keep_only`] for what must
+//!   therefore never be called from here.
 
+mod accept;
+mod boot;
+mod closing;
+mod conn;
+mod context;
+mod core;
+mod engine;
+mod flush;
+mod letters;
 pub mod mailbox;
+mod open;
+mod park;
+mod posting;
+mod proving;
+mod proxy;
 pub mod queues;
+mod request;
+mod slots;
+mod stats;
+mod upgrade;
+mod walk;
+mod wheel;
 
 pub use queues::{Cores, Full, Inbox};
+
+use crate::{
+    auth::Verifier,
+    config::{self, ConfigError},
+    ids::Region,
+    metrics::Metrics,
+    sys,
+};
+use arc_swap::ArcSwap;
+use context::Settings;
+use engine::Engine;
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize, mpsc},
+    thread,
+};
+use thiserror::Error;
+
+/// Names of core threads start with it; `herald_descriptors` finds their tables by it.
+pub const THREAD_PREFIX: &str = "core-";
+
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(
+        "gateway.engine = \"uring\", but the kernel does not grant io_uring: {source}. Allow it (sysctl \
+         kernel.io_uring_disabled=0, the seccomp filter of the container, RLIMIT_MEMLOCK) or set \
+         gateway.engine = \"auto\""
+    )]
+    Uring { source: io::Error },
+    #[error(
+        "can't listen on {address}: {source}. Free the port, or change gateway.listen (below 1024 it takes \
+         CAP_NET_BIND_SERVICE)"
+    )]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("can't start core {core}: {source}. Check RLIMIT_NOFILE and RLIMIT_NPROC")]
+    Core { core: u16, source: io::Error },
+}
+
+/// Starts the core threads and returns when every one of them accepts. Call it before anything else of
+/// the process opens descriptors, so that there is little for a core's own table to leave behind.
+pub fn start(
+    cfg: &config::Gateway,
+    conformance: config::Conformance,
+    verifier: Arc<ArcSwap<Verifier>>,
+    region: &Region,
+    metrics: &Metrics,
+) -> Result<(Cores, Inbox), StartError> {
+    let settings = Arc::new(Settings::new(cfg, conformance, region)?);
+    let engine = Engine::choose(cfg.engine)?;
+    let cpus = sys::cpus().unwrap_or_else(|_| vec![0]);
+    let count = match cfg.cores {
+        0 => cpus.len(),
+        count => count,
+    };
+    if let Err(error) = sys::raise_descriptor_limit() {
+        tracing::warn!(%error, "the soft limit of descriptors stays as it is");
+    }
+    let failed = |core| move |source| StartError::Core { core, source };
+    let wirings = queues::wire(count).map_err(failed(0))?;
+    let families = stats::Families::new(metrics, engine);
+    let population = Arc::new(AtomicUsize::new(0));
+
+    let mut listen = cfg.listen;
+    let mut threads = Vec::with_capacity(count);
+    for (core, wiring) in (0..).zip(&wirings) {
+        let (report, reported) = mpsc::sync_channel(1);
+        let boot = boot::Boot {
+            core,
+            cores: count,
+            cpu: cfg.pin.then(|| cpus[usize::from(core) % cpus.len()]),
+            engine,
+            listen,
+            wiring: wiring.clone(),
+            settings: settings.clone(),
+            verifier: verifier.clone(),
+            families: families.clone(),
+            population: population.clone(),
+        };
+        let thread = thread::Builder::new()
+            .name(format!("{THREAD_PREFIX}{core}"))
+            .spawn(move || boot.run(report))
+            .map_err(failed(core))?;
+        threads.push(thread);
+        // Port 0 becomes the one the first core was given. A core that ends without a word has aborted
+        // the process.
+        listen = reported.recv().expect("a core reports")?;
+    }
+    tracing::info!(engine = engine.as_str(), cores = count, %listen, "accepting clients");
+    Ok(queues::control_ends(wirings, listen, threads))
+}

@@ -100,7 +100,19 @@ pub fn parse(text: &str) -> Result<ClientMessage, Refusal> {
     let Some(kind) = raw.kind.and_then(value::<Cow<str>>) else {
         return refuse(ErrorCode::BadField, "type: a string is needed");
     };
-    match &*kind {
+    of_type(&kind, &raw)
+}
+
+/// Parses the body of a `POST /sse/<kind>`: a frame whose type the path gives.
+pub fn parse_body(kind: &str, body: &[u8]) -> Result<ClientMessage, Refusal> {
+    match serde_json::from_slice::<RawMessage>(body) {
+        Ok(raw) if body.trim_ascii_start().starts_with(b"{") => of_type(kind, &raw),
+        _ => refuse(ErrorCode::BadJson, "the body is a JSON object"),
+    }
+}
+
+fn of_type(kind: &str, raw: &RawMessage) -> Result<ClientMessage, Refusal> {
+    match kind {
         "auth" => Ok(ClientMessage::Auth {
             token: token(raw.token)?,
             cursors: raw.cursors.map(cursors).transpose()?,
@@ -220,6 +232,17 @@ mod tests {
             Ok(ClientMessage::Sync { cursors, limit: 7 })
         );
         assert_eq!(parse(r#" {"type":"ping"} "#), Ok(ClientMessage::Ping));
+    }
+
+    #[test]
+    fn a_body_is_a_frame_whose_type_the_path_gives() {
+        let id = NotificationId::generate();
+        assert_eq!(
+            parse_body("ack", format!(r#"{{"ids":["{id}"]}}"#).as_bytes()),
+            Ok(ClientMessage::Ack { ids: vec![id] })
+        );
+        let refused = parse_body("ack", b"[]").unwrap_err();
+        assert_eq!(refused.code, ErrorCode::BadJson);
     }
 
     #[test]

@@ -10,4 +10,4 @@ pub mod cursors;
 pub mod frames;
 mod message;
 
-pub use message::{ClientMessage, ErrorCode, Refusal, parse};
+pub use message::{ClientMessage, ErrorCode, Refusal, parse, parse_body};

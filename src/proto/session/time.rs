@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Session {
-    /// About once a second.
+    /// When it is due ([`Session::due_in_ms`]); sooner does no harm.
     pub fn tick(&mut self, now: Now, cfg: &SessionConfig, actions: &mut Vec<Action>) {
         if self.closing {
             return;
@@ -39,6 +39,28 @@ impl Session {
             self.allowance_whole = Stamp::at(now);
         }
         self.free_if_idle();
+    }
+
+    /// How long [`Session::tick`] is not needed if nothing happens before, so that an idle connection is
+    /// looked at once a heartbeat.
+    pub fn due_in_ms(&self, now: Now, cfg: &SessionConfig) -> u32 {
+        let unix_ms_left = (u64::from(self.expires_unix_s) * 1_000).saturating_sub(now.unix_ms);
+        let told_ms = match self.expiry_told {
+            true => 0,
+            false => AUTH_EXPIRING_BEFORE.as_millis() as u64,
+        };
+        let expiry_ms = u32::try_from(unix_ms_left.saturating_sub(told_ms)).unwrap_or(u32::MAX);
+        let mut due_ms = expiry_ms.min(self.ping_due.until(now));
+        if self.framing == Framing::WebSocket {
+            due_ms = due_ms.min(cfg.dead_after_ms.saturating_sub(self.heard.since(now)));
+        }
+        if self.catch_up.is_behind() {
+            due_ms = due_ms.min(self.behind_due.until(now));
+        }
+        if self.lanes.is_some() {
+            due_ms = due_ms.min(cfg.deferred_after_ms.min(cfg.unwritable_close_ms));
+        }
+        due_ms
     }
 
     /// Why the connection ends now, if it does.

@@ -1,0 +1,238 @@
+//! The door: newcomers are taken at a shaped rate, within the limits of connections and descriptors.
+//!
+//! Invariants:
+//! * each core has a listener of its own on the shared address (`SO_REUSEPORT`: the kernel spreads the
+//!   newcomers); it is made in the core's own table and stopped by `shutdown` *and* close, for a copy left
+//!   in another table would go on accepting and never answer;
+//! * what every socket needs (buffer sizes, no delay) is set on the listener and inherited: accepting
+//!   costs one system call, and one to park;
+//! * one descriptor is held in reserve, so that a newcomer at the end of the table is still told.
+
+use super::{
+    StartError,
+    conn::{Conn, State},
+    context::Settings,
+    core::Core,
+    mailbox::ConnId,
+    park::{Park, Token},
+    proxy::Proxied,
+    request::Requesting,
+    wheel::TICK_MS,
+};
+use crate::{limits, proto::answer::over_capacity, sys::Interest};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    fs::File,
+    io::{self, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+/// Newcomers taken between two looks at everything else.
+const ACCEPTS_PER_TURN: usize = 64;
+
+pub(super) struct Door {
+    /// Gone once accepting has stopped.
+    listener: Option<Socket>,
+    address: SocketAddr,
+    /// Not watched: until the next tick, or until control's queue has room.
+    muted: bool,
+    /// Newcomers that may still be taken, in thousandths, refilled per tick.
+    budget_milli: u64,
+    refill_milli: u64,
+    reserve: Option<File>,
+}
+
+impl Door {
+    pub fn open(listen: SocketAddr, cores: usize, settings: &Settings) -> Result<Door, StartError> {
+        let failed = |source| StartError::Listen {
+            address: listen,
+            source,
+        };
+        let listener = listen_on(listen, settings).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let per_tick_milli = u64::from(settings.gateway.accepts_per_s) * TICK_MS;
+        Ok(Door {
+            address: address.as_socket().unwrap_or(listen),
+            listener: Some(listener),
+            muted: false,
+            budget_milli: 0,
+            refill_milli: per_tick_milli.div_ceil(cores as u64).max(1),
+            reserve: reserve(),
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn watch(&self, park: &Park) -> io::Result<()> {
+        match &self.listener {
+            Some(listener) => park.add(listener, Token::Listener, Interest::Level),
+            None => Ok(()),
+        }
+    }
+
+    /// A level that nobody takes from would wake the core for ever: it is taken out of sight.
+    pub fn mute(&mut self, park: &Park) -> io::Result<()> {
+        self.change(park, true)
+    }
+
+    pub fn unmute(&mut self, park: &Park) -> io::Result<()> {
+        self.change(park, false)
+    }
+
+    /// A tick's worth of newcomers more. What was not used is kept for one second at most.
+    pub fn refill(&mut self) {
+        let second_milli = self.refill_milli * 1_000 / TICK_MS;
+        self.budget_milli = (self.budget_milli + self.refill_milli).min(second_milli.max(1_000));
+    }
+
+    /// Stops accepting for good; newcomers the kernel had queued are reset.
+    pub fn close(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn change(&mut self, park: &Park, muted: bool) -> io::Result<()> {
+        let Some(listener) = &self.listener else {
+            return Ok(());
+        };
+        if self.muted == muted {
+            return Ok(());
+        }
+        self.muted = muted;
+        let interest = match muted {
+            true => Interest::Muted,
+            false => Interest::Level,
+        };
+        park.change(listener, Token::Listener, interest)
+    }
+
+    /// The next newcomer, if there is one and the rate allows it.
+    fn next(&mut self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        let listener = self.listener.as_ref()?;
+        loop {
+            return match listener.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) {
+                Ok((socket, peer)) => {
+                    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+                    Some(Ok((socket.into(), peer.as_socket().unwrap_or(nowhere))))
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                Err(error) if out_of_descriptors(&error) => Some(Err(error)),
+                // It left before it was taken: the next one, please.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Some(Err(error)),
+            };
+        }
+    }
+}
+
+impl Core {
+    /// The listener is ready.
+    pub fn accept(&mut self) -> io::Result<()> {
+        if !self.context.has_room {
+            return self.door.mute(&self.park);
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            if self.door.budget_milli < 1_000 {
+                self.context.stats.accepts_paused += 1;
+                return self.door.mute(&self.park);
+            }
+            match self.door.next() {
+                None => return Ok(()),
+                Some(Ok((socket, peer))) => {
+                    self.door.budget_milli -= 1_000;
+                    self.context.stats.accepted += 1;
+                    self.admit(socket, peer)?;
+                }
+                Some(Err(error)) if out_of_descriptors(&error) => {
+                    self.refuse_by_reserve();
+                    return self.door.mute(&self.park);
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(core = self.context.core, %error, "accept");
+                    self.context.stats.refused("accept_error");
+                    return self.door.mute(&self.park);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Above the hard limit the socket is dropped; above the soft one it is heard out and refused.
+    fn admit(&mut self, socket: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        let gateway = &self.context.settings.gateway;
+        let population = self.population.fetch_add(1, Ordering::Relaxed);
+        if population >= gateway.connections_hard {
+            self.population.fetch_sub(1, Ordering::Relaxed);
+            self.context.stats.refused("hard_limit");
+            return Ok(());
+        }
+        let is_over = population >= gateway.connections_soft;
+        let newcomer = self.context.newcomer(is_over);
+        let state = match self.context.settings.trusted.contains(peer.ip()) {
+            true => State::Proxied(Box::new(Proxied::new(newcomer))),
+            false => State::Requesting(Box::new(Requesting::new(newcomer))),
+        };
+        let (slot, reuse) = self.conns.insert(Conn::new(socket, state));
+        let id = ConnId {
+            slot,
+            core: self.context.core,
+            reuse,
+        };
+        let token = Token::Connection { index: slot, reuse };
+        let conn = self.conns.tenant(slot, reuse).expect("just inserted");
+        if let Err(error) = self.park.add(&conn.socket, token, Interest::Edge) {
+            // Out of kernel memory or of user watches (fs.epoll.max_user_watches).
+            tracing::warn!(core = self.context.core, %error, "a newcomer can't be watched");
+            self.context.stats.refused("unwatchable");
+            conn.state = State::Gone;
+        }
+        self.settle(id);
+        Ok(())
+    }
+
+    /// The table is full: the reserve is given up for one answer, then taken again.
+    fn refuse_by_reserve(&mut self) {
+        self.context.stats.refused("descriptors");
+        self.door.reserve = None;
+        if let Some(Ok((mut socket, _))) = self.door.next() {
+            // Best effort: nothing can be kept open to make sure.
+            let _ = socket.write_all(&over_capacity(rand::random_range));
+            let _ = socket.shutdown(Shutdown::Write);
+        }
+        self.door.reserve = reserve();
+    }
+}
+
+fn listen_on(address: SocketAddr, settings: &Settings) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    let send_buffer_bytes = settings.gateway.send_buffer_bytes;
+    socket.set_send_buffer_size(send_buffer_bytes)?;
+    socket.set_recv_buffer_size(limits::RECEIVE_BUFFER_BYTES)?;
+    socket.set_tcp_nodelay(true)?;
+    // An event stream's client never speaks: that it is gone shows by what it does not acknowledge.
+    let dead_after = Duration::from_millis(settings.gateway.dead_after_ms);
+    socket.set_tcp_user_timeout(Some(dead_after))?;
+    socket.bind(&address.into())?;
+    socket.listen(limits::LISTEN_BACKLOG)?;
+    Ok(socket)
+}
+
+fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
+}

@@ -1,0 +1,166 @@
+//! How a thread becomes a core.
+
+use super::{
+    StartError,
+    accept::Door,
+    context::{Context, Settings},
+    core::Core,
+    engine::Engine,
+    park::{Park, Token},
+    queues::{Mail, Wiring},
+    stats::{Families, Stats},
+    wheel::TICK_MS,
+};
+use crate::{
+    auth::Verifier,
+    sys::{self, Doorbell, Interest, OwnTable, Ticker},
+};
+use arc_swap::ArcSwap;
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize, mpsc::SyncSender},
+    time::Duration,
+};
+
+/// What a thread needs to become a core.
+pub(super) struct Boot {
+    pub core: u16,
+    /// How many there are: they share the accept rate.
+    pub cores: usize,
+    pub cpu: Option<usize>,
+    pub engine: Engine,
+    pub listen: SocketAddr,
+    pub wiring: Arc<Wiring>,
+    pub settings: Arc<Settings>,
+    pub verifier: Arc<ArcSwap<Verifier>>,
+    pub families: Families,
+    /// Client sockets of all cores.
+    pub population: Arc<AtomicUsize>,
+}
+
+/// Without this core its clients and its share of newcomers would hang in silence: end loudly instead.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl Boot {
+    /// The thread's main. Reports the address once it accepts, or why it can't.
+    pub fn run(self, report: SyncSender<Result<SocketAddr, StartError>>) {
+        let _abort = AbortOnPanic;
+        let (core, engine) = (self.core, self.engine);
+        let reported = Cell::new(false);
+        let result = self.claim().and_then(|(listen, claimed)| {
+            let run = engine.run(|| async {
+                let core = claimed.enter()?;
+                reported.set(report.send(Ok(listen)).is_ok());
+                core.run().await
+            });
+            run.and_then(|ended| ended)
+                .map_err(|source| failed(core, source))
+        });
+        match result {
+            Ok(()) => {}
+            Err(error) if reported.get() => {
+                tracing::error!(core, %error, "a core can't go on");
+                std::process::abort();
+            }
+            Err(error) => {
+                // Nobody listens only if the start was given up.
+                let _ = report.send(Err(error));
+            }
+        }
+    }
+
+    /// Takes CPU, descriptor table, bells and the listener, in this order: the table is emptied of what
+    /// the process had open before anything of the core's own is opened.
+    fn claim(self) -> Result<(SocketAddr, Claimed), StartError> {
+        if let Some(cpu) = self.cpu
+            && let Err(error) = sys::pin_to_cpu(cpu)
+        {
+            tracing::warn!(core = self.core, cpu, %error, "the core is not pinned");
+        }
+        let own_table = self.own_table();
+        let (mail, bell) = own_table.map_err(|source| failed(self.core, source))?;
+        let door = Door::open(self.listen, self.cores, &self.settings)?;
+        let listen = door.address();
+        let claimed = Claimed {
+            core: self.core,
+            door,
+            mail,
+            bell,
+            settings: self.settings,
+            verifier: self.verifier,
+            families: self.families,
+            population: self.population,
+        };
+        Ok((listen, claimed))
+    }
+
+    fn own_table(&self) -> io::Result<(Mail, Doorbell)> {
+        if !self.settings.gateway.own_fd_table {
+            return self.wiring.enter();
+        }
+        match OwnTable::unshare() {
+            Ok(table) => {
+                let (mail, bell) = self.wiring.enter()?;
+                table.keep_only(&[mail.kept(), &bell])?;
+                Ok((mail, bell))
+            }
+            Err(error) => {
+                tracing::warn!(
+                    core = self.core, %error,
+                    "no descriptor table of its own: cores share one, and RLIMIT_NOFILE bounds their sum \
+                     (does a seccomp filter forbid unshare?)"
+                );
+                self.families.table_shared();
+                self.wiring.enter()
+            }
+        }
+    }
+}
+
+fn failed(core: u16, source: io::Error) -> StartError {
+    StartError::Core { core, source }
+}
+
+/// What a core holds before its runtime runs.
+struct Claimed {
+    core: u16,
+    door: Door,
+    mail: Mail,
+    bell: Doorbell,
+    settings: Arc<Settings>,
+    verifier: Arc<ArcSwap<Verifier>>,
+    families: Families,
+    population: Arc<AtomicUsize>,
+}
+
+impl Claimed {
+    /// Inside the runtime: the set, and in it what is not a connection.
+    fn enter(self) -> io::Result<Core> {
+        let park = Park::new()?;
+        let ticker = Ticker::new(Duration::from_millis(TICK_MS))?;
+        self.door.watch(&park)?;
+        // An edge per ring: the count in it never has to be read.
+        park.add(&self.bell, Token::Doorbell, Interest::Edge)?;
+        park.add(&ticker, Token::Ticker, Interest::Level)?;
+        let stats = Stats::new(self.families, self.core);
+        let context = Context::new(self.core, self.settings, self.verifier, self.mail, stats);
+        Ok(Core::new(
+            park,
+            ticker,
+            self.bell,
+            self.door,
+            self.population,
+            context,
+        ))
+    }
+}

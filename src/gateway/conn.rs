@@ -1,0 +1,146 @@
+//! A connection: its socket and the state it is in. Each state is a file of its own and owns only what it
+//! needs; what only a short-lived state needs is boxed, so that the many open ones pay nothing for it.
+
+use super::{
+    closing::Closing, context::Context, mailbox::ConnId, open::Open, posting::Posting,
+    proving::Proving, proxy::Proxied, request::Requesting, slots::Slots,
+};
+use std::net::TcpStream;
+
+pub(super) struct Conn {
+    pub socket: TcpStream,
+    /// The kernel did not take all of the last write; an edge tells when it takes more.
+    pub blocked: bool,
+    /// The peer's end (or an error) was told: reading goes on until it is met.
+    pub ends: bool,
+    /// It was met.
+    pub peer_ended: bool,
+    /// Listed to be read on.
+    pub unread: bool,
+    /// Listed to be flushed at the end of the turn.
+    pub touched: bool,
+    /// Turn of the last direct write: more of the same turn leaves in one `writev`.
+    pub written_turn: u32,
+    pub state: State,
+}
+
+/// In the order of a connection's life.
+pub(super) enum State {
+    /// Waiting for a PROXY header.
+    Proxied(Box<Proxied>),
+    /// Waiting for a request head.
+    Requesting(Box<Requesting>),
+    /// A `POST`: its body, and the wait for control's answer.
+    Posting(Box<Posting>),
+    /// A WebSocket that has yet to say whose it is.
+    Proving(Box<Proving>),
+    /// Authenticated (or an echo): the only state that lasts.
+    Open(Open),
+    /// Saying goodbye: what is left to send, and the peer's end.
+    Closing(Box<Closing>),
+    /// Nothing to wait for: the socket is closed as soon as the step has returned.
+    Gone,
+}
+
+/// Half a million of them exist.
+const _: () = assert!(size_of::<Conn>() <= 112);
+const _: () = assert!(Slots::<Conn>::ENTRY_BYTES <= 128);
+
+impl Conn {
+    pub fn new(socket: TcpStream, state: State) -> Conn {
+        Conn {
+            socket,
+            blocked: false,
+            ends: false,
+            peer_ended: false,
+            unread: false,
+            touched: false,
+            written_turn: 0,
+            state,
+        }
+    }
+
+    /// Bytes came in. None at all are an occasion too: a `POST` without a body is complete by its head.
+    pub fn receive(&mut self, bytes: &mut [u8], id: ConnId, context: &mut Context) {
+        match &mut self.state {
+            State::Proxied(_) => Proxied::receive(self, bytes, id, context),
+            State::Requesting(_) => Requesting::receive(self, bytes, id, context),
+            State::Posting(_) => Posting::receive(self, bytes, id, context),
+            State::Proving(_) => Proving::receive(self, bytes, id, context),
+            State::Open(_) => Open::receive(self, bytes, id, context),
+            State::Closing(_) => Closing::receive(self, bytes, context),
+            State::Gone => {}
+        }
+    }
+
+    /// The peer will send no more. A client that can't speak any more is not served: a half-closed socket
+    /// is let go, except that what is being said to it is said to the end.
+    pub fn peer_ended(&mut self, id: ConnId, context: &mut Context) {
+        self.peer_ended = true;
+        match &mut self.state {
+            State::Closing(_) => Closing::peer_ended(self),
+            _ => self.lost("left", id, context),
+        }
+    }
+
+    /// There is nobody any more to say anything to.
+    pub fn lost(&mut self, how: &'static str, id: ConnId, context: &mut Context) {
+        match &self.state {
+            State::Open(_) => return Open::lost(self, how, id, context),
+            State::Closing(_) | State::Gone => {}
+            _ => context.stats.refused(how),
+        }
+        self.state = State::Gone;
+    }
+
+    /// The time it was set to has come.
+    pub fn fire(&mut self, id: ConnId, context: &mut Context) {
+        match &mut self.state {
+            State::Proxied(_) => Proxied::fire(self, context),
+            State::Requesting(_) => Requesting::fire(self, context),
+            State::Posting(_) => Posting::fire(self, context),
+            State::Proving(_) => Proving::fire(self, context),
+            State::Open(_) => Open::fire(self, id, context),
+            State::Closing(_) => Closing::fire(self, context),
+            State::Gone => {}
+        }
+    }
+
+    /// Monotonic ms at which [`Conn::fire`] is to be called, if nothing happens before.
+    pub fn due_ms(&self, context: &Context) -> u64 {
+        match &self.state {
+            State::Proxied(proxied) => proxied.until_ms,
+            State::Requesting(requesting) => requesting.until_ms,
+            State::Posting(posting) => posting.until_ms,
+            State::Proving(proving) => proving.until_ms,
+            State::Open(open) => {
+                let in_ms = open
+                    .session
+                    .due_in_ms(context.now, &context.settings.session);
+                context.now.mono_ms + u64::from(in_ms)
+            }
+            State::Closing(closing) => closing.until_ms,
+            State::Gone => context.now.mono_ms,
+        }
+    }
+
+    /// Something waits that the kernel may take.
+    pub fn wants_flush(&self) -> bool {
+        !self.blocked
+            && match &self.state {
+                State::Proving(proving) => proving.session.wants_write(),
+                State::Open(open) => open.session.wants_write(),
+                State::Closing(closing) => closing.wants_flush(),
+                _ => false,
+            }
+    }
+
+    pub fn flush(&mut self, id: ConnId, context: &mut Context) {
+        match &self.state {
+            State::Proving(_) => Proving::flush(self, id, context),
+            State::Open(_) => Open::flush(self, id, context),
+            State::Closing(_) => Closing::flush(self, context),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What the steps of a connection share on one core: settings, the clock of this turn, the ways out.
+
+use super::{mailbox::ConnId, proxy::Newcomer, queues::Mail, stats::Stats};
+use crate::{
+    auth::{AuthError, Verified, Verifier},
+    config::{self, ConfigError},
+    envelope::Fate,
+    ids::Region,
+    proto::{
+        Now,
+        client::frames::Slot,
+        proxy_header::Trusted,
+        session::{Action, Framing, Session, SessionConfig, Ticket},
+        upgrade::Rules,
+    },
+};
+use arc_swap::{ArcSwap, Cache};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// Told to clients until control gives another.
+const FIRST_SLOT: Slot = Slot {
+    after_ms_min: 0,
+    after_ms_max: 5_000,
+};
+
+/// Of the whole process, fixed at start.
+pub(super) struct Settings {
+    pub gateway: config::Gateway,
+    pub session: SessionConfig,
+    pub rules: Rules,
+    /// Peers whose PROXY header is believed, and demanded.
+    pub trusted: Trusted,
+    started: Instant,
+    /// Stands in connection names, so that those of an earlier life differ.
+    started_unix_ms: u64,
+}
+
+impl Settings {
+    pub fn new(
+        gateway: &config::Gateway,
+        conformance: config::Conformance,
+        region: &Region,
+    ) -> Result<Settings, ConfigError> {
+        Ok(Settings {
+            trusted: Trusted::new(&gateway.proxy_trusted)?,
+            session: SessionConfig::new(gateway, region),
+            rules: Rules::new(&gateway.origins, conformance.echo)?,
+            gateway: gateway.clone(),
+            started: Instant::now(),
+            started_unix_ms: unix_ms(),
+        })
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono_ms: self.started.elapsed().as_millis() as u64,
+            unix_ms: unix_ms(),
+        }
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+pub(super) struct Context {
+    pub core: u16,
+    pub settings: Arc<Settings>,
+    verifier: Cache<Arc<ArcSwap<Verifier>>, Arc<Verifier>>,
+    pub mail: Mail,
+    pub stats: Stats,
+    /// Read once per turn.
+    pub now: Now,
+    /// Counts the turns, so that a connection knows what it did in this one.
+    pub turn: u32,
+    /// What sessions ask for; empty between steps, kept for its capacity.
+    pub actions: Vec<Action>,
+    /// Window in which clients are told to come back.
+    pub slot: Slot,
+    /// Control's queue has room: clients may be read.
+    pub has_room: bool,
+    /// Newcomers are sent elsewhere.
+    pub draining: bool,
+    /// The broadcast whose slice is being written, and how many took it at once: they are told together.
+    pub broadcast: Option<(Ticket, u32)>,
+}
+
+impl Context {
+    pub fn new(
+        core: u16,
+        settings: Arc<Settings>,
+        verifier: Arc<ArcSwap<Verifier>>,
+        mail: Mail,
+        stats: Stats,
+    ) -> Context {
+        Context {
+            core,
+            now: settings.now(),
+            settings,
+            verifier: Cache::new(verifier),
+            mail,
+            stats,
+            turn: 0,
+            actions: Vec::new(),
+            slot: FIRST_SLOT,
+            has_room: true,
+            draining: false,
+            broadcast: None,
+        }
+    }
+
+    pub fn begin_turn(&mut self) {
+        self.now = self.settings.now();
+        self.turn = self.turn.wrapping_add(1);
+    }
+
+    pub fn newcomer(&self, is_over: bool) -> Newcomer {
+        Newcomer {
+            until_ms: self.now.mono_ms + self.settings.gateway.handshake_ms,
+            is_over,
+        }
+    }
+
+    /// Keys may have been replaced since the last time.
+    pub fn verify(&mut self, token: &str) -> Result<Verified, AuthError> {
+        self.verifier.load().verify(token, self.now.unix_ms / 1_000)
+    }
+
+    pub fn new_session(&self, framing: Framing, expires_unix_s: u64, id: ConnId) -> Session {
+        let salt = id.slot ^ u32::from(id.core) << 24 ^ u32::from(id.reuse) << 8;
+        let config = &self.settings.session;
+        Session::new(framing, expires_unix_s, salt, self.now, config)
+    }
+
+    /// `<gateway>.<start>.<core>-<slot>-<reuse>`, as `welcome` tells it.
+    pub fn connection_name(&self, id: ConnId) -> String {
+        let (gateway, started) = (&self.settings.gateway.id, self.settings.started_unix_ms);
+        let ConnId { slot, core, reuse } = id;
+        format!("{gateway}.{started}.{core}-{slot}-{reuse}")
+    }
+
+    /// Passes a fate on to control, and counts; what else a session asks for is not for one that has ended.
+    pub fn settle_fate(&mut self, action: Action) {
+        match action {
+            Action::Fate { ticket, fate } => {
+                if fate == Fate::Written {
+                    self.stats.sent += 1;
+                }
+                match &mut self.broadcast {
+                    Some((current, written)) if *current == ticket && fate == Fate::Written => {
+                        *written += 1;
+                    }
+                    _ => self.mail.fate(ticket, fate, 1),
+                }
+            }
+            Action::Shed => self.stats.shed += 1,
+            _ => {}
+        }
+    }
+
+    /// The same for all that a session has asked for.
+    pub fn settle_fates(&mut self) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            self.settle_fate(action);
+        }
+        self.actions = actions;
+    }
+}

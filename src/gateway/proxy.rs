@@ -1,0 +1,70 @@
+//! First step, for peers whose PROXY header is believed: who the client is behind the load balancer.
+//!
+//! From such a peer the header is demanded: without it the balancer is not set up as this side thinks, and
+//! every client would look like the balancer.
+
+use super::{
+    conn::{Conn, State},
+    context::Context,
+    mailbox::ConnId,
+    request::Requesting,
+};
+use crate::{
+    limits,
+    proto::proxy_header::{self, Step},
+};
+
+/// What the steps before the connection is open hand on.
+#[derive(Clone, Copy)]
+pub(super) struct Newcomer {
+    /// End of its time for PROXY header and request head.
+    pub until_ms: u64,
+    /// Over the soft limit: it will be heard out and refused.
+    pub is_over: bool,
+}
+
+/// Waiting for a PROXY header.
+pub(super) struct Proxied {
+    newcomer: Newcomer,
+    bytes: Vec<u8>,
+    pub until_ms: u64,
+}
+
+impl Proxied {
+    pub fn new(newcomer: Newcomer) -> Proxied {
+        Proxied {
+            newcomer,
+            bytes: Vec::new(),
+            until_ms: newcomer.until_ms,
+        }
+    }
+
+    pub fn receive(conn: &mut Conn, bytes: &mut [u8], id: ConnId, context: &mut Context) {
+        let State::Proxied(proxied) = &mut conn.state else {
+            return;
+        };
+        let before = proxied.bytes.len();
+        let room = limits::PROXY_HEADER_BYTES - before;
+        proxied
+            .bytes
+            .extend_from_slice(&bytes[..room.min(bytes.len())]);
+        match proxy_header::parse(&proxied.bytes) {
+            // Nothing here depends on where a client is: its address is for the logs of the balancer.
+            Ok(Step::Done { consumed, .. }) => {
+                let newcomer = proxied.newcomer;
+                conn.state = State::Requesting(Box::new(Requesting::new(newcomer)));
+                conn.receive(&mut bytes[consumed - before..], id, context);
+            }
+            Ok(Step::NeedMore) => {}
+            Err(error) => {
+                context.stats.refused(error.cause());
+                conn.state = State::Gone;
+            }
+        }
+    }
+
+    pub fn fire(conn: &mut Conn, context: &mut Context) {
+        context.stats.refused("proxy_header_timeout");
+        conn.state = State::Gone;
+    }
+}

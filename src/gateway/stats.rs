@@ -1,0 +1,180 @@
+//! What the cores count. Hot counts are plain numbers of the core, added to the process's once per tick;
+//! what happens rarely goes straight to its family. Every label is bounded: engines, cores, codes, causes.
+
+use super::engine::Engine;
+use crate::metrics::Metrics;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+/// Families of the process, shared by its cores.
+#[derive(Clone)]
+pub(super) struct Families {
+    connections: IntGaugeVec,
+    accepted: IntCounter,
+    opened: IntCounterVec,
+    refused: IntCounterVec,
+    closed: IntCounterVec,
+    violations: IntCounterVec,
+    received: IntCounter,
+    received_bytes: IntCounter,
+    sent: IntCounter,
+    sent_bytes: IntCounter,
+    blocked: IntCounter,
+    stalled: IntCounter,
+    accepts_paused: IntCounter,
+    tables_shared: IntCounter,
+    shed: IntCounter,
+    client_errors: IntCounterVec,
+    close_unanswered: IntCounter,
+}
+
+impl Families {
+    pub fn new(metrics: &Metrics, engine: Engine) -> Families {
+        let engines = metrics.gauges("engine", "Engine the cores run on.", &["engine"]);
+        engines.with_label_values(&[engine.as_str()]).set(1);
+        Families {
+            connections: metrics.gauges("connections", "Client sockets held.", &["core"]),
+            accepted: metrics.counter("accepted_total", "Client sockets accepted."),
+            opened: metrics.counters(
+                "opened_total",
+                "Connections authenticated, by framing.",
+                &["framing"],
+            ),
+            refused: metrics.counters(
+                "refused_total",
+                "Clients turned away before they were open, by cause.",
+                &["cause"],
+            ),
+            closed: metrics.counters(
+                "closed_total",
+                "Open connections that ended, by close code (ours or the client's) or how else.",
+                &["code"],
+            ),
+            violations: metrics.counters(
+                "violations_total",
+                "Breaches of the WebSocket protocol by clients, by cause.",
+                &["cause"],
+            ),
+            received: metrics.counter("received_total", "Messages from clients."),
+            received_bytes: metrics.counter("received_bytes_total", "Bytes from clients."),
+            sent: metrics.counter("sent_total", "Items written whole to a client."),
+            sent_bytes: metrics.counter("sent_bytes_total", "Bytes the kernel took for clients."),
+            blocked: metrics.counter(
+                "write_blocked_total",
+                "Writes the kernel did not take whole.",
+            ),
+            stalled: metrics.counter(
+                "core_stalled_total",
+                "Times a core stopped reading clients because control's queue was full.",
+            ),
+            accepts_paused: metrics.counter(
+                "accepts_paused_total",
+                "Times a core let newcomers wait for the next tick to keep the accept rate.",
+            ),
+            tables_shared: metrics.counter(
+                "descriptor_tables_shared_total",
+                "Cores that could not have a descriptor table of their own.",
+            ),
+            shed: metrics.counter(
+                "shed_total",
+                "Items dropped for want of room in a connection's lanes.",
+            ),
+            client_errors: metrics.counters(
+                "client_errors_total",
+                "Client frames answered with `error`, by code.",
+                &["code"],
+            ),
+            close_unanswered: metrics.counter(
+                "close_unanswered_total",
+                "Close frames of ours that the client did not answer in time.",
+            ),
+        }
+    }
+
+    pub fn table_shared(&self) {
+        self.tables_shared.inc();
+    }
+}
+
+/// One core's counts.
+pub(super) struct Stats {
+    families: Families,
+    connections: IntGauge,
+    pub accepted: u64,
+    pub received: u64,
+    pub received_bytes: u64,
+    pub sent: u64,
+    pub sent_bytes: u64,
+    pub blocked: u64,
+    pub stalled: u64,
+    pub accepts_paused: u64,
+    pub shed: u64,
+}
+
+impl Stats {
+    pub fn new(families: Families, core: u16) -> Stats {
+        let connections = families
+            .connections
+            .with_label_values(&[core.to_string().as_str()]);
+        Stats {
+            families,
+            connections,
+            accepted: 0,
+            received: 0,
+            received_bytes: 0,
+            sent: 0,
+            sent_bytes: 0,
+            blocked: 0,
+            stalled: 0,
+            accepts_paused: 0,
+            shed: 0,
+        }
+    }
+
+    /// A client was turned away before it was open.
+    pub fn refused(&self, cause: &'static str) {
+        self.families.refused.with_label_values(&[cause]).inc();
+    }
+
+    pub fn opened(&self, framing: &'static str) {
+        self.families.opened.with_label_values(&[framing]).inc();
+    }
+
+    /// `code` is a close code of the table or a word for how else it ended.
+    pub fn closed(&self, code: &str) {
+        self.families.closed.with_label_values(&[code]).inc();
+    }
+
+    pub fn violation(&self, cause: &'static str) {
+        self.families.violations.with_label_values(&[cause]).inc();
+    }
+
+    /// A client frame was answered with `error`.
+    pub fn client_error(&self, code: &'static str) {
+        self.families.client_errors.with_label_values(&[code]).inc();
+    }
+
+    pub fn close_unanswered(&self) {
+        self.families.close_unanswered.inc();
+    }
+
+    /// Adds what was counted since the last time.
+    pub fn publish(&mut self, connections: usize) {
+        self.connections.set(connections as i64);
+        let families = &self.families;
+        for (count, family) in [
+            (&mut self.accepted, &families.accepted),
+            (&mut self.received, &families.received),
+            (&mut self.received_bytes, &families.received_bytes),
+            (&mut self.sent, &families.sent),
+            (&mut self.sent_bytes, &families.sent_bytes),
+            (&mut self.blocked, &families.blocked),
+            (&mut self.stalled, &families.stalled),
+            (&mut self.accepts_paused, &families.accepts_paused),
+            (&mut self.shed, &families.shed),
+        ] {
+            if *count > 0 {
+                family.inc_by(std::mem::take(count));
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The request is understood: it becomes a WebSocket, an event stream or a `POST`, or gets its answer.
+//! Where it carries a token, this is also the step of authentication.
+
+use super::{
+    closing::Closing,
+    conn::{Conn, State},
+    context::Context,
+    mailbox::ConnId,
+    open::{Ending, Open, Party},
+    posting::Posting,
+    proving::Proving,
+    proxy::Newcomer,
+    request::Requesting,
+};
+use crate::{
+    auth::{AuthError, Verified},
+    limits::RETRY_AFTER_S,
+    position::Cursors,
+    proto::{
+        answer::{Answer, Reply},
+        client::cursors,
+        message::Decoder,
+        session::Framing,
+        upgrade::{Asked, Decision, Presented, TokenSource},
+    },
+};
+use bytes::Bytes;
+use tungstenite::http::StatusCode;
+
+/// Carries out what was decided from the head alone.
+pub(super) fn enter(
+    conn: &mut Conn,
+    decision: Decision,
+    newcomer: Newcomer,
+    id: ConnId,
+    context: &mut Context,
+) {
+    let Decision { asked, reply } = decision;
+    if newcomer.is_over || context.draining {
+        let cause = match newcomer.is_over {
+            true => "soft_limit",
+            false => "draining",
+        };
+        let answer = Answer::unavailable(cause, rand::random_range(RETRY_AFTER_S));
+        return refuse(conn, &answer, reply, context);
+    }
+    match asked {
+        Asked::Plain(answer) if answer.closes(&reply) => refuse(conn, &answer, reply, context),
+        Asked::Plain(answer) => answer_and_go_on(conn, &answer, &reply, context),
+        Asked::Echo { response } => {
+            let mut session = context.new_session(Framing::WebSocket, u64::MAX, id);
+            session.raw(response, &mut context.actions);
+            Open::enter(
+                conn,
+                Party::Echo,
+                session,
+                Decoder::default(),
+                None,
+                id,
+                context,
+            );
+        }
+        Asked::WebSocket {
+            response,
+            presented,
+        } => websocket(conn, response, presented, reply, id, context),
+        Asked::Sse { head, presented } => event_stream(conn, head, presented, reply, id, context),
+        Asked::Post {
+            kind,
+            body_bytes,
+            presented,
+        } => match authenticate(&presented, context) {
+            Ok((verified, _)) => {
+                Posting::enter(conn, kind, body_bytes, verified.user, reply, context);
+            }
+            Err(refused) => refuse(conn, &refused.answer(), reply, context),
+        },
+    }
+}
+
+/// Ends the connection with an answer.
+pub(super) fn refuse(conn: &mut Conn, answer: &Answer, reply: Reply, context: &mut Context) {
+    if !answer.status.is_success() {
+        context.stats.refused(answer.cause);
+    }
+    let reply = Reply {
+        keep_alive: false,
+        ..reply
+    };
+    Closing::enter_answer(conn, answer.encode(&reply), context);
+}
+
+/// Answers, and waits for the next request on the same connection.
+pub(super) fn answer_and_go_on(
+    conn: &mut Conn,
+    answer: &Answer,
+    reply: &Reply,
+    context: &mut Context,
+) {
+    let bytes = answer.encode(reply);
+    // Nothing waits before it, so a client that reads at all has room for it.
+    match super::flush::write(&conn.socket, &bytes, context) {
+        Ok(written) if written == bytes.len() => {
+            let newcomer = context.newcomer(false);
+            conn.state = State::Requesting(Box::new(Requesting::new(newcomer)));
+        }
+        _ => {
+            context.stats.refused("unwritable");
+            conn.state = State::Gone;
+        }
+    }
+}
+
+fn websocket(
+    conn: &mut Conn,
+    response: Bytes,
+    presented: Presented,
+    reply: Reply,
+    id: ConnId,
+    context: &mut Context,
+) {
+    let Some((_, source)) = &presented.token else {
+        let cursors = match parse_cursors(&presented) {
+            Ok(cursors) => cursors,
+            Err(answer) => return refuse(conn, &answer, reply, context),
+        };
+        return Proving::enter(conn, response, cursors, id, context);
+    };
+    // A browser is not shown the status of a refused upgrade, but a close code it is.
+    let is_browser = *source != TokenSource::Authorization;
+    match authenticate(&presented, context) {
+        Ok((verified, cursors)) => {
+            let mut session = context.new_session(Framing::WebSocket, verified.expires_unix_s, id);
+            session.raw(response, &mut context.actions);
+            let party = Party::User(verified.user);
+            Open::enter(
+                conn,
+                party,
+                session,
+                Decoder::default(),
+                cursors,
+                id,
+                context,
+            );
+        }
+        Err(Refused::Token(error)) if is_browser => {
+            context.stats.refused(error.cause());
+            let mut session = context.new_session(Framing::WebSocket, u64::MAX, id);
+            let (close, decoder) = Ending::refused(error).frame(Decoder::default());
+            session.finish([response, close].concat().into(), &mut context.actions);
+            Closing::enter_session(conn, session, decoder, context);
+        }
+        Err(refused) => refuse(conn, &refused.answer(), reply, context),
+    }
+}
+
+fn event_stream(
+    conn: &mut Conn,
+    head: Bytes,
+    presented: Presented,
+    reply: Reply,
+    id: ConnId,
+    context: &mut Context,
+) {
+    match authenticate(&presented, context) {
+        Ok((verified, cursors)) => {
+            let mut session = context.new_session(Framing::Sse, verified.expires_unix_s, id);
+            session.raw(head, &mut context.actions);
+            let party = Party::User(verified.user);
+            Open::enter(
+                conn,
+                party,
+                session,
+                Decoder::default(),
+                cursors,
+                id,
+                context,
+            );
+        }
+        Err(refused) => refuse(conn, &refused.answer(), reply, context),
+    }
+}
+
+/// What speaks against a client, found by its request.
+enum Refused {
+    Token(AuthError),
+    Request(Answer),
+}
+
+impl Refused {
+    fn answer(self) -> Answer {
+        match self {
+            Refused::Token(error) => Answer::unauthorized(error.cause()),
+            Refused::Request(answer) => answer,
+        }
+    }
+}
+
+/// Whose token it is, and the cursors presented with it.
+fn authenticate(
+    presented: &Presented,
+    context: &mut Context,
+) -> Result<(Verified, Option<Cursors>), Refused> {
+    let Some((token, _)) = &presented.token else {
+        return Err(Refused::Request(Answer::unauthorized("no_token")));
+    };
+    let verified = context.verify(token.expose()).map_err(Refused::Token)?;
+    let cursors = parse_cursors(presented).map_err(Refused::Request)?;
+    Ok((verified, cursors))
+}
+
+fn parse_cursors(presented: &Presented) -> Result<Option<Cursors>, Answer> {
+    let bad = |_| Answer::refusal(StatusCode::BAD_REQUEST, "cursors");
+    let text = presented.cursors.as_deref();
+    text.map(cursors::from_text).transpose().map_err(bad)
+}

@@ -1,0 +1,25 @@
+//! The gateway's core threads over real sockets, on both engines, with the test in control's place.
+
+#[path = "gateway/bad_input.rs"]
+mod bad_input;
+#[path = "gateway/closing.rs"]
+mod closing;
+#[path = "gateway/connect.rs"]
+mod connect;
+#[path = "gateway/deliver.rs"]
+mod deliver;
+#[path = "gateway/support.rs"]
+mod support;
+
+/// Runs each behaviour on io_uring and on epoll; [`support::Gateway`] asserts that it is the one asked for.
+#[macro_export]
+macro_rules! on_both_engines {
+    ($($behaviour:ident),* $(,)?) => {
+        mod on_uring {
+            $(#[test] fn $behaviour() { super::$behaviour(herald::config::Engine::Uring) })*
+        }
+        mod on_epoll {
+            $(#[test] fn $behaviour() { super::$behaviour(herald::config::Engine::Epoll) })*
+        }
+    };
+}
