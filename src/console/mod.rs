@@ -1,7 +1,7 @@
 //! The standalone's console: a page, the client module it uses, and a session for a chosen user. It mints
 //! tokens for whoever asks, so it is only ever mounted on loopback and only answers to a local name.
 
-use crate::{auth, config::Secret, ids::UserId};
+use crate::{auth, config::Secret, ids::UserId, process::unix_s};
 use axum::{
     Json, Router,
     extract::{Query, State},
@@ -10,10 +10,10 @@ use axum::{
     routing::get,
 };
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 /// A page that stays open refreshes its token by `auth_expiring`.
-const TOKEN_TTL: Duration = Duration::from_secs(3600);
+const TOKEN_TTL_S: u64 = 3600;
 
 /// What a session needs of the process around it.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ async fn session(
     let Some(name) = local_name(&headers) else {
         return (StatusCode::FORBIDDEN, "the console answers on localhost only").into_response();
     };
-    let token = auth::mint_hs256(&console.token_secret, &query.user, TOKEN_TTL);
+    let token = auth::mint_hs256(console.token_secret.expose().as_bytes(), &query.user, unix_s(), TOKEN_TTL_S);
     let ws_url = format!("ws://{name}:{}/ws/notifications", console.gateway_port);
     let api_key = console.api_key.expose().to_owned();
     Json(Session { token, ws_url, api_key }).into_response()

@@ -22,7 +22,7 @@ pub struct Endpoint {
     api_key_file: Option<PathBuf>,
     /// Data directory of the standalone.
     #[arg(long, global = true, default_value = "herald-data")]
-    data: PathBuf,
+    data_dir: PathBuf,
 }
 
 /// What the standalone leaves in its data directory for `ctl` (readable by its user only).
@@ -46,10 +46,10 @@ pub fn path_segment(text: &str) -> String {
 
 impl Endpoint {
     pub fn standalone(&self) -> Result<StandaloneFile, CtlError> {
-        let path = StandaloneFile::path(&self.data);
+        let path = StandaloneFile::path(&self.data_dir);
         let missing = |problem: String| {
             ConfigError::new(
-                "--data",
+                "--data-dir",
                 format!("{}: {problem}; start `herald standalone`, or name a dispatcher by --url and --api-key-file", path.display()),
             )
         };

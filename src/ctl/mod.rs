@@ -10,12 +10,12 @@ use crate::{
     config::{ConfigError, Secret},
     envelope::{Channel, Priority},
     ids::UserId,
-    process::StartError,
+    process::{StartError, unix_s},
 };
 use clap::{Args, Subcommand};
 pub use connection::{Endpoint, StandaloneFile};
 use serde_json::{Value, json};
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct Ctl {
@@ -160,7 +160,7 @@ fn token(
         None => endpoint.standalone()?.token_secret_file,
     };
     let secret = Secret::from_file("--secret-file", &path)?;
-    Ok(auth::mint_hs256(&secret, &user, Duration::from_secs(ttl_s)))
+    Ok(auth::mint_hs256(secret.expose().as_bytes(), &user, unix_s(), ttl_s))
 }
 
 impl Send {

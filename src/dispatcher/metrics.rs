@@ -80,7 +80,7 @@ impl DispatcherMetrics {
                 &["topic"],
             ),
             outcomes: metrics.counters(
-                "outcomes_total",
+                "outcomes_accepted_total",
                 "Outcomes accepted from gateways, by fate.",
                 &["fate"],
             ),

@@ -1,0 +1,107 @@
+//! `herald gateway`
+
+use super::{Load, StartError, log, notify_systemd, runtime, signals};
+use crate::{
+    api::secret,
+    auth::{Refresher, Verifier},
+    bus::kafka::KafkaBus,
+    config::{Auth, ConfigError, GatewayConfig},
+    control::{self, Control, ControlError, grpc_upstream::GrpcUpstream},
+    gateway,
+    metrics::Metrics,
+    registry::redis::RedisRegistry,
+};
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use tokio::task::AbortHandle;
+
+/// `load` reads the configuration: once to start, again at every SIGHUP.
+pub fn run(load: impl Load<GatewayConfig>) -> Result<(), StartError> {
+    let config = load()?;
+    let level = log::init(&config.log)?;
+    let verifier = Arc::new(ArcSwap::from_pointee(Verifier::from_config(&config.auth)?));
+    let kept = verifier.clone();
+    let reload = move || {
+        let reloaded = load().and_then(|config| {
+            level.set(&config.log)?;
+            reload_keys(&kept, &config.auth)
+        });
+        log::reloaded(reloaded);
+    };
+    runtime()?.block_on(serve(config, verifier, reload))
+}
+
+async fn serve(
+    config: GatewayConfig,
+    verifier: Arc<ArcSwap<Verifier>>,
+    reload: impl FnMut() + Send + 'static,
+) -> Result<(), StartError> {
+    let metrics = Metrics::default();
+    let secret = secret::from_config(&config.grpc)?;
+    let namespace = &config.node.namespace;
+    let upstream = GrpcUpstream::new(&config.dispatchers, secret.as_ref())?;
+    let bus = KafkaBus::connect(&config.kafka, namespace, &metrics)?;
+    let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;
+    let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
+    // Last of what may find the configuration wrong: from here on clients can reach us.
+    let region = config.node.region.clone();
+    let (cores, inbox) =
+        gateway::start(&config.gateway, config.conformance, verifier, &region, &metrics)?;
+    let parts = control::Parts {
+        node: config.node,
+        gateway: config.gateway,
+        drain: config.drain,
+        admin: config.admin,
+        grpc: Some(config.grpc),
+        pace: control::Pace::default(),
+        bus: Arc::new(bus),
+        registry: Arc::new(registry),
+        upstream: Arc::new(upstream),
+        cores,
+        inbox,
+        metrics,
+    };
+    let control = Control::open(parts).await?;
+    let shutdown = signals::listen(reload)?;
+    notify_systemd(sd_notify::NotifyState::Ready);
+    let ended = control.run(shutdown.gracefully, shutdown.at_once).await;
+    notify_systemd(sd_notify::NotifyState::Stopping);
+    if let Some(refreshing) = refreshing {
+        refreshing.abort();
+    }
+    Ok(ended?)
+}
+
+pub(super) fn reload_keys(kept: &ArcSwap<Verifier>, auth: &Auth) -> Result<(), ConfigError> {
+    let fresh = kept.load().reloaded(auth)?;
+    kept.store(Arc::new(fresh));
+    Ok(())
+}
+
+/// Keeps keys by URL fresh, where there is one.
+pub(super) fn refresh_keys(
+    auth: &Auth,
+    verifier: &Arc<ArcSwap<Verifier>>,
+    metrics: &Metrics,
+) -> Result<Option<AbortHandle>, ConfigError> {
+    let refresher = Refresher::new(auth, verifier.clone(), metrics)?;
+    Ok(refresher.map(|refresher| tokio::spawn(refresher.run()).abort_handle()))
+}
+
+impl From<gateway::StartError> for StartError {
+    fn from(error: gateway::StartError) -> StartError {
+        match error {
+            gateway::StartError::Config(error) => StartError::Config(error),
+            error => StartError::host(error.to_string()),
+        }
+    }
+}
+
+impl From<ControlError> for StartError {
+    fn from(error: ControlError) -> StartError {
+        match error {
+            ControlError::Config(error) => StartError::Config(error),
+            error => StartError::host(error.to_string()),
+        }
+    }
+}

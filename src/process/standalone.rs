@@ -1,0 +1,205 @@
+//! `herald standalone`: the same parts, embedded, in one process, and the console.
+
+use super::{
+    Load, StartError, admit_admin,
+    data::DataDirectory,
+    dispatcher::open_store,
+    gateway::{refresh_keys, reload_keys},
+    log, runtime, signals, unix_s,
+};
+use crate::{
+    auth::{self, Verifier},
+    bus::embedded::EmbeddedBus,
+    config::{AuthKey, ConfigError, Secret, StandaloneConfig},
+    console::{self, Console},
+    control::{self, Control},
+    dispatcher::{self, Dispatcher, store::SharedStore},
+    gateway,
+    metrics::Metrics,
+    registry::{Timings, embedded::EmbeddedRegistry},
+};
+use arc_swap::ArcSwap;
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// `load` reads the configuration: once to start, again at every SIGHUP.
+pub fn run(load: impl Load<StandaloneConfig>) -> Result<(), StartError> {
+    let config = load()?;
+    let level = log::init(&config.log)?;
+    let data = DataDirectory::open(&config.store.path)?;
+    let token_secret = data.secret(&data.token_secret_file())?;
+    let config = with_development_key(config, &data.token_secret_file());
+    let verifier = Arc::new(ArcSwap::from_pointee(Verifier::from_config(&config.auth)?));
+    let (kept, key_file) = (verifier.clone(), data.token_secret_file());
+    let reload = move || {
+        let reloaded = load().and_then(|config| {
+            level.set(&config.log)?;
+            reload_keys(&kept, &with_development_key(config, &key_file).auth)
+        });
+        log::reloaded(reloaded);
+    };
+    runtime()?.block_on(serve(config, data, token_secret, verifier, reload))
+}
+
+/// Where nobody configured a key, tokens are signed with the one of the data directory.
+fn with_development_key(mut config: StandaloneConfig, file: &Path) -> StandaloneConfig {
+    if config.auth.keys.is_empty() && config.auth.jwks_url.is_none() {
+        config.auth.keys.push(AuthKey {
+            kid: None,
+            algorithm: "HS256".into(),
+            key_file: file.to_owned(),
+        });
+    }
+    config
+}
+
+async fn serve(
+    mut config: StandaloneConfig,
+    data: DataDirectory,
+    token_secret: Secret,
+    verifier: Arc<ArcSwap<Verifier>>,
+    reload: impl FnMut() + Send + 'static,
+) -> Result<(), StartError> {
+    let metrics = Metrics::default();
+    let admin_key = match &config.http.admin_key_file {
+        Some(path) => Secret::from_file("http.admin_key_file", path)?,
+        None => data.secret(&data.admin_key_file())?,
+    };
+    let on_loopback = config.http.listen.ip().is_loopback();
+    if on_loopback {
+        let port = config.http.listen.port();
+        let own = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("http://{name}:{port}"));
+        config.gateway.origins.extend(own);
+    }
+    let region = config.node.region.clone();
+    let (cores, inbox) = gateway::start(
+        &config.gateway,
+        config.conformance,
+        verifier.clone(),
+        &region,
+        &metrics,
+    )?;
+    let clients = cores.local_addr();
+    let pages = on_loopback.then(|| {
+        console::router(Console {
+            token_secret: token_secret.clone(),
+            api_key: admin_key.clone(),
+            gateway_port: clients.port(),
+        })
+    });
+    let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
+
+    let bus = EmbeddedBus::open(data.path(), Default::default(), &metrics)
+        .map_err(|error| StartError::host(error.to_string()))?;
+    let bus: Arc<EmbeddedBus> = Arc::new(bus);
+    let registry = Arc::new(EmbeddedRegistry::new(Timings::default()));
+    let store: SharedStore = Arc::new(open_store(data.path())?);
+    admit_admin(&store, &admin_key).await?;
+    let dispatcher = Dispatcher::bind(dispatcher::Parts {
+        node: config.node.clone(),
+        http: config.http,
+        grpc: None,
+        admin: None,
+        bus: bus.clone(),
+        registry: registry.clone(),
+        store,
+        metrics: metrics.clone(),
+        origins: Vec::new(),
+        pages,
+    })
+    .await?;
+    let http = dispatcher.addresses().http;
+    let control = Control::open(control::Parts {
+        node: config.node,
+        gateway: config.gateway,
+        drain: config.drain,
+        admin: config.admin,
+        grpc: None,
+        pace: control::Pace::default(),
+        bus,
+        registry,
+        upstream: dispatcher.local(),
+        cores,
+        inbox,
+        metrics,
+    })
+    .await?;
+    let admin = control.admin_addr().map_err(|error| StartError::host(error.to_string()))?;
+    data.tell_ctl(format!("http://{http}"))?;
+    let greeting = greeting(&data, &token_secret, http, clients, on_loopback)?;
+    let shutdown = signals::listen(reload)?;
+    tokio::spawn(greet(admin, greeting));
+    let ended = run_both(control, dispatcher, shutdown).await;
+    if let Some(refreshing) = refreshing {
+        refreshing.abort();
+    }
+    ended
+}
+
+/// The gateway leaves first: its last outcomes still have somewhere to go.
+async fn run_both(
+    control: Control,
+    dispatcher: Dispatcher,
+    shutdown: signals::Shutdown,
+) -> Result<(), StartError> {
+    let dispatcher_ends = CancellationToken::new();
+    let mut dispatching = tokio::spawn(dispatcher.run(dispatcher_ends.clone()));
+    let controlled = tokio::select! {
+        ended = control.run(shutdown.gracefully, shutdown.at_once) => ended.map_err(StartError::from),
+        broken = &mut dispatching => {
+            let text = format!("the dispatcher ended before its time: {broken:?}");
+            return Err(StartError::host(text));
+        }
+    };
+    dispatcher_ends.cancel();
+    match dispatching.await {
+        Ok(Ok(())) => controlled,
+        Ok(Err(error)) => controlled.and(Err(StartError::host(error.to_string()))),
+        Err(error) => controlled.and(Err(StartError::host(error.to_string()))),
+    }
+}
+
+/// What a newcomer needs next.
+fn greeting(
+    data: &DataDirectory,
+    token_secret: &Secret,
+    http: SocketAddr,
+    clients: SocketAddr,
+    has_console: bool,
+) -> Result<String, ConfigError> {
+    let user = "42".parse().expect("a user id");
+    let token = auth::mint_hs256(token_secret.expose().as_bytes(), &user, unix_s(), 24 * 3600);
+    let key_file = data.admin_key_file();
+    let console = match has_console {
+        true => format!("http://{http}/?user=42"),
+        false => "off, because http.listen is not loopback".into(),
+    };
+    Ok(format!(
+        "\n\
+         Herald is up; its data is in {data}.\n\
+         \n\
+         console   {console}\n\
+         send      curl -H \"Authorization: Bearer $(cat {key_file})\" -H 'Content-Type: application/json' \\\n\
+         \x20              -d '{{\"target\":{{\"user\":\"42\"}},\"type\":\"greeting\",\"title\":\"Hello\"}}' http://{http}/v1/notifications\n\
+         clients   ws://{clients}/ws/notifications, as user 42 (one day) with the token\n\
+         \x20         {token}\n\
+         \n\
+         Ctrl-C stops it.\n",
+        data = data.path().display(),
+        key_file = key_file.display(),
+    ))
+}
+
+/// Prints the greeting once the process delivers.
+async fn greet(admin: SocketAddr, greeting: String) {
+    let url = format!("http://{admin}/readyz");
+    loop {
+        if let Ok(answer) = reqwest::get(&url).await
+            && answer.status().is_success()
+        {
+            println!("{greeting}");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
