@@ -1,7 +1,7 @@
 //! The standalone's console: a page, the client module it uses, and a session for a chosen user. It mints
 //! tokens for whoever asks, so it is only ever mounted on loopback and only answers to a local name.
 
-use crate::{auth, config::Secret, ids::UserId, process::unix_s};
+use crate::{auth, config::Secret, ids::UserId};
 use axum::{
     Json, Router,
     extract::{Query, State},
@@ -10,10 +10,10 @@ use axum::{
     routing::get,
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// A page that stays open refreshes its token by `auth_expiring`.
-const TOKEN_TTL_S: u64 = 3600;
+const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
 /// What a session needs of the process around it.
 #[derive(Clone)]
@@ -26,10 +26,22 @@ pub struct Console {
 
 pub fn router(console: Console) -> Router {
     Router::new()
-        .route("/", get(|| asset("text/html; charset=utf-8", include_str!("index.html"))))
-        .route("/console.css", get(|| asset("text/css", include_str!("console.css"))))
-        .route("/console.js", get(|| asset("text/javascript", include_str!("console.js"))))
-        .route("/herald-client.js", get(|| asset("text/javascript", include_str!("herald-client.js"))))
+        .route(
+            "/",
+            get(|| asset("text/html; charset=utf-8", include_str!("index.html"))),
+        )
+        .route(
+            "/console.css",
+            get(|| asset("text/css", include_str!("console.css"))),
+        )
+        .route(
+            "/console.js",
+            get(|| asset("text/javascript", include_str!("console.js"))),
+        )
+        .route(
+            "/herald-client.js",
+            get(|| asset("text/javascript", include_str!("herald-client.js"))),
+        )
         .route("/console/session", get(session))
         .with_state(Arc::new(console))
 }
@@ -61,12 +73,21 @@ async fn session(
     Query(query): Query<SessionQuery>,
 ) -> Response {
     let Some(name) = local_name(&headers) else {
-        return (StatusCode::FORBIDDEN, "the console answers on localhost only").into_response();
+        return (
+            StatusCode::FORBIDDEN,
+            "the console answers on localhost only",
+        )
+            .into_response();
     };
-    let token = auth::mint_hs256(console.token_secret.expose().as_bytes(), &query.user, unix_s(), TOKEN_TTL_S);
+    let token = auth::mint_hs256(&console.token_secret, &query.user, TOKEN_TTL);
     let ws_url = format!("ws://{name}:{}/ws/notifications", console.gateway_port);
     let api_key = console.api_key.expose().to_owned();
-    Json(Session { token, ws_url, api_key }).into_response()
+    Json(Session {
+        token,
+        ws_url,
+        api_key,
+    })
+    .into_response()
 }
 
 /// The name the browser used, when it is a local one: a page of another site that resolves its own name

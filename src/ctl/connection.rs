@@ -50,7 +50,10 @@ impl Endpoint {
         let missing = |problem: String| {
             ConfigError::new(
                 "--data-dir",
-                format!("{}: {problem}; start `herald standalone`, or name a dispatcher by --url and --api-key-file", path.display()),
+                format!(
+                    "{}: {problem}; start `herald standalone`, or name a dispatcher by --url and --api-key-file",
+                    path.display()
+                ),
             )
         };
         let text = std::fs::read_to_string(&path).map_err(|error| missing(error.to_string()))?;
@@ -65,7 +68,10 @@ impl Endpoint {
             }
             (None, file) => {
                 let standalone = self.standalone()?;
-                (standalone.url, file.clone().unwrap_or(standalone.api_key_file))
+                (
+                    standalone.url,
+                    file.clone().unwrap_or(standalone.api_key_file),
+                )
             }
         };
         let key = Secret::from_file("--api-key-file", &key_file)?;
@@ -103,13 +109,24 @@ fn client() -> Result<reqwest::Client, CtlError> {
 async fn answer(url: String, request: RequestBuilder) -> Result<Value, CtlError> {
     let response = match request.send().await {
         Ok(response) => response,
-        Err(error) => return Err(CtlError::Unreachable { url, cause: error.to_string() }),
+        Err(error) => {
+            return Err(CtlError::Unreachable {
+                url,
+                cause: error.to_string(),
+            });
+        }
     };
     let status = response.status();
     let body: Value = response.json().await.unwrap_or_default();
     if status.is_success() {
         return Ok(body);
     }
-    let message = body["error"]["message"].as_str().unwrap_or("no reason given").to_owned();
-    Err(CtlError::Refused { status: status.as_u16(), message })
+    let message = body["error"]["message"]
+        .as_str()
+        .unwrap_or("no reason given")
+        .to_owned();
+    Err(CtlError::Refused {
+        status: status.as_u16(),
+        message,
+    })
 }

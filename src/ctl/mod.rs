@@ -10,12 +10,12 @@ use crate::{
     config::{ConfigError, Secret},
     envelope::{Channel, Priority},
     ids::UserId,
-    process::{StartError, unix_s},
+    process::StartError,
 };
 use clap::{Args, Subcommand};
 pub use connection::{Endpoint, StandaloneFile};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 #[derive(Debug, Args)]
 pub struct Ctl {
@@ -109,7 +109,9 @@ pub enum CtlError {
 
 /// Runs one command to its end.
 pub fn main(ctl: Ctl) -> Result<(), StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| StartError::Host(error.to_string()))?;
     runtime.block_on(run(ctl)).map_err(|error| match error {
         CtlError::Config(error) => StartError::Config(error),
@@ -124,18 +126,29 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
         false => text(answer),
     };
     match ctl.command {
-        Command::Token { user, ttl_s, secret_file } => {
+        Command::Token {
+            user,
+            ttl_s,
+            secret_file,
+        } => {
             println!("{}", token(&ctl.endpoint, &user, ttl_s, secret_file)?);
         }
         Command::ApiKey { producer, admin } => {
             let body = json!({ "producer": producer, "admin": admin });
             let answer = ctl.endpoint.post("/v1/api-keys", &body, None).await?;
-            print(&answer, |answer| println!("{}", answer["key"].as_str().unwrap_or_default()));
+            print(&answer, |answer| {
+                println!("{}", answer["key"].as_str().unwrap_or_default())
+            });
         }
         Command::Send(send) => {
             let key = send.idempotency_key.clone();
-            let answer = ctl.endpoint.post("/v1/notifications", &send.body()?, key).await?;
-            print(&answer, |answer| println!("{}", answer["id"].as_str().unwrap_or_default()));
+            let answer = ctl
+                .endpoint
+                .post("/v1/notifications", &send.body()?, key)
+                .await?;
+            print(&answer, |answer| {
+                println!("{}", answer["id"].as_str().unwrap_or_default())
+            });
         }
         Command::User { user } => {
             let path = format!("/v1/users/{}", connection::path_segment(&user));
@@ -153,14 +166,15 @@ fn token(
     ttl_s: u64,
     secret_file: Option<PathBuf>,
 ) -> Result<String, CtlError> {
-    let user: UserId =
-        user.parse().map_err(|error| ConfigError::new("--user", format!("{error}")))?;
+    let user: UserId = user
+        .parse()
+        .map_err(|error| ConfigError::new("--user", format!("{error}")))?;
     let path = match secret_file {
         Some(path) => path,
         None => endpoint.standalone()?.token_secret_file,
     };
     let secret = Secret::from_file("--secret-file", &path)?;
-    Ok(auth::mint_hs256(secret.expose().as_bytes(), &user, unix_s(), ttl_s))
+    Ok(auth::mint_hs256(&secret, &user, Duration::from_secs(ttl_s)))
 }
 
 impl Send {

@@ -5,14 +5,17 @@ use serde_json::Value;
 pub fn user(answer: &Value) {
     println!("user      {}", text(&answer["user"]));
     println!("unread    {}", answer["unread"]);
-    match array(&answer["connected"]) {
-        [] => println!("connected nowhere"),
-        routes => {
-            for route in routes {
-                let state = if route["live"].as_bool() == Some(true) { "live" } else { "lapsed" };
-                println!("connected {} (shard {}, {state})", text(&route["gateway"]), route["shard"]);
-            }
-        }
+    let routes = array(&answer["routes"]);
+    if routes.is_empty() {
+        println!("connected nowhere");
+    }
+    for route in routes {
+        let gateway = text(&route["gateway"]);
+        println!(
+            "connected {gateway} (shard {}, {})",
+            route["shard"],
+            life(route)
+        );
     }
     for outcome in array(&answer["recent"]) {
         println!(
@@ -28,17 +31,23 @@ pub fn user(answer: &Value) {
 
 pub fn status(answer: &Value) {
     for part in ["bus", "registry", "store"] {
-        let state = if answer[part].as_bool() == Some(true) { "up" } else { "AWAY" };
-        println!("{part:<9} {state}");
+        println!("{part:<9} {}", text(&answer["parts"][part]));
     }
     for gateway in array(&answer["gateways"]) {
-        let lapsed = if gateway["live"].as_bool() == Some(true) { "" } else { "  LAPSED" };
         println!(
-            "gateway   {}  shard {}  {} connections{lapsed}",
+            "gateway   {}  shard {}  {} connections  {}",
             text(&gateway["gateway"]),
             gateway["shard"],
             gateway["connections"],
+            life(gateway),
         );
+    }
+}
+
+fn life(lease: &Value) -> &'static str {
+    match lease["live"].as_bool() {
+        Some(true) => "live",
+        _ => "LAPSED",
     }
 }
 

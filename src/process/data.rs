@@ -68,9 +68,14 @@ impl DataDirectory {
             .truncate(true)
             .mode(0o600)
             .open(&partial)
-            .and_then(|mut opened| opened.write_all(text.as_bytes()).and_then(|()| opened.sync_all()))
+            .and_then(|mut opened| {
+                opened
+                    .write_all(text.as_bytes())
+                    .and_then(|()| opened.sync_all())
+            })
             .and_then(|()| fs::rename(&partial, file));
-        written.map_err(|error| StartError::host(format!("can't write {}: {error}", file.display())))
+        written
+            .map_err(|error| StartError::host(format!("can't write {}: {error}", file.display())))
     }
 }
 
@@ -87,6 +92,9 @@ mod tests {
         let first = data.secret(&file).unwrap();
         assert_eq!(first.expose().len(), 64);
         assert!(data.secret(&file).unwrap() == first);
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 }

@@ -45,8 +45,13 @@ async fn serve(
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
     // Last of what may find the configuration wrong: from here on clients can reach us.
     let region = config.node.region.clone();
-    let (cores, inbox) =
-        gateway::start(&config.gateway, config.conformance, verifier, &region, &metrics)?;
+    let (cores, inbox) = gateway::start(
+        &config.gateway,
+        config.conformance,
+        verifier,
+        &region,
+        &metrics,
+    )?;
     let parts = control::Parts {
         node: config.node,
         gateway: config.gateway,

@@ -63,7 +63,10 @@ pub fn reloaded(result: Result<(), ConfigError>) {
 
 fn filter(log: &Log) -> Result<EnvFilter, ConfigError> {
     EnvFilter::try_new(&log.level).map_err(|error| {
-        ConfigError::new("log.level", format!("{error}: use error, warn, info, debug or trace"))
+        ConfigError::new(
+            "log.level",
+            format!("{error}: use error, warn, info, debug or trace"),
+        )
     })
 }
 
@@ -102,10 +105,13 @@ mod tests {
     #[test]
     fn a_place_that_says_too_much_is_cut_and_heard_again_in_the_next_second() {
         let limit = RateLimit::default();
-        let place = tracing::callsite!(name: "test", kind: tracing::metadata::Kind::EVENT, fields: message);
+        let place =
+            tracing::callsite!(name: "test", kind: tracing::metadata::Kind::EVENT, fields: message);
         let place = tracing::Callsite::metadata(place).callsite();
         let start = Instant::now();
-        let taken = (0..1000).filter(|_| limit.takes(place.clone(), start)).count();
+        let taken = (0..1000)
+            .filter(|_| limit.takes(place.clone(), start))
+            .count();
         assert_eq!(taken, limits::LOG_LINES_PER_S as usize);
         assert!(limit.takes(place, start + Duration::from_secs(1)));
     }

@@ -58,11 +58,12 @@ fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
 /// Makes the configured admin key known to the store.
 async fn admit_admin(store: &SharedStore, key: &Secret) -> Result<(), StartError> {
     let hash = digest::digest(&digest::SHA256, key.expose().as_bytes());
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let admin = ApiKey {
         producer: "admin".into(),
         hash: hash.as_ref().try_into().expect("SHA-256 has 32 bytes"),
         admin: true,
-        created_ms: unix_s() * 1000,
+        created_ms: since.map_or(0, |since| since.as_millis() as u64),
     };
     let stored = store.put_api_key(admin).await;
     stored.map_err(|error| StartError::host(format!("can't store the admin key: {error}")))
@@ -73,10 +74,4 @@ fn notify_systemd(state: sd_notify::NotifyState) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "systemd can't be told");
     }
-}
-
-/// Unix time in seconds by this host's clock.
-pub(crate) fn unix_s() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

@@ -5,7 +5,7 @@ use super::{
     data::DataDirectory,
     dispatcher::open_store,
     gateway::{refresh_keys, reload_keys},
-    log, runtime, signals, unix_s,
+    log, runtime, signals,
 };
 use crate::{
     auth::{self, Verifier},
@@ -92,7 +92,12 @@ async fn serve(
     let bus = EmbeddedBus::open(data.path(), Default::default(), &metrics)
         .map_err(|error| StartError::host(error.to_string()))?;
     let bus: Arc<EmbeddedBus> = Arc::new(bus);
-    let registry = Arc::new(EmbeddedRegistry::new(Timings::default()));
+    // One process owns everything: there is nobody else to wait for.
+    let timings = Timings {
+        claimable_after_ms: 0,
+        ..Timings::default()
+    };
+    let registry = Arc::new(EmbeddedRegistry::new(timings));
     let store: SharedStore = Arc::new(open_store(data.path())?);
     admit_admin(&store, &admin_key).await?;
     let dispatcher = Dispatcher::bind(dispatcher::Parts {
@@ -124,7 +129,9 @@ async fn serve(
         metrics,
     })
     .await?;
-    let admin = control.admin_addr().map_err(|error| StartError::host(error.to_string()))?;
+    let admin = control
+        .admin_addr()
+        .map_err(|error| StartError::host(error.to_string()))?;
     data.tell_ctl(format!("http://{http}"))?;
     let greeting = greeting(&data, &token_secret, http, clients, on_loopback)?;
     let shutdown = signals::listen(reload)?;
@@ -168,7 +175,7 @@ fn greeting(
     has_console: bool,
 ) -> Result<String, ConfigError> {
     let user = "42".parse().expect("a user id");
-    let token = auth::mint_hs256(token_secret.expose().as_bytes(), &user, unix_s(), 24 * 3600);
+    let token = auth::mint_hs256(token_secret, &user, Duration::from_secs(24 * 3600));
     let key_file = data.admin_key_file();
     let console = match has_console {
         true => format!("http://{http}/?user=42"),

@@ -4,10 +4,10 @@
 
 use super::{
     kafka,
-    process::{Herald, PATIENCE, free_port, unix_s},
+    process::{Herald, PATIENCE, free_port},
     redis::RedisServer,
 };
-use herald::auth;
+use herald::{auth, config::Secret};
 use serde_json::{Value, json};
 use std::{path::PathBuf, process::Command, time::Duration};
 use tempfile::TempDir;
@@ -188,7 +188,7 @@ impl Fleet {
 
     pub fn token(&self, user: &str) -> String {
         let user = user.parse().expect("a user id");
-        auth::mint_hs256(TOKEN_SECRET.as_bytes(), &user, unix_s(), 3600)
+        auth::mint_hs256(&Secret::new(TOKEN_SECRET), &user, Duration::from_secs(3600))
     }
 
     pub fn token_file(&self) -> PathBuf {

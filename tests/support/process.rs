@@ -192,8 +192,3 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool, explain: impl Fn() -> 
         std::thread::sleep(Duration::from_millis(20));
     }
 }
-
-pub fn unix_s() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.expect("after 1970").as_secs()
-}

@@ -2,7 +2,7 @@
 
 #![allow(dead_code)]
 
-use super::process::{Herald, free_port, unix_s, until};
+use super::process::{Herald, free_port, until};
 use herald::{auth, config::Secret};
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
@@ -99,7 +99,7 @@ impl Standalone {
     pub fn token(&self, user: &str) -> String {
         let secret =
             Secret::from_file("token", &self.file("token.key")).expect("made at the first start");
-        auth::mint_hs256(secret.expose().as_bytes(), &user.parse().unwrap(), unix_s(), 3600)
+        auth::mint_hs256(&secret, &user.parse().unwrap(), Duration::from_secs(3600))
     }
 
     /// Posts; answers the id only when it was accepted.
