@@ -15,7 +15,7 @@ mod redis;
 use client::Client;
 use fleet::Fleet;
 use futures::StreamExt;
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use std::{
     sync::{
         Arc, Mutex,
