@@ -1,0 +1,144 @@
+//! The delivery log.
+
+use super::Home;
+use crate::build::*;
+use herald::{
+    dispatcher::store::SharedStore,
+    envelope::{Channel, Fate},
+    ids::NotificationId,
+};
+
+async fn in_app_state(store: &SharedStore, id: NotificationId, name: &str) -> (String, u32) {
+    let states = store.delivery(id, Some(&user(name)), 10).await.unwrap();
+    assert_eq!(states.len(), 1, "{states:?}");
+    assert_eq!(states[0].channel, Channel::InApp);
+    (states[0].state.clone(), states[0].devices)
+}
+
+pub async fn delivery_states_only_move_forward(home: &impl Home) {
+    let (store, ada, id) = (home.open(), user("ada"), NotificationId::generate());
+    let steps = [
+        (Fate::NotHere, "not_here"),
+        (Fate::Deferred, "deferred"),
+        (Fate::Written, "written"),
+        (Fate::Deferred, "written"),
+        (Fate::Expired, "written"),
+        (Fate::Read, "read"),
+        (Fate::Acked, "read"),
+    ];
+    for (fate, expected) in steps {
+        store
+            .record(&[outcome(id, Some(&ada), fate)])
+            .await
+            .unwrap();
+        assert_eq!(in_app_state(&store, id, "ada").await.0, expected, "{fate}");
+    }
+}
+
+pub async fn the_furthest_gateway_gives_the_state_and_its_devices(home: &impl Home) {
+    let (store, ada, id) = (home.open(), user("ada"), NotificationId::generate());
+    let from = |gateway: &str, fate, devices| {
+        let mut outcome = outcome(id, Some(&ada), fate);
+        (outcome.gateway, outcome.devices) = (gateway.into(), devices);
+        outcome
+    };
+    let outcomes = [
+        from("gw-1.7", Fate::Written, 2),
+        from("gw-2.7", Fate::Written, 1),
+        from("gw-3.7", Fate::NotHere, 0),
+    ];
+    store.record(&outcomes).await.unwrap();
+    assert_eq!(in_app_state(&store, id, "ada").await, ("written".into(), 3));
+    store
+        .record(&[from("gw-2.7", Fate::Acked, 1)])
+        .await
+        .unwrap();
+    assert_eq!(
+        in_app_state(&store, id, "ada").await,
+        ("delivered".into(), 1)
+    );
+}
+
+pub async fn an_outcome_reported_twice_counts_once(home: &impl Home) {
+    let (store, ada, id) = (home.open(), user("ada"), NotificationId::generate());
+    let mut outcome = outcome(id, Some(&ada), Fate::Written);
+    outcome.devices = 2;
+    let twice = [outcome.clone(), outcome];
+    store.record(&twice).await.unwrap();
+    store.record(&twice).await.unwrap();
+    assert_eq!(in_app_state(&store, id, "ada").await, ("written".into(), 2));
+}
+
+pub async fn outcomes_of_a_broadcast_are_counted_by_gateway_and_kind(home: &impl Home) {
+    let (store, ada, id) = (home.open(), user("ada"), NotificationId::generate());
+    let mut outcomes = Vec::new();
+    for (gateway, fate, devices) in [
+        ("gw-1.7", Fate::Written, 500),
+        ("gw-1.7", Fate::Deferred, 3),
+        ("gw-2.9", Fate::Written, 400),
+    ] {
+        let mut outcome = outcome(id, None, fate);
+        (outcome.gateway, outcome.devices) = (gateway.into(), devices);
+        outcomes.push(outcome);
+    }
+    outcomes.push(outcome(id, Some(&ada), Fate::Read));
+    store.record(&outcomes).await.unwrap();
+
+    let mut states = store.delivery(id, None, 10).await.unwrap();
+    states.sort_by(|a, b| (&a.user, &a.gateway, &a.state).cmp(&(&b.user, &b.gateway, &b.state)));
+    let seen: Vec<_> = states
+        .iter()
+        .map(|s| (s.user.clone(), &s.gateway[..], &s.state[..], s.devices))
+        .collect();
+    let expected = [
+        (None, "gw-1.7", "deferred", 3),
+        (None, "gw-1.7", "written", 500),
+        (None, "gw-2.9", "written", 400),
+        (Some(ada), "gw-1.7", "read", 1),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(store.delivery(id, None, 2).await.unwrap().len(), 2);
+}
+
+pub async fn pending_never_hides_an_outcome(home: &impl Home) {
+    let (store, ada, id) = (home.open(), user("ada"), NotificationId::generate());
+    let entries = [
+        (id, ada.clone(), Channel::InApp),
+        (id, ada.clone(), Channel::Push),
+    ];
+    store.pending(&entries, 5).await.unwrap();
+    store
+        .record(&[outcome(id, Some(&ada), Fate::Written)])
+        .await
+        .unwrap();
+    store.pending(&entries, 6).await.unwrap();
+    let mut states = store.delivery(id, Some(&ada), 10).await.unwrap();
+    states.sort_by_key(|state| state.channel);
+    let seen: Vec<_> = states.iter().map(|s| (s.channel, &s.state[..])).collect();
+    assert_eq!(
+        seen,
+        [(Channel::InApp, "written"), (Channel::Push, "pending")]
+    );
+    assert_eq!((states[1].updated_ms, states[1].devices), (5, 0));
+}
+
+pub async fn the_latest_states_of_a_user_come_newest_first(home: &impl Home) {
+    let (store, ada, bob) = (home.open(), user("ada"), user("bob"));
+    let ids: Vec<_> = (0..5).map(|_| NotificationId::generate()).collect();
+    for id in &ids {
+        for user in [&ada, &bob] {
+            store
+                .record(&[outcome(*id, Some(user), Fate::Written)])
+                .await
+                .unwrap();
+        }
+    }
+    let recent = store.recent(&ada, 3).await.unwrap();
+    let seen: Vec<_> = recent.iter().map(|(id, _)| *id).collect();
+    assert_eq!(seen, [ids[4], ids[3], ids[2]]);
+    assert!(
+        recent
+            .iter()
+            .all(|(_, state)| state.user == Some(ada.clone()))
+    );
+}

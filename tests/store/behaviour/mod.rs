@@ -1,0 +1,82 @@
+//! The promises of the `Store` trait, one sentence each. A store joins by a [`Home`] and one line.
+
+mod broadcasts;
+mod claims;
+mod delivery;
+mod inbox;
+mod sync;
+
+pub use {broadcasts::*, claims::*, delivery::*, inbox::*, sync::*};
+
+use herald::{
+    dispatcher::store::{Appended, Row, SharedStore},
+    position::Position,
+};
+
+/// Where a store lives. Opened again, it holds everything that was answered before.
+pub trait Home {
+    fn open(&self) -> SharedStore;
+}
+
+/// Makes a test of each sentence for one kind of home.
+macro_rules! every_behaviour_holds_in {
+    ($home:expr) => {
+        $crate::behaviour::every_behaviour_holds_in! { $home =>
+            a_row_follows_the_head_its_user_had
+            rows_of_one_call_follow_each_other
+            a_row_stored_again_answers_where_it_stands
+            the_lowest_position_wins_when_an_id_comes_again
+            a_row_that_reached_a_device_answers_written
+            a_position_below_the_head_that_was_never_stored_is_refused_loudly
+            a_refused_row_takes_nothing_of_its_call_with_it
+            what_was_answered_is_there_after_opening_again
+            chains_have_no_gap_under_concurrent_batches_of_many_users
+            sync_brings_rows_after_the_cursor_and_says_how_far_it_got
+            sync_leaves_out_superseded_rows_and_covers_them
+            sync_over_many_superseded_rows_is_bounded_and_goes_on
+            sync_without_a_cursor_brings_the_newest_and_the_head
+            a_cursor_above_the_head_is_not_called_complete
+            an_unknown_user_has_an_empty_stream
+            a_read_mark_takes_a_position_and_marks_its_ids
+            a_read_mark_of_a_broadcast_counts_for_its_user_only
+            a_read_mark_that_cannot_be_parsed_is_refused
+            pages_show_notifications_newest_first
+            a_row_is_found_by_its_id
+            unread_counts_what_is_neither_read_superseded_nor_expired
+            broadcasts_form_one_stream
+            a_broadcast_stored_again_answers_the_same_prev
+            a_broadcast_of_a_known_id_makes_no_second_row
+            sync_of_broadcasts_goes_by_pages
+            delivery_states_only_move_forward
+            the_furthest_gateway_gives_the_state_and_its_devices
+            an_outcome_reported_twice_counts_once
+            outcomes_of_a_broadcast_are_counted_by_gateway_and_kind
+            pending_never_hides_an_outcome
+            the_latest_states_of_a_user_come_newest_first
+            an_idempotency_key_is_claimed_once_until_it_is_done
+            an_idempotency_key_with_another_body_conflicts
+            an_idempotency_key_is_free_after_a_day
+            a_claim_given_back_is_free_but_a_finished_one_stays
+            producers_do_not_share_idempotency_keys
+            an_api_key_is_found_by_its_hash
+        }
+    };
+    ($home:expr => $($sentence:ident)*) => {$(
+        #[tokio::test]
+        async fn $sentence() {
+            $crate::behaviour::$sentence(&$home).await;
+        }
+    )*};
+}
+pub(crate) use every_behaviour_holds_in;
+
+fn offsets(rows: &[Row]) -> Vec<u64> {
+    rows.iter().map(|row| row.pos.offset()).collect()
+}
+
+fn prev_of(answer: &Appended) -> Position {
+    match answer {
+        Appended::Stored { prev } => *prev,
+        other => panic!("not stored anew: {other:?}"),
+    }
+}
