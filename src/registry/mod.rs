@@ -120,6 +120,7 @@ pub const CLAIMABLE_AFTER_MS: u64 = 15_000;
 pub struct Timings {
     pub lease_ms: u64,
     pub sweep_after_ms: u64,
+    /// 0 grants a claim on an absent record at once.
     pub claimable_after_ms: u64,
     /// Gateways' leases that a lookup uses may be this old.
     pub leases_cached_ms: u64,

@@ -38,27 +38,24 @@ async fn a_configuration_that_can_not_work_names_its_key() {
     assert_eq!(refused.err().unwrap().key, "redis.password_file");
 }
 
-/// What `README.md` tells operators to grant.
-const RIGHTS: [&str; 13] = [
-    "~test-*",
-    "+hset",
-    "+hget",
-    "+hmget",
-    "+hdel",
-    "+hkeys",
-    "+hlen",
-    "+sadd",
-    "+smembers",
-    "+time",
-    "+info",
-    "+@scripting",
-    "+@connection",
-];
+/// What the shipped configuration tells operators to grant.
+fn documented_rights() -> Vec<String> {
+    let shipped = include_str!("../../config/gateway.toml");
+    let line = shipped
+        .lines()
+        .find(|line| line.starts_with("# ~notifications:* "));
+    let rights = line
+        .expect("the rights stand in the file")
+        .trim_start_matches("# ");
+    let rights = rights.replace("~notifications:*", "~test-*");
+    rights.split(' ').map(str::to_owned).collect()
+}
 
 #[tokio::test]
 async fn a_user_with_only_the_documented_rights_can_do_everything() {
+    let rights = documented_rights();
     let mut login = vec!["--user", "herald", "on", ">secret"];
-    login.extend(RIGHTS);
+    login.extend(rights.iter().map(String::as_str));
     let server = RedisServer::start_with(&login);
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"secret").unwrap();
@@ -76,7 +73,7 @@ async fn a_user_with_only_the_documented_rights_can_do_everything() {
         .renew_gateway(&owner, &holder("gw-1"), &info(Some(0)))
         .await
         .unwrap();
-    let lease = claimed(&registry, &owner, exact(0)).await.unwrap();
+    let lease = registry.claim_shard(&owner, exact(0)).await.unwrap();
     registry.renew_shard(&lease).await.unwrap();
     let entries = [entry("ann", 1), entry("bob", 2)];
     registry.register(&owner, &entries).await.unwrap();

@@ -9,7 +9,7 @@ pub async fn an_automatic_claim_takes_the_lowest_free_shard(subject: Subject) {
     let registry = subject.registry(LASTING).await;
     for (id, shard) in [("gw-1", 0), ("gw-2", 1), ("gw-3", 2)] {
         let owner = started(&registry, id, None).await;
-        let lease = claimed(&registry, &owner, AUTO).await.unwrap();
+        let lease = registry.claim_shard(&owner, AUTO).await.unwrap();
         assert_eq!((lease.shard, lease.owner, lease.live), (shard, owner, true));
     }
     let shards = registry.shards(3).await.unwrap();
@@ -17,7 +17,7 @@ pub async fn an_automatic_claim_takes_the_lowest_free_shard(subject: Subject) {
     assert_eq!(owned, [0, 1, 2]);
     registry.release_shard(&shards[1]).await.unwrap();
     let newcomer = started(&registry, "gw-4", None).await;
-    let lease = claimed(&registry, &newcomer, AUTO).await.unwrap();
+    let lease = registry.claim_shard(&newcomer, AUTO).await.unwrap();
     assert_eq!(lease.shard, 1);
     assert!(lease.epoch > shards[1].epoch);
 }
@@ -26,18 +26,18 @@ pub async fn a_claim_with_every_shard_held_says_so(subject: Subject) {
     let registry = subject.registry(LASTING).await;
     let claim = ShardClaim::Auto { shards: 1 };
     let owner = started(&registry, "gw-1", None).await;
-    claimed(&registry, &owner, claim).await.unwrap();
+    registry.claim_shard(&owner, claim).await.unwrap();
     let late = started(&registry, "gw-2", None).await;
-    let refusal = claimed(&registry, &late, claim).await;
+    let refusal = registry.claim_shard(&late, claim).await;
     assert_eq!(refusal, Err(RegistryError::NoShard));
 }
 
 pub async fn a_held_shard_is_refused_with_its_owner_named(subject: Subject) {
     let registry = subject.registry(LASTING).await;
     let owner = started(&registry, "gw-1", None).await;
-    claimed(&registry, &owner, exact(2)).await.unwrap();
+    registry.claim_shard(&owner, exact(2)).await.unwrap();
     let late = started(&registry, "gw-2", None).await;
-    match claimed(&registry, &late, exact(2)).await {
+    match registry.claim_shard(&late, exact(2)).await {
         Err(RegistryError::Held {
             holder, wait_ms, ..
         }) => {
@@ -51,10 +51,10 @@ pub async fn a_held_shard_is_refused_with_its_owner_named(subject: Subject) {
 pub async fn the_shard_of_a_lapsed_owner_goes_to_whoever_claims_it(subject: Subject) {
     let registry = subject.registry(LAPSING).await;
     let gone = started(&registry, "gw-1", None).await;
-    let old = claimed(&registry, &gone, exact(0)).await.unwrap();
+    let old = registry.claim_shard(&gone, exact(0)).await.unwrap();
     assert!(!registry.shards(1).await.unwrap()[0].live);
     let heir = started(&registry, "gw-2", None).await;
-    let new = claimed(&registry, &heir, exact(0)).await.unwrap();
+    let new = registry.claim_shard(&heir, exact(0)).await.unwrap();
     assert!(new.epoch > old.epoch);
     let epoch = new.epoch;
     assert_eq!(
@@ -69,7 +69,7 @@ pub async fn the_shard_of_a_lapsed_owner_goes_to_whoever_claims_it(subject: Subj
 pub async fn a_lapsed_owner_goes_on_when_nobody_claimed_its_shard(subject: Subject) {
     let registry = subject.registry(LAPSING).await;
     let owner = started(&registry, "gw-1", None).await;
-    let lease = claimed(&registry, &owner, exact(0)).await.unwrap();
+    let lease = registry.claim_shard(&owner, exact(0)).await.unwrap();
     assert_eq!(registry.renew_shard(&lease).await, Ok(()));
     assert_eq!(registry.shards(1).await.unwrap()[0].epoch, lease.epoch);
 }
@@ -162,7 +162,7 @@ pub async fn a_higher_former_epoch_replaces_a_lower_one(subject: Subject) {
 pub async fn a_renewal_puts_an_absent_shard_record_back_under_its_epoch(subject: Subject) {
     let registry = subject.registry(LASTING).await;
     let owner = started(&registry, "gw-1", None).await;
-    let lease = claimed(&registry, &owner, exact(1)).await.unwrap();
+    let lease = registry.claim_shard(&owner, exact(1)).await.unwrap();
     let registry = subject.wiped(LASTING).await;
     assert_eq!(registry.renew_shard(&lease).await, Ok(()));
     assert_eq!(registry.shards(2).await.unwrap(), [lease]);
@@ -171,14 +171,14 @@ pub async fn a_renewal_puts_an_absent_shard_record_back_under_its_epoch(subject:
 pub async fn a_restarted_gateway_takes_up_its_own_shard_before_a_lower_free_one(subject: Subject) {
     let registry = subject.registry(LASTING).await;
     let other = started(&registry, "gw-2", None).await;
-    let lowest = claimed(&registry, &other, AUTO).await.unwrap();
+    let lowest = registry.claim_shard(&other, AUTO).await.unwrap();
     let first_life = started(&registry, "gw-1", None).await;
-    let old = claimed(&registry, &first_life, AUTO).await.unwrap();
+    let old = registry.claim_shard(&first_life, AUTO).await.unwrap();
     assert_eq!(old.shard, 1);
     registry.release_shard(&lowest).await.unwrap();
     // Its old lease still runs, but the gateway's own lease says that the old life is over.
     let second_life = started(&registry, "gw-1", None).await;
-    let new = claimed(&registry, &second_life, AUTO).await.unwrap();
+    let new = registry.claim_shard(&second_life, AUTO).await.unwrap();
     assert_eq!(new.shard, 1);
     assert!(new.epoch > old.epoch);
 }
@@ -187,23 +187,23 @@ pub async fn an_older_life_can_not_take_the_shard_from_a_newer_one(subject: Subj
     let registry = subject.registry(LASTING).await;
     let older = started(&registry, "gw-1", None).await;
     let newer = started(&registry, "gw-1", None).await;
-    claimed(&registry, &newer, exact(0)).await.unwrap();
-    let refusal = claimed(&registry, &older, exact(0)).await;
+    registry.claim_shard(&newer, exact(0)).await.unwrap();
+    let refusal = registry.claim_shard(&older, exact(0)).await;
     assert!(matches!(refusal, Err(RegistryError::Held { .. })));
 }
 
 pub async fn a_claim_that_is_repeated_is_the_same_lease(subject: Subject) {
     let registry = subject.registry(LASTING).await;
     let owner = started(&registry, "gw-1", None).await;
-    let lease = claimed(&registry, &owner, AUTO).await.unwrap();
-    assert_eq!(claimed(&registry, &owner, AUTO).await, Ok(lease.clone()));
-    assert_eq!(claimed(&registry, &owner, exact(0)).await, Ok(lease));
+    let lease = registry.claim_shard(&owner, AUTO).await.unwrap();
+    assert_eq!(registry.claim_shard(&owner, AUTO).await, Ok(lease.clone()));
+    assert_eq!(registry.claim_shard(&owner, exact(0)).await, Ok(lease));
 }
 
 pub async fn a_released_shard_is_free_at_once(subject: Subject) {
     let registry = subject.registry(LASTING).await;
     let owner = started(&registry, "gw-1", None).await;
-    let lease = claimed(&registry, &owner, exact(0)).await.unwrap();
+    let lease = registry.claim_shard(&owner, exact(0)).await.unwrap();
     registry.release_shard(&lease).await.unwrap();
     let epoch = lease.epoch;
     assert_eq!(
@@ -211,7 +211,7 @@ pub async fn a_released_shard_is_free_at_once(subject: Subject) {
         Err(RegistryError::Lost { epoch })
     );
     let heir = started(&registry, "gw-2", None).await;
-    let new = claimed(&registry, &heir, exact(0)).await.unwrap();
+    let new = registry.claim_shard(&heir, exact(0)).await.unwrap();
     assert!(new.epoch > lease.epoch);
 }
 

@@ -6,8 +6,8 @@ use herald::{
     ids::{GatewayEpoch, GatewayId, UserId},
     metrics::Metrics,
     registry::{
-        GatewayInfo, Registration, RegistryError, Route, ShardClaim, ShardLease, SharedRegistry,
-        Timings, embedded::EmbeddedRegistry, redis::RedisRegistry,
+        GatewayInfo, Registration, Route, ShardClaim, SharedRegistry, Timings,
+        embedded::EmbeddedRegistry, redis::RedisRegistry,
     },
 };
 use std::{
@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Leases that never lapse within a test; absent records are claimable with the second try.
+/// Leases that never lapse within a test; absent records are granted at once.
 pub const LASTING: Timings = Timings {
     lease_ms: 60_000,
     sweep_after_ms: 60_000,
@@ -137,18 +137,6 @@ pub async fn started(registry: &SharedRegistry, id: &str, shard: Option<u32>) ->
 
 pub fn holder(id: &str) -> String {
     format!("process of {id}")
-}
-
-/// Claims, and once more if the record was absent.
-pub async fn claimed(
-    registry: &SharedRegistry,
-    owner: &GatewayEpoch,
-    claim: ShardClaim,
-) -> Result<ShardLease, RegistryError> {
-    match registry.claim_shard(owner, claim).await {
-        Err(RegistryError::Claimable { .. }) => registry.claim_shard(owner, claim).await,
-        answer => answer,
-    }
 }
 
 pub fn exact(shard: u32) -> ShardClaim {

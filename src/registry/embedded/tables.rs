@@ -128,6 +128,7 @@ impl Tables {
             // Who remembers goes on, under what it remembers: a higher memory can still replace it.
             (None | Some(ShardRecord::Waiting { .. }), Some(former)) => former,
             (Some(ShardRecord::Owned { epoch, .. }), Some(former)) if former > *epoch => former,
+            (None, None) if timings.claimable_after_ms == 0 => now_ms,
             (None, None) => {
                 let record = ShardRecord::Waiting {
                     claimable_at_ms: now_ms + timings.claimable_after_ms,

@@ -9,7 +9,7 @@ local function own(new_epoch)
 end
 -- Who remembers goes on, under what it remembers: a higher memory can still replace it.
 if former and former > epoch then return own(former) end
-if not record[4] then
+if not record[4] and tonumber(ARGV[5]) > 0 then
   redis.call('HSET', KEYS[1], 'state', 'waiting', 'until', digits(now + ARGV[5]))
   return claimable(tonumber(ARGV[5]))
 end
