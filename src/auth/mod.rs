@@ -242,14 +242,14 @@ fn judge(error: &ErrorKind) -> AuthError {
     }
 }
 
-/// A token for `user`, for `ctl token` and the console of the standalone.
+/// A token for `user` from now on, for `ctl token` and the console of the standalone.
 pub fn mint_hs256(secret: &Secret, user: &UserId, ttl: Duration) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now_unix_s = now.map_or(0, |now| now.as_secs());
-    mint_at(secret, user, now_unix_s, ttl.as_secs())
+    mint_hs256_at(secret, user, now.map_or(0, |now| now.as_secs()), ttl)
 }
 
-fn mint_at(secret: &Secret, user: &UserId, now_unix_s: u64, ttl_s: u64) -> String {
+/// The same as if it had been made at another time.
+pub fn mint_hs256_at(secret: &Secret, user: &UserId, at_unix_s: u64, ttl: Duration) -> String {
     #[derive(Serialize)]
     struct Minted<'a> {
         sub: &'a str,
@@ -258,8 +258,8 @@ fn mint_at(secret: &Secret, user: &UserId, now_unix_s: u64, ttl_s: u64) -> Strin
     }
     let claims = Minted {
         sub: user.as_str(),
-        iat: now_unix_s,
-        exp: now_unix_s.saturating_add(ttl_s),
+        iat: at_unix_s,
+        exp: at_unix_s.saturating_add(ttl.as_secs()),
     };
     let key = EncodingKey::from_secret(secret.expose().as_bytes());
     encode(&Header::new(Algorithm::HS256), &claims, &key).expect("an HMAC of three claims")

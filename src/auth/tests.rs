@@ -103,7 +103,7 @@ fn pairs() -> [Pair; 3] {
 fn a_minted_token_is_taken_until_its_expiry_and_the_leeway() {
     let user: UserId = "42".parse().unwrap();
     let verifier = verifier();
-    let token = mint_at(&Secret::new(SECRET), &user, NOW, 60);
+    let token = mint_hs256_at(&Secret::new(SECRET), &user, NOW, Duration::from_secs(60));
     let expires_unix_s = NOW + 90;
     let verified = Verified {
         user,

@@ -2,8 +2,8 @@
 
 use arc_swap::ArcSwap;
 use herald::{
-    auth::{Verifier, mint_hs256},
-    config::{self, Engine},
+    auth::{Verifier, mint_hs256_at},
+    config::{self, Engine, Secret},
     envelope::{Kind, Priority},
     gateway::{
         self, Cores, Inbox,
@@ -24,7 +24,6 @@ use std::{
 };
 use tungstenite::{Message, WebSocket, client::IntoClientRequest, protocol::CloseFrame};
 
-pub const SECRET: &[u8] = b"a secret of this test, long enough";
 /// Nothing here takes that long unless it never happens.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -60,7 +59,7 @@ impl Gateway {
         };
         adapt(&mut cfg);
         let metrics = Metrics::default();
-        let verifier = Arc::new(ArcSwap::from_pointee(Verifier::hs256(SECRET)));
+        let verifier = Arc::new(ArcSwap::from_pointee(Verifier::hs256(&secret())));
         let conformance = config::Conformance { echo };
         let region = "local".parse().unwrap();
         let (cores, inbox) =
@@ -223,7 +222,16 @@ pub fn token(user: &str) -> String {
 }
 
 pub fn token_for(user: &str, ttl_s: u64) -> String {
-    mint_hs256(SECRET, &user.parse().unwrap(), now_unix_s(), ttl_s)
+    minted_at(user, now_unix_s(), ttl_s)
+}
+
+pub fn minted_at(user: &str, at_unix_s: u64, ttl_s: u64) -> String {
+    let ttl = Duration::from_secs(ttl_s);
+    mint_hs256_at(&secret(), &user.parse().unwrap(), at_unix_s, ttl)
+}
+
+fn secret() -> Secret {
+    Secret::new("a secret of this test, long enough")
 }
 
 pub fn bearer(user: &str) -> (&'static str, String) {
