@@ -293,5 +293,11 @@ pub const DELIVERY_STATES: usize = 1_000;
 pub const RECENT_STATES: usize = 20;
 /// One message between our processes.
 pub const GRPC_MESSAGE_BYTES: usize = 4 * KIB * KIB;
+/// HTTP requests at work at once, over: 503; and the longest one may take, over: 408. With the largest body
+/// each this is 2 GiB, which only lists of users reach.
+pub const HTTP_AT_ONCE: usize = 1_024;
+pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
+/// A gateway that answers no gRPC ping for twice this long is gone.
+pub const GRPC_KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long open HTTP and gRPC calls may take to end when the process leaves.
 pub const SERVER_GRACE: Duration = Duration::from_secs(5);

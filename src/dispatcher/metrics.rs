@@ -5,7 +5,7 @@ use prometheus::{Histogram, IntCounter, IntCounterVec};
 
 #[derive(Clone, Debug)]
 pub struct DispatcherMetrics {
-    /// Requests by result (`accepted`, `repeated` or the error's code) and priority.
+    /// Requests by result (`accepted` or the error's code) and priority.
     pub intake: IntCounterVec,
     /// From the parsed request to the answer.
     pub intake_s: Histogram,
@@ -27,6 +27,8 @@ pub struct DispatcherMetrics {
     pub outcomes_refused: IntCounterVec,
     pub lookups: IntCounterVec,
     pub sync: IntCounterVec,
+    /// HTTP requests that were not served to their end, by cause.
+    pub http_refused: IntCounterVec,
     pub retries: IntCounterVec,
 }
 
@@ -98,6 +100,11 @@ impl DispatcherMetrics {
                 "sync_total",
                 "Syncs answered, by result (recovered, or why not).",
                 &["result"],
+            ),
+            http_refused: metrics.counters(
+                "http_refused_total",
+                "HTTP requests that were not served to their end, by cause.",
+                &["cause"],
             ),
             retries: metrics.counters(
                 "retries_total",

@@ -27,6 +27,7 @@ use crate::{
     api::secret,
     bus::SharedBus,
     config::{self, ConfigError, Secret},
+    limits,
     metrics::Metrics,
     registry::SharedRegistry,
 };
@@ -44,7 +45,7 @@ use std::{
 use store::SharedStore;
 use sync::Sync;
 use thiserror::Error;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracker::{DeliveryTopic, Tracker};
 
@@ -116,6 +117,8 @@ struct Shared {
     sync: Arc<Sync>,
     keys: Arc<ApiKeys>,
     health: Arc<Health>,
+    /// One per HTTP request at work.
+    http_places: Arc<Semaphore>,
     metrics: DispatcherMetrics,
     all_metrics: Metrics,
 }
@@ -235,6 +238,7 @@ impl Shared {
             )),
             keys: Arc::new(ApiKeys::new(store.clone())),
             health: Arc::new(Health::new(bus.clone(), registry.clone(), store.clone())),
+            http_places: Arc::new(Semaphore::new(limits::HTTP_AT_ONCE)),
             all_metrics: parts.metrics,
             node,
             bus,

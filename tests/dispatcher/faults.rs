@@ -1,6 +1,6 @@
 //! Parts that are away: what is refused, what waits, what goes on.
 
-use crate::rig::{Rig, eventually, outcome, rows};
+use crate::rig::{Rig, directory, eventually, outcome, rows};
 use async_trait::async_trait;
 use herald::{
     bus::{
@@ -90,7 +90,7 @@ async fn readiness(rig: &Rig) -> (u16, serde_json::Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_bus_away_it_starts_not_ready_refuses_and_recovers_by_itself() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let metrics = Metrics::default();
     let switched = Arc::new(Switched {
         bus: EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap(),
@@ -134,7 +134,7 @@ async fn with_the_bus_away_it_starts_not_ready_refuses_and_recovers_by_itself() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_store_away_records_wait_and_outcomes_go_to_the_delivery_topic() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let file = dir.path().join(FILE);
     let metrics = Metrics::default();
     let bus = Arc::new(EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap());
@@ -176,7 +176,7 @@ async fn with_the_store_away_records_wait_and_outcomes_go_to_the_delivery_topic(
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_registry_away_users_are_pushed_to_where_they_were() {
     let mut redis = RedisServer::start();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let metrics = Metrics::default();
     let bus = Arc::new(EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap());
     let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
@@ -185,9 +185,7 @@ async fn with_the_registry_away_users_are_pushed_to_where_they_were() {
         ..config::Redis::default()
     };
     let namespace = fresh_namespace().parse().unwrap();
-    let registry = RedisRegistry::connect(&config, &namespace, &metrics)
-        .await
-        .unwrap();
+    let registry = RedisRegistry::connect(&config, &namespace, &metrics).unwrap();
     let rig = Rig::over(dir, metrics, bus, Arc::new(registry), store).await;
     rig.gateway("gw-1", 0, &["42"]).await;
     rig.post_to("42", "one").await;

@@ -60,7 +60,7 @@ async fn a_user_who_moved_is_looked_for_where_nobody_answered_yet() {
     let again = rig.records(Topic::InApp, 1, 1).await.remove(0);
     assert_eq!((again.pos, again.prev), (routed.pos, routed.prev));
     assert_eq!(again.frame, routed.frame);
-    assert_eq!(again.answered, [first.clone()]);
+    assert_eq!(again.answered, std::slice::from_ref(&first));
 
     // It is not there either, and there is nobody left to ask.
     let mut not_here_either = not_here;

@@ -43,6 +43,8 @@ pub async fn serve(
     .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES);
     let leaving = shutdown.clone();
     let server = Server::builder()
+        .http2_keepalive_interval(Some(limits::GRPC_KEEPALIVE))
+        .http2_keepalive_timeout(Some(limits::GRPC_KEEPALIVE))
         .add_service(InterceptedService::new(gateways, Demand::new(secret)))
         .add_service(producers)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {

@@ -45,6 +45,16 @@ impl ApiError {
         ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
+    pub fn busy() -> ApiError {
+        let message = "too many requests at once: try again";
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+    }
+
+    pub fn timeout() -> ApiError {
+        let message = "the request took too long";
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
+    }
+
     fn unavailable(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }

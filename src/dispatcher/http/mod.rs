@@ -12,6 +12,7 @@
 //!
 //! Every error is `{"error":{"code","field"?,"message"}}`.
 
+mod bounds;
 mod cors;
 mod error;
 mod inbox;
@@ -48,6 +49,7 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
         .route("/v1/api-keys", get(keys::list).post(keys::create))
         .route("/v1/{*unknown}", axum::routing::any(unknown))
         .layer(DefaultBodyLimit::max(limits::NOTIFICATION_LIST_BYTES))
+        .layer(middleware::from_fn_with_state(shared.clone(), bounds::keep))
         .with_state(shared);
     let all = match pages {
         Some(pages) => api.merge(pages),

@@ -67,11 +67,8 @@ impl Work for Router {
         let started = Instant::now();
         let mut taken = self.take(records).await?;
         self.store_rows(&mut taken).await?;
-        self.enter_pending(&taken).await?;
-        let mut out = self.channel_records(&taken);
-        let pushes = self.pushes(&taken).await?;
-        out.extend(push::records(pushes, &self.routes, &self.metrics).await);
-        self.outbox.send(out).await?;
+        // The log of what is pending need not come first: it never overwrites what a gateway reports.
+        tokio::try_join!(self.enter_pending(&taken), self.send(&taken))?;
 
         let now_ms = unix_ms();
         for one in &taken {
@@ -157,6 +154,14 @@ impl Router {
         self.patience
             .until_done("pending", || self.store.pending(&entries, unix_ms()))
             .await
+    }
+
+    /// Looks the users up and produces what follows from the batch.
+    async fn send(&self, taken: &[Taken<'_>]) -> Result<(), Stopped> {
+        let mut out = self.channel_records(taken);
+        let pushes = self.pushes(taken).await?;
+        out.extend(push::records(pushes, &self.routes, &self.metrics).await);
+        self.outbox.send(out).await
     }
 
     /// Records for the push, email and sms workers. Their claims drop what is repeated.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     bus::{BusError, Record, SharedBus, Target, Topic},
     control::upstream::Accepted,
-    envelope::{Fate, Outcome, outcomes_record},
+    envelope::{Outcome, outcomes_record},
     ids::{GatewayEpoch, NotificationId, Region, UserId},
     limits,
     registry::SharedRegistry,
@@ -99,11 +99,7 @@ impl Tracker {
     /// Makes everything in a batch durable in its final place.
     pub async fn apply(&self, outcomes: &[Outcome]) -> Result<(), TrackError> {
         let mut records = self.read_marks(outcomes).await?;
-        for outcome in outcomes {
-            if outcome.fate == Fate::NotHere {
-                records.extend(self.reroute(outcome).await?);
-            }
-        }
+        records.extend(self.reroute(outcomes).await?);
         if !records.is_empty() {
             self.produce(records).await?;
         }

@@ -18,40 +18,67 @@ use crate::{
 use std::collections::BTreeSet;
 
 impl Tracker {
+    /// Records that follow from the `not_here` among the outcomes; users are looked up all at once.
     pub(super) async fn reroute(
         &self,
-        outcome: &Outcome,
+        outcomes: &[Outcome],
     ) -> Result<Vec<(Target, Record)>, TrackError> {
-        let (result, records) = self.next_hop(outcome).await?;
-        self.metrics.reroutes.with_label_values(&[result]).inc();
+        let mut asked = Vec::new();
+        let mut users = Vec::new();
+        for outcome in outcomes {
+            if outcome.fate != Fate::NotHere {
+                continue;
+            }
+            match &outcome.user {
+                // Nobody is looked for to hand a broadcast to.
+                None => self.count("broadcast"),
+                Some(_) if outcome.answered.len() >= limits::HOPS => self.count("hops"),
+                Some(user) => {
+                    asked.push((outcome, user));
+                    users.push(user.clone());
+                }
+            }
+        }
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Ok(routes) = self.registry.lookup(&users).await else {
+            // The rows are stored: a user who connects elsewhere meets them in the sync at connect.
+            asked.iter().for_each(|_| self.count("registry_away"));
+            return Ok(Vec::new());
+        };
+        let mut records = Vec::new();
+        for ((outcome, user), routes) in asked.into_iter().zip(routes) {
+            let (result, more) = self.next_hop(outcome, user, &routes).await?;
+            self.count(result);
+            records.extend(more);
+        }
         Ok(records)
+    }
+
+    fn count(&self, result: &str) {
+        self.metrics.reroutes.with_label_values(&[result]).inc();
     }
 
     async fn next_hop(
         &self,
         outcome: &Outcome,
+        user: &UserId,
+        routes: &[Route],
     ) -> Result<(&'static str, Vec<(Target, Record)>), TrackError> {
         let nothing = |result| Ok((result, Vec::new()));
-        // Nobody is looked for to hand a broadcast to.
-        let Some(user) = &outcome.user else {
-            return nothing("broadcast");
-        };
-        if outcome.answered.len() >= limits::HOPS {
-            return nothing("hops");
-        }
         let answered = answered(outcome);
-        let Ok(mut routes) = self.registry.lookup(std::slice::from_ref(user)).await else {
-            // The row is stored: a user who connects elsewhere meets it in the sync at connect.
-            return nothing("registry_away");
-        };
-        let routes = routes.pop().unwrap_or_default();
+        // The log is read only for those that are somewhere.
+        if shards_to_ask(routes, &answered, &[]).is_empty() {
+            return nothing("absent");
+        }
         let states = match is_mark(outcome.id) {
             true => Vec::new(),
             false => self.store.delivery(outcome.id, Some(user), 8).await?,
         };
-        let shards = shards_to_ask(&routes, &answered, &states);
+        let shards = shards_to_ask(routes, &answered, &states);
         if shards.is_empty() {
-            return nothing("absent");
+            return nothing("reached");
         }
         let Some(row) = self.store.row(user, outcome.id).await? else {
             return nothing("no_row");
