@@ -1,5 +1,7 @@
 //! The gateway's core threads over real sockets, on both engines, with the test in control's place.
 
+#[path = "gateway/admission.rs"]
+mod admission;
 #[path = "gateway/bad_input.rs"]
 mod bad_input;
 #[path = "gateway/closing.rs"]
@@ -8,6 +10,10 @@ mod closing;
 mod connect;
 #[path = "gateway/deliver.rs"]
 mod deliver;
+#[path = "gateway/event_stream.rs"]
+mod event_stream;
+#[path = "gateway/everyone.rs"]
+mod everyone;
 #[path = "gateway/support.rs"]
 mod support;
 

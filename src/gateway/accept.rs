@@ -23,7 +23,7 @@ use crate::{limits, proto::answer::over_capacity, sys::Interest};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     fs::File,
-    io::{self, Write},
+    io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     sync::atomic::Ordering,
     time::Duration,
@@ -150,8 +150,9 @@ impl Core {
                     self.admit(socket, peer)?;
                 }
                 Some(Err(error)) if out_of_descriptors(&error) => {
-                    self.refuse_by_reserve();
-                    return self.door.mute(&self.park);
+                    if !self.refuse_by_reserve() {
+                        return self.door.mute(&self.park);
+                    }
                 }
                 Some(Err(error)) => {
                     tracing::warn!(core = self.context.core, %error, "accept");
@@ -196,16 +197,26 @@ impl Core {
         Ok(())
     }
 
-    /// The table is full: the reserve is given up for one answer, then taken again.
-    fn refuse_by_reserve(&mut self) {
-        self.context.stats.refused("descriptors");
+    /// The table is full: the reserve is given up for one answer, then taken again. False if that did not
+    /// help: others, in a shared table, were quicker.
+    fn refuse_by_reserve(&mut self) -> bool {
         self.door.reserve = None;
-        if let Some(Ok((mut socket, _))) = self.door.next() {
-            // Best effort: nothing can be kept open to make sure.
-            let _ = socket.write_all(&over_capacity(rand::random_range));
-            let _ = socket.shutdown(Shutdown::Write);
-        }
+        let newcomer = self.door.next();
+        let is_told = match newcomer {
+            Some(Ok((mut socket, _))) => {
+                self.door.budget_milli -= 1_000;
+                self.context.stats.refused("descriptors");
+                // Best effort: nothing can be kept open to make sure. What it has sent is read first, for
+                // a socket closed over unread bytes would take the answer back.
+                let _ = socket.read(&mut [0; 4096]);
+                let _ = socket.write_all(&over_capacity(rand::random_range));
+                let _ = socket.shutdown(Shutdown::Write);
+                true
+            }
+            _ => false,
+        };
         self.door.reserve = reserve();
+        is_told
     }
 }
 

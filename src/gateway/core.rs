@@ -10,13 +10,17 @@ use super::{
     walk::Walks,
     wheel::Wheel,
 };
-use crate::sys::{Doorbell, EVENTS_MAX, Readiness, Ticker};
+use crate::{
+    limits,
+    sys::{Doorbell, EVENTS_MAX, Readiness, Ticker},
+};
 use std::{
     io::{self, Read},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 /// One `recv`. A connection that fills it is read on after the others had their turn.
@@ -82,11 +86,16 @@ impl Core {
             }
             self.turn()?;
         }
-        // What was told last is told.
-        while !self.context.mail.hand_over() {
-            std::thread::yield_now();
-        }
+        self.hand_over_last();
         Ok(())
+    }
+
+    /// What was told last is told, if anybody still listens.
+    fn hand_over_last(&mut self) {
+        let until = Instant::now() + limits::LAST_WORDS;
+        while !self.context.mail.hand_over() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Work that is known without asking the set. While control's queue is full only the set counts:

@@ -1,15 +1,18 @@
 //! What control has written to this core, carried out in order.
 
 use super::{
-    closing::Closing,
     conn::State,
+    context::Context,
     core::Core,
     mailbox::{ConnId, Delivery, ToCore},
     open::{Ending, Open},
     posting::Posting,
     walk::Broadcast,
 };
-use crate::{envelope::Fate, proto::client::frames::Slot};
+use crate::{
+    envelope::Fate,
+    proto::{client::frames::Slot, close::CloseCode},
+};
 
 /// Letters handled between two looks at the sockets.
 const LETTERS_PER_TURN: usize = 256;
@@ -102,7 +105,7 @@ impl Core {
     }
 
     /// Lets the session of an open connection do something; nothing, if it is open no more.
-    fn with_open(&mut self, id: ConnId, act: impl FnOnce(&mut Open, &mut super::context::Context)) {
+    fn with_open(&mut self, id: ConnId, act: impl FnOnce(&mut Open, &mut Context)) {
         let Some(conn) = self.conns.tenant(id.slot, id.reuse) else {
             return;
         };
@@ -125,9 +128,8 @@ impl Core {
                 core: self.context.core,
                 reuse,
             };
-            let ending = Ending::Ours(crate::proto::close::CloseCode::GoingAway, "shutdown");
+            let ending = Ending::Ours(CloseCode::GoingAway, "shutdown");
             Open::end(conn, ending, id, &mut self.context);
-            Closing::flush(conn, &mut self.context);
             conn.state = State::Gone;
             self.settle(id);
         }

@@ -115,7 +115,7 @@ fn a_silent_client_is_dead_and_an_answering_one_is_not(engine: Engine) {
 
 /// Tokens are good for the leeway of 30 s beyond their end: these have passed it but for a second or two.
 fn nearly_expired() -> String {
-    minted_at("42", now_unix_s() - 60, 32)
+    token_until("42", now_unix_s() - 28)
 }
 
 fn a_token_that_expires_without_refresh_closes(engine: Engine) {

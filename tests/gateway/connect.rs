@@ -94,7 +94,7 @@ fn a_browser_with_a_wrong_token_is_told_by_a_close_code(engine: Engine) {
 
 fn an_old_token_may_come_back_with_a_new_one(engine: Engine) {
     let gateway = Gateway::start(engine);
-    let old = minted_at("42", now_unix_s() - 600, 60);
+    let old = token_until("42", now_unix_s() - 600);
     let path = format!("/ws/notifications?token={old}");
     let mut client = Client::connect(gateway.address(), &path, &[]).unwrap();
     assert_eq!(client.close_frame().code, CloseCode::from(4403));

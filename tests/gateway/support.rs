@@ -2,7 +2,7 @@
 
 use arc_swap::ArcSwap;
 use herald::{
-    auth::{Verifier, mint_hs256_at},
+    auth::{Verifier, mint_hs256},
     config::{self, Engine, Secret},
     envelope::{Kind, Priority},
     gateway::{
@@ -14,6 +14,7 @@ use herald::{
     position::{Cursors, Position},
     proto::session::{Item, Ticket},
 };
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use smallvec::SmallVec;
 use std::{
     collections::VecDeque,
@@ -24,6 +25,7 @@ use std::{
 };
 use tungstenite::{Message, WebSocket, client::IntoClientRequest, protocol::CloseFrame};
 
+const SECRET: &str = "a secret of this test, long enough";
 /// Nothing here takes that long unless it never happens.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -218,20 +220,22 @@ pub fn now_unix_s() -> u64 {
 }
 
 pub fn token(user: &str) -> String {
-    token_for(user, 3_600)
+    mint_hs256(
+        &secret(),
+        &user.parse().unwrap(),
+        Duration::from_secs(3_600),
+    )
 }
 
-pub fn token_for(user: &str, ttl_s: u64) -> String {
-    minted_at(user, now_unix_s(), ttl_s)
-}
-
-pub fn minted_at(user: &str, at_unix_s: u64, ttl_s: u64) -> String {
-    let ttl = Duration::from_secs(ttl_s);
-    mint_hs256_at(&secret(), &user.parse().unwrap(), at_unix_s, ttl)
+/// With any end, also one that has passed.
+pub fn token_until(user: &str, expires_unix_s: u64) -> String {
+    let claims = serde_json::json!({ "sub": user, "exp": expires_unix_s });
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()
 }
 
 fn secret() -> Secret {
-    Secret::new("a secret of this test, long enough")
+    Secret::new(SECRET)
 }
 
 pub fn bearer(user: &str) -> (&'static str, String) {

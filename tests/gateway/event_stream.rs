@@ -1,0 +1,165 @@
+//! Event streams and the `POST`s beside them.
+
+use crate::{on_both_engines, support::*};
+use bytes::Bytes;
+use herald::{
+    config::Engine,
+    envelope::Fate,
+    gateway::mailbox::{ConnId, FromCore, Post, ToCore},
+    ids::NotificationId,
+    position::{Cursors, Position},
+};
+use std::{io::Write, net::TcpStream};
+
+on_both_engines!(
+    a_stream_carries_items_with_the_cursors_they_lead_to,
+    a_stream_comes_back_with_its_last_event_id,
+    a_stream_without_a_valid_token_is_refused,
+    a_stream_is_kept_alive_by_comments,
+    a_stream_that_ends_is_told_to_control,
+    posts_are_answered_by_control_on_one_connection,
+    a_post_that_says_nothing_sensible_is_answered_400,
+    a_post_nobody_answers_gets_503,
+);
+
+fn stream(gateway: &Gateway, extra: &str) -> TcpStream {
+    let mut stream = tcp(gateway.address());
+    let request = format!(
+        "GET /sse/notifications HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\n{extra}\r\n",
+        token("42")
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+/// Control's answer to a sync: everything up to `at` is covered.
+fn synced(conn: ConnId, at: u64) -> ToCore {
+    ToCore::Synced {
+        conn,
+        frame: Bytes::from_static(br#"{"type":"sync"}"#),
+        cursors: Cursors::from([("user:local".into(), Position::new(1, at).unwrap())]),
+        complete: true,
+    }
+}
+
+fn a_stream_carries_items_with_the_cursors_they_lead_to(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let mut stream = stream(&gateway, "");
+    let (conn, user, cursors) = gateway.opened();
+    assert_eq!((user.as_str(), cursors), ("42", None));
+    let heard = read_until(&mut stream, "event: welcome");
+    assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+    assert!(
+        heard.contains("Content-Type: text/event-stream\r\n"),
+        "{heard}"
+    );
+
+    gateway.send(0, synced(conn, 6));
+    let ticket = gateway.push(&item(7, r#"{"type":"notification","n":7}"#), &[conn]);
+    assert_eq!(gateway.fates(ticket, 1), [(Fate::Written, 1)]);
+    let heard = read_until(&mut stream, r#""n":7}"#);
+    let at = Position::new(1, 7).unwrap();
+    assert!(heard.contains("event: notification\n"), "{heard}");
+    assert!(heard.contains(&format!("id: user:local={at}\n")), "{heard}");
+}
+
+fn a_stream_comes_back_with_its_last_event_id(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let at = Position::new(1, 7).unwrap();
+    let _stream = stream(&gateway, &format!("Last-Event-ID: user:local={at}\r\n"));
+    let cursors = gateway.opened().2.unwrap();
+    assert_eq!(cursors["user:local"], at);
+}
+
+fn a_stream_without_a_valid_token_is_refused(engine: Engine) {
+    let gateway = Gateway::start(engine);
+    for query in ["", "?token=wrong"] {
+        let head = format!("GET /sse/notifications{query} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let answer = exchange(gateway.address(), head.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    }
+}
+
+fn a_stream_is_kept_alive_by_comments(engine: Engine) {
+    let mut gateway = Gateway::with(engine, |cfg| cfg.heartbeat_ms = 100);
+    let mut stream = stream(&gateway, "");
+    gateway.opened();
+    read_until(&mut stream, "\n\n:");
+}
+
+fn a_stream_that_ends_is_told_to_control(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let stream = stream(&gateway, "");
+    let (conn, ..) = gateway.opened();
+    drop(stream);
+    gateway.closed(conn);
+}
+
+fn post(path: &str, body: &str) -> String {
+    format!(
+        "POST /sse/{path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n{body}",
+        token("42"),
+        body.len()
+    )
+}
+
+fn posted(gateway: &mut Gateway) -> (ConnId, Post) {
+    gateway.expect("Post", |message| match message {
+        FromCore::Post { conn, user, post } => {
+            assert_eq!(user.as_str(), "42");
+            let post = match post {
+                Post::Ack(ids) => Post::Ack(ids.clone()),
+                Post::Read(ids) => Post::Read(ids.clone()),
+                Post::Sync { cursors, limit } => Post::Sync {
+                    cursors: cursors.clone(),
+                    limit: *limit,
+                },
+            };
+            Some((*conn, post))
+        }
+        _ => None,
+    })
+}
+
+fn posts_are_answered_by_control_on_one_connection(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let mut stream = tcp(gateway.address());
+    let id = NotificationId::generate();
+    let ids = format!(r#"{{"ids":["{id}"]}}"#);
+    for (path, body, expected, status, answer) in [
+        ("ack", ids.as_str(), Post::Ack(vec![id]), 204, ""),
+        ("read", ids.as_str(), Post::Read(vec![id]), 204, ""),
+        (
+            "sync",
+            r#"{"limit":7}"#,
+            Post::Sync {
+                cursors: Cursors::new(),
+                limit: 7,
+            },
+            200,
+            r#"{"type":"sync"}"#,
+        ),
+    ] {
+        stream.write_all(post(path, body).as_bytes()).unwrap();
+        let (conn, post) = posted(&mut gateway);
+        assert_eq!(post, expected);
+        let body = Bytes::copy_from_slice(answer.as_bytes());
+        gateway.send(0, ToCore::Answer { conn, status, body });
+        let heard = read_until(&mut stream, &format!("\r\n\r\n{answer}"));
+        assert!(heard.starts_with(&format!("HTTP/1.1 {status} ")), "{heard}");
+    }
+}
+
+fn a_post_that_says_nothing_sensible_is_answered_400(engine: Engine) {
+    let gateway = Gateway::start(engine);
+    for body in ["", "[]", r#"{"ids":7}"#] {
+        let answer = exchange(gateway.address(), post("ack", body).as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+}
+
+fn a_post_nobody_answers_gets_503(engine: Engine) {
+    let gateway = Gateway::with(engine, |cfg| cfg.handshake_ms = 100);
+    let answer = exchange(gateway.address(), post("ack", r#"{"ids":[]}"#).as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
