@@ -2,7 +2,7 @@
 
 use arc_swap::ArcSwap;
 use herald::{
-    auth::{Verifier, mint_hs256},
+    auth::{Verifier, mint_hs256, mint_hs256_at},
     config::{self, Engine, Secret},
     envelope::{Kind, Priority},
     gateway::{
@@ -14,7 +14,6 @@ use herald::{
     position::{Cursors, Position},
     proto::session::{Item, Ticket},
 };
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use smallvec::SmallVec;
 use std::{
     collections::VecDeque,
@@ -229,9 +228,13 @@ pub fn token(user: &str) -> String {
 
 /// With any end, also one that has passed.
 pub fn token_until(user: &str, expires_unix_s: u64) -> String {
-    let claims = serde_json::json!({ "sub": user, "exp": expires_unix_s });
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
-    encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()
+    let user = user.parse().unwrap();
+    mint_hs256_at(
+        &secret(),
+        &user,
+        expires_unix_s - 60,
+        Duration::from_secs(60),
+    )
 }
 
 fn secret() -> Secret {
