@@ -61,7 +61,8 @@ async fn connections(State(admin): State<Admin>, Path(user): Path<String>) -> im
     let here = admin.host.table.connections_of(&user);
     let connections: Vec<String> = here
         .into_iter()
-        .map(|conn| format!("{epoch}.{}-{}-{}", conn.core, conn.slot, conn.reuse))
+        // How `welcome` ends the connection's name.
+        .map(|conn| format!("{}-{}-{}", conn.core, conn.slot, conn.reuse))
         .collect();
     let body = json!({
         "user": user,

@@ -42,17 +42,59 @@ pub struct Registrar {
     /// No call before this: the registry has just failed to answer.
     away_until: Option<Instant>,
     next_part: usize,
-    /// Registry's incarnation the entries were written to, and parts still to be compared with it.
-    incarnation: u64,
-    to_compare: usize,
-    compared_at: Instant,
-    accuracy: Accuracy,
+    /// Entries found owed in this round over the parts.
+    owed: usize,
+    comparison: Comparison,
 }
 
-#[derive(Default)]
-struct Accuracy {
+/// Anti-entropy: where the comparison with the registry stands.
+struct Comparison {
+    /// The registry's incarnation that entries were written to.
+    incarnation: u64,
+    next_part: usize,
+    /// Parts to be compared without waiting for their turn.
+    at_once: usize,
+    last: Instant,
     asked: u64,
     missing: u64,
+}
+
+impl Comparison {
+    fn new(incarnation: u64) -> Comparison {
+        Comparison {
+            incarnation,
+            next_part: 0,
+            at_once: 0,
+            last: Instant::now(),
+            asked: 0,
+            missing: 0,
+        }
+    }
+
+    /// The part whose turn it is, if it is time for one.
+    fn due(&mut self, incarnation: u64) -> Option<usize> {
+        if incarnation != self.incarnation {
+            tracing::warn!("the registry may have forgotten: every user's entry is compared");
+            self.incarnation = incarnation;
+            self.at_once = PARTS;
+        }
+        let turn = self.last.elapsed() >= limits::ANTI_ENTROPY / PARTS as u32;
+        (turn || self.at_once > 0).then_some(self.next_part)
+    }
+
+    /// A part is done. Answers the accuracy in millionths when it was the last of a round.
+    fn done(&mut self) -> Option<u64> {
+        self.last = Instant::now();
+        self.at_once = self.at_once.saturating_sub(1);
+        self.next_part = (self.next_part + 1) % PARTS;
+        if self.next_part > 0 {
+            return None;
+        }
+        let (asked, missing) = (self.asked, self.missing);
+        (self.asked, self.missing) = (0, 0);
+        let held = asked.saturating_sub(missing) * 1_000_000;
+        held.checked_div(asked)
+    }
 }
 
 impl Registrar {
@@ -69,10 +111,8 @@ impl Registrar {
             entered_as: None,
             away_until: None,
             next_part: 0,
-            incarnation,
-            to_compare: 0,
-            compared_at: Instant::now(),
-            accuracy: Accuracy::default(),
+            owed: 0,
+            comparison: Comparison::new(incarnation),
         }
     }
 
@@ -120,51 +160,43 @@ impl Registrar {
 
     /// Looks through the next part of the table: who is owed an entry, who is gone, what was lost.
     async fn scan(&mut self) {
-        let Some(owner) = self.owner() else {
-            return;
-        };
+        let owner = self.owner();
         let scan = self.host.table.scan(self.next_part, limits::REGISTER_BATCH);
-        if !scan.gone.is_empty() {
-            self.unregister(&owner, &scan.gone).await;
+        self.owed += scan.owed.len();
+        if let Some(owner) = owner {
+            if !scan.gone.is_empty() {
+                self.unregister(&owner, &scan.gone).await;
+            }
+            self.register(&scan.owed).await;
+            self.compare(&owner).await;
         }
-        self.register(&scan.owed).await;
-        self.compare(&owner).await;
         self.next_part = (self.next_part + 1) % PARTS;
-        self.measure(scan.owed.len());
+        if self.next_part == 0 {
+            let metrics = &self.host.metrics;
+            metrics.registrations_owed.set(self.owed as i64);
+            self.owed = 0;
+        }
+        self.measure();
     }
 
     /// Anti-entropy: what the registry lost is owed again. Every part once in
-    /// [`limits::ANTI_ENTROPY`]; all of them at once when the registry may have forgotten.
+    /// [`limits::ANTI_ENTROPY`]; all of them in one round when the registry may have forgotten.
     async fn compare(&mut self, owner: &Ownership) {
-        let incarnation = self.host.registry.incarnation();
-        if incarnation != self.incarnation {
-            tracing::warn!("the registry may have forgotten: every user's entry is compared");
-            self.incarnation = incarnation;
-            self.to_compare = PARTS;
-        }
-        let due = self.compared_at.elapsed() >= limits::ANTI_ENTROPY / PARTS as u32;
-        if self.to_compare == 0 && !due {
-            return;
-        }
-        self.compared_at = Instant::now();
         let host = self.host.clone();
-        let entries = host.table.registered_in(self.next_part);
-        for entries in entries.chunks(limits::REGISTER_BATCH) {
+        let Some(part) = self.comparison.due(host.registry.incarnation()) else {
+            return;
+        };
+        for entries in host.table.registered_in(part).chunks(limits::REGISTER_BATCH) {
             let call = host.registry.missing(&owner.gateway, entries);
             let Some(missing) = self.call("missing", call).await else {
                 return;
             };
             host.table.owe(&missing);
-            self.accuracy.asked += entries.len() as u64;
-            self.accuracy.missing += missing.len() as u64;
+            self.comparison.asked += entries.len() as u64;
+            self.comparison.missing += missing.len() as u64;
         }
-        self.to_compare = self.to_compare.saturating_sub(1);
-        if self.next_part + 1 == PARTS {
-            let Accuracy { asked, missing } = std::mem::take(&mut self.accuracy);
-            let held = asked.saturating_sub(missing) * 1_000_000;
-            if let Some(held) = held.checked_div(asked) {
-                self.host.metrics.accuracy_ppm.set(held as i64);
-            }
+        if let Some(accuracy_ppm) = self.comparison.done() {
+            host.metrics.accuracy_ppm.set(accuracy_ppm as i64);
         }
     }
 
@@ -229,9 +261,8 @@ impl Registrar {
         None
     }
 
-    fn measure(&self, owed: usize) {
+    fn measure(&self) {
         let metrics = &self.host.metrics;
-        metrics.registrations_owed.set(owed as i64);
         metrics
             .connections
             .set(self.host.table.connections() as i64);

@@ -1,8 +1,9 @@
 //! Deliveries on their way: from the ticket a core was given to the outcome a dispatcher is told.
 //!
 //! Invariants:
-//! * a delivery settles once: when every device has answered, `deferred` counting as an answer; that is
-//!   what lets its offset be committed;
+//! * a delivery settles once: when as many fates as devices have come, `deferred` counting as one; that is
+//!   what lets its offset be committed. A device's first fate comes within a second, so a final one that
+//!   follows a `deferred` practically never stands in for another device's first;
 //! * what devices say after that is an outcome of its own, with the count so far, never an increment: a
 //!   repeated report changes nothing;
 //! * a core that never answers holds an offset for [`limits::FATE_WAIT`] at most.
@@ -62,8 +63,8 @@ impl Counts {
         self.finals() + self.deferred
     }
 
-    /// What to report: each fate that devices met, `not_here` only when all did.
-    fn fates(&self) -> SmallVec<[(Fate, u32); 2]> {
+    /// What to report: each fate that devices met, `nobody` when there was none but `not_here`.
+    fn fates(&self, nobody: Fate) -> SmallVec<[(Fate, u32); 2]> {
         let met = [
             (Fate::Written, self.written),
             (Fate::Deferred, self.deferred),
@@ -72,7 +73,7 @@ impl Counts {
         ];
         let fates: SmallVec<_> = met.into_iter().filter(|(_, count)| *count > 0).collect();
         match fates.is_empty() {
-            true => SmallVec::from_slice(&[(Fate::NotHere, 0)]),
+            true => SmallVec::from_slice(&[(nobody, 0)]),
             false => fates,
         }
     }
@@ -138,7 +139,12 @@ impl Flight {
     /// Settles: everything said so far, and who waited for it.
     fn settle(&mut self, speaker: &Speaker) -> Settled {
         self.reported = self.counts;
-        let fates = self.counts.fates();
+        let nobody = match self.is_broadcast() {
+            // A broadcast to nobody is done; there is nobody to route it to again.
+            true => Fate::Written,
+            false => Fate::NotHere,
+        };
+        let fates = self.counts.fates(nobody);
         Settled {
             outcomes: fates
                 .into_iter()
@@ -346,8 +352,8 @@ mod tests {
             Waiter::Nobody,
         );
         flights.begin([(ticket, flight)]);
-        assert!(flights.fate(ticket, Fate::Written, 5, &speaker()).is_none());
-        assert!(flights.fate(ticket, Fate::Written, 4, &speaker()).is_none());
+        assert!(flights.fate(ticket, Fate::Written, 9, &speaker()).is_none());
+        assert!(flights.fate(ticket, Fate::Written, 0, &speaker()).is_none());
         let due = Instant::now() + limits::BROADCAST_OUTCOME_AFTER;
         let mut swept = flights.sweep(due, &speaker());
         assert_eq!(said(swept.settled.pop()), [(Fate::Written, 9)]);

@@ -50,7 +50,7 @@ impl ControlMetrics {
                 &["topic"],
             ),
             outcomes: m.counters(
-                "outcomes_total",
+                "outcomes_accepted_total",
                 "Outcomes accepted by a dispatcher or on `delivery`",
                 &["fate"],
             ),
@@ -68,8 +68,8 @@ impl ControlMetrics {
                 "From the record's consumption to the first device's kernel",
             ),
             registry_errors: m.counters(
-                "registry_errors_total",
-                "Registry calls that failed",
+                "registry_calls_failed_total",
+                "Registry calls of control that failed",
                 &["call"],
             ),
             registrations_owed: m.gauge(

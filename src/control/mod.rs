@@ -50,7 +50,7 @@ use thiserror::Error;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use upstream::SharedUpstream;
@@ -192,49 +192,18 @@ impl Control {
         shutdown: CancellationToken,
         now: CancellationToken,
     ) -> Result<(), ControlError> {
-        let host = self.host;
-        // Dropped at the end: every task of it ends then.
-        let mut tasks = JoinSet::new();
-        let (arrivals, arrived) = mpsc::channel(limits::CONNECTS_WAITING);
-        let (jobs, queued) = mpsc::channel(limits::SYNCS_WAITING);
-        let drained = watch::Sender::new(BTreeSet::new());
-        let reporter = Reporter::new(
-            host.upstream.clone(),
-            host.bus.clone(),
-            host.identity.subscribe(),
-            host.named_epoch.clone(),
-            host.metrics.clone(),
-        );
-        let registrar = connect::Registrar::new(host.clone(), arrived, jobs.clone());
-        let receiver = inbox::Receiver {
-            host: host.clone(),
-            inbox: self.inbox,
-            arrivals,
-            jobs,
-            drained: drained.clone(),
-        };
-        tasks.spawn(registrar.run());
-        tasks.spawn(posts::run(host.clone(), reporter.clone(), queued));
-        tasks.spawn(broadcast::run(host.clone()));
-        tasks.spawn(upkeep::run(host.clone()));
-        tasks.spawn(upkeep::relieve_cores(host.clone()));
-        tasks.spawn(admin::serve(self.admin, host.clone(), self.metrics));
-        if let Some((listener, secret)) = self.grpc {
-            tasks.spawn(deliver::serve(listener, host.clone(), secret));
-        }
-        let shared = host.clone();
-        tasks.spawn(async move { shared.outcomes.run(reporter).await });
-        let shared = host.clone();
-        tasks.spawn(async move { shared.behind.run(&shared.outboxes).await });
+        let (host, drain) = (self.host.clone(), self.drain);
         let (stop_reading, stop_owning) = (CancellationToken::new(), CancellationToken::new());
+        let keeper = ownership::Keeper::new(host.clone());
+        let mut owning = tokio::spawn(keeper.run(stop_owning.clone()));
         let mut reading = tokio::spawn(shard::run(host.clone(), stop_reading.clone()));
-        let mut owning =
-            tokio::spawn(ownership::Keeper::new(host.clone()).run(stop_owning.clone()));
-        let mut hearing = tokio::spawn(receiver.run());
+        let drained = watch::Sender::new(BTreeSet::new());
+        // Dropped at the end: every task of it ends then.
+        let (mut hearing, _tasks) = self.start(drained.clone());
 
         let leaving = async {
             shutdown.cancelled().await;
-            drain::empty(&host, self.drain, drained.subscribe()).await;
+            drain::empty(&host, drain, drained.subscribe()).await;
             stop_reading.cancel();
             // It commits what is accepted before it ends.
             let _ = (&mut reading).await;
@@ -259,6 +228,46 @@ impl Control {
         hearing.abort();
         drain::end_cores(&host).await;
         result
+    }
+
+    /// Starts everything that lasts as long as the process: what hears the cores, and the rest.
+    fn start(
+        self,
+        drained: watch::Sender<BTreeSet<u16>>,
+    ) -> (JoinHandle<io::Result<()>>, JoinSet<()>) {
+        let host = self.host;
+        let mut tasks = JoinSet::new();
+        let (arrivals, arrived) = mpsc::channel(limits::CONNECTS_WAITING);
+        let (jobs, queued) = mpsc::channel(limits::SYNCS_WAITING);
+        let reporter = Reporter::new(
+            host.upstream.clone(),
+            host.bus.clone(),
+            host.identity.subscribe(),
+            host.named_epoch.clone(),
+            host.metrics.clone(),
+        );
+        let registrar = connect::Registrar::new(host.clone(), arrived, jobs.clone());
+        tasks.spawn(registrar.run());
+        tasks.spawn(posts::run(host.clone(), reporter.clone(), queued));
+        tasks.spawn(broadcast::run(host.clone()));
+        tasks.spawn(upkeep::run(host.clone()));
+        tasks.spawn(upkeep::relieve_cores(host.clone()));
+        tasks.spawn(admin::serve(self.admin, host.clone(), self.metrics));
+        if let Some((listener, secret)) = self.grpc {
+            tasks.spawn(deliver::serve(listener, host.clone(), secret));
+        }
+        let shared = host.clone();
+        tasks.spawn(async move { shared.outcomes.run(reporter).await });
+        let shared = host.clone();
+        tasks.spawn(async move { shared.behind.run(&shared.outboxes).await });
+        let receiver = inbox::Receiver {
+            host,
+            inbox: self.inbox,
+            arrivals,
+            jobs,
+            drained,
+        };
+        (tokio::spawn(receiver.run()), tasks)
     }
 }
 
