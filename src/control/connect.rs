@@ -186,7 +186,11 @@ impl Registrar {
         let Some(part) = self.comparison.due(host.registry.incarnation()) else {
             return;
         };
-        for entries in host.table.registered_in(part).chunks(limits::REGISTER_BATCH) {
+        for entries in host
+            .table
+            .registered_in(part)
+            .chunks(limits::REGISTER_BATCH)
+        {
             let call = host.registry.missing(&owner.gateway, entries);
             let Some(missing) = self.call("missing", call).await else {
                 return;

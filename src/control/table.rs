@@ -279,7 +279,7 @@ mod tests {
         let table = Table::default();
         let first = table.open(&user("a"), conn(1));
         assert!(!first.registered);
-        assert_eq!(table.confirm(&[first.registration.clone()]), []);
+        assert_eq!(table.confirm(std::slice::from_ref(&first.registration)), []);
         let second = table.open(&user("a"), conn(2));
         assert!(second.registered);
         assert_eq!(second.registration, first.registration);

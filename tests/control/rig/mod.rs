@@ -1,6 +1,12 @@
 //! One gateway's control side, its cores played by the test.
 
-use async_trait::async_trait;
+mod core;
+mod parts;
+
+pub use self::{
+    core::Core,
+    parts::{Dispatcher, Faulty},
+};
 use bytes::Bytes;
 use herald::{
     bus::{
@@ -10,28 +16,19 @@ use herald::{
     config::{Admin, Drain, Gateway, Grpc, Node},
     control::{
         Control, ControlError, Pace, Parts,
-        upstream::{Accepted, SharedUpstream, SyncReply, Upstream, UpstreamError},
+        upstream::{SharedUpstream, SyncReply},
     },
-    envelope::{Fate, Head, Kind, Outcome, Priority, Routed},
-    gateway::{
-        mailbox::{ConnId, Delivery, FromCore, ToCore},
-        queues::{self, Mail},
-    },
-    ids::{GatewayEpoch, GatewayId, NotificationId, UserId},
+    envelope::{Fate, Head, Kind, Priority, Routed},
+    gateway::queues,
+    ids::NotificationId,
     metrics::Metrics,
     position::{Cursors, Position},
-    registry::{
-        GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route, ShardClaim,
-        ShardLease, Swept, Timings, embedded::EmbeddedRegistry,
-    },
+    registry::{GatewayLease, Registry, Timings, embedded::EmbeddedRegistry},
 };
 use parking_lot::Mutex;
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
@@ -51,266 +48,6 @@ pub async fn until<T>(what: &str, mut answer: impl AsyncFnMut() -> Option<T>) ->
 
 /// What happened outside control, in order.
 pub type Journal = Arc<Mutex<Vec<String>>>;
-
-/// The dispatcher a test plays.
-pub struct Dispatcher {
-    journal: Journal,
-    pub reported: Mutex<Vec<Outcome>>,
-    pub away: AtomicBool,
-    pub shard_epoch: Mutex<Option<u64>>,
-    pub reply: Mutex<SyncReply>,
-}
-
-#[async_trait]
-impl Upstream for Dispatcher {
-    async fn report(
-        &self,
-        _: &GatewayEpoch,
-        _: Option<u32>,
-        outcomes: Vec<Outcome>,
-    ) -> Result<Accepted, UpstreamError> {
-        if self.away.load(Ordering::Relaxed) {
-            return Err(UpstreamError::Unavailable("a test says so".into()));
-        }
-        self.reported.lock().extend(outcomes);
-        Ok(Accepted {
-            shard_epoch: *self.shard_epoch.lock(),
-        })
-    }
-
-    async fn sync(&self, user: &UserId, _: Cursors, _: usize) -> Result<SyncReply, UpstreamError> {
-        if self.away.load(Ordering::Relaxed) {
-            return Err(UpstreamError::Unavailable("a test says so".into()));
-        }
-        self.journal.lock().push(format!("sync {user}"));
-        Ok(self.reply.lock().clone())
-    }
-
-    fn healthy(&self) -> bool {
-        !self.away.load(Ordering::Relaxed)
-    }
-}
-
-/// The embedded registry, that a test can make slow, or unreachable.
-pub struct Faulty {
-    pub real: Arc<EmbeddedRegistry>,
-    journal: Journal,
-    pub away: AtomicBool,
-    pub slow: AtomicBool,
-}
-
-impl Faulty {
-    async fn gate(&self) -> Result<(), RegistryError> {
-        while self.slow.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        match self.away.load(Ordering::Relaxed) {
-            true => Err(RegistryError::Unavailable("a test says so".into())),
-            false => Ok(()),
-        }
-    }
-
-    fn note(&self, what: &str, users: &[Registration]) {
-        let mut journal = self.journal.lock();
-        journal.extend(users.iter().map(|entry| format!("{what} {}", entry.user)));
-    }
-}
-
-#[async_trait]
-impl Registry for Faulty {
-    async fn acquire_gateway(
-        &self,
-        id: &GatewayId,
-        holder: &str,
-        info: &GatewayInfo,
-    ) -> Result<GatewayEpoch, RegistryError> {
-        self.gate().await?;
-        self.real.acquire_gateway(id, holder, info).await
-    }
-    async fn renew_gateway(
-        &self,
-        owner: &GatewayEpoch,
-        holder: &str,
-        info: &GatewayInfo,
-    ) -> Result<(), RegistryError> {
-        self.gate().await?;
-        self.real.renew_gateway(owner, holder, info).await
-    }
-    async fn release_gateway(&self, owner: &GatewayEpoch) -> Result<(), RegistryError> {
-        self.journal.lock().push("release gateway".into());
-        self.real.release_gateway(owner).await
-    }
-    async fn claim_shard(
-        &self,
-        owner: &GatewayEpoch,
-        claim: ShardClaim,
-    ) -> Result<ShardLease, RegistryError> {
-        self.gate().await?;
-        self.real.claim_shard(owner, claim).await
-    }
-    async fn renew_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
-        self.gate().await?;
-        self.real.renew_shard(lease).await
-    }
-    async fn release_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
-        self.journal.lock().push("release shard".into());
-        self.real.release_shard(lease).await
-    }
-    async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
-        self.real.gateways().await
-    }
-    async fn shards(&self, count: u32) -> Result<Vec<ShardLease>, RegistryError> {
-        self.real.shards(count).await
-    }
-    async fn register(
-        &self,
-        owner: &GatewayEpoch,
-        users: &[Registration],
-    ) -> Result<(), RegistryError> {
-        self.gate().await?;
-        self.real.register(owner, users).await?;
-        self.note("registered", users);
-        Ok(())
-    }
-    async fn unregister(
-        &self,
-        owner: &GatewayEpoch,
-        users: &[Registration],
-    ) -> Result<(), RegistryError> {
-        self.gate().await?;
-        self.real.unregister(owner, users).await?;
-        self.note("unregistered", users);
-        Ok(())
-    }
-    async fn lookup(&self, users: &[UserId]) -> Result<Vec<Vec<Route>>, RegistryError> {
-        self.real.lookup(users).await
-    }
-    async fn missing(
-        &self,
-        owner: &GatewayEpoch,
-        users: &[Registration],
-    ) -> Result<Vec<Registration>, RegistryError> {
-        self.gate().await?;
-        self.real.missing(owner, users).await
-    }
-    async fn sweep(&self, budget: usize) -> Result<Swept, RegistryError> {
-        self.real.sweep(budget).await
-    }
-    fn healthy(&self) -> bool {
-        !self.away.load(Ordering::Relaxed)
-    }
-    fn incarnation(&self) -> u64 {
-        0
-    }
-}
-
-/// A core played by the test: takes messages when asked to, says what it is told to say.
-pub struct Core {
-    number: u16,
-    mail: Mutex<Mail>,
-    seen: Mutex<Vec<ToCore>>,
-}
-
-impl Core {
-    pub fn say(&self, message: FromCore) {
-        let mut mail = self.mail.lock();
-        mail.tell(message);
-        assert!(mail.hand_over(), "control does not listen");
-    }
-
-    pub fn conn(&self, slot: u32) -> ConnId {
-        ConnId {
-            slot,
-            core: self.number,
-            reuse: 0,
-        }
-    }
-
-    pub fn open(&self, slot: u32, user: &str, cursors: Option<Cursors>) -> ConnId {
-        let conn = self.conn(slot);
-        self.say(FromCore::Opened {
-            conn,
-            user: user.parse().unwrap(),
-            cursors,
-        });
-        conn
-    }
-
-    pub fn fate(&self, ticket: u64, fate: Fate, devices: u32) {
-        self.say(FromCore::Fate {
-            ticket,
-            fate,
-            devices,
-        });
-    }
-
-    /// The first message `pick` wants; those before it are dropped, those after it wait.
-    pub async fn expect<T>(&self, what: &str, mut pick: impl FnMut(&ToCore) -> Option<T>) -> T {
-        until(what, async || {
-            let mut seen = self.seen.lock();
-            seen.extend(std::iter::from_fn(|| self.mail.lock().receive()));
-            while !seen.is_empty() {
-                let message = seen.remove(0);
-                if let Some(found) = pick(&message) {
-                    return Some(found);
-                }
-            }
-            None
-        })
-        .await
-    }
-
-    /// Everything that has come and was not looked at.
-    pub fn take(&self) -> Vec<ToCore> {
-        let mut seen = std::mem::take(&mut *self.seen.lock());
-        seen.extend(std::iter::from_fn(|| self.mail.lock().receive()));
-        seen
-    }
-
-    /// The next deliveries.
-    pub async fn deliveries(&self) -> Vec<(u64, NotificationId, Vec<ConnId>)> {
-        self.expect("deliveries", |message| match message {
-            ToCore::Deliver(deliveries) => Some(deliveries.iter().map(summary).collect()),
-            _ => None,
-        })
-        .await
-    }
-
-    /// Deliveries until `count` have come; each one's ticket and id.
-    pub async fn delivered(&self, count: usize) -> Vec<(u64, NotificationId, Vec<ConnId>)> {
-        let mut all = Vec::new();
-        while all.len() < count {
-            all.extend(self.deliveries().await);
-        }
-        all
-    }
-
-    /// The answer to a catch-up: whether it was complete, and the frame.
-    pub async fn synced(&self, conn: ConnId) -> (bool, serde_json::Value) {
-        self.expect("a sync answer", |message| match message {
-            ToCore::Synced {
-                conn: to,
-                frame,
-                complete,
-                ..
-            } if *to == conn => Some((*complete, serde_json::from_slice(frame).unwrap())),
-            _ => None,
-        })
-        .await
-    }
-
-    pub async fn behind(&self, conn: ConnId) {
-        self.expect("behind", |message| match message {
-            ToCore::Behind { conn: to, .. } if *to == conn => Some(()),
-            _ => None,
-        })
-        .await;
-    }
-}
-
-fn summary(delivery: &Delivery) -> (u64, NotificationId, Vec<ConnId>) {
-    (delivery.ticket, delivery.item.id, delivery.conns.to_vec())
-}
 
 /// What a rig is made of; tests change it before it starts.
 pub struct Setup {

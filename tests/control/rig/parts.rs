@@ -1,0 +1,174 @@
+//! The dispatcher and the registry as a test plays them.
+
+use super::Journal;
+use async_trait::async_trait;
+use herald::{
+    control::upstream::{Accepted, SyncReply, Upstream, UpstreamError},
+    envelope::Outcome,
+    ids::{GatewayEpoch, GatewayId, UserId},
+    position::Cursors,
+    registry::{
+        GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route, ShardClaim,
+        ShardLease, Swept, embedded::EmbeddedRegistry,
+    },
+};
+use parking_lot::Mutex;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// The dispatcher a test plays.
+pub struct Dispatcher {
+    pub(super) journal: Journal,
+    pub reported: Mutex<Vec<Outcome>>,
+    pub away: AtomicBool,
+    pub shard_epoch: Mutex<Option<u64>>,
+    pub reply: Mutex<SyncReply>,
+}
+
+#[async_trait]
+impl Upstream for Dispatcher {
+    async fn report(
+        &self,
+        _: &GatewayEpoch,
+        _: Option<u32>,
+        outcomes: Vec<Outcome>,
+    ) -> Result<Accepted, UpstreamError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(UpstreamError::Unavailable("a test says so".into()));
+        }
+        self.reported.lock().extend(outcomes);
+        Ok(Accepted {
+            shard_epoch: *self.shard_epoch.lock(),
+        })
+    }
+
+    async fn sync(&self, user: &UserId, _: Cursors, _: usize) -> Result<SyncReply, UpstreamError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(UpstreamError::Unavailable("a test says so".into()));
+        }
+        self.journal.lock().push(format!("sync {user}"));
+        Ok(self.reply.lock().clone())
+    }
+
+    fn healthy(&self) -> bool {
+        !self.away.load(Ordering::Relaxed)
+    }
+}
+
+/// The embedded registry, that a test can make slow, or unreachable.
+pub struct Faulty {
+    pub real: Arc<EmbeddedRegistry>,
+    pub(super) journal: Journal,
+    pub away: AtomicBool,
+    pub slow: AtomicBool,
+}
+
+impl Faulty {
+    async fn gate(&self) -> Result<(), RegistryError> {
+        while self.slow.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        match self.away.load(Ordering::Relaxed) {
+            true => Err(RegistryError::Unavailable("a test says so".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn note(&self, what: &str, users: &[Registration]) {
+        let mut journal = self.journal.lock();
+        journal.extend(users.iter().map(|entry| format!("{what} {}", entry.user)));
+    }
+}
+
+#[async_trait]
+impl Registry for Faulty {
+    async fn acquire_gateway(
+        &self,
+        id: &GatewayId,
+        holder: &str,
+        info: &GatewayInfo,
+    ) -> Result<GatewayEpoch, RegistryError> {
+        self.gate().await?;
+        self.real.acquire_gateway(id, holder, info).await
+    }
+    async fn renew_gateway(
+        &self,
+        owner: &GatewayEpoch,
+        holder: &str,
+        info: &GatewayInfo,
+    ) -> Result<(), RegistryError> {
+        self.gate().await?;
+        self.real.renew_gateway(owner, holder, info).await
+    }
+    async fn release_gateway(&self, owner: &GatewayEpoch) -> Result<(), RegistryError> {
+        self.journal.lock().push("release gateway".into());
+        self.real.release_gateway(owner).await
+    }
+    async fn claim_shard(
+        &self,
+        owner: &GatewayEpoch,
+        claim: ShardClaim,
+    ) -> Result<ShardLease, RegistryError> {
+        self.gate().await?;
+        self.real.claim_shard(owner, claim).await
+    }
+    async fn renew_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
+        self.gate().await?;
+        self.real.renew_shard(lease).await
+    }
+    async fn release_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
+        self.journal.lock().push("release shard".into());
+        self.real.release_shard(lease).await
+    }
+    async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
+        self.real.gateways().await
+    }
+    async fn shards(&self, count: u32) -> Result<Vec<ShardLease>, RegistryError> {
+        self.real.shards(count).await
+    }
+    async fn register(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<(), RegistryError> {
+        self.gate().await?;
+        self.real.register(owner, users).await?;
+        self.note("registered", users);
+        Ok(())
+    }
+    async fn unregister(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<(), RegistryError> {
+        self.gate().await?;
+        self.real.unregister(owner, users).await?;
+        self.note("unregistered", users);
+        Ok(())
+    }
+    async fn lookup(&self, users: &[UserId]) -> Result<Vec<Vec<Route>>, RegistryError> {
+        self.real.lookup(users).await
+    }
+    async fn missing(
+        &self,
+        owner: &GatewayEpoch,
+        users: &[Registration],
+    ) -> Result<Vec<Registration>, RegistryError> {
+        self.gate().await?;
+        self.real.missing(owner, users).await
+    }
+    async fn sweep(&self, budget: usize) -> Result<Swept, RegistryError> {
+        self.real.sweep(budget).await
+    }
+    fn healthy(&self) -> bool {
+        !self.away.load(Ordering::Relaxed)
+    }
+    fn incarnation(&self) -> u64 {
+        0
+    }
+}
