@@ -343,6 +343,13 @@ impl Open {
             Framing::WebSocket => ending.frame(std::mem::take(&mut open.decoder)),
             Framing::Sse => (Bytes::new(), None),
         };
+        // What was said before the end still leaves if the kernel takes it now: the answer to one message
+        // does not go missing because the next one broke the protocol. A lost socket shows again below.
+        if !conn.blocked
+            && let Ok(flushed) = flush::flush(&conn.socket, &mut open.session, context)
+        {
+            conn.blocked = flushed == Flushed::Blocked;
+        }
         open.session.finish(last, &mut context.actions);
         context.settle_fates();
         open.tell_closed(id, context);
