@@ -44,7 +44,8 @@ failed=0
 for engine in ${HERALD_TEST_ENGINES:-epoll uring}; do
   read -r client http admin <<<"$(free_ports)"
   start "$engine" "$client" "$http" "$admin"
-  curl -fsS "http://127.0.0.1:$admin/metrics" | grep -q "^herald_engine{engine=\"$engine\"} 1$" ||
+  metrics=$(curl -fsS "http://127.0.0.1:$admin/metrics")
+  grep -q "^herald_engine{engine=\"$engine\"} 1$" <<<"$metrics" ||
     { echo "the standalone does not run on $engine"; exit 1; }
   # It says with its own status that a case failed; what counts here is whether we knew.
   "$kosoku" -m fuzzingclient -p 4 -x '9.*' -x '12.*' -x '13.*' -o "$work/report-$engine" "127.0.0.1:$client" \
