@@ -100,6 +100,7 @@ impl Client {
             number: self.number,
             unique: self.rules.unique(),
             has_hole: self.rules.has_hole(),
+            is_syncing: self.rules.is_syncing(),
             ever_welcomed: self.ever_welcomed,
             own: self.rules.own,
             all: self.rules.all,
@@ -445,14 +446,11 @@ impl Client {
         }
     }
 
-    /// Leaves for good, in good order.
+    /// Leaves for good, in good order. It still counts as connected: it was, at the end of the run.
     pub fn leave(&mut self, world: &mut World) {
         if matches!(self.phase, Phase::WebSocket) {
             ws::write_close(1000, world.random.random(), &mut self.output);
             let _ = self.flush(world);
-        }
-        if self.rules.is_welcomed() && self.socket.is_some() {
-            world.tally.counters.connected -= 1;
         }
         self.socket = None;
         self.phase = Phase::Gone;

@@ -107,6 +107,8 @@ pub struct Last {
     pub all: Numbers,
     pub unique: u64,
     pub has_hole: bool,
+    /// It never learned whether something is missing.
+    pub is_syncing: bool,
     pub ever_welcomed: bool,
 }
 
@@ -167,9 +169,12 @@ impl Flock {
             self.begin_connects(self.world.now_ms - began_ms);
             if self.world.now_ms >= swept_ms + SWEEP_MS {
                 swept_ms = self.world.now_ms;
+                let mut syncing = 0;
                 for client in &mut self.clients {
                     client.tick(&mut self.world);
+                    syncing += u64::from(client.rules.is_syncing());
                 }
+                self.world.tally.counters.syncing = syncing;
                 self.courier.tick(&mut self.world);
                 *self.link.counters.lock().expect("no panics") = self.world.tally.counters;
             }

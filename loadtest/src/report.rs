@@ -32,6 +32,8 @@ pub struct Report {
     pub missing_examples: Vec<Missing>,
     /// Devices with a hole that was still open at the end.
     pub holes_open: u64,
+    /// Devices that were still waiting for a sync, and so can't tell whether they have everything.
+    pub unsynced: u64,
     pub repeated: u64,
     pub posted: Option<Posted>,
     pub counters: Counters,
@@ -41,7 +43,7 @@ pub struct Report {
     pub failures: BTreeMap<String, u64>,
     pub gaps: BTreeMap<String, u64>,
     pub errors: BTreeMap<String, u64>,
-    /// Of this tool, per client.
+    /// The most this tool had in memory, per client.
     pub memory_bytes_per_client: u64,
 }
 
@@ -106,8 +108,9 @@ impl Report {
         let count = |is: fn(&Last) -> bool| lasts.iter().filter(|last| is(last)).count() as u64;
         let never_connected = count(|last| !last.ever_welcomed);
         let holes_open = count(|last| last.has_hole);
+        let unsynced = count(|last| last.ever_welcomed && last.is_syncing);
         let faults = tally.counters.syncs_false + tally.counters.sse_ids_ahead;
-        let all_well = missing.count + never_connected + holes_open + faults == 0;
+        let all_well = missing.count + never_connected + holes_open + unsynced + faults == 0;
         Report {
             ok: all_well && tally.counters.gave_up == 0,
             run: wanted.run.to_owned(),
@@ -117,6 +120,7 @@ impl Report {
             missing: missing.count,
             missing_examples: missing.examples,
             holes_open,
+            unsynced,
             repeated: tally.counters.repeated(),
             posted: wanted.ledger.map(|ledger| Posted {
                 due: ledger.due,
@@ -131,7 +135,8 @@ impl Report {
             failures: tally.failures.clone(),
             gaps: tally.gaps.clone(),
             errors: tally.errors.clone(),
-            memory_bytes_per_client: resident_bytes() / u64::from(wanted.roster.clients().max(1)),
+            memory_bytes_per_client: peak_resident_bytes()
+                / u64::from(wanted.roster.clients().max(1)),
         }
     }
 }
@@ -172,10 +177,10 @@ impl MissingList {
     }
 }
 
-/// RSS of this process.
-fn resident_bytes() -> u64 {
+/// The most memory this process had.
+fn peak_resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
@@ -231,8 +236,12 @@ impl Progress {
             format!(" · {accepted} posted, {waiting} on the way")
         });
         let holes = counters.holes_seen - counters.holes_healed;
+        let syncing = match counters.syncing {
+            0 => String::new(),
+            count => format!(", {count} syncing"),
+        };
         let line = format!(
-            "{}/{clients} connected{posted} · {} received, {per_s:.0}/s · {} repeated · {holes} holes · \
+            "{}/{clients} connected{syncing}{posted} · {} received, {per_s:.0}/s · {} repeated · {holes} holes · \
              {} reconnects",
             counters.connected,
             counters.unique,

@@ -162,7 +162,7 @@ struct Watch<'a> {
     flocks: &'a [Running],
     ledger: Option<&'a Mutex<Ledger>>,
     progress: Progress,
-    /// When something last arrived, connected or was accepted.
+    /// When something last arrived, connected, synced or was accepted.
     moved: Instant,
     before: (u64, u64, u64),
 }
@@ -212,7 +212,8 @@ impl Watch<'_> {
             (ledger.accepted, expected)
         });
         let accepted = ledger.map_or(0, |(accepted, _)| accepted);
-        let now = (counters.unique, counters.ever_connected, accepted);
+        let syncs = counters.syncs_recovered + counters.syncs_unrecovered;
+        let now = (counters.unique + syncs, counters.ever_connected, accepted);
         if now != self.before {
             (self.before, self.moved) = (now, Instant::now());
         }
@@ -257,7 +258,8 @@ impl Watch<'_> {
         let satisfied = self.options.expect.is_none() || counters.satisfied >= clients;
         let healed = counters.holes_seen <= counters.holes_healed;
         let acknowledged = self.options.no_ack || counters.acks_sent >= counters.received;
-        let reached = posted && arrived && satisfied && healed && acknowledged;
+        let settled = counters.syncing == 0 && healed && acknowledged;
+        let reached = posted && arrived && satisfied && settled;
         if posted && !reached && self.has_stalled() {
             self.progress.say("gave up on what is missing");
             return true;

@@ -35,6 +35,8 @@ pub struct Counters {
     pub satisfied: u64,
     pub holes_seen: u64,
     pub holes_healed: u64,
+    /// Clients that don't know yet whether something is missing.
+    pub syncing: u64,
     pub syncs_asked: u64,
     pub syncs_recovered: u64,
     pub syncs_unrecovered: u64,
@@ -58,7 +60,7 @@ impl Counters {
         }
         add!(connected ever_connected gave_up connects reconnects received unique unique_own
             repeated_live repeated_by_sync by_sync read_marks satisfied holes_seen holes_healed
-            syncs_asked syncs_recovered syncs_unrecovered syncs_false sse_ids_ahead acks_sent
+            syncing syncs_asked syncs_recovered syncs_unrecovered syncs_false sse_ids_ahead acks_sent
             pings_sent unreadable bytes);
     }
 

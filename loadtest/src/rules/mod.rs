@@ -27,8 +27,10 @@ const STREAMS_MAX: usize = 8;
 /// Ids of one `ack`.
 const ACK_IDS_MAX: usize = 500;
 const ACK_EVERY_MS: u64 = 250;
-/// A `sync` without an answer is asked again after this.
+/// A `sync` without an answer is asked again after this, then after twice as long, and so on: a server
+/// that is slow must not be asked more often for it.
 const SYNC_ANSWER_MS: u64 = 10_000;
+const SYNC_DOUBLINGS_MAX: u8 = 3;
 /// Rows of one sync.
 const SYNC_LIMIT: u32 = 50;
 const HEARTBEAT_MS: u64 = 30_000;
@@ -123,6 +125,8 @@ pub struct Rules {
     pinged: bool,
     hole_since_ms: Option<u64>,
     sync: Sync,
+    /// How often the present sync was asked again.
+    sync_repeats: u8,
     welcomed: bool,
 }
 
@@ -150,6 +154,11 @@ impl Rules {
     pub fn heard(&mut self, now_ms: u64) {
         self.heard_ms = now_ms;
         self.pinged = false;
+    }
+
+    /// Doesn't know yet whether something is missing.
+    pub fn is_syncing(&self) -> bool {
+        !self.welcomed || self.sync != Sync::Idle
     }
 
     pub fn has_hole(&self) -> bool {
@@ -326,6 +335,7 @@ impl Rules {
     }
 
     fn synced(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
+        self.sync_repeats = 0;
         for item in &frame.items {
             match item.kind.as_ref() {
                 "notification" => self.notification(item, false, ctx),
@@ -458,7 +468,13 @@ impl Rules {
         let now_ms = ctx.now_ms;
         match self.sync {
             Sync::Due(at_ms) => at_ms <= now_ms,
-            Sync::Asked(at_ms) => at_ms + SYNC_ANSWER_MS <= now_ms,
+            Sync::Asked(at_ms) => {
+                let again = at_ms + (SYNC_ANSWER_MS << self.sync_repeats) <= now_ms;
+                if again {
+                    self.sync_repeats = (self.sync_repeats + 1).min(SYNC_DOUBLINGS_MAX);
+                }
+                again
+            }
             Sync::Idle => {
                 let Some(since_ms) = self.hole_since_ms else {
                     return false;

@@ -97,6 +97,20 @@ fn a_new_client_asks_where_the_stream_stands() {
 }
 
 #[test]
+fn a_sync_without_an_answer_is_asked_again_ever_more_rarely() {
+    let mut world = World::welcomed();
+    assert_eq!(world.whats(), [What::Sync]);
+    for wait_ms in [10_000, 20_000, 40_000] {
+        world.now_ms += wait_ms - 1;
+        world.rules.heard(world.now_ms);
+        assert_eq!(world.whats(), []);
+        world.now_ms += 1;
+        assert_eq!(world.whats(), [What::Sync]);
+    }
+    assert!(world.rules.is_syncing());
+}
+
+#[test]
 fn a_tailing_client_starts_at_the_first_item() {
     let mut world = World::new();
     world.settings.tail = true;
