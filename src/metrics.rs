@@ -67,9 +67,11 @@ impl Metrics {
     }
 
     fn add<C: Collector + Clone + 'static>(&self, collector: C) -> C {
-        self.registry
-            .register(Box::new(collector.clone()))
-            .expect("a metric name is used once");
+        let registered = self.registry.register(Box::new(collector.clone()));
+        registered.unwrap_or_else(|error| {
+            let names: Vec<_> = collector.desc().iter().map(|desc| &desc.fq_name).collect();
+            panic!("{names:?}: {error}")
+        });
         collector
     }
 }

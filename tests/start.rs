@@ -23,6 +23,9 @@ fn refuses(command: &str, settings: &[(&str, &str)], key: &str) {
         "http.listen"
     };
     let mut all = vec![(door, listen.as_str())];
+    if command == "gateway" {
+        all.push(("dispatchers.addresses", "[\"127.0.0.1:1\"]"));
+    }
     all.extend_from_slice(settings);
     let mut herald = Herald::new(&[command], &all);
     herald.start();
@@ -57,6 +60,7 @@ fn a_wrong_configuration_names_the_key_and_exits_64() {
             "redis.password_file",
         ),
         (("grpc.secret_file", "/nonexistent"), "grpc.secret_file"),
+        (("dispatchers.addresses", "[]"), "dispatchers.addresses"),
     ] {
         refuses("gateway", &[settings], key);
     }

@@ -84,6 +84,15 @@ pub enum StartError {
     Core { core: u16, source: io::Error },
 }
 
+/// What [`start`] would refuse for its configuration, before anything is opened.
+pub fn check(
+    cfg: &config::Gateway,
+    conformance: config::Conformance,
+    region: &Region,
+) -> Result<(), ConfigError> {
+    Settings::new(cfg, conformance, region).map(drop)
+}
+
 /// Starts the core threads and returns when every one of them accepts. Call it before anything else of
 /// the process opens descriptors, so that there is little for a core's own table to leave behind.
 pub fn start(

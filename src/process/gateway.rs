@@ -38,6 +38,7 @@ async fn serve(
 ) -> Result<(), StartError> {
     let metrics = Metrics::default();
     let secret = secret::from_config(&config.grpc)?;
+    gateway::check(&config.gateway, config.conformance, &config.node.region)?;
     let namespace = &config.node.namespace;
     let upstream = GrpcUpstream::new(&config.dispatchers, secret.as_ref())?;
     let bus = KafkaBus::connect(&config.kafka, namespace, &metrics)?;

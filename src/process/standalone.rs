@@ -10,13 +10,13 @@ use super::{
 use crate::{
     auth::{self, Verifier},
     bus::embedded::EmbeddedBus,
-    config::{AuthKey, ConfigError, Secret, StandaloneConfig},
+    config::{AuthKey, Secret, StandaloneConfig},
     console::{self, Console},
     control::{self, Control},
     dispatcher::{self, Dispatcher, store::SharedStore},
     gateway,
     metrics::Metrics,
-    registry::{Timings, embedded::EmbeddedRegistry},
+    registry::embedded::EmbeddedRegistry,
 };
 use arc_swap::ArcSwap;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -65,22 +65,21 @@ async fn serve(
         Some(path) => Secret::from_file("http.admin_key_file", path)?,
         None => data.secret(&data.admin_key_file())?,
     };
-    let on_loopback = config.http.listen.ip().is_loopback();
-    if on_loopback {
+    let has_console = config.http.listen.ip().is_loopback();
+    if has_console {
         let port = config.http.listen.port();
         let own = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("http://{name}:{port}"));
         config.gateway.origins.extend(own);
     }
-    let region = config.node.region.clone();
     let (cores, inbox) = gateway::start(
         &config.gateway,
         config.conformance,
         verifier.clone(),
-        &region,
+        &config.node.region,
         &metrics,
     )?;
     let clients = cores.local_addr();
-    let pages = on_loopback.then(|| {
+    let pages = has_console.then(|| {
         console::router(Console {
             token_secret: token_secret.clone(),
             api_key: admin_key.clone(),
@@ -88,31 +87,9 @@ async fn serve(
         })
     });
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
-
-    let bus = EmbeddedBus::open(data.path(), Default::default(), &metrics)
-        .map_err(|error| StartError::host(error.to_string()))?;
-    let bus: Arc<EmbeddedBus> = Arc::new(bus);
-    // One process owns everything: there is nobody else to wait for.
-    let timings = Timings {
-        claimable_after_ms: 0,
-        ..Timings::default()
-    };
-    let registry = Arc::new(EmbeddedRegistry::new(timings));
-    let store: SharedStore = Arc::new(open_store(data.path())?);
-    admit_admin(&store, &admin_key).await?;
-    let dispatcher = Dispatcher::bind(dispatcher::Parts {
-        node: config.node.clone(),
-        http: config.http,
-        grpc: None,
-        admin: None,
-        bus: bus.clone(),
-        registry: registry.clone(),
-        store,
-        metrics: metrics.clone(),
-        origins: Vec::new(),
-        pages,
-    })
-    .await?;
+    let embedded = Embedded::open(&data, &metrics)?;
+    admit_admin(&embedded.store, &admin_key).await?;
+    let dispatcher = Dispatcher::bind(embedded.dispatcher(&config, &metrics, pages)).await?;
     let http = dispatcher.addresses().http;
     let control = Control::open(control::Parts {
         node: config.node,
@@ -121,19 +98,18 @@ async fn serve(
         admin: config.admin,
         grpc: None,
         pace: control::Pace::default(),
-        bus,
-        registry,
+        bus: embedded.bus,
+        registry: embedded.registry,
         upstream: dispatcher.local(),
         cores,
         inbox,
         metrics,
     })
     .await?;
-    let admin = control
-        .admin_addr()
-        .map_err(|error| StartError::host(error.to_string()))?;
+    let admin = control.admin_addr();
+    let admin = admin.map_err(|error| StartError::host(error.to_string()))?;
     data.tell_ctl(format!("http://{http}"))?;
-    let greeting = greeting(&data, &token_secret, http, clients, on_loopback)?;
+    let greeting = greeting(&data, &token_secret, http, clients, has_console);
     let shutdown = signals::listen(reload)?;
     tokio::spawn(greet(admin, greeting));
     let ended = run_both(control, dispatcher, shutdown).await;
@@ -141,6 +117,45 @@ async fn serve(
         refreshing.abort();
     }
     ended
+}
+
+/// What Kafka, Redis and a database are elsewhere.
+struct Embedded {
+    bus: Arc<EmbeddedBus>,
+    registry: Arc<EmbeddedRegistry>,
+    store: SharedStore,
+}
+
+impl Embedded {
+    fn open(data: &DataDirectory, metrics: &Metrics) -> Result<Embedded, StartError> {
+        let bus = EmbeddedBus::open(data.path(), Default::default(), metrics)
+            .map_err(|error| StartError::host(error.to_string()))?;
+        Ok(Embedded {
+            bus: Arc::new(bus),
+            registry: Arc::default(),
+            store: Arc::new(open_store(data.path())?),
+        })
+    }
+
+    fn dispatcher(
+        &self,
+        config: &StandaloneConfig,
+        metrics: &Metrics,
+        pages: Option<axum::Router>,
+    ) -> dispatcher::Parts {
+        dispatcher::Parts {
+            node: config.node.clone(),
+            http: config.http.clone(),
+            grpc: None,
+            admin: None,
+            bus: self.bus.clone(),
+            registry: self.registry.clone(),
+            store: self.store.clone(),
+            metrics: metrics.clone(),
+            origins: Vec::new(),
+            pages,
+        }
+    }
 }
 
 /// The gateway leaves first: its last outcomes still have somewhere to go.
@@ -173,7 +188,7 @@ fn greeting(
     http: SocketAddr,
     clients: SocketAddr,
     has_console: bool,
-) -> Result<String, ConfigError> {
+) -> String {
     let user = "42".parse().expect("a user id");
     let token = auth::mint_hs256(token_secret, &user, Duration::from_secs(24 * 3600));
     let key_file = data.admin_key_file();
@@ -181,7 +196,7 @@ fn greeting(
         true => format!("http://{http}/?user=42"),
         false => "off, because http.listen is not loopback".into(),
     };
-    Ok(format!(
+    format!(
         "\n\
          Herald is up; its data is in {data}.\n\
          \n\
@@ -194,7 +209,7 @@ fn greeting(
          Ctrl-C stops it.\n",
         data = data.path().display(),
         key_file = key_file.display(),
-    ))
+    )
 }
 
 /// Prints the greeting once the process delivers.

@@ -1,0 +1,265 @@
+//! Configuration: TOML parsed once into types. Unknown keys are refused, every key can be overridden as
+//! `HERALD_<SECTION>__<KEY>`, a bad value names its key, and all of it happens before any socket opens.
+//!
+//! The files in `config/` show every key with its unit, default and reason; a test keeps them so.
+
+mod sections;
+#[cfg(test)]
+mod tests;
+
+pub use sections::*;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::path::Path;
+use thiserror::Error;
+
+/// Exit status of a process whose configuration is wrong (`EX_USAGE`).
+pub const EXIT_CONFIG: u8 = 64;
+
+/// Says which key is wrong and what would be right.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("config: {key}: {problem}")]
+pub struct ConfigError {
+    pub key: String,
+    pub problem: String,
+}
+
+impl ConfigError {
+    pub fn new(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+        ConfigError {
+            key: key.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// A secret: by value (development) or by file. Never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: impl Into<String>) -> Secret {
+        Secret(value.into())
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Reads a `*_file` key; surrounding white space is not part of the secret.
+    pub fn from_file(key: &str, path: &Path) -> Result<Secret, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError::new(key, format!("can't read {}: {error}", path.display()))
+        })?;
+        match text.trim() {
+            "" => Err(ConfigError::new(
+                key,
+                format!("{} is empty", path.display()),
+            )),
+            secret => Ok(Secret(secret.to_owned())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// `config/gateway.toml`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    #[serde(default)]
+    pub node: Node,
+    #[serde(default)]
+    pub gateway: Gateway,
+    #[serde(default)]
+    pub auth: Auth,
+    #[serde(default)]
+    pub redis: Redis,
+    #[serde(default)]
+    pub kafka: Kafka,
+    #[serde(default)]
+    pub dispatchers: Dispatchers,
+    #[serde(default = "gateway_admin")]
+    pub admin: Admin,
+    #[serde(default = "gateway_grpc")]
+    pub grpc: Grpc,
+    #[serde(default)]
+    pub drain: Drain,
+    #[serde(default)]
+    pub log: Log,
+    #[serde(default)]
+    pub conformance: Conformance,
+}
+
+fn gateway_admin() -> Admin {
+    Admin {
+        listen: sections::loopback(9150),
+        token_file: None,
+    }
+}
+
+fn gateway_grpc() -> Grpc {
+    Grpc {
+        listen: sections::loopback(9250),
+        advertise: None,
+        secret_file: None,
+    }
+}
+
+/// `config/dispatcher.toml`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DispatcherConfig {
+    #[serde(default)]
+    pub node: Node,
+    #[serde(default)]
+    pub http: Http,
+    #[serde(default)]
+    pub redis: Redis,
+    #[serde(default)]
+    pub kafka: Kafka,
+    #[serde(default)]
+    pub store: Store,
+    #[serde(default = "dispatcher_admin")]
+    pub admin: Admin,
+    #[serde(default = "dispatcher_grpc")]
+    pub grpc: Grpc,
+    #[serde(default)]
+    pub log: Log,
+}
+
+fn dispatcher_admin() -> Admin {
+    Admin {
+        listen: sections::loopback(9151),
+        token_file: None,
+    }
+}
+
+fn dispatcher_grpc() -> Grpc {
+    Grpc {
+        listen: sections::loopback(9251),
+        advertise: None,
+        secret_file: None,
+    }
+}
+
+/// `config/standalone.toml`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandaloneConfig {
+    #[serde(default)]
+    pub node: Node,
+    #[serde(default)]
+    pub gateway: Gateway,
+    #[serde(default)]
+    pub http: Http,
+    #[serde(default)]
+    pub auth: Auth,
+    #[serde(default)]
+    pub store: Store,
+    #[serde(default = "gateway_admin")]
+    pub admin: Admin,
+    #[serde(default)]
+    pub drain: Drain,
+    #[serde(default)]
+    pub log: Log,
+    #[serde(default)]
+    pub conformance: Conformance,
+}
+
+/// A configuration whose shipped file is the base that an operator's file and the environment change.
+pub trait Shipped: DeserializeOwned {
+    const FILE: &str;
+}
+
+impl Shipped for GatewayConfig {
+    const FILE: &str = include_str!("../../config/gateway.toml");
+}
+
+impl Shipped for DispatcherConfig {
+    const FILE: &str = include_str!("../../config/dispatcher.toml");
+}
+
+impl Shipped for StandaloneConfig {
+    const FILE: &str = include_str!("../../config/standalone.toml");
+}
+
+/// Reads the shipped file, then the operator's (if any), then the environment.
+pub fn load<T: Shipped>(
+    path: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<T, ConfigError> {
+    let mut table: toml::Table = T::FILE
+        .parse()
+        .expect("the shipped file is checked by a test");
+    if let Some(path) = path {
+        merge(&mut table, read(path)?);
+    }
+    for (name, value) in environment {
+        override_key(&mut table, &name, &value)?;
+    }
+    toml::Value::Table(table)
+        .try_into()
+        .map_err(|error: toml::de::Error| {
+            let message = error.message().to_owned();
+            let text = error.to_string();
+            let key = text
+                .lines()
+                .find_map(|line| line.trim().strip_prefix("in `"));
+            ConfigError::new(key.map_or("file", |key| key.trim_end_matches('`')), message)
+        })
+}
+
+fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::new(&name, format!("can't read it: {error}")))?;
+    text.parse()
+        .map_err(|error: toml::de::Error| ConfigError::new(&name, error.to_string()))
+}
+
+/// Keys of `over` replace those of `base`, section by section.
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (section, value) in over {
+        match (base.get_mut(&section), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => base.extend(over),
+            (_, value) => {
+                base.insert(section, value);
+            }
+        }
+    }
+}
+
+/// `HERALD_GATEWAY__CONNECTIONS_SOFT=9` sets `gateway.connections_soft`. The text is taken as a TOML
+/// value where it is one, as a string otherwise.
+fn override_key(table: &mut toml::Table, name: &str, value: &str) -> Result<(), ConfigError> {
+    let Some((section, key)) = name
+        .strip_prefix("HERALD_")
+        .and_then(|rest| rest.split_once("__"))
+    else {
+        return Ok(());
+    };
+    let (section, key) = (section.to_lowercase(), key.to_lowercase());
+    let parsed = format!("value = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let entry = table
+        .entry(&section)
+        .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    match entry {
+        toml::Value::Table(section) => {
+            section.insert(key, parsed);
+            Ok(())
+        }
+        _ => Err(ConfigError::new(
+            section,
+            format!("{name} overrides a key of it, but it is no table"),
+        )),
+    }
+}

@@ -1,0 +1,356 @@
+//! The sections of the configuration files, each with its defaults.
+
+use crate::{
+    ids::{GatewayId, Namespace, Region},
+    limits,
+};
+use serde::{Deserialize, Serialize, Serializer};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// `[node]`: what every process of one deployment shares.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Node {
+    pub namespace: Namespace,
+    pub region: Region,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Node {
+            namespace: "notifications".parse().expect("a label"),
+            region: "local".parse().expect("a label"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// io_uring where the kernel grants it, epoll otherwise.
+    #[default]
+    Auto,
+    Uring,
+    Epoll,
+}
+
+/// `shard = "auto"` or a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shard {
+    #[default]
+    Auto,
+    Fixed(u32),
+}
+
+impl Serialize for Shard {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Shard::Auto => serializer.serialize_str("auto"),
+            Shard::Fixed(shard) => serializer.serialize_u32(*shard),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Shard {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Number(u32),
+            Text(String),
+        }
+        match Raw::deserialize(deserializer) {
+            Ok(Raw::Number(shard)) => Ok(Shard::Fixed(shard)),
+            Ok(Raw::Text(text)) if text == "auto" => Ok(Shard::Auto),
+            Ok(Raw::Text(text)) if text.parse::<u32>().is_ok() => {
+                Ok(Shard::Fixed(text.parse().expect("just parsed")))
+            }
+            _ => Err(serde::de::Error::custom(
+                "expected \"auto\" or a shard number",
+            )),
+        }
+    }
+}
+
+/// `[gateway]`: the client side of one host.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gateway {
+    pub id: GatewayId,
+    pub shard: Shard,
+    pub listen: SocketAddr,
+    /// Core threads; 0 is one per CPU.
+    pub cores: usize,
+    pub engine: Engine,
+    /// Pin core thread N to CPU N modulo the count.
+    pub pin: bool,
+    /// Own descriptor table per core thread.
+    pub own_fd_table: bool,
+    /// Networks (CIDR) that a PROXY header is taken from, and demanded of.
+    pub proxy_trusted: Vec<String>,
+    /// Origins a browser may connect from; `*` is every one.
+    pub origins: Vec<String>,
+    pub connections_soft: usize,
+    pub connections_hard: usize,
+    pub accepts_per_s: u32,
+    pub handshake_ms: u64,
+    pub heartbeat_ms: u64,
+    pub dead_after_ms: u64,
+    pub deferred_after_ms: u64,
+    pub unwritable_close_ms: u64,
+    pub client_message_bytes: usize,
+    pub client_messages_per_s: u32,
+    pub client_messages_burst: u32,
+    pub lanes_bytes: usize,
+    pub send_buffer_bytes: usize,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        let ms = |d: std::time::Duration| d.as_millis() as u64;
+        Gateway {
+            id: "gw-1".parse().expect("a label"),
+            shard: Shard::Auto,
+            listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            cores: 0,
+            engine: Engine::Auto,
+            pin: true,
+            own_fd_table: true,
+            proxy_trusted: Vec::new(),
+            origins: Vec::new(),
+            connections_soft: limits::CONNECTIONS_SOFT,
+            connections_hard: limits::CONNECTIONS_HARD,
+            accepts_per_s: limits::ACCEPTS_PER_S,
+            handshake_ms: ms(limits::HANDSHAKE),
+            heartbeat_ms: ms(limits::HEARTBEAT),
+            dead_after_ms: ms(limits::DEAD_AFTER),
+            deferred_after_ms: ms(limits::DEFERRED_AFTER),
+            unwritable_close_ms: ms(limits::UNWRITABLE_CLOSE),
+            client_message_bytes: limits::CLIENT_MESSAGE_BYTES,
+            client_messages_per_s: limits::CLIENT_MESSAGES_PER_S,
+            client_messages_burst: limits::CLIENT_MESSAGES_BURST,
+            lanes_bytes: limits::LANES_BYTES,
+            send_buffer_bytes: limits::SEND_BUFFER_BYTES,
+        }
+    }
+}
+
+/// `[[auth.keys]]`: one verification key; several stand side by side while one is replaced.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthKey {
+    /// Matched with the token's `kid`; a key without one is tried for tokens without one.
+    #[serde(default)]
+    pub kid: Option<String>,
+    /// HS256, RS256, ES256 or EdDSA: a token must use exactly this.
+    pub algorithm: String,
+    /// HS256: the secret. Others: the public key in PEM.
+    pub key_file: PathBuf,
+}
+
+/// `[auth]`: who may connect.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    pub keys: Vec<AuthKey>,
+    /// Fetched at start and every `jwks_refresh_s`; keys found there stand beside those above.
+    pub jwks_url: Option<String>,
+    pub jwks_refresh_s: u64,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    pub leeway_s: u64,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Auth {
+            keys: Vec::new(),
+            jwks_url: None,
+            jwks_refresh_s: 300,
+            issuer: None,
+            audience: None,
+            leeway_s: 30,
+        }
+    }
+}
+
+/// `[redis]`: the registry.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redis {
+    /// `redis://host:port/db` or `rediss://…` for TLS.
+    pub url: String,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    /// With `rediss://`: who may sign the server's certificate (default: the system's list), and our own.
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub timeout_ms: u64,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Redis {
+            url: "redis://127.0.0.1:6379".into(),
+            username: None,
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            timeout_ms: 1_000,
+        }
+    }
+}
+
+/// `[kafka]`: the bus.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kafka {
+    /// `host:port,host:port`.
+    pub brokers: String,
+    /// plaintext, ssl, sasl_plaintext or sasl_ssl.
+    pub security: String,
+    pub sasl_mechanism: Option<String>,
+    pub sasl_username: Option<String>,
+    pub sasl_password_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    /// How long a producer waits to fill a batch.
+    pub linger_ms: u64,
+    /// Replication and `min.insync.replicas` of topics that `ctl topics --apply` makes.
+    pub replication: u32,
+    pub min_insync_replicas: u32,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Kafka {
+            brokers: "127.0.0.1:9092".into(),
+            security: "plaintext".into(),
+            sasl_mechanism: None,
+            sasl_username: None,
+            sasl_password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            linger_ms: 1,
+            replication: 3,
+            min_insync_replicas: 2,
+        }
+    }
+}
+
+/// `[admin]`: read-only health and metrics, and (by token) what changes state.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    pub listen: SocketAddr,
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+}
+
+/// `[grpc]`: between our processes. Off loopback, `secret_file` is demanded.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grpc {
+    pub listen: SocketAddr,
+    /// What others should dial; default: the listen address.
+    #[serde(default)]
+    pub advertise: Option<String>,
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
+}
+
+/// `[drain]`: leaving in good order.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// From "not ready" to the end of accepting: what the load balancer needs to notice.
+    pub grace_ms: u64,
+    /// Window over which clients are asked to reconnect.
+    pub window_ms: u64,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain {
+            grace_ms: 5_000,
+            window_ms: 30_000,
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// error, warn, info, debug or trace, or a `tracing` filter.
+    pub level: String,
+    /// auto (text on a terminal, JSON otherwise), text or json.
+    pub format: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            level: "info".into(),
+            format: "auto".into(),
+        }
+    }
+}
+
+/// `[conformance]`: for protocol test suites only.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Conformance {
+    /// `/` echoes messages, without authentication or rate limits.
+    pub echo: bool,
+}
+
+/// `[dispatchers]`: where a gateway reports to; the first that answers is used.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dispatchers {
+    /// `host:port` of each dispatcher's gRPC service.
+    pub addresses: Vec<String>,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// Directory of the SQLite files.
+    pub path: PathBuf,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store {
+            path: "herald-data".into(),
+        }
+    }
+}
+
+/// `[http]`: the dispatcher's producer and inbox API.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    pub listen: SocketAddr,
+    /// An API key that may make others.
+    pub admin_key_file: Option<PathBuf>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http {
+            listen: loopback(8090),
+            admin_key_file: None,
+        }
+    }
+}
+
+pub(super) fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
