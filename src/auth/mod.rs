@@ -16,6 +16,7 @@ use crate::{
     config::{self, ConfigError, Secret},
     ids::UserId,
     limits,
+    proto::close::CloseCode,
 };
 use jsonwebtoken::{
     Algorithm, EncodingKey, Header, TokenData, Validation, decode, decode_header, encode,
@@ -57,6 +58,17 @@ pub enum AuthError {
 }
 
 impl AuthError {
+    /// Whether the client should come back with a fresh token: time makes the difference, for a key also,
+    /// which may have been taken away or may not have been fetched yet.
+    pub fn close_code(self) -> CloseCode {
+        match self {
+            AuthError::Expired | AuthError::NotYetValid | AuthError::UnknownKey => {
+                CloseCode::TokenExpired
+            }
+            _ => CloseCode::BadToken,
+        }
+    }
+
     /// Bounded label for metrics, and the reason told to the client.
     pub fn cause(self) -> &'static str {
         match self {

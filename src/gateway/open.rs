@@ -51,12 +51,9 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    /// A token was not taken: another one of the same kind will not be either, unless it was merely old.
+    /// A token was not taken.
     pub fn refused(error: AuthError) -> Ending {
-        match error {
-            AuthError::Expired => Ending::Ours(CloseCode::TokenExpired, error.cause()),
-            _ => Ending::Ours(CloseCode::BadToken, error.cause()),
-        }
+        Ending::Ours(error.close_code(), error.cause())
     }
 
     /// The last frame of a WebSocket, and the decoder if the client's answer is awaited: only where ours

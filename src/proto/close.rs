@@ -12,7 +12,7 @@ pub enum CloseCode {
     Restart,
     /// No `auth` within the limit.
     AuthTimeout,
-    /// The token expired without refresh.
+    /// The token is not good at this time: come back with a fresh one.
     TokenExpired,
     /// Nothing heard for 90 s.
     Dead,
@@ -54,5 +54,42 @@ impl CloseCode {
     /// Whether a client should come back after it.
     pub fn comes_back(self) -> bool {
         matches!(self.code(), 1001 | 1012 | 4000..=4499)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_of_ours_may_be_sent_and_says_whether_to_come_back() {
+        use CloseCode::*;
+        let back = [
+            GoingAway,
+            Restart,
+            AuthTimeout,
+            TokenExpired,
+            Dead,
+            TooSlow,
+            RateLimited,
+            Internal,
+        ];
+        let stay = [
+            Normal,
+            ProtocolError,
+            UnsupportedData,
+            InvalidPayload,
+            TooBig,
+            BadToken,
+            UserChanged,
+            Disconnected,
+        ];
+        for (codes, comes_back) in [(back, true), (stay, false)] {
+            for code in codes {
+                assert_eq!(code.comes_back(), comes_back, "{code:?}");
+                let wire = tungstenite::protocol::frame::coding::CloseCode::from(code.code());
+                assert!(wire.is_allowed(), "{code:?}");
+            }
+        }
     }
 }
