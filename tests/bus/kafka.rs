@@ -4,7 +4,7 @@ use crate::{
     TOPICS, connect, kafka,
     kafka::KafkaBroker,
     kafka_config,
-    suite::{at, numbered, produce, read},
+    suite::{assigned, at, numbered, produce, read},
 };
 use herald::{
     bus::{
@@ -81,10 +81,7 @@ async fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     let bus: SharedBus = Arc::new(connect(broker.brokers(), &namespace));
     let place = at(Topic::InApp, 0);
     // A reader and a member that live through it.
-    let mut reader = bus
-        .assign("shard-0", &[(place, Start::Committed)])
-        .await
-        .unwrap();
+    let mut reader = assigned(&bus, place, Start::Committed).await;
     let mut member = bus.subscribe("workers", &[Topic::InApp]).await.unwrap();
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -120,7 +117,7 @@ async fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     while reader.commit(&[(place, end)]).await.is_err() {
         assert!(Instant::now() < deadline, "commits stay away");
     }
-    assert_eq!(bus.committed("shard-0", place).await, Ok(Some(end)));
+    assert_eq!(bus.committed("by-hand", place).await, Ok(Some(end)));
     read(&mut member, end as usize - 50).await;
 }
 
@@ -166,9 +163,10 @@ async fn make(namespace: &Namespace, topic: Topic, partitions: i32, settings: &[
     }
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
     let made = admin.create_topics([&new], &options).await.unwrap();
-    made.into_iter().for_each(|result| {
+    for result in made {
         result.unwrap();
-    });
+    }
+    kafka::until_served(&admin, &name, partitions as u32).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

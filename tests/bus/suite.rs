@@ -72,7 +72,13 @@ pub async fn read(consumer: &mut Box<dyn Consumer>, records: usize) -> Vec<Consu
 }
 
 pub async fn assigned(bus: &SharedBus, place: TopicPartition, start: Start) -> Box<dyn Consumer> {
-    bus.assign("by-hand", &[(place, start)]).await.unwrap()
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match bus.assign("by-hand", &[(place, start)]).await {
+            Err(BusError::Unavailable(_)) if Instant::now() < deadline => {}
+            result => return result.unwrap(),
+        }
+    }
 }
 
 pub async fn offsets_are_answered_in_the_order_of_the_input(bus: &SharedBus) {

@@ -81,6 +81,7 @@ pub fn fresh_namespace() -> Namespace {
 pub async fn create_topics(brokers: &str, namespace: &Namespace, topics: &[(Topic, u32)]) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", brokers)
+        .set("allow.auto.create.topics", "false")
         .create()
         .expect("an admin client");
     let names: Vec<String> = topics
@@ -101,6 +102,32 @@ pub async fn create_topics(brokers: &str, namespace: &Namespace, topics: &[(Topi
     for result in made.expect("the broker answers") {
         result.expect("a new topic");
     }
+    for (name, (_, partitions)) in names.iter().zip(topics) {
+        until_served(&admin, name, *partitions).await;
+    }
+}
+
+/// The controller knows a topic before the broker serves it.
+pub async fn until_served(admin: &AdminClient<DefaultClientContext>, topic: &str, partitions: u32) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while served_partitions(admin, topic) < partitions as usize {
+        assert!(Instant::now() < deadline, "{topic} is not served");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn served_partitions(admin: &AdminClient<DefaultClientContext>, topic: &str) -> usize {
+    let client = admin.inner();
+    let Ok(metadata) = client.fetch_metadata(Some(topic), Duration::from_secs(5)) else {
+        return 0;
+    };
+    let partitions = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions());
+    partitions
+        .filter(|p| p.error().is_none() && p.leader() >= 0)
+        .count()
 }
 
 impl KafkaBroker {

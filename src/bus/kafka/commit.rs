@@ -11,7 +11,7 @@ use crate::{
 };
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
 };
 use tokio::time::{Instant, sleep, timeout_at};
@@ -123,30 +123,64 @@ pub(super) async fn committed(
     let mut settings = link.settings.consumer(&link.group(group));
     settings.set("statistics.interval.ms", "0");
     let reports = link.reports(Role::Plain);
-    let deadline = std::time::Instant::now() + limits::KAFKA_CALL;
-    let offset = move || -> Result<Offset, KafkaError> {
+    let ask = move || {
         let client: BaseConsumer<Reports> = settings.create_with_context(reports)?;
         let mut list = TopicPartitionList::new();
         list.add_partition(&name, at.partition as i32);
-        loop {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
-            let found = client
-                .committed_offsets(list.clone(), left)
-                .and_then(|found| {
-                    let found = found.find_partition(&name, at.partition as i32);
-                    let found = found.expect("the answer has what was asked for");
-                    found.error().map(|()| found.offset())
-                });
-            match found {
-                Err(error) if remedy(&error) == Remedy::Again && !left.is_zero() => {
-                    std::thread::sleep(limits::KAFKA_RETRY_PAUSE);
-                }
-                found => return found,
-            }
-        }
+        ask_committed(&client, list)
     };
-    match link.blocking(offset).await? {
-        Offset::Offset(offset) => Ok(Some(offset as u64)),
-        _ => Ok(None),
+    let found = link.blocking(ask).await?;
+    Ok(match found.elements().first().map(|found| found.offset()) {
+        Some(Offset::Offset(offset)) => Some(offset as u64),
+        _ => None,
+    })
+}
+
+/// Gives every partition without an offset the group's, or the beginning. Blocks.
+pub(super) fn starts<X: ConsumerContext, C: rdkafka::consumer::Consumer<X>>(
+    client: &C,
+    mut list: TopicPartitionList,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut open = TopicPartitionList::new();
+    for element in list.elements() {
+        if element.offset() == Offset::Invalid {
+            open.add_partition(element.topic(), element.partition());
+        }
+    }
+    if open.count() == 0 {
+        return Ok(list);
+    }
+    for found in ask_committed(client, open)?.elements() {
+        let start = match found.offset() {
+            Offset::Offset(offset) => Offset::Offset(offset),
+            _ => Offset::Beginning,
+        };
+        list.set_partition_offset(found.topic(), found.partition(), start)?;
+    }
+    Ok(list)
+}
+
+/// Asks again while the coordinator is on its way, for [`limits::KAFKA_CALL`] in all.
+fn ask_committed<X: ConsumerContext, C: rdkafka::consumer::Consumer<X>>(
+    client: &C,
+    list: TopicPartitionList,
+) -> Result<TopicPartitionList, KafkaError> {
+    let deadline = std::time::Instant::now() + limits::KAFKA_CALL;
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let found = client.committed_offsets(list.clone(), left);
+        let found = found.and_then(|found| {
+            found
+                .elements()
+                .iter()
+                .try_for_each(|found| found.error())?;
+            Ok(found)
+        });
+        match found {
+            Err(error) if remedy(&error) == Remedy::Again && !left.is_zero() => {
+                std::thread::sleep(limits::KAFKA_RETRY_PAUSE);
+            }
+            found => return found,
+        }
     }
 }

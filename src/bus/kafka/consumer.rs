@@ -61,8 +61,9 @@ pub(super) struct KafkaConsumer {
     pub(super) committing: Option<JoinHandle<Result<(), KafkaError>>>,
 }
 
+/// A rebalance, its partitions as we and as librdkafka know them.
 enum Change {
-    Assigned(Vec<TopicPartition>),
+    Assigned(Vec<TopicPartition>, TopicPartitionList),
     Revoked(Vec<TopicPartition>, TopicPartitionList),
 }
 
@@ -99,25 +100,43 @@ impl KafkaConsumer {
         partitions: &[(TopicPartition, Start)],
     ) -> Result<KafkaConsumer, BusError> {
         let mut list = TopicPartitionList::new();
-        let mut next = HashMap::new();
         for (at, start) in partitions {
             link.find(*at).await?;
             let offset = match start {
-                Start::Committed => Offset::Stored,
-                Start::At(offset) => {
-                    next.insert(*at, *offset);
-                    Offset::Offset(*offset as i64)
-                }
+                Start::Committed => Offset::Invalid,
+                Start::At(offset) => Offset::Offset(*offset as i64),
             };
             list.add_partition_offset(&link.name(at.topic), at.partition as i32, offset)
                 .map_err(|error| link.failed(&error))?;
         }
         let topics: Vec<Topic> = partitions.iter().map(|(at, _)| at.topic).collect();
         let mut consumer = KafkaConsumer::new(link, group, &topics)?;
-        consumer.next = next;
+        let list = consumer.with_starts(list).await?;
         let assigned = consumer.inner().assign(&list);
         assigned.map_err(|error| consumer.link.failed(&error))?;
         Ok(consumer)
+    }
+
+    /// Puts the committed offset where none is given, so that librdkafka (2.12.1) does not ask for it: when
+    /// the coordinator has just moved or started, it takes the refusal for an answer and waits for ever.
+    async fn with_starts(
+        &mut self,
+        list: TopicPartitionList,
+    ) -> Result<TopicPartitionList, BusError> {
+        let inner = self.inner().clone();
+        let starts = self
+            .link
+            .blocking(move || commit::starts(inner.as_ref(), list));
+        let list = starts.await?;
+        for element in list.elements() {
+            let topic = self.topics.get(element.topic()).copied();
+            if let (Some(topic), Offset::Offset(offset)) = (topic, element.offset()) {
+                let partition = element.partition() as u32;
+                let at = TopicPartition { topic, partition };
+                self.next.insert(at, offset as u64);
+            }
+        }
+        Ok(list)
     }
 
     fn new(link: Arc<Link>, group: &str, topics: &[Topic]) -> Result<KafkaConsumer, BusError> {
@@ -171,8 +190,8 @@ impl KafkaConsumer {
         self.give_up_revoked()?;
         let deadline = Instant::now() + wait;
         loop {
-            if let Some(change) = self.news.pop_front() {
-                return Ok(self.tell(change));
+            if !self.news.is_empty() {
+                return self.tell_news().await;
             }
             let stashed = records_max.min(self.stash.len());
             let mut records: Vec<Consumed> = self.stash.drain(..stashed).collect();
@@ -251,45 +270,44 @@ impl KafkaConsumer {
 
     /// Takes in what the rebalance call-backs left: from here on revoked partitions are not committed.
     fn observe(&mut self) {
-        let rebalances: Vec<Rebalance> =
-            self.inner().context().rebalances.lock().drain(..).collect();
+        let rebalances = std::mem::take(&mut *self.inner().context().rebalances.lock());
         for rebalance in rebalances {
-            let (places, change) = match rebalance {
-                Rebalance::Assigned(list) => {
-                    let places = self.places(&list);
-                    (places.clone(), Change::Assigned(places))
-                }
-                Rebalance::Revoked(list) => {
-                    let places = self.places(&list);
-                    (places.clone(), Change::Revoked(places, list))
-                }
+            let change = match rebalance {
+                Rebalance::Assigned(list) => Change::Assigned(self.places(&list), list),
+                Rebalance::Revoked(list) => Change::Revoked(self.places(&list), list),
             };
-            let held = self.held.get_or_insert_default();
-            match &change {
-                Change::Assigned(_) => held.extend(&places),
-                Change::Revoked(..) => {
-                    held.retain(|at| !places.contains(at));
-                    self.stash.retain(|record| !places.contains(&record.at));
-                }
+            if let (Change::Revoked(places, _), Some(held)) = (&change, &mut self.held) {
+                held.retain(|at| !places.contains(at));
+                self.stash.retain(|record| !places.contains(&record.at));
+                self.next.retain(|at, _| !places.contains(at));
             }
-            self.next.retain(|at, _| !places.contains(at));
             self.news.push_back(change);
         }
     }
 
-    fn tell(&mut self, change: Change) -> Polled {
+    /// Tells the oldest of the news. It stays the oldest until that worked: an assignment whose offsets
+    /// can't be had now is told by a later poll.
+    async fn tell_news(&mut self) -> Result<Polled, BusError> {
+        if let Some(Change::Assigned(_, list)) = self.news.front() {
+            let list = list.clone();
+            let list = self.with_starts(list).await?;
+            let taken = self.inner().incremental_assign(&list);
+            taken.map_err(|error| self.link.failed(&error))?;
+        }
         let metrics = &self.link.metrics.bus;
-        match change {
-            Change::Assigned(places) => {
+        Ok(match self.news.pop_front() {
+            Some(Change::Assigned(places, _)) => {
+                self.held.get_or_insert_default().extend(&places);
                 metrics.rebalanced("assigned", places.len());
                 Polled::Assigned(places)
             }
-            Change::Revoked(places, list) => {
+            Some(Change::Revoked(places, list)) => {
                 metrics.rebalanced("revoked", places.len());
                 self.leaving = Some(list);
                 Polled::Revoked(places)
             }
-        }
+            None => Polled::Idle,
+        })
     }
 
     fn give_up_revoked(&mut self) -> Result<(), BusError> {
@@ -376,17 +394,23 @@ impl Drop for KafkaConsumer {
     fn drop(&mut self) {
         let inner = self.inner.take().expect("taken here only");
         inner.context().closing.store(true, Ordering::Release);
-        let leaving = self.leaving.take();
-        let waiting = std::mem::take(&mut *inner.context().rebalances.lock());
+        let news = std::mem::take(&mut self.news);
+        let told = self.leaving.take().map(Rebalance::Revoked);
+        let untold = news.into_iter().map(|change| match change {
+            Change::Assigned(_, list) => Rebalance::Assigned(list),
+            Change::Revoked(_, list) => Rebalance::Revoked(list),
+        });
+        let unseen = std::mem::take(&mut *inner.context().rebalances.lock());
+        let open: Vec<Rebalance> = told.into_iter().chain(untold).chain(unseen).collect();
         tracing::debug!(group = self.group, "leaving");
         self.link.close_aside(move || {
-            let revoked = waiting.into_iter().filter_map(|rebalance| match rebalance {
-                Rebalance::Revoked(list) => Some(list),
-                Rebalance::Assigned(_) => None,
-            });
-            for list in leaving.into_iter().chain(revoked) {
+            // librdkafka waits for an answer to each before it lets go.
+            for rebalance in open {
                 // The group is left in any case.
-                let _ = give_up(inner.as_ref(), &list);
+                let _ = match rebalance {
+                    Rebalance::Assigned(list) => inner.incremental_assign(&list),
+                    Rebalance::Revoked(list) => give_up(inner.as_ref(), &list),
+                };
             }
             drop(inner);
         });
@@ -403,7 +427,7 @@ pub(super) enum Rebalance {
 pub(super) struct Side {
     pub(super) reports: Reports,
     rebalances: Mutex<VecDeque<Rebalance>>,
-    /// Nobody polls for the caller any more: revocations are granted on the spot.
+    /// Nobody polls for the caller any more: everything is granted on the spot.
     closing: AtomicBool,
 }
 
@@ -428,7 +452,8 @@ impl ClientContext for Side {
 }
 
 impl ConsumerContext for Side {
-    /// In place of the library's own, which would give partitions up before our caller knows.
+    /// In place of the library's own, which would give partitions up before our caller knows, and let
+    /// librdkafka look for committed offsets.
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -436,20 +461,19 @@ impl ConsumerContext for Side {
         list: &mut TopicPartitionList,
     ) {
         let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        let closing = self.closing.load(Ordering::Acquire);
-        let done = match (assigned, closing) {
-            (true, _) => consumer.incremental_assign(list),
-            (false, true) => give_up(consumer, list),
-            (false, false) => Ok(()),
-        };
-        if let Err(error) = done {
-            self.reports.failed(&error);
-        }
-        if !closing {
+        if !self.closing.load(Ordering::Acquire) {
             self.rebalances.lock().push_back(match assigned {
                 true => Rebalance::Assigned(list.clone()),
                 false => Rebalance::Revoked(list.clone()),
             });
+            return;
+        }
+        let done = match assigned {
+            true => consumer.incremental_assign(list),
+            false => give_up(consumer, list),
+        };
+        if let Err(error) = done {
+            self.reports.failed(&error);
         }
     }
 }

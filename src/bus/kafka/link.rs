@@ -18,7 +18,12 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
 };
-use std::{collections::HashMap, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 pub(super) struct Link {
     pub(super) settings: Settings,
@@ -134,10 +139,18 @@ impl Link {
         let client = self.client.clone();
         let name = self.name(at.topic);
         let partition = at.partition as i32;
-        let watermarks = self
-            .blocking(move || client.fetch_watermarks(&name, partition, limits::KAFKA_CALL))
-            .await?;
-        Ok(watermarks.1 as u64)
+        let deadline = Instant::now() + limits::KAFKA_CALL;
+        let end = move || loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match client.fetch_watermarks(&name, partition, left) {
+                Ok((_, end)) => return Ok(end as u64),
+                Err(error) if leader_moves(&error) && !left.is_zero() => {
+                    std::thread::sleep(limits::KAFKA_RETRY_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        self.blocking(end).await
     }
 
     /// Runs a blocking call of librdkafka, which has its own timeout.
@@ -185,6 +198,13 @@ impl Link {
         leaving.retain(|thread| !thread.is_finished());
         leaving.extend(thread);
     }
+}
+
+/// A topic that was just made, or a broker that just left.
+fn leader_moves(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition};
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(LeaderNotAvailable | NotLeaderForPartition))
 }
 
 impl Drop for Link {

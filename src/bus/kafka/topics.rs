@@ -21,6 +21,7 @@ use rdkafka::{
 };
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use thiserror::Error;
+use tokio::time::{Instant, sleep};
 
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +101,7 @@ pub async fn apply(config: &Kafka, namespace: &Namespace) -> Result<Applied, Top
             _ => applied.left.push(difference),
         }
     }
+    admin.served(&applied).await?;
     Ok(applied)
 }
 
@@ -190,6 +192,31 @@ impl Admin {
                 (topic.name().to_owned(), found)
             });
         Ok(found.collect())
+    }
+
+    /// Waits until the brokers serve what was made: the controller knows it earlier.
+    async fn served(&self, applied: &Applied) -> Result<(), TopicsError> {
+        let made = applied.made.iter();
+        let made = made.map(|name| (name, self.topic(name).spec().partitions));
+        let grown = applied.grown.iter().map(|(name, wanted)| (name, *wanted));
+        let wanted: Vec<(&String, u32)> = made.chain(grown).collect();
+        let deadline = Instant::now() + limits::KAFKA_ADMIN;
+        loop {
+            let found = self.found().await?;
+            let missing = wanted.iter().find(|(name, wanted)| {
+                found
+                    .get(*name)
+                    .is_none_or(|found| found.partitions < *wanted)
+            });
+            let Some((name, _)) = missing else {
+                return Ok(());
+            };
+            if Instant::now() >= deadline {
+                let text = format!("kafka at {}: {name} is not served yet", self.config.brokers);
+                return Err(BusError::Unavailable(text).into());
+            }
+            sleep(limits::KAFKA_RETRY_PAUSE).await;
+        }
     }
 
     async fn settings(
