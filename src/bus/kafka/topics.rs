@@ -90,10 +90,7 @@ pub async fn apply(config: &Kafka, namespace: &Namespace) -> Result<Applied, Top
     for difference in admin.differences().await? {
         let topic = admin.topic(&difference.topic);
         match difference.problem {
-            Problem::Missing => {
-                admin.make(topic).await?;
-                applied.made.push(difference.topic);
-            }
+            Problem::Missing => applied.made.push(difference.topic),
             Problem::Partitions { found, wanted } if found < wanted && may_grow(topic) => {
                 admin.grow(&difference.topic, wanted).await?;
                 applied.grown.push((difference.topic, wanted));
@@ -101,6 +98,7 @@ pub async fn apply(config: &Kafka, namespace: &Namespace) -> Result<Applied, Top
             _ => applied.left.push(difference),
         }
     }
+    admin.make(&applied.made).await?;
     admin.served(&applied).await?;
     Ok(applied)
 }
@@ -326,21 +324,32 @@ impl Admin {
         })
     }
 
-    async fn make(&self, topic: Topic) -> Result<(), TopicsError> {
-        let name = topic.name(&self.namespace);
-        let settings = wanted_settings(topic, &self.config);
-        let replication = TopicReplication::Fixed(self.config.replication as i32);
-        let mut new = NewTopic::new(&name, topic.spec().partitions as i32, replication);
-        for (setting, value) in &settings {
-            new = new.set(setting, value);
+    /// In one request: a topic takes its time, and they take it together.
+    async fn make(&self, names: &[String]) -> Result<(), TopicsError> {
+        if names.is_empty() {
+            return Ok(());
         }
-        let made = self.client.create_topics([&new], &options()).await;
-        match made.map_err(|error| self.away(&error))?.pop() {
-            // Somebody else applied at the same time.
-            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
-            Some(Err((name, code))) => Err(refused("make", &name, code)),
-            _ => Ok(()),
+        let settings: Vec<_> = names
+            .iter()
+            .map(|name| wanted_settings(self.topic(name), &self.config))
+            .collect();
+        let new = names.iter().zip(&settings).map(|(name, settings)| {
+            let partitions = self.topic(name).spec().partitions as i32;
+            let replication = TopicReplication::Fixed(self.config.replication as i32);
+            let new = NewTopic::new(name, partitions, replication);
+            let settings = settings.iter();
+            settings.fold(new, |new, (setting, value)| new.set(setting, value))
+        });
+        let new: Vec<NewTopic<'_>> = new.collect();
+        let made = self.client.create_topics(&new, &options()).await;
+        for result in made.map_err(|error| self.away(&error))? {
+            match result {
+                // Somebody else applied at the same time.
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => return Err(refused("make", &name, code)),
+            }
         }
+        Ok(())
     }
 
     async fn grow(&self, name: &str, partitions: u32) -> Result<(), TopicsError> {
