@@ -30,8 +30,8 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 pub struct Seen {
     /// Notifications by id, with how often the wire brought each.
     pub times: BTreeMap<String, u32>,
-    /// Ids that came as live `notification` frames (not by sync).
-    pub live: BTreeSet<String>,
+    /// How often each came as a live `notification` frame (not by sync).
+    pub live: BTreeMap<String, u32>,
     pub titles: BTreeMap<String, String>,
     pub read: BTreeSet<String>,
     pub connects: u32,
@@ -105,6 +105,11 @@ impl Client {
 
     pub fn is_open(&self) -> bool {
         self.seen.lock().unwrap().open
+    }
+
+    /// How often the wire brought this id live.
+    pub fn live(&self, id: &str) -> u32 {
+        self.seen.lock().unwrap().live.get(id).copied().unwrap_or(0)
     }
 
     /// How often the wire brought this id.
@@ -237,7 +242,7 @@ impl Device {
         let id = item["id"].as_str().expect("an id").to_owned();
         *seen.times.entry(id.clone()).or_default() += 1;
         if live {
-            seen.live.insert(id.clone());
+            *seen.live.entry(id.clone()).or_default() += 1;
         }
         let title = item["title"].as_str().unwrap_or_default().to_owned();
         seen.titles.insert(id.clone(), title);

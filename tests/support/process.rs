@@ -66,6 +66,7 @@ pub struct Herald {
     environment: BTreeMap<String, String>,
     running: Option<Guarded>,
     log: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Herald {
@@ -79,6 +80,7 @@ impl Herald {
             environment: environment.collect(),
             running: None,
             log: Arc::default(),
+            reader: None,
         }
     }
 
@@ -100,7 +102,7 @@ impl Herald {
             let path = PathBuf::from(dir).join(format!("{}.log", running.child.id()));
             std::fs::File::create(path).expect("the directory of logs")
         });
-        std::thread::spawn(move || {
+        self.reader = Some(std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if let Some(kept) = &mut kept {
                     let _ = writeln!(kept, "{line}");
@@ -109,7 +111,7 @@ impl Herald {
                 log.push_str(&line);
                 log.push('\n');
             }
-        });
+        }));
         self.running = Some(running);
     }
 
@@ -136,12 +138,14 @@ impl Herald {
         self.running.as_ref().expect("it runs").signal(signal);
     }
 
-    /// Waits for it to end by itself.
+    /// Waits for it to end by itself; its log is whole then.
     pub fn wait(&mut self) -> ExitStatus {
         let mut running = self.running.take().expect("it runs");
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = running.child.try_wait().expect("our own child") {
+                let reader = self.reader.take().expect("it was started");
+                reader.join().expect("it only reads");
                 return status;
             }
             assert!(
