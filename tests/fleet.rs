@@ -86,7 +86,7 @@ async fn ten_thousand_notifications_reach_a_thousand_users_once_and_are_acknowle
     eventually("deliveries", Duration::from_secs(60), &fleet, async || {
         posted
             .iter()
-            .filter(|(user, id)| clients[*user].times(id) == 0)
+            .filter(|(user, id)| clients[*user].live(id) == 0)
             .count()
     })
     .await;

@@ -14,7 +14,7 @@
 // Events: `notification` (detail: the item), `read` (detail: { ids }), `state` (detail: { state, transport }),
 // `unrecovered` (detail: { streams }): the server could not vouch that nothing is missing; reload the inbox.
 
-const AHEAD_PAIRS_MAX = 256;
+const AHEAD_RANGES_MAX = 256;
 const SEEN_IDS_MAX = 1000;
 const IDS_PER_FRAME_MAX = 500;
 const BACKOFF_BASE_MS = 500;
@@ -24,51 +24,43 @@ const ACK_LINGER_MS = 50;
 const SAVE_LINGER_MS = 200;
 const WEBSOCKET_TRIES = 2;
 
-/** The highest contiguous position of one stream, and what is known above it. */
+/** The highest contiguous position of one stream, and the ranges known above it. */
 export class Cursor {
+  #ahead = []; // [from, to], ascending; they neither touch nor overlap
+
   constructor(at = 0) {
     this.at = at;
-    this.ahead = new Map(); // pos → prev
   }
 
   get hasHole() {
-    return this.ahead.size > 0;
+    return this.#ahead.length > 0;
   }
 
+  /** An item arrived: nothing lies between `prev` and `pos`. */
   advance(prev, pos) {
-    if (pos <= this.at) return;
-    if (prev > this.at) {
-      this.ahead.set(pos, prev);
-      if (this.ahead.size > AHEAD_PAIRS_MAX) this.ahead.delete(Math.max(...this.ahead.keys()));
-      return;
-    }
-    this.at = pos;
-    this.#fold();
+    this.cover(prev, pos);
   }
 
   /** Everything in (from, to] is accounted for. */
   cover(from, to) {
-    if (from <= this.at && to > this.at) {
-      this.at = to;
-      this.#fold();
-    }
+    if (to <= this.at || to <= from) return;
+    if (from <= this.at) return this.jump(to);
+    const joined = [from, to];
+    const apart = this.#ahead.filter(([start, end]) => {
+      if (end < joined[0] || start > joined[1]) return true;
+      joined[0] = Math.min(joined[0], start);
+      joined[1] = Math.max(joined[1], end);
+      return false;
+    });
+    this.#ahead = [...apart, joined].sort((a, b) => a[0] - b[0]).slice(0, AHEAD_RANGES_MAX);
   }
 
-  /** The server can't vouch for what lies between: go on from there. */
+  /** Go on from there, whatever lies before it. */
   jump(to) {
-    if (to > this.at) {
-      this.at = to;
-      this.#fold();
-    }
-  }
-
-  #fold() {
-    for (const pos of [...this.ahead.keys()].sort((a, b) => a - b)) {
-      if (pos > this.at) {
-        if (this.ahead.get(pos) > this.at) break;
-        this.at = pos;
-      }
-      this.ahead.delete(pos);
+    if (to <= this.at) return;
+    this.at = to;
+    while (this.#ahead.length > 0 && this.#ahead[0][0] <= this.at) {
+      this.at = Math.max(this.at, this.#ahead.shift()[1]);
     }
   }
 }
