@@ -27,7 +27,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Status, Streaming,
@@ -58,6 +58,8 @@ struct Shared {
     /// Index of the dispatcher that answered last.
     current: AtomicUsize,
     connected: AtomicBool,
+    /// The open stream's dispatcher did not answer in time.
+    stuck: Notify,
 }
 
 impl GrpcUpstream {
@@ -81,6 +83,7 @@ impl GrpcUpstream {
             addresses: dispatchers.addresses.clone(),
             current: AtomicUsize::new(0),
             connected: AtomicBool::new(false),
+            stuck: Notify::new(),
         });
         let (batches, queue) = mpsc::channel(limits::OUTCOME_BATCHES);
         tokio::spawn(report_for_ever(shared.clone(), queue));
@@ -127,9 +130,10 @@ impl Upstream for GrpcUpstream {
         match tokio::time::timeout(limits::REPORT_WAIT, accepted).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(no_dispatcher()),
-            Err(_) => Err(UpstreamError::Unavailable(
-                "a batch of outcomes was not answered in time".to_owned(),
-            )),
+            Err(_) => {
+                self.shared.stuck.notify_waiters();
+                Err(late())
+            }
         }
     }
 
@@ -169,6 +173,10 @@ impl Upstream for GrpcUpstream {
     fn healthy(&self) -> bool {
         self.shared.connected.load(Ordering::Relaxed)
     }
+}
+
+fn late() -> UpstreamError {
+    UpstreamError::Unavailable("a batch of outcomes was not answered in time".to_owned())
 }
 
 fn no_dispatcher() -> UpstreamError {
@@ -243,7 +251,10 @@ async fn stream(
     shared.connected.store(true, Ordering::Relaxed);
     tracing::info!(address = shared.addresses[current], "outcome stream open");
     let mut waiting = HashMap::new();
-    let ended = exchange(queue, messages, &mut replies, &mut waiting).await;
+    let ended = tokio::select! {
+        ended = exchange(queue, messages, &mut replies, &mut waiting) => ended,
+        () = shared.stuck.notified() => Some(late()),
+    };
     if let Some(error) = &ended {
         for answer in waiting.into_values() {
             let _ = answer.send(Err(error.clone()));

@@ -65,7 +65,7 @@ impl ControlMetrics {
             ),
             delivery_latency: m.latency(
                 "delivery_seconds",
-                "From the record's consumption to the first device's kernel",
+                "From the record's consumption to the answer of the user's last device, where one was written to",
             ),
             registry_errors: m.counters(
                 "registry_calls_failed_total",

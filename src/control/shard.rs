@@ -4,7 +4,8 @@
 //! Invariants:
 //! * only while the shard is ours; what was read before it was lost is never committed after;
 //! * a partition is not polled while [`limits::SHARD_IN_FLIGHT`] of its records are in flight;
-//! * commits follow the low-water, from the task that polls.
+//! * commits follow the low-water, from the task that polls; once in [`limits::COMMIT_EVERY`], for a record
+//!   that comes meanwhile waits for the broker's answer.
 
 use super::{
     flights::Waiter,
@@ -18,9 +19,18 @@ use crate::{
     limits,
 };
 use parking_lot::Mutex;
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// Position of a reader that has read nothing yet.
+const UNKNOWN: u64 = u64::MAX;
 
 /// Both are read through the partition with the shard's number.
 const TOPICS: [Topic; 2] = [Topic::Critical, Topic::InApp];
@@ -61,27 +71,55 @@ async fn read_shard(
 ) {
     let assigned = Arc::new(Mutex::new(HashSet::new()));
     let readers = TOPICS.map(|topic| {
+        let position = Arc::new(AtomicU64::new(UNKNOWN));
+        let at = TopicPartition {
+            topic,
+            partition: owned.shard.shard,
+        };
         let reader = Reader {
             host: host.clone(),
-            at: TopicPartition {
-                topic,
-                partition: owned.shard.shard,
-            },
+            at,
             flow: Arc::default(),
+            position: position.clone(),
             committed: None,
             committed_at: Instant::now(),
             stop: stop.clone(),
             assigned: assigned.clone(),
         };
-        reader.run(&lost)
+        let measuring = measure_lag(host.clone(), at, position);
+        let reading = reader.run(&lost);
+        async move {
+            tokio::select! {
+                () = reading => {}
+                () = measuring => {}
+            }
+        }
     });
     futures::future::join_all(readers).await;
+}
+
+/// Beside the reader, never in its way: the broker's answer may take a while. Runs until dropped.
+async fn measure_lag(host: Arc<Host>, at: TopicPartition, position: Arc<AtomicU64>) {
+    let gauge = host.metrics.lag.with_label_values(&[label(at.topic)]);
+    loop {
+        tokio::time::sleep(limits::COMMIT_EVERY).await;
+        let next = position.load(Ordering::Relaxed);
+        if next == UNKNOWN {
+            continue;
+        }
+        if let Ok(end) = host.bus.end(at).await {
+            let lag = end.saturating_sub(next);
+            gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
+        }
+    }
 }
 
 struct Reader {
     host: Arc<Host>,
     at: TopicPartition,
     flow: Arc<Flow>,
+    /// Offset of the next record to read.
+    position: Arc<AtomicU64>,
     committed: Option<u64>,
     committed_at: Instant,
     stop: CancellationToken,
@@ -91,7 +129,6 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self, lost: &CancellationToken) {
-        let gauge = self.label();
         while !lost.is_cancelled() && !self.stop.is_cancelled() {
             tokio::select! {
                 biased;
@@ -105,8 +142,8 @@ impl Reader {
             self.flow = Arc::default();
             self.committed = None;
         }
-        let in_flight = &self.host.metrics.in_flight;
-        in_flight.with_label_values(&[gauge]).set(0);
+        self.flow = Arc::default();
+        self.measure();
     }
 
     /// One consumer's life. Returns when it is time to leave and everything is committed.
@@ -119,7 +156,7 @@ impl Reader {
         if self.assigned.lock().len() == TOPICS.len() {
             self.host.health.works(Cause::Shard);
         }
-        tracing::info!(topic = self.label(), partition, %group, "reads its shard");
+        tracing::info!(topic = label(self.at.topic), partition, %group, "reads its shard");
         while !self.stop.is_cancelled() {
             if self.flow.in_flight() >= limits::SHARD_IN_FLIGHT {
                 self.wait_for_room().await;
@@ -127,16 +164,14 @@ impl Reader {
                 let polled = consumer
                     .poll(limits::SHARD_POLL, limits::SHARD_WAIT)
                     .await?;
-                let idle = matches!(polled, Polled::Idle);
                 if let Polled::Records(records) = polled {
                     self.take(&records);
                 }
-                if !idle && self.committed_at.elapsed() < limits::COMMIT_EVERY {
-                    continue;
-                }
             }
-            self.commit(consumer.as_mut()).await?;
-            self.measure_lag().await;
+            if self.committed_at.elapsed() >= limits::COMMIT_EVERY {
+                self.commit(consumer.as_mut()).await?;
+            }
+            self.measure();
         }
         self.finish(consumer.as_mut()).await
     }
@@ -157,10 +192,9 @@ impl Reader {
         if !dead.is_empty() {
             tokio::spawn(set_aside(self.host.clone(), self.at, dead));
         }
-        let in_flight = &self.host.metrics.in_flight;
-        in_flight
-            .with_label_values(&[self.label()])
-            .set(self.flow.in_flight() as i64);
+        if let Some(last) = records.last() {
+            self.position.store(last.offset + 1, Ordering::Relaxed);
+        }
     }
 
     async fn wait_for_room(&self) {
@@ -183,13 +217,10 @@ impl Reader {
         Ok(())
     }
 
-    async fn measure_lag(&self) {
-        let (Some(next), Ok(end)) = (self.committed, self.host.bus.end(self.at).await) else {
-            return;
-        };
-        let lag = end.saturating_sub(next);
-        let gauge = self.host.metrics.lag.with_label_values(&[self.label()]);
-        gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
+    fn measure(&self) {
+        let in_flight = &self.host.metrics.in_flight;
+        let gauge = in_flight.with_label_values(&[label(self.at.topic)]);
+        gauge.set(self.flow.in_flight() as i64);
     }
 
     /// Leaving: nothing more is read; what is in flight is given a bounded time to be accepted.
@@ -201,7 +232,7 @@ impl Reader {
         if self.flow.in_flight() > 0 {
             let left = self.flow.in_flight();
             tracing::warn!(
-                topic = self.label(),
+                topic = label(self.at.topic),
                 left,
                 "left with records in flight: they are read again"
             );
@@ -214,18 +245,18 @@ impl Reader {
         if let BusError::NoTopic(_) = error {
             self.host.fails(Cause::Shard, error.to_string());
         }
-        tracing::debug!(topic = self.label(), %error, "the shard can't be read");
+        tracing::debug!(topic = label(self.at.topic), %error, "the shard can't be read");
         tokio::select! {
             () = tokio::time::sleep(limits::AWAY_RETRY) => {}
             () = self.stop.cancelled() => {}
         }
     }
+}
 
-    fn label(&self) -> &'static str {
-        match self.at.topic {
-            Topic::Critical => "critical",
-            _ => "in_app",
-        }
+fn label(topic: Topic) -> &'static str {
+    match topic {
+        Topic::Critical => "critical",
+        _ => "in_app",
     }
 }
 

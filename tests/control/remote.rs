@@ -24,6 +24,9 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+/// Number of one that never answers a batch.
+const SILENT: u64 = 0;
+
 /// Accepts everything, naming its number as the shard's epoch.
 struct Dispatcher {
     number: u64,
@@ -49,7 +52,10 @@ impl dispatcher_server::Dispatcher for Dispatcher {
                 shard_epoch: number,
             })
         });
-        let replies = replies.take_until(self.end.clone().cancelled_owned());
+        let answers = move |_: &Result<OutcomeReply, Status>| std::future::ready(number != SILENT);
+        let replies = replies
+            .filter(answers)
+            .take_until(self.end.clone().cancelled_owned());
         Ok(Response::new(Box::pin(replies)))
     }
 
@@ -138,6 +144,25 @@ async fn outcomes_are_reported_over_one_stream_and_move_to_the_next_dispatcher_w
         .unwrap();
     assert!(reply.recovered);
     assert_eq!(reply.cursors, crate::rig::cursors(4));
+}
+
+#[tokio::test]
+async fn a_dispatcher_that_takes_outcomes_and_never_answers_is_left_for_the_next() {
+    let (silent, _end) = dispatcher(SILENT, None).await;
+    let (second, _end) = dispatcher(2, None).await;
+    let upstream = upstream(&[silent, second], None);
+    until("a stream", async || upstream.healthy().then_some(())).await;
+    assert!(matches!(
+        report(&upstream).await,
+        Err(UpstreamError::Unavailable(_))
+    ));
+    until("the next dispatcher", async || {
+        let accepted = Ok(Accepted {
+            shard_epoch: Some(2),
+        });
+        (report(&upstream).await == accepted).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
