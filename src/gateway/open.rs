@@ -221,7 +221,7 @@ impl Open {
                 limit,
             },
             Action::Authenticate { token, cursors } => {
-                return self.refresh(&token, cursors, id, context);
+                return self.refresh(token.expose(), cursors, id, context);
             }
             Action::Close { code, reason } => return Err(Ending::Ours(code, reason)),
             Action::Refused(code) => {

@@ -103,7 +103,7 @@ impl Proving {
         match event {
             Event::Text(text) => match client::parse(text) {
                 Ok(ClientMessage::Auth { token, cursors }) => {
-                    return self.judge(&token, cursors, context);
+                    return self.judge(token.expose(), cursors, context);
                 }
                 Ok(ClientMessage::Ping) => self.session.control(&frames::pong(), actions),
                 Ok(_) => {

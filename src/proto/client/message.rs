@@ -1,6 +1,7 @@
 //! Client frames, parsed into what they ask for.
 
 use crate::{
+    config::Secret,
     ids::NotificationId,
     limits::{CLIENT_CURSORS, CLIENT_IDS, SYNC_ITEMS, TOKEN_BYTES},
     position::{Cursors, Position},
@@ -16,7 +17,7 @@ use super::cursors::is_stream_name;
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientMessage {
     Auth {
-        token: String,
+        token: Secret,
         cursors: Option<Cursors>,
     },
     Ack {
@@ -135,9 +136,9 @@ fn value<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
-fn token(raw: Option<&RawValue>) -> Result<String, Refusal> {
+fn token(raw: Option<&RawValue>) -> Result<Secret, Refusal> {
     match raw.and_then(value::<String>) {
-        Some(token) if (1..=TOKEN_BYTES).contains(&token.len()) => Ok(token),
+        Some(token) if (1..=TOKEN_BYTES).contains(&token.len()) => Ok(Secret::new(token)),
         _ => refuse(
             ErrorCode::BadField,
             "token: a string of at most 4096 bytes is needed",
@@ -219,7 +220,7 @@ mod tests {
         assert_eq!(
             parse(r#"{"type":"auth","token":"t","cursors":{"user:local":1099511627783}}"#),
             Ok(ClientMessage::Auth {
-                token: "t".into(),
+                token: Secret::new("t"),
                 cursors: Some(cursors.clone()),
             })
         );
@@ -254,7 +255,7 @@ mod tests {
         assert_eq!(
             parse(r#"{"type":"auth","token":"t","cursors":null}"#),
             Ok(ClientMessage::Auth {
-                token: "t".into(),
+                token: Secret::new("t"),
                 cursors: None,
             })
         );
@@ -370,7 +371,7 @@ mod tests {
         fn whatever_a_client_sends_is_taken_within_bounds_or_refused(text in almost_a_frame()) {
             match parse(&text) {
                 Ok(ClientMessage::Auth { token, cursors }) => {
-                    prop_assert!(!token.is_empty() && token.len() <= TOKEN_BYTES);
+                    prop_assert!((1..=TOKEN_BYTES).contains(&token.expose().len()));
                     prop_assert!(cursors.is_none_or(|cursors| cursors.len() <= CLIENT_CURSORS));
                 }
                 Ok(ClientMessage::Ack { ids } | ClientMessage::Read { ids }) => {

@@ -38,7 +38,7 @@ use super::{
     sse::Tracked,
 };
 use crate::{
-    config,
+    config::{self, Secret},
     envelope::Fate,
     ids::{NotificationId, Region},
     limits::SYNC_ITEMS,
@@ -69,7 +69,7 @@ pub enum Action {
     },
     /// A refresh; answer with [`Session::refreshed`] or a close.
     Authenticate {
-        token: String,
+        token: Secret,
         cursors: Option<Cursors>,
     },
     /// What became of a delivery here: one first fate each (`Deferred` or a final one), and after

@@ -1,6 +1,7 @@
 //! What passing time does to a connection.
 
 use super::*;
+use crate::config::Secret;
 
 /// Seconds at which heartbeats arrived within five minutes.
 fn heartbeat_times(salt: u32) -> Vec<u64> {
@@ -76,7 +77,7 @@ fn what_a_client_asks_for_is_handed_on() {
     pair.receive(&format!(r#"{{"type":"read","ids":["{id}"]}}"#));
     pair.receive(r#"{"type":"sync","cursors":{}}"#);
     pair.receive(r#"{"type":"auth","token":"t"}"#);
-    let (token, cursors, limit) = ("t".to_owned(), Cursors::new(), SYNC_ITEMS);
+    let (token, cursors, limit) = (Secret::new("t"), Cursors::new(), SYNC_ITEMS);
     assert_eq!(
         pair.actions,
         [
