@@ -136,7 +136,9 @@ pub const KAFKA_FETCH_BACKOFF: Duration = Duration::from_millis(10);
 /// A member of a group that is silent for so long loses its partitions.
 pub const KAFKA_SESSION: Duration = Duration::from_secs(10);
 pub const KAFKA_STATISTICS: Duration = Duration::from_secs(5);
-/// The health probe: its timeout, and its interval while Kafka answers and while it doesn't.
+/// The health probe: how many without an answer make Kafka count as away, the timeout of one, and the
+/// interval while Kafka answers and while it doesn't.
+pub const KAFKA_PROBES: u32 = 2;
 pub const KAFKA_PROBE: Duration = Duration::from_secs(1);
 pub const KAFKA_PROBE_EVERY: Duration = Duration::from_secs(5);
 pub const KAFKA_PROBE_AWAY: Duration = Duration::from_millis(500);

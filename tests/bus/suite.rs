@@ -81,6 +81,18 @@ pub async fn assigned(bus: &SharedBus, place: TopicPartition, start: Start) -> B
     }
 }
 
+/// Nothing comes. A broker on a loaded machine may count as away for a moment before that.
+async fn idle(consumer: &mut Box<dyn Consumer>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match consumer.poll(10, WAIT).await {
+            Ok(Polled::Idle) => return,
+            Err(BusError::Unavailable(_)) if Instant::now() < deadline => {}
+            other => panic!("{other:?} instead of silence"),
+        }
+    }
+}
+
 pub async fn offsets_are_answered_in_the_order_of_the_input(bus: &SharedBus) {
     let places = [at(Topic::InApp, 0), at(Topic::InApp, 1)];
     let records = (0..20).map(|n| (Target::Exact(places[n % 2]), Record::new("k", "v")));
@@ -164,7 +176,7 @@ pub async fn a_reader_starts_at_the_offset_it_asks_for(bus: &SharedBus) {
     assert_eq!(read(&mut middle, 1).await[0].offset, 6);
     // From the end on only what comes later is read.
     let mut late = assigned(bus, place, Start::At(10)).await;
-    assert!(matches!(late.poll(10, WAIT).await, Ok(Polled::Idle)));
+    idle(&mut late).await;
     produce_to(bus, place, numbered(10..11)).await;
     assert_eq!(number(&read(&mut late, 1).await[0]), 10);
 }
@@ -316,7 +328,7 @@ pub async fn a_waiting_reader_is_woken_by_a_record(bus: &SharedBus) {
     let place = at(Topic::InApp, 1);
     let mut consumer = assigned(bus, place, Start::At(0)).await;
     let (polled, _) = tokio::join!(consumer.poll(10, PATIENCE), async {
-        // Once idle is told the reader has nothing left to do but wait.
+        // The reader goes first and finds nothing.
         tokio::task::yield_now().await;
         produce_to(bus, place, numbered(0..1)).await
     });
@@ -337,7 +349,7 @@ pub async fn a_poll_takes_no_more_than_it_was_asked_for(bus: &SharedBus) {
     let deadline = Instant::now() + PATIENCE;
     while found < 40 {
         assert!(Instant::now() < deadline, "{found} of 40 records came");
-        if let Polled::Records(records) = consumer.poll(3, WAIT).await.unwrap() {
+        if let Ok(Polled::Records(records)) = consumer.poll(3, WAIT).await {
             assert!((1..=3).contains(&records.len()));
             found += records.len();
         }
@@ -346,7 +358,7 @@ pub async fn a_poll_takes_no_more_than_it_was_asked_for(bus: &SharedBus) {
 
 pub async fn silence_is_idle(bus: &SharedBus) {
     let mut consumer = assigned(bus, at(Topic::InApp, 0), Start::Committed).await;
-    assert!(matches!(consumer.poll(10, WAIT).await, Ok(Polled::Idle)));
+    idle(&mut consumer).await;
     assert!(bus.healthy());
 }
 

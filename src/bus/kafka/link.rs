@@ -264,7 +264,8 @@ impl Health {
     }
 }
 
-/// Asks for metadata: now and then, and at once on a suspicion.
+/// Asks for metadata: now and then, and at once on a suspicion. One question without an answer may be a
+/// slow moment of a broker; [`limits::KAFKA_PROBES`] in a row are an absence.
 struct Probe {
     client: Arc<BaseConsumer<Reports>>,
     health: Arc<Health>,
@@ -274,19 +275,26 @@ struct Probe {
 
 impl Probe {
     fn run(self) {
+        let mut unanswered = 0;
         loop {
             let asked = self
                 .client
                 .fetch_metadata(Some(&self.topic), limits::KAFKA_PROBE);
             match asked {
-                Ok(_) => self.health.well(),
-                Err(_) => self.health.away(),
+                Ok(_) => {
+                    unanswered = 0;
+                    self.health.well();
+                }
+                Err(_) => unanswered += 1,
+            }
+            if unanswered >= limits::KAFKA_PROBES {
+                self.health.away();
             }
             // The client's own events would pile up unseen; they say why it is away.
             while self.client.poll(Duration::ZERO).is_some() {}
-            let pause = match self.health.is_well() {
-                true => limits::KAFKA_PROBE_EVERY,
-                false => limits::KAFKA_PROBE_AWAY,
+            let pause = match unanswered {
+                0 => limits::KAFKA_PROBE_EVERY,
+                _ => limits::KAFKA_PROBE_AWAY,
             };
             if self.woken.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
                 return;
