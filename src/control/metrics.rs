@@ -50,7 +50,7 @@ impl ControlMetrics {
                 &["topic"],
             ),
             outcomes: m.counters(
-                "outcomes_accepted_total",
+                "outcomes_reported_total",
                 "Outcomes accepted by a dispatcher or on `delivery`",
                 &["fate"],
             ),
