@@ -162,6 +162,8 @@ pub const PAGE_ITEMS: usize = 100;
 pub const CORE_INBOX: usize = 8_192;
 /// Messages from all cores to control. A full queue stops the core from reading its sockets.
 pub const CONTROL_INBOX: usize = 65_536;
+/// Messages a core may owe control within a turn. Over: it stops reading clients until they are taken.
+pub const CORE_OUTBOX: usize = 8_192;
 /// How long an ending core waits for control to take its last messages.
 pub const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Broadcasts a core writes at a time. Over: it takes no further letters until one is done.

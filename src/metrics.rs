@@ -5,7 +5,9 @@
 
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+    core::{Collector, Desc},
+    proto::MetricFamily,
 };
 
 /// Buckets in seconds for times inside the gateway and between processes.
@@ -45,6 +47,23 @@ impl Metrics {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid metric"))
     }
 
+    /// A gauge that is computed when it is read.
+    pub fn computed(
+        &self,
+        name: &str,
+        help: &str,
+        value: impl Fn() -> i64 + Send + Sync + 'static,
+    ) {
+        let gauge = IntGauge::new(name, help).expect("a valid metric");
+        let computed = Computed {
+            gauge,
+            value: Box::new(value),
+        };
+        self.registry
+            .register(Box::new(computed))
+            .expect("a metric name is used once");
+    }
+
     /// In seconds, over [`LATENCY_BUCKETS_S`].
     pub fn latency(&self, name: &str, help: &str) -> Histogram {
         let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS_S.to_vec());
@@ -73,5 +92,21 @@ impl Metrics {
             panic!("{names:?}: {error}")
         });
         collector
+    }
+}
+
+struct Computed {
+    gauge: IntGauge,
+    value: Box<dyn Fn() -> i64 + Send + Sync>,
+}
+
+impl Collector for Computed {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set((self.value)());
+        self.gauge.collect()
     }
 }

@@ -16,6 +16,8 @@ mod event_stream;
 mod everyone;
 #[path = "gateway/support.rs"]
 mod support;
+#[path = "gateway/turmoil.rs"]
+mod turmoil;
 
 /// Runs each behaviour on io_uring and on epoll; [`support::Gateway`] asserts that it is the one asked for.
 #[macro_export]

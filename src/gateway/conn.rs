@@ -43,8 +43,8 @@ pub(super) enum State {
 }
 
 /// Half a million of them exist.
-const _: () = assert!(size_of::<Conn>() <= 112);
-const _: () = assert!(Slots::<Conn>::ENTRY_BYTES <= 128);
+const _: () = assert!(size_of::<Conn>() <= 96);
+const _: () = assert!(Slots::<Conn>::ENTRY_BYTES <= 112);
 
 impl Conn {
     pub fn new(socket: TcpStream, state: State) -> Conn {
@@ -99,7 +99,7 @@ impl Conn {
             State::Proxied(_) => Proxied::fire(self, context),
             State::Requesting(_) => Requesting::fire(self, context),
             State::Posting(_) => Posting::fire(self, context),
-            State::Proving(_) => Proving::fire(self, context),
+            State::Proving(_) => Proving::fire(self, id, context),
             State::Open(_) => Open::fire(self, id, context),
             State::Closing(_) => Closing::fire(self, context),
             State::Gone => {}

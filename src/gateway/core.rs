@@ -15,6 +15,7 @@ use crate::{
     sys::{Doorbell, EVENTS_MAX, Readiness, Ticker},
 };
 use std::{
+    collections::VecDeque,
     io::{self, Read},
     sync::{
         Arc,
@@ -37,7 +38,7 @@ pub(super) struct Core {
     /// The one receive buffer: no connection owns one.
     buffer: Box<[u8]>,
     /// Connections that may hold more bytes than were read.
-    unread: Vec<ConnId>,
+    unread: VecDeque<ConnId>,
     /// Connections that have something to send at the end of the turn.
     touched: Vec<ConnId>,
     /// The set had more events than one turn takes.
@@ -68,7 +69,7 @@ impl Core {
             conns: Slots::new(),
             wheel: Wheel::new(context.now.mono_ms),
             buffer: vec![0; BUFFER_BYTES].into(),
-            unread: Vec::new(),
+            unread: VecDeque::new(),
             touched: Vec::new(),
             events_left: false,
             letters_left: true,
@@ -146,12 +147,16 @@ impl Core {
             conn.flush(id, &mut self.context);
         }
         if readiness.readable() {
-            match self.context.has_room {
+            match self.may_read() {
                 true => self.read(id),
                 false => self.read_later(id),
             }
         }
         self.settle(id);
+    }
+
+    fn may_read(&self) -> bool {
+        self.context.has_room && !self.context.mail.is_choked()
     }
 
     /// One `recv`, and what it means.
@@ -181,13 +186,19 @@ impl Core {
             && !conn.unread
         {
             conn.unread = true;
-            self.unread.push(id);
+            self.unread.push_back(id);
         }
     }
 
-    /// One more `recv` for each that waits for one.
+    /// One more `recv` for those that wait for one, in turn.
     fn read_on(&mut self) {
-        for id in std::mem::take(&mut self.unread) {
+        for _ in 0..self.unread.len().min(EVENTS_MAX) {
+            if !self.may_read() {
+                return;
+            }
+            let Some(id) = self.unread.pop_front() else {
+                return;
+            };
             if let Some(conn) = self.conns.tenant(id.slot, id.reuse) {
                 conn.unread = false;
                 self.read(id);

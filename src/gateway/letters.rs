@@ -14,13 +14,15 @@ use crate::{
     proto::{client::frames::Slot, close::CloseCode},
 };
 
-/// Letters handled between two looks at the sockets.
+/// Letters, and deliveries in them, handled between two looks at the sockets. One letter is not divided:
+/// control puts no more into it than it takes from the bus at once.
 const LETTERS_PER_TURN: usize = 256;
 
 impl Core {
     /// Takes what waits in the mailbox, as long as nothing is held up by it.
     pub fn read_letters(&mut self) {
-        for _ in 0..LETTERS_PER_TURN {
+        let mut handled = 0;
+        while handled < LETTERS_PER_TURN && !self.context.mail.is_choked() {
             // Walks overtake nothing and are bounded: while too many wait, so do the letters behind them.
             if self.walks.are_full() {
                 return;
@@ -28,6 +30,10 @@ impl Core {
             let Some(letter) = self.context.mail.receive() else {
                 self.letters_left = false;
                 return;
+            };
+            handled += match &letter {
+                ToCore::Deliver(deliveries) => deliveries.len().max(1),
+                _ => 1,
             };
             self.carry_out(letter);
         }

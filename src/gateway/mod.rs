@@ -59,8 +59,8 @@ use std::{
 };
 use thiserror::Error;
 
-/// Names of core threads start with it; `herald_descriptors` finds their tables by it.
-pub const THREAD_PREFIX: &str = "core-";
+/// Names of core threads start with it; their descriptor tables are found by it.
+const THREAD_PREFIX: &str = "core-";
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -115,6 +115,7 @@ pub fn start(
     let failed = |core| move |source| StartError::Core { core, source };
     let wirings = queues::wire(count).map_err(failed(0))?;
     let families = stats::Families::new(metrics, engine);
+    families.count_descriptors(metrics, cfg.own_fd_table);
     let population = Arc::new(AtomicUsize::new(0));
 
     let mut listen = cfg.listen;

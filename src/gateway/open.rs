@@ -329,8 +329,12 @@ impl Open {
         }
     }
 
-    /// Ends it in good order: no more deliveries, the close frame behind what is partly sent.
+    /// Ends it in good order: what was said before goes out as far as the kernel takes it at once, then
+    /// nothing but the rest of a frame partly sent, and the close frame behind it.
     pub fn end(conn: &mut Conn, ending: Ending, id: ConnId, context: &mut Context) {
+        if conn.wants_flush() {
+            Open::flush(conn, id, context);
+        }
         let state = std::mem::replace(&mut conn.state, State::Gone);
         let State::Open(mut open) = state else {
             conn.state = state;

@@ -75,7 +75,7 @@ impl Proving {
                     session.refreshed(expires_unix_s);
                     Open::enter(conn, party, session, decoder, cursors, id, context);
                 }
-                Err(ending) => Proving::end(conn, ending, context),
+                Err(ending) => Proving::end(conn, ending, id, context),
             }
         }
         conn.receive(input, id, context);
@@ -157,13 +157,23 @@ impl Proving {
         context.actions.clear();
     }
 
-    pub fn fire(conn: &mut Conn, context: &mut Context) {
+    pub fn fire(conn: &mut Conn, id: ConnId, context: &mut Context) {
         context.stats.refused("auth_timeout");
         let reason = "no auth in time";
-        Proving::end(conn, Ending::Ours(CloseCode::AuthTimeout, reason), context);
+        Proving::end(
+            conn,
+            Ending::Ours(CloseCode::AuthTimeout, reason),
+            id,
+            context,
+        );
     }
 
-    pub fn end(conn: &mut Conn, ending: Ending, context: &mut Context) {
+    /// As [`Open::end`]: what was answered so far goes out before the close frame.
+    pub fn end(conn: &mut Conn, ending: Ending, id: ConnId, context: &mut Context) {
+        context.actions.clear();
+        if conn.wants_flush() {
+            Proving::flush(conn, id, context);
+        }
         let State::Proving(proving) = std::mem::replace(&mut conn.state, State::Gone) else {
             return;
         };

@@ -4,8 +4,8 @@
 //! * both directions are bounded, one queue per core and direction, and a batch costs one wake: the side
 //!   that finds `ringing` set knows that the other has yet to look;
 //! * what a core has to tell is never dropped: what finds the queue full waits in the core, which meanwhile
-//!   neither reads clients, accepts, nor takes from its mailbox, so that what waits is bounded by what one
-//!   wake-up can bring about;
+//!   neither reads clients, accepts, nor takes from its mailbox, so that what waits is bounded by
+//!   [`limits::CORE_OUTBOX`], one more read, and one end for each connection;
 //! * a core rings by a descriptor of its own table. It must never wake a tokio task itself: the waker would
 //!   write to an eventfd of the table left behind, whose number here is some client's socket.
 
@@ -222,6 +222,11 @@ impl Mail {
             self.control_bell.ring();
         }
         self.waiting.is_empty()
+    }
+
+    /// So much waits that nothing more is to be brought about in this turn.
+    pub fn is_choked(&self) -> bool {
+        self.waiting.len() >= limits::CORE_OUTBOX
     }
 
     /// Called after the bell has woken the core, before it looks at the queue.

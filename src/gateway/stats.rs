@@ -1,8 +1,8 @@
 //! What the cores count. Hot counts are plain numbers of the core, added to the process's once per tick;
 //! what happens rarely goes straight to its family. Every label is bounded: engines, cores, codes, causes.
 
-use super::engine::Engine;
-use crate::metrics::Metrics;
+use super::{THREAD_PREFIX, engine::Engine};
+use crate::{metrics::Metrics, sys};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Families of the process, shared by its cores.
@@ -92,6 +92,18 @@ impl Families {
 
     pub fn table_shared(&self) {
         self.tables_shared.inc();
+    }
+
+    /// Descriptors of the process over all its tables, for the alert on them.
+    pub fn count_descriptors(&self, metrics: &Metrics, own_tables: bool) {
+        let shared = self.tables_shared.clone();
+        let help =
+            "Open descriptors, summed over the tables of the core threads and the shared one.";
+        metrics.computed("descriptors", help, move || {
+            let own_tables = own_tables && shared.get() == 0;
+            let counted = sys::count_descriptors(own_tables.then_some(THREAD_PREFIX));
+            counted.map_or(-1, |count| count as i64)
+        });
     }
 }
 

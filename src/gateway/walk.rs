@@ -201,11 +201,9 @@ fn ask_to_leave(conn: &mut Conn, id: ConnId, context: &mut Context) -> bool {
             open.session
                 .reconnect(after_ms, "drain", &mut context.actions);
             Open::carry_out(conn, id, context);
-            // The end drops what waits, so this leaves before it (unless the client does not read).
-            conn.flush(id, context);
             Open::end(conn, ending, id, context);
         }
-        State::Proving(_) => Proving::end(conn, ending, context),
+        State::Proving(_) => Proving::end(conn, ending, id, context),
         _ => return false,
     }
     true

@@ -35,6 +35,8 @@ fn several_cores_share_one_port_and_each_serves_its_own(engine: Engine) {
     for client in &mut clients {
         client.hear_type("notification");
     }
+    // Both ends of each are descriptors of this process, in the test's table and in the cores'.
+    assert!(gateway.metric("herald_descriptors") >= 128.0);
 }
 
 fn a_broadcast_reaches_everyone_on_every_core(engine: Engine) {

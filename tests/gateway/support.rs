@@ -119,6 +119,12 @@ impl Gateway {
         self.told.extend(messages);
     }
 
+    /// All that was told and not asked for, in order.
+    pub fn told(&mut self) -> Vec<FromCore> {
+        self.hear();
+        self.told.drain(..).collect()
+    }
+
     /// The first message that `wanted` takes; others stay for later.
     pub fn expect<T>(&mut self, what: &str, mut wanted: impl FnMut(&FromCore) -> Option<T>) -> T {
         let from = Instant::now();
