@@ -11,8 +11,10 @@ use std::{
 /// Descriptors a thread needs beside its clients: epoll, the lines of its courier, the process's own.
 const SPARE: u64 = 200;
 const THREADS_MAX: usize = 1024;
-/// Share of a range of ports that is used; the last ones are slow to find.
+/// Share of a range of ports that may be used; the last ones are slow to find.
 const PORTS_PERCENT: u64 = 85;
+/// Connections per address where addresses cost nothing (127.0.0.0/8): finding a port stays quick.
+const PER_LOOPBACK_ADDRESS: u64 = 4_000;
 
 /// How the run is spread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,13 +120,7 @@ impl Machine {
         let needed = clients.div_ceil(per_source);
         let loopback = targets.iter().all(|t| t.ip().is_loopback() && t.is_ipv4());
         if given.is_empty() && loopback {
-            // One is the kernel's choice; more are as many addresses of 127.0.0.0/8.
-            let address = |n: u64| {
-                let n = n as u32 + 1;
-                IpAddr::V4(Ipv4Addr::from(0x7f00_0000 | (n / 250) << 8 | (n % 250 + 1)))
-            };
-            let count = if needed == 1 { 0 } else { needed };
-            return Ok((0..count).map(address).collect());
+            return Ok(loopback_addresses(clients.div_ceil(PER_LOOPBACK_ADDRESS)));
         }
         if given.len().max(1) as u64 >= needed {
             return Ok(given.to_vec());
@@ -137,9 +133,23 @@ impl Machine {
     }
 }
 
+/// Other ones each time: ports of the last run stay taken for a minute.
+fn loopback_addresses(count: u64) -> Vec<IpAddr> {
+    if count <= 1 {
+        return Vec::new();
+    }
+    // 127.n.x.y, n at random; neither x.0 nor x.255.
+    let network = 0x7f00_0000 | u32::from(rand::random_range(1..=254u8)) << 16;
+    let address = |n: u32| network | (n / 254) << 8 | (n % 254 + 1);
+    (0..count.min(60_000) as u32)
+        .map(|n| IpAddr::V4(Ipv4Addr::from(address(n))))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     const MACHINE: Machine = Machine {
         descriptors: 20_000,
@@ -164,10 +174,9 @@ mod tests {
     #[test]
     fn a_large_run_gets_tables_and_addresses_as_needed() {
         let plan = MACHINE.plan(100_000, 0, &[], &local()).unwrap();
-        assert_eq!((plan.threads, plan.sources.len()), (6, 5));
-        let mut distinct = plan.sources.clone();
-        distinct.dedup();
-        assert_eq!(distinct.len(), 5);
+        assert_eq!((plan.threads, plan.sources.len()), (6, 25));
+        let distinct: BTreeSet<_> = plan.sources.iter().collect();
+        assert_eq!(distinct.len(), 25);
         assert!(plan.sources.iter().all(IpAddr::is_loopback));
     }
 

@@ -179,7 +179,7 @@ impl Client {
                 return Ok(());
             };
             match socket.read(buffer) {
-                Ok(0) => return Err(End::Broken("closed without a close frame")),
+                Ok(0) => return Err(End::Broken(self.closed_silently())),
                 Ok(length) => {
                     world.tally.counters.bytes += length as u64;
                     self.rules.heard(world.now_ms);
@@ -192,6 +192,14 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(End::Failed(error)),
             }
+        }
+    }
+
+    fn closed_silently(&self) -> &'static str {
+        match &self.phase {
+            Phase::Opening(_) if self.output.is_empty() => "closed without an answer",
+            Phase::Opening(_) => "closed before the request was sent",
+            _ => "closed without a close frame",
         }
     }
 

@@ -28,6 +28,8 @@ const BUFFER_BYTES: usize = 256 * 1024;
 const WAIT: Duration = Duration::from_millis(10);
 /// Every client is looked at this often.
 const SWEEP_MS: u64 = 100;
+/// First connects between two looks at the sockets.
+const CONNECTS_PER_TURN: usize = 64;
 /// Bit of an epoll token that tells a courier's socket from a client's.
 const COURIER: u64 = 1 << 31;
 
@@ -158,10 +160,13 @@ impl Flock {
     /// Drives the clients until told to stop.
     pub fn run(mut self) -> io::Result<(Tally, Vec<Last>)> {
         let mut ready = Vec::new();
-        let mut swept_ms = 0;
+        let (mut swept_ms, mut turned) = (0, Instant::now());
         let began_ms = self.world.setup.started.elapsed().as_millis() as u64;
         while !self.link.stop.load(Ordering::Relaxed) {
+            let waited_from = Instant::now();
+            self.world.tally.busy(waited_from - turned);
             self.world.epoll.wait(&mut ready, WAIT)?;
+            turned = Instant::now();
             self.world.now_ms = self.world.setup.started.elapsed().as_millis() as u64;
             for event in &ready {
                 self.handle(event);
@@ -204,7 +209,8 @@ impl Flock {
     /// As many as the rate allows by now.
     fn begin_connects(&mut self, elapsed_ms: u64) {
         let allowed = (elapsed_ms as f64 / 1_000.0 * self.connects_per_s) as usize + 1;
-        while self.begun < allowed.min(self.clients.len()) {
+        let turn_end = self.begun + CONNECTS_PER_TURN;
+        while self.begun < allowed.min(self.clients.len()).min(turn_end) {
             self.clients[self.begun].connect(&mut self.world);
             self.begun += 1;
         }

@@ -43,6 +43,8 @@ pub struct Report {
     pub failures: BTreeMap<String, u64>,
     pub gaps: BTreeMap<String, u64>,
     pub errors: BTreeMap<String, u64>,
+    /// The longest one of this tool's threads did not look at its sockets: a latency near it is its own.
+    pub away_ms_max: f64,
     /// The most this tool had in memory, per client.
     pub memory_bytes_per_client: u64,
 }
@@ -135,6 +137,7 @@ impl Report {
             failures: tally.failures.clone(),
             gaps: tally.gaps.clone(),
             errors: tally.errors.clone(),
+            away_ms_max: tally.away_max.as_secs_f64() * 1_000.0,
             memory_bytes_per_client: peak_resident_bytes()
                 / u64::from(wanted.roster.clients().max(1)),
         }

@@ -2,7 +2,10 @@
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 use uuid::Uuid;
 
 /// Distinct reasons kept per map: servers and kernels have few; more is noise.
@@ -88,6 +91,8 @@ pub struct Tally {
     pub latency_us: Histogram<u64>,
     /// µs from `connect` to `welcome`.
     pub connect_us: Histogram<u64>,
+    /// The longest a thread was away from its sockets.
+    pub away_max: Duration,
     /// By (id, client), if asked for.
     pub receipts: Option<HashMap<(Uuid, u32), Receipt>>,
 }
@@ -107,11 +112,18 @@ impl Tally {
             errors: BTreeMap::new(),
             latency_us: histogram(),
             connect_us: histogram(),
+            away_max: Duration::ZERO,
             receipts: with_receipts.then(HashMap::new),
         }
     }
 
+    /// A thread spent so long between two looks at its sockets.
+    pub fn busy(&mut self, time: Duration) {
+        self.away_max = self.away_max.max(time);
+    }
+
     pub fn add(&mut self, other: Tally) {
+        self.away_max = self.away_max.max(other.away_max);
         self.counters.add(&other.counters);
         for (mine, theirs) in [
             (&mut self.closes, other.closes),
