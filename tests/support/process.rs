@@ -4,11 +4,11 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     os::unix::process::CommandExt,
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
@@ -45,6 +45,28 @@ impl Guarded {
             child,
             _keeper: keeper,
         })
+    }
+
+    /// Waits for its end and takes what it wrote.
+    pub fn output(mut self) -> Output {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let errors = self.child.stderr.take();
+        let reading = std::thread::spawn(move || {
+            if let Some(mut errors) = errors {
+                let _ = errors.read_to_end(&mut stderr);
+            }
+            stderr
+        });
+        if let Some(mut output) = self.child.stdout.take() {
+            let _ = output.read_to_end(&mut stdout);
+        }
+        let status = self.child.wait().expect("our own child");
+        let stderr = reading.join().expect("it only reads");
+        Output {
+            status,
+            stdout,
+            stderr,
+        }
     }
 
     pub fn signal(&self, signal: i32) {
