@@ -82,7 +82,7 @@ impl DispatcherMetrics {
                 &["topic"],
             ),
             outcomes: metrics.counters(
-                "outcomes_accepted_total",
+                "outcomes_total",
                 "Outcomes accepted from gateways, by fate.",
                 &["fate"],
             ),
