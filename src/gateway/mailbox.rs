@@ -25,9 +25,11 @@ pub struct ConnId {
 #[derive(Debug)]
 pub enum ToCore {
     /// Push to connections of this core, in order. Each delivery is answered by one
-    /// [`FromCore::Fate`] per ticket (final, or `Deferred` first and the final one later).
+    /// [`FromCore::Fate`] per ticket (final, or `Deferred` first and the final one later); a connection
+    /// that is no more is `NotHere`.
     Deliver(Vec<Delivery>),
-    /// To every open connection of this core; answered by one `Fate` with the count.
+    /// To every open connection of this core. Those whose socket took it at once are told together, by one
+    /// `Written` when the last was visited (also if there was none); slower ones by fates of their own.
     Broadcast { ticket: Ticket, item: Arc<Item> },
     /// Answer to [`FromCore::Sync`] (or to the cursors of [`FromCore::Opened`]): the whole `sync` frame as
     /// JSON text, the cursors it leads to, and whether it completes the catch-up (`recovered` and no more).
