@@ -175,6 +175,8 @@ pub const SHARD_IN_FLIGHT: usize = 16_384;
 /// Outcomes of one batch, and outcomes waiting while no dispatcher answers; over: to `delivery`.
 pub const OUTCOME_BATCH: usize = 1_024;
 pub const OUTCOMES_WAITING: usize = 65_536;
+/// Registry entries of ended gateways that one dispatcher removes a second.
+pub const SWEEP_PER_S: usize = 5_000;
 /// Records of one router batch.
 pub const ROUTER_BATCH: usize = 512;
 /// Hops of a record after `not_here`.

@@ -30,7 +30,7 @@ enum Command {
     /// Takes notifications in, routes them, keeps storage.
     Dispatcher(File),
     /// Ask and command a running Herald.
-    Ctl(ctl::Ctl),
+    Ctl(Box<ctl::Ctl>),
 }
 
 #[derive(Debug, Args)]
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         }),
         Command::Gateway(file) => process::gateway::run(move || file.load()),
         Command::Dispatcher(file) => process::dispatcher::run(move || file.load()),
-        Command::Ctl(ctl) => ctl::main(ctl),
+        Command::Ctl(ctl) => ctl::main(*ctl),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -122,3 +122,23 @@ async fn a_gateway_leaves_in_good_order_and_exits_0() {
     fleet.dispatcher.signal(libc::SIGTERM);
     assert_eq!(fleet.dispatcher.wait().code(), Some(0), "{}", fleet.logs());
 }
+
+#[test]
+fn a_port_that_another_process_shares_is_refused_and_named() {
+    let taken = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    // As a forgotten gateway would hold it.
+    taken.set_reuse_port(true).unwrap();
+    let port = free_port();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    taken.bind(&address.into()).unwrap();
+    taken.listen(1).unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let data = data.path().to_str().unwrap();
+    let mut herald = Herald::new(
+        &["standalone", "--data", data],
+        &[("gateway.listen", &address.to_string())],
+    );
+    herald.start();
+    assert_eq!(herald.wait().code(), Some(1), "{}", herald.log());
+    assert!(herald.log().contains("gateway.listen"), "{}", herald.log());
+}

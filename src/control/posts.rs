@@ -80,6 +80,11 @@ async fn serve(host: &Host, reporter: &Reporter, job: Job) {
 }
 
 async fn catch_up(host: &Host, conn: ConnId, user: &UserId, cursors: Cursors, limit: usize) {
+    // In a storm many leave before their turn comes: the store is not asked for them.
+    if !host.table.connections_of(user).contains(&conn) {
+        host.metrics.syncs.with_label_values(&["gone"]).inc();
+        return;
+    }
     // Before the store is read: what is stored later must be able to reach this host.
     let reaches = host.reaches(user);
     let Some(mut reply) = read(host, user, cursors.clone(), limit).await else {

@@ -19,6 +19,7 @@ mod outbox;
 mod patience;
 mod router;
 mod routes;
+mod sweeper;
 mod sync;
 mod tracker;
 mod worker;
@@ -287,6 +288,7 @@ impl Shared {
         tasks.spawn(worker::run(fan_out, start.clone()));
         tasks.spawn(worker::run(broadcast, start.clone()));
         tasks.spawn(worker::run(delivery, start));
+        tasks.spawn(sweeper::run(self.registry.clone(), shutdown.clone()));
     }
 }
 

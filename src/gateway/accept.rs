@@ -240,6 +240,18 @@ fn listen_on(address: SocketAddr, settings: &Settings) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Listeners that share a port share it with a forgotten process too, which would silently take a part of
+/// the clients. A bind without sharing finds it.
+pub fn ensure_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
 fn out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -103,6 +103,10 @@ pub fn start(
     metrics: &Metrics,
 ) -> Result<(Cores, Inbox), StartError> {
     let settings = Arc::new(Settings::new(cfg, conformance, region)?);
+    accept::ensure_free(cfg.listen).map_err(|source| StartError::Listen {
+        address: cfg.listen,
+        source,
+    })?;
     let engine = Engine::choose(cfg.engine)?;
     let cpus = sys::cpus().unwrap_or_else(|_| vec![0]);
     let count = match cfg.cores {

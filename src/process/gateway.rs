@@ -40,9 +40,9 @@ async fn serve(
     let secret = secret::from_config(&config.grpc)?;
     gateway::check(&config.gateway, config.conformance, &config.node.region)?;
     let namespace = &config.node.namespace;
-    let upstream = GrpcUpstream::new(&config.dispatchers, secret.as_ref())?;
     let bus = KafkaBus::connect(&config.kafka, namespace, &metrics)?;
     let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;
+    let upstream = GrpcUpstream::new(&config.dispatchers, secret.as_ref())?;
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
     // Last of what may find the configuration wrong: from here on clients can reach us.
     let region = config.node.region.clone();
