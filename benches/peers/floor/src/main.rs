@@ -1,0 +1,289 @@
+//! The floor: one thread, one epoll set, `send`, and nothing around it.
+//!
+//! It accepts WebSocket clients, greets each with a `welcome` that names no heartbeat worth speaking of, and
+//! sends what standard input says:
+//!
+//! * `all JSON`: one text frame to every client;
+//! * `each RATE COUNT JSON`: COUNT frames to one client after the other, RATE a second (0: as fast as it
+//!   goes). The first run of twelve zeroes in JSON is the end of an id and becomes the number of the frame;
+//! * `count`: how many clients there are.
+//!
+//! Each is answered by one line: `sent N blocked M`, or `clients N`. It keeps four bytes of a socket and one
+//! of state per client, judges no token and no frame, and answers no ping: below this a server can't go.
+
+mod sys;
+
+use anyhow::{Context, Result, bail};
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+use sys::Epoll;
+use tungstenite::handshake::derive_accept_key;
+
+const LISTENER: u64 = u64::MAX;
+const INPUT: u64 = u64::MAX - 1;
+const WELCOME: &str = r#"{"type":"welcome","connection":"floor","heartbeat_ms":3600000,"slot":{"after_ms_min":0,"after_ms_max":1000}}"#;
+
+struct Floor {
+    epoll: Epoll,
+    listener: TcpListener,
+    clients: Vec<Option<TcpStream>>,
+    /// Whether the client has been answered.
+    upgraded: Vec<bool>,
+    free: Vec<u32>,
+    open: usize,
+    buffer: Box<[u8]>,
+    /// What of standard input is not a line yet.
+    line: Vec<u8>,
+    series: Option<Series>,
+}
+
+/// An `each` under way.
+struct Series {
+    frame: Vec<u8>,
+    /// Where the number stands in the frame.
+    number_at: usize,
+    rate: f64,
+    count: u64,
+    done: u64,
+    next_client: usize,
+    began: Instant,
+    tally: Tally,
+}
+
+impl Series {
+    /// Until the next frame is due.
+    fn pause(&self) -> Duration {
+        let due_s = match self.rate {
+            0.0 => 0.0,
+            rate => (self.done + 1) as f64 / rate,
+        };
+        Duration::from_secs_f64(due_s).saturating_sub(self.began.elapsed())
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    sent: u64,
+    blocked: u64,
+}
+
+fn main() -> Result<()> {
+    let address = std::env::args().nth(1).context("usage: floor ADDRESS")?;
+    sys::raise_descriptor_limit()?;
+    let listener = sys::listen(address.parse().context("no address")?)?;
+    listener.set_nonblocking(true)?;
+    let epoll = Epoll::new()?;
+    epoll.add(&listener, LISTENER)?;
+    epoll.add(&io::stdin(), INPUT)?;
+    let mut floor = Floor {
+        epoll,
+        listener,
+        clients: Vec::new(),
+        upgraded: Vec::new(),
+        free: Vec::new(),
+        open: 0,
+        buffer: vec![0; 64 * 1024].into(),
+        line: Vec::new(),
+        series: None,
+    };
+    say(format_args!("ready"))?;
+    while floor.turn()? {}
+    Ok(())
+}
+
+fn say(line: std::fmt::Arguments<'_>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+impl Floor {
+    /// False once standard input has ended.
+    fn turn(&mut self) -> Result<bool> {
+        let timeout = self.series.as_ref().map(Series::pause);
+        let mut tokens = [0; sys::EVENTS];
+        let count = self.epoll.wait(&mut tokens, timeout)?;
+        for &token in &tokens[..count] {
+            match token {
+                LISTENER => self.accept()?,
+                INPUT => {
+                    if !self.listen_to_input()? {
+                        return Ok(false);
+                    }
+                }
+                slot => self.hear(slot as usize),
+            }
+        }
+        self.go_on()?;
+        Ok(true)
+    }
+
+    fn accept(&mut self) -> Result<()> {
+        loop {
+            match self.listener.accept() {
+                Ok((socket, _)) => {
+                    socket.set_nonblocking(true)?;
+                    socket.set_nodelay(true)?;
+                    let slot = self.free.pop().unwrap_or(self.clients.len() as u32) as usize;
+                    self.epoll.add(&socket, slot as u64)?;
+                    if slot == self.clients.len() {
+                        self.clients.push(None);
+                        self.upgraded.push(false);
+                    }
+                    self.clients[slot] = Some(socket);
+                    self.upgraded[slot] = false;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).context("accept"),
+            }
+        }
+    }
+
+    /// Whatever a client says after its request is read and forgotten.
+    fn hear(&mut self, slot: usize) {
+        let Some(mut socket) = self.clients[slot].as_ref() else {
+            return;
+        };
+        let length = match socket.read(&mut self.buffer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            Err(_) => 0,
+        };
+        let alive = match (length, self.upgraded[slot]) {
+            (0, _) => false,
+            (_, true) => return,
+            // The request of the load tool comes in one piece.
+            (_, false) => answer(socket, &self.buffer[..length]).is_some(),
+        };
+        self.upgraded[slot] |= alive;
+        match alive {
+            true => self.open += 1,
+            false => {
+                self.open -= usize::from(self.upgraded[slot]);
+                self.clients[slot] = None;
+                self.free.push(slot as u32);
+            }
+        }
+    }
+
+    fn listen_to_input(&mut self) -> Result<bool> {
+        let length = io::stdin().read(&mut self.buffer)?;
+        if length == 0 {
+            return Ok(false);
+        }
+        self.line.extend_from_slice(&self.buffer[..length]);
+        while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.line.drain(..=end).collect();
+            self.obey(std::str::from_utf8(&line)?.trim_end())?;
+        }
+        Ok(true)
+    }
+
+    fn obey(&mut self, line: &str) -> Result<()> {
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match command {
+            "count" => say(format_args!("clients {}", self.open))?,
+            "all" => {
+                let frame = text_frame(rest);
+                let mut tally = Tally::default();
+                for slot in 0..self.clients.len() {
+                    self.send(slot, &frame, &mut tally);
+                }
+                say(format_args!(
+                    "sent {} blocked {}",
+                    tally.sent, tally.blocked
+                ))?;
+            }
+            "each" => {
+                let mut words = rest.splitn(3, ' ');
+                let mut word = || words.next().context("each RATE COUNT JSON");
+                let (rate, count) = (word()?.parse()?, word()?.parse()?);
+                let frame = text_frame(word()?);
+                let zeroes = frame.windows(12).position(|window| window == [b'0'; 12]);
+                self.series = Some(Series {
+                    frame,
+                    number_at: zeroes.context("no twelve zeroes")?,
+                    rate,
+                    count,
+                    done: 0,
+                    next_client: 0,
+                    began: Instant::now(),
+                    tally: Tally::default(),
+                });
+            }
+            _ => bail!("unknown command {command:?}"),
+        }
+        Ok(())
+    }
+
+    /// Sends what is due of the series.
+    fn go_on(&mut self) -> Result<()> {
+        let Some(mut series) = self.series.take() else {
+            return Ok(());
+        };
+        let due = match series.rate {
+            0.0 => series.count,
+            rate => (series.began.elapsed().as_secs_f64() * rate) as u64,
+        };
+        while series.done < due.min(series.count) && self.open > 0 {
+            series.done += 1;
+            let number = format!("{:012}", series.done);
+            series.frame[series.number_at..][..12].copy_from_slice(number.as_bytes());
+            while self.clients[series.next_client].is_none() {
+                series.next_client = (series.next_client + 1) % self.clients.len();
+            }
+            self.send(series.next_client, &series.frame, &mut series.tally);
+            series.next_client = (series.next_client + 1) % self.clients.len();
+        }
+        match series.done < series.count && self.open > 0 {
+            true => self.series = Some(series),
+            false => {
+                let Tally { sent, blocked } = series.tally;
+                say(format_args!("sent {sent} blocked {blocked}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the kernel does not take whole is lost, and counted: such a run is no floor.
+    fn send(&self, slot: usize, frame: &[u8], tally: &mut Tally) {
+        if let Some(mut socket) = self.clients[slot].as_ref() {
+            match socket.write(frame) {
+                Ok(length) if length == frame.len() => tally.sent += 1,
+                _ => tally.blocked += 1,
+            }
+        }
+    }
+}
+
+/// Upgrades, and greets.
+fn answer(mut socket: &TcpStream, request: &[u8]) -> Option<()> {
+    let text = std::str::from_utf8(request).ok()?;
+    let key = text.split("Sec-WebSocket-Key: ").nth(1)?;
+    let key = key.split("\r\n").next()?;
+    let accept = derive_accept_key(key.as_bytes());
+    let mut answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: herald.v1\r\n\r\n"
+    )
+    .into_bytes();
+    answer.extend_from_slice(&text_frame(WELCOME));
+    (socket.write(&answer).ok()? == answer.len()).then_some(())
+}
+
+/// A text frame of less than 64 KiB.
+fn text_frame(json: &str) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match json.len() {
+        length @ 0..126 => frame.push(length as u8),
+        length => {
+            frame.push(126);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(json.as_bytes());
+    frame
+}

@@ -1,0 +1,69 @@
+//! Measures a release build of Herald beside the floor, and prints tables for `RESULTS.md`.
+//!
+//! Servers and clients share this machine, so ratios count, not figures: the floor is measured in the same
+//! run, by the same load tool, with the same instrument (`/proc`). A server's sending thread is bound to
+//! CPU 0 and the clients to CPU 1, where there are two.
+
+mod broadcast;
+mod fleet;
+mod floor;
+mod micro;
+mod parts;
+mod process;
+mod standalone;
+mod swarm;
+mod table;
+mod unicast;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+
+/// As the server: figures of allocating code are otherwise of another program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Debug, Parser)]
+pub struct Options {
+    /// What to measure.
+    #[arg(value_enum, default_value = "all")]
+    part: Part,
+    /// Connections held.
+    #[arg(long, default_value_t = 18_000)]
+    clients: u32,
+    /// How often everything is done.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Notifications to all per run.
+    #[arg(long, default_value_t = 20)]
+    broadcasts: u32,
+    /// Notifications to one user each, per run.
+    #[arg(long, default_value_t = 10_000)]
+    unicasts: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    All,
+    /// Memory per connection and CPU per delivery to all: the standalone.
+    Broadcast,
+    /// CPU per message to one user: a gateway on a real Kafka and Redis.
+    Unicast,
+    /// Frames, mailbox, look-up.
+    Micro,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let wants = |part| options.part == Part::All || options.part == part;
+    if wants(Part::Micro) {
+        micro::run(options.runs.max(5)).await?;
+    }
+    if wants(Part::Broadcast) {
+        broadcast::run(&options).await?;
+    }
+    if wants(Part::Unicast) {
+        unicast::run(&options).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! A folder for a run, ports, and the real servers that scripts start.
+
+use anyhow::{Context, Result, bail};
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Below the range the kernel takes ports of outgoing connections from.
+pub fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(20_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Goes with the value.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Result<Folder> {
+        let name = format!("herald-bench-{:08x}", rand::random::<u32>());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).with_context(|| format!("can't make {}", path.display()))?;
+        Ok(Folder(path))
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.join(name).display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A Redis or a Kafka, started and stopped by its script.
+pub struct Server {
+    script: &'static str,
+    pub port: u16,
+    data: PathBuf,
+}
+
+impl Server {
+    pub fn start(script: &'static str, data: &Path) -> Result<Server> {
+        let server = Server {
+            script,
+            port: free_port(),
+            data: data.to_owned(),
+        };
+        server.call(&["start", &server.port.to_string()])?;
+        Ok(server)
+    }
+
+    fn call(&self, arguments: &[&str]) -> Result<()> {
+        // Standard output is for tables.
+        let status = Command::new(self.script)
+            .args(arguments)
+            .arg(&self.data)
+            .stdout(std::io::stderr())
+            .status()
+            .with_context(|| format!("{}: run this from the project's folder", self.script))?;
+        if !status.success() {
+            bail!("{} {arguments:?}: {status}", self.script);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.call(&["stop"]);
+    }
+}

@@ -1,0 +1,215 @@
+//! A server as a child process, and what the kernel says of it.
+
+use anyhow::{Context, Result, bail};
+use herald::gateway::THREAD_PREFIX;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// CPU time of a process: its core threads, and all of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu {
+    pub cores_us: f64,
+    pub whole_us: f64,
+}
+
+impl Cpu {
+    pub fn since(self, before: Cpu) -> Cpu {
+        Cpu {
+            cores_us: self.cores_us - before.cores_us,
+            whole_us: self.whole_us - before.whole_us,
+        }
+    }
+}
+
+/// Counts what a process uses above what it uses at rest.
+pub struct Meter {
+    at_rest_per_s: Cpu,
+    before: Cpu,
+    began: Instant,
+}
+
+impl Meter {
+    pub fn start(process: &Process, at_rest_per_s: Cpu) -> Result<Meter> {
+        Ok(Meter {
+            at_rest_per_s,
+            before: process.cpu()?,
+            began: Instant::now(),
+        })
+    }
+
+    /// CPU time of each of `count` things done, once the process has come to rest.
+    pub async fn stop(self, process: &mut Process, count: f64) -> Result<Cpu> {
+        process.settle().await?;
+        let used = process.cpu()?.since(self.before);
+        let seconds = self.began.elapsed().as_secs_f64();
+        let each = |used: f64, at_rest: f64| (used - at_rest * seconds) / count;
+        Ok(Cpu {
+            cores_us: each(used.cores_us, self.at_rest_per_s.cores_us),
+            whole_us: each(used.whole_us, self.at_rest_per_s.whole_us),
+        })
+    }
+}
+
+/// Ends with the value.
+pub struct Process {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Bound to a CPU if one is named. Standard input and output are pipes; errors go to `log`.
+    pub fn start(
+        command: &Path,
+        arguments: &[String],
+        cpu: Option<usize>,
+        log: &Path,
+    ) -> Result<Process> {
+        Process::start_with(command, arguments, &[], cpu, log)
+    }
+
+    pub fn start_with(
+        command: &Path,
+        arguments: &[String],
+        environment: &[(&str, String)],
+        cpu: Option<usize>,
+        log: &Path,
+    ) -> Result<Process> {
+        let mut full = match cpu {
+            Some(cpu) if cpus() > 1 => {
+                let mut bound = Command::new("taskset");
+                bound.args(["-c", &cpu.to_string()]).arg(command);
+                bound
+            }
+            _ => Command::new(command),
+        };
+        let child = full
+            .args(arguments)
+            .envs(environment.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(log)?)
+            .spawn()
+            .with_context(|| format!("can't start {}", command.display()))?;
+        Ok(Process {
+            child,
+            name: command.display().to_string(),
+            log: log.to_owned(),
+        })
+    }
+
+    pub fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        Some((self.child.stdin.take()?, self.child.stdout.take()?))
+    }
+
+    pub fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            bail!("{} ended: {status}\n{log}", self.name);
+        }
+        Ok(())
+    }
+
+    /// Asks it to end, by the name of a signal.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &id]).status()?;
+        if !sent.success() {
+            bail!("kill: {sent}");
+        }
+        Ok(())
+    }
+
+    /// Until it has ended by itself.
+    pub async fn ended(&mut self, within: Duration) -> Result<()> {
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if began.elapsed() > within {
+                bail!("{} does not end", self.name);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// By the scheduler's own count, in ns, which misses only threads that have ended.
+    pub fn cpu(&self) -> Result<Cpu> {
+        let mut cpu = Cpu::default();
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        for task in fs::read_dir(&tasks).context("it ended")? {
+            let task = task?.path();
+            let read = |file: &str| fs::read_to_string(task.join(file));
+            let (Ok(name), Ok(text)) = (read("comm"), read("schedstat")) else {
+                continue;
+            };
+            let ns: f64 = text.split(' ').next().unwrap_or("0").parse()?;
+            cpu.whole_us += ns / 1_000.0;
+            if name.starts_with(THREAD_PREFIX) {
+                cpu.cores_us += ns / 1_000.0;
+            }
+        }
+        Ok(cpu)
+    }
+
+    pub fn resident_bytes(&self) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        Ok(kib.context("no VmRSS")?.parse::<f64>()? * 1024.0)
+    }
+
+    /// What it uses in a second while nothing is asked of it.
+    pub async fn at_rest(&mut self) -> Result<Cpu> {
+        const SECONDS: u32 = 3;
+        self.settle().await?;
+        let before = self.cpu()?;
+        tokio::time::sleep(Duration::from_secs(SECONDS.into())).await;
+        let used = self.cpu()?.since(before);
+        let per_s = |us: f64| us / f64::from(SECONDS);
+        Ok(Cpu {
+            cores_us: per_s(used.cores_us),
+            whole_us: per_s(used.whole_us),
+        })
+    }
+
+    /// Until it has used less than 3 % of a CPU for a second, or for ten seconds at most.
+    pub async fn settle(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let mut quiet = 0;
+        while quiet < 2 && began.elapsed() < Duration::from_secs(10) {
+            self.check()?;
+            let before = self.cpu()?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let calm = self.cpu()?.since(before).whole_us < 15_000.0;
+            quiet = if calm { quiet + 1 } else { 0 };
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+/// Another binary of the workspace, built beside this one.
+pub fn sibling(name: &str) -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    if !path.exists() {
+        bail!(
+            "{} is missing: cargo build --release --workspace",
+            path.display()
+        );
+    }
+    Ok(path)
+}

@@ -1,0 +1,166 @@
+//! A gateway to measure: the standalone here, a part of a fleet in [`crate::fleet`]; both are asked the same.
+
+use crate::{
+    parts::{Folder, free_port},
+    process::{Process, sibling},
+};
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// One core on a CPU of its own, as the floor has it, and nobody pinged while something is measured.
+pub const SETTINGS: [(&str, &str); 5] = [
+    ("HERALD_GATEWAY__CORES", "1"),
+    ("HERALD_GATEWAY__PIN", "true"),
+    ("HERALD_GATEWAY__HEARTBEAT_MS", "3600000"),
+    ("HERALD_GATEWAY__DEAD_AFTER_MS", "10800000"),
+    ("HERALD_LOG__LEVEL", "warn"),
+];
+
+/// Where to ask what.
+pub struct Doors {
+    pub clients: u16,
+    pub producers: u16,
+    pub admin: u16,
+    pub api_key: PathBuf,
+    pub http: reqwest::Client,
+}
+
+pub struct Standalone {
+    pub process: Process,
+    pub doors: Doors,
+}
+
+impl Standalone {
+    pub async fn start(folder: &Folder) -> Result<Standalone> {
+        let doors = Doors {
+            clients: free_port(),
+            producers: free_port(),
+            admin: free_port(),
+            api_key: folder.join("data/admin.key"),
+            http: reqwest::Client::new(),
+        };
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let mut environment = settings();
+        environment.extend([
+            ("HERALD_GATEWAY__LISTEN", address(doors.clients)),
+            ("HERALD_HTTP__LISTEN", address(doors.producers)),
+            ("HERALD_ADMIN__LISTEN", address(doors.admin)),
+        ]);
+        let arguments = ["standalone".into(), "--data".into(), folder.text("data")];
+        let log = folder.join("herald.log");
+        let herald = sibling("herald")?;
+        let mut process = Process::start_with(&herald, &arguments, &environment, None, &log)?;
+        doors.ready(&mut process, doors.admin).await?;
+        Ok(Standalone { process, doors })
+    }
+}
+
+pub fn settings() -> Vec<(&'static str, String)> {
+    SETTINGS
+        .map(|(key, value)| (key, value.to_owned()))
+        .to_vec()
+}
+
+/// 200 bytes of text; the floor sends a frame of the same length.
+pub fn content(target: Value) -> Value {
+    json!({
+        "target": target,
+        "type": "bench",
+        "priority": "normal",
+        "title": "A title",
+        "body": "x".repeat(200),
+    })
+}
+
+impl Doors {
+    pub async fn ready(&self, process: &mut Process, admin: u16) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            process.check()?;
+            let answer = self.http.get(format!("http://127.0.0.1:{admin}/readyz"));
+            if answer
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status() == 200)
+            {
+                return Ok(());
+            }
+            if began.elapsed() > Duration::from_secs(60) {
+                bail!("not ready within a minute");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub async fn post(&self, target: Value) -> Result<()> {
+        let key = std::fs::read_to_string(&self.api_key).context("no API key")?;
+        let answer = self
+            .http
+            .post(format!(
+                "http://127.0.0.1:{}/v1/notifications",
+                self.producers
+            ))
+            .bearer_auth(key.trim())
+            .json(&content(target))
+            .send()
+            .await?;
+        if answer.status() != 202 {
+            bail!("refused: {}", answer.text().await?);
+        }
+        Ok(())
+    }
+
+    /// The sum of a family's samples on the gateway's admin port.
+    async fn metric(&self, name: &str) -> Result<f64> {
+        let answer = self
+            .http
+            .get(format!("http://127.0.0.1:{}/metrics", self.admin));
+        let text = answer.send().await?.text().await?;
+        let samples = text.lines().filter_map(|line| line.strip_prefix(name));
+        let values = samples.filter(|rest| rest.starts_with([' ', '{']));
+        Ok(values
+            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum())
+    }
+
+    /// Until so many clients are open, and the registry knows them.
+    pub async fn connected(&self, clients: u32) -> Result<()> {
+        self.reaches("herald_connections_open", f64::from(clients))
+            .await?;
+        let began = Instant::now();
+        while self.metric("herald_registrations_owed").await? > 0.0 {
+            if began.elapsed() > Duration::from_secs(30) {
+                bail!("registrations are owed");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    pub async fn sent(&self) -> Result<f64> {
+        self.metric("herald_sent_total").await
+    }
+
+    /// Until the cores have written so many items.
+    pub async fn sends(&self, items: f64) -> Result<()> {
+        self.reaches("herald_sent_total", items).await
+    }
+
+    async fn reaches(&self, name: &str, wanted: f64) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let value = self.metric(name).await?;
+            if value >= wanted {
+                return Ok(());
+            }
+            if began.elapsed() > Duration::from_secs(90) {
+                bail!("{name} is {value}, not {wanted}");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
