@@ -1,13 +1,15 @@
 //! A server as a child process, and what the kernel says of it.
 
 use anyhow::{Context, Result, bail};
-use herald::gateway::THREAD_PREFIX;
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
+
+/// Names of the gateway's core threads start with it.
+const THREAD_PREFIX: &str = "core-";
 
 /// CPU time of a process: its core threads, and all of it.
 #[derive(Clone, Copy, Debug, Default)]
