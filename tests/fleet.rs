@@ -25,6 +25,9 @@ use std::{
 };
 use tokio::time::Instant;
 
+/// Each test has a fleet of its own, and the machine may have two cores: one after the other.
+static ONE_FLEET: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 async fn eventually(
     what: &str,
     within: Duration,
@@ -67,6 +70,7 @@ async fn ten_thousand_notifications_reach_a_thousand_users_once_and_are_acknowle
 {
     const USERS: usize = 1_000;
     const NOTIFICATIONS: usize = 10_000;
+    let _alone = ONE_FLEET.lock().await;
     let fleet = Fleet::start(2, &[]).await;
     let clients = connect(&fleet, USERS);
     all_open(&fleet, &clients).await;
@@ -149,6 +153,7 @@ async fn with_processes_killed_at_twenty_seeded_points_nothing_is_lost() {
         .and_then(|seed| seed.parse().ok())
         .unwrap_or(7);
     let mut random = StdRng::seed_from_u64(seed);
+    let _alone = ONE_FLEET.lock().await;
     let mut fleet = Fleet::start(2, &[]).await;
     let clients = connect(&fleet, USERS);
     all_open(&fleet, &clients).await;

@@ -80,6 +80,23 @@ async fn a_user_who_moved_is_looked_for_where_nobody_answered_yet() {
     }
 }
 
+/// After a `kill -9` the registry still names the user at the gateway's former life, whose shard the new
+/// life reads: without memory of who answered, the record would go round for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_former_life_left_in_the_registry_never_sends_a_record_round() {
+    let rig = Rig::start().await;
+    let former = rig.gateway("gw-1", 0, &["42"]).await;
+    let id = rig.post_to("42", "one").await;
+    let routed = rig.records(Topic::InApp, 0, 1).await.remove(0);
+    rig.registry.release_gateway(&former).await.unwrap();
+    let present = rig.gateway("gw-1", 0, &[]).await;
+    let not_here = outcome(id, "42", routed.pos, Fate::NotHere);
+    rig.report(&present, Some(0), vec![not_here]).await;
+    assert_eq!(rig.count(Topic::InApp).await, 1);
+    let metrics = rig.metrics.render();
+    assert!(metrics.contains("herald_reroutes_total{result=\"absent\"} 1"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_takes_a_position_and_reaches_the_other_gateways_and_sync() {
     let rig = Rig::start().await;

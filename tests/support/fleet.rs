@@ -203,27 +203,26 @@ impl Fleet {
         format!("http://127.0.0.1:{}{path}", self.dispatcher_http)
     }
 
-    pub async fn post(&self, body: Value) -> Result<String, String> {
-        let request = self
-            .http
-            .post(self.url("/v1/notifications"))
-            .bearer_auth(API_KEY);
-        let answer = request
-            .json(&body)
-            .send()
-            .await
-            .map_err(|error| error.to_string())?;
-        let status = answer.status();
-        let body: Value = answer.json().await.map_err(|error| error.to_string())?;
-        match status.as_u16() {
-            202 => Ok(body["id"].as_str().expect("an id").to_owned()),
-            _ => Err(format!("{status}: {body}")),
-        }
-    }
-
+    /// As a producer does it: a refusal that passes by itself is tried again under the same key.
     pub async fn notify(&self, user: &str, title: &str) -> Result<String, String> {
-        self.post(json!({ "target": { "user": user }, "type": "test", "title": title }))
-            .await
+        let body = json!({ "target": { "user": user }, "type": "test", "title": title });
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let request = self.http.post(self.url("/v1/notifications"));
+            let request = request.bearer_auth(API_KEY).json(&body);
+            let request = request.header("idempotency-key", format!("{user}/{title}"));
+            match request.send().await {
+                Ok(answer) if answer.status() == 202 => {
+                    let body: Value = answer.json().await.map_err(|error| error.to_string())?;
+                    return Ok(body["id"].as_str().expect("an id").to_owned());
+                }
+                Ok(answer) if answer.status() == 503 && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Ok(answer) => return Err(answer.status().to_string()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
     }
 
     pub async fn fetch(&self, path: &str) -> Value {

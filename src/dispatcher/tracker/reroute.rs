@@ -127,12 +127,26 @@ impl Tracker {
     }
 }
 
-/// All that said `not_here` of this record so far. A name that can't be read is no gateway of this
-/// fleet; leaving it out asks nobody too much.
+/// All that said `not_here` of this record so far, in order and with repetitions: the length of the list
+/// is the number of hops, whoever answered. A name that can't be read is no gateway of this fleet; the
+/// answer counts as a hop all the same.
 fn answered(outcome: &Outcome) -> Vec<GatewayEpoch> {
+    let unknown = GatewayEpoch {
+        gateway: "unknown".parse().expect("a label"),
+        epoch: 0,
+    };
     let names = outcome.answered.iter().chain([&outcome.gateway]);
-    let known: BTreeSet<GatewayEpoch> = names.filter_map(|name| name.parse().ok()).collect();
-    known.into_iter().collect()
+    names
+        .map(|name| name.parse().unwrap_or_else(|_| unknown.clone()))
+        .collect()
+}
+
+/// A later life speaks for the earlier ones of its gateway: their connections ended with them. Asking for
+/// those again would ask the same process for ever.
+fn has_answered(answered: &[GatewayEpoch], life: &GatewayEpoch) -> bool {
+    answered
+        .iter()
+        .any(|answer| answer.gateway == life.gateway && answer.epoch >= life.epoch)
 }
 
 /// Shards of the gateways that hold the user and have not answered: neither `not_here`, nor that they
@@ -150,7 +164,7 @@ fn shards_to_ask(
     };
     routes
         .iter()
-        .filter(|route| !answered.contains(&route.gateway) && !reached(route))
+        .filter(|route| !has_answered(answered, &route.gateway) && !reached(route))
         .filter_map(|route| route.shard)
         .collect()
 }
@@ -188,6 +202,27 @@ mod tests {
         };
         let shards = shards_to_ask(&routes, &["gw-1.5".parse().unwrap()], &[written]);
         assert_eq!(shards, [2].into());
+    }
+
+    #[test]
+    fn an_earlier_life_of_a_gateway_that_answered_is_not_asked() {
+        let shards = shards_to_ask(&[route("gw-1.4", 1)], &["gw-1.5".parse().unwrap()], &[]);
+        assert!(shards.is_empty());
+    }
+
+    #[test]
+    fn hops_are_counted_even_when_the_same_gateway_answers_for_another_shard() {
+        let outcome = Outcome {
+            id: crate::ids::NotificationId::generate(),
+            user: Some("42".parse().unwrap()),
+            pos: crate::position::Position::START,
+            fate: Fate::NotHere,
+            devices: 0,
+            gateway: "gw-1.5".into(),
+            at_ms: 1,
+            answered: vec!["gw-1.5".into(), "gw-1.5".into()],
+        };
+        assert_eq!(answered(&outcome).len(), limits::HOPS);
     }
 
     #[test]
