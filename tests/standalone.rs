@@ -100,6 +100,56 @@ async fn what_goes_to_all_or_to_a_list_reaches_each_and_waits_for_the_absent() {
     .await;
 }
 
+/// A plain EventSource has nothing but the `id:` lines: they must be there from the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_resumes_over_both_streams_by_the_id_it_was_given() {
+    let herald = Standalone::start(&[]).await;
+    herald.notify("42", "before").await.unwrap();
+    let (first, id) = events_until(&herald, None, "before").await;
+    let id = id.unwrap_or_else(|| panic!("no id in {first}"));
+    herald.notify("42", "missed").await.unwrap();
+    let all = json!({ "target": { "all": true }, "type": "news", "title": "missed by all" });
+    herald.post(all).await.unwrap();
+    let (resumed, _) = events_until(&herald, Some(&id), "missed by all").await;
+    assert!(resumed.contains("\"missed\""), "{resumed}");
+    assert!(!resumed.contains("\"before\""), "{resumed}");
+    assert!(resumed.contains("\"recovered\":true"), "{resumed}");
+}
+
+/// Reads the stream until this title came with an id after it; answers what came and the last id.
+async fn events_until(
+    herald: &Standalone,
+    last_event_id: Option<&str>,
+    title: &str,
+) -> (String, Option<String>) {
+    let url = format!("http://127.0.0.1:{}/sse/notifications", herald.client_port);
+    let mut request = reqwest::Client::new()
+        .get(url)
+        .bearer_auth(herald.token("42"));
+    if let Some(id) = last_event_id {
+        request = request.header("last-event-id", id);
+    }
+    let mut response = request.send().await.expect("it answers");
+    let mut text = String::new();
+    let reading = async {
+        while let Some(chunk) = response.chunk().await.expect("the stream goes on") {
+            text.push_str(&String::from_utf8_lossy(&chunk));
+            if text.contains(&format!("\"{title}\"")) && text.ends_with("\n\n") {
+                return;
+            }
+        }
+    };
+    let came = tokio::time::timeout(process::PATIENCE, reading).await;
+    assert!(
+        came.is_ok(),
+        "{title} never came: {text}\n{}",
+        herald.process.log()
+    );
+    let id = text.lines().rev().find_map(|line| line.strip_prefix("id:"));
+    let id = id.map(|id| id.trim().to_owned());
+    (text, id)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_under_load_it_still_has_everything_it_answered_202() {
     let mut herald = Standalone::start(&[]).await;

@@ -172,7 +172,9 @@ fn event_stream(
                 party,
                 session,
                 Decoder::default(),
-                cursors,
+                // Without cursors the newest rows: only a sync tells what an `id:` may claim, and a
+                // plain EventSource has nothing else to resume by.
+                Some(cursors.unwrap_or_default()),
                 id,
                 context,
             );

@@ -54,7 +54,15 @@ async fn serve(
     let dispatcher = Dispatcher::bind(parts).await?;
     let addresses = dispatcher.addresses();
     let shutdown = signals::listen(reload)?;
-    tracing::info!(http = %addresses.http, grpc = ?addresses.grpc, admin = ?addresses.admin, "dispatcher listens");
+    let text = |address: Option<std::net::SocketAddr>| {
+        address.map_or("off".to_owned(), |address| address.to_string())
+    };
+    tracing::info!(
+        http = %addresses.http,
+        grpc = text(addresses.grpc),
+        admin = text(addresses.admin),
+        "dispatcher listens"
+    );
     notify_systemd(sd_notify::NotifyState::Ready);
     let served = tokio::select! {
         served = dispatcher.run(shutdown.gracefully) => served,

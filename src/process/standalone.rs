@@ -19,7 +19,7 @@ use crate::{
     registry::embedded::EmbeddedRegistry,
 };
 use arc_swap::ArcSwap;
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// `load` reads the configuration: once to start, again at every SIGHUP.
@@ -71,6 +71,9 @@ async fn serve(
         let own = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("http://{name}:{port}"));
         config.gateway.origins.extend(own);
     }
+    gateway::check(&config.gateway, config.conformance, &config.node.region)?;
+    // Before clients can reach us: a directory in use ends this process, not the other's clients.
+    let embedded = Embedded::open(&data, &metrics)?;
     let (cores, inbox) = gateway::start(
         &config.gateway,
         config.conformance,
@@ -87,7 +90,6 @@ async fn serve(
         })
     });
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
-    let embedded = Embedded::open(&data, &metrics)?;
     admit_admin(&embedded.store, &admin_key).await?;
     let dispatcher = Dispatcher::bind(embedded.dispatcher(&config, &metrics, pages)).await?;
     let http = dispatcher.addresses().http;
@@ -190,7 +192,11 @@ fn greeting(
     has_console: bool,
 ) -> String {
     let user = "42".parse().expect("a user id");
-    let token = auth::mint_hs256(token_secret, &user, Duration::from_secs(24 * 3600));
+    // What is not a terminal may be a log, and a token has no business there.
+    let token = match std::io::stdout().is_terminal() {
+        true => auth::mint_hs256(token_secret, &user, Duration::from_secs(24 * 3600)),
+        false => "of `herald ctl token --user 42`".into(),
+    };
     let key_file = data.admin_key_file();
     let console = match has_console {
         true => format!("http://{http}/?user=42"),
