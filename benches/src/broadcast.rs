@@ -17,6 +17,7 @@ use std::time::Duration;
 const EVERY: Duration = Duration::from_millis(300);
 
 /// What is measured of either.
+#[derive(Debug)]
 struct Measured {
     memory: f64,
     connect: Cpu,
@@ -33,6 +34,7 @@ pub async fn run(options: &Options) -> Result<()> {
         eprintln!("broadcast: run {run} of {}", options.runs);
         let floor = of_floor(options).await?;
         let herald = of_herald(options).await?;
+        eprintln!("  floor  {floor:.2?}\n  herald {herald:.2?}");
         let note = |figure: &mut Figure, own: f64, beside: f64| {
             figure.runs.push(own);
             figure.floor.push(beside);

@@ -96,7 +96,21 @@ impl Doors {
         }
     }
 
+    /// Again under the same key while it is refused for the moment, as a producer does: a disk that others
+    /// keep busy must not end a run.
     pub async fn post(&self, target: Value) -> Result<()> {
+        let (key, content) = (format!("{:032x}", rand::random::<u128>()), content(target));
+        for _ in 0..20 {
+            match self.try_post(&key, &content).await? {
+                (202, _) => return Ok(()),
+                (503, _) => tokio::time::sleep(Duration::from_millis(250)).await,
+                (status, text) => bail!("refused: {status} {text}"),
+            }
+        }
+        bail!("refused as unavailable for 5 s")
+    }
+
+    async fn try_post(&self, idempotency_key: &str, content: &Value) -> Result<(u16, String)> {
         let key = std::fs::read_to_string(&self.api_key).context("no API key")?;
         let answer = self
             .http
@@ -105,13 +119,11 @@ impl Doors {
                 self.producers
             ))
             .bearer_auth(key.trim())
-            .json(&content(target))
+            .header("Idempotency-Key", idempotency_key)
+            .json(content)
             .send()
             .await?;
-        if answer.status() != 202 {
-            bail!("refused: {}", answer.text().await?);
-        }
-        Ok(())
+        Ok((answer.status().as_u16(), answer.text().await?))
     }
 
     /// The sum of a family's samples on the gateway's admin port.

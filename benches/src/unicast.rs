@@ -26,6 +26,7 @@ const PACED: Duration = Duration::from_secs(10);
 const LIST_MAX: u32 = 10_000;
 
 /// In a burst, and at a pace.
+#[derive(Debug)]
 struct Measured {
     burst: Cpu,
     paced: Cpu,
@@ -43,7 +44,9 @@ pub async fn run(options: &Options) -> Result<()> {
     let mut of_fleet = Vec::new();
     for run in 1..=options.runs {
         eprintln!("unicast: run {run} of {}", options.runs);
-        of_fleet.push(through_fleet(&mut fleet, options).await?);
+        let measured = through_fleet(&mut fleet, options).await?;
+        eprintln!("  {measured:.2?}");
+        of_fleet.push(measured);
     }
     let sent = (burst(options) + paced()) * options.runs as u32;
     received(swarm, u64::from(sent)).await?;
