@@ -6,7 +6,10 @@ use crate::{
     auth::{Refresher, Verifier},
     bus::kafka::KafkaBus,
     config::{Auth, ConfigError, GatewayConfig},
-    control::{self, Control, ControlError, grpc_upstream::GrpcUpstream},
+    control::{
+        self, Control, ControlError,
+        grpc_upstream::{self, GrpcUpstream},
+    },
     gateway,
     metrics::Metrics,
     registry::redis::RedisRegistry,
@@ -39,6 +42,7 @@ async fn serve(
     let metrics = Metrics::default();
     let secret = secret::from_config(&config.grpc)?;
     gateway::check(&config.gateway, config.conformance, &config.node.region)?;
+    grpc_upstream::check(&config.dispatchers)?;
     let namespace = &config.node.namespace;
     let bus = KafkaBus::connect(&config.kafka, namespace, &metrics)?;
     let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;
