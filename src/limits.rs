@@ -87,6 +87,9 @@ pub const NOTIFICATION_BYTES: usize = 32 * KIB;
 /// Body with a list of users. Over: 413.
 pub const NOTIFICATION_LIST_BYTES: usize = 2 * KIB * KIB - 64 * KIB;
 pub const TARGET_USERS: usize = 10_000;
+/// Levels of objects and lists in `data`. Over: 422. A sync adds three of its own, and the strictest
+/// parser in common use (.NET's) stops at 64.
+pub const DATA_DEPTH: usize = 32;
 pub const COLLAPSE_KEY_BYTES: usize = 128;
 pub const TYPE_BYTES: usize = 128;
 pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
@@ -305,6 +308,11 @@ pub const GRPC_MESSAGE_BYTES: usize = 4 * KIB * KIB;
 /// each this is 2 GiB, which only lists of users reach.
 pub const HTTP_AT_ONCE: usize = 1_024;
 pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
+/// Body of every other `POST`. Over: 413.
+pub const HTTP_BODY_BYTES: usize = 64 * KIB;
+/// Bytes of a body that an answer left unread which are still taken and dropped, within [`HTTP_REQUEST`]:
+/// a socket closed over them is reset, and the client never sees the answer. Over: so be it.
+pub const HTTP_DRAIN_BYTES: usize = 64 * KIB * KIB;
 /// A gateway that answers no gRPC ping for twice this long is gone.
 pub const GRPC_KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long open HTTP and gRPC calls may take to end when the process leaves.

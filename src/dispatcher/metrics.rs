@@ -103,7 +103,7 @@ impl DispatcherMetrics {
             ),
             http_refused: metrics.counters(
                 "http_refused_total",
-                "HTTP requests that were not served to their end, by cause.",
+                "HTTP requests answered with an error, by its code.",
                 &["cause"],
             ),
             retries: metrics.counters(

@@ -225,19 +225,17 @@ impl Fleet {
         }
     }
 
-    pub async fn fetch(&self, path: &str) -> Value {
-        let request = self.http.get(self.url(path)).bearer_auth(API_KEY);
-        let answer = request.send().await.expect("it answers");
-        assert_eq!(answer.status(), 200, "{path}");
-        answer.json().await.expect("JSON")
-    }
-
-    /// State of the in-app channel of one notification for one user.
+    /// State of the in-app channel of one notification for one user; `none` until it is routed.
     pub async fn state(&self, id: &str, user: &str) -> String {
-        let answer = self
-            .fetch(&format!("/v1/notifications/{id}/delivery?user={user}"))
-            .await;
-        let states = answer["states"].as_array().expect("a list").clone();
+        let url = self.url(&format!("/v1/notifications/{id}/delivery?user={user}"));
+        let request = self.http.get(url).bearer_auth(API_KEY);
+        let answer = request.send().await.expect("it answers");
+        if answer.status() == 404 {
+            return "none".into();
+        }
+        assert_eq!(answer.status(), 200);
+        let answer: Value = answer.json().await.expect("JSON");
+        let states = answer["states"].as_array().expect("a list");
         let in_app = states.iter().find(|state| state["channel"] == "in_app");
         in_app.map_or("none".into(), |state| {
             state["state"].as_str().unwrap().to_owned()

@@ -35,6 +35,16 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
+    /// A path or query that is not percent-encoded UTF-8, or not made of pairs.
+    pub fn bad_target(problem: String) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_target", problem)
+    }
+
+    /// The body broke off.
+    pub fn bad_body(problem: String) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_body", problem)
+    }
+
     pub fn method() -> ApiError {
         let message = "this path takes another method";
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", message)
@@ -60,6 +70,10 @@ impl ApiError {
     }
 }
 
+/// The code of an error, left in its answer for the counting.
+#[derive(Clone, Copy)]
+pub struct Code(pub &'static str);
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut error = json!({ "code": self.code, "message": self.message });
@@ -67,6 +81,7 @@ impl IntoResponse for ApiError {
             error["field"] = field.into();
         }
         let mut response = (self.status, Json(json!({ "error": error }))).into_response();
+        response.extensions_mut().insert(Code(self.code));
         let headers = response.headers_mut();
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => {

@@ -1,9 +1,15 @@
 //! A user's inbox: notifications and broadcasts in one list, newest first, and reading them.
 
-use super::{Shared, error::ApiError, notifications::parse_id, producer::Producer};
+use super::{
+    Shared,
+    error::ApiError,
+    extract::{PathText, QueryPairs, Whole},
+    notifications::parse_id,
+    producer::Producer,
+};
 use crate::{
     dispatcher::{
-        intake::request::Refusal,
+        intake::{fields::Fields, request::Refusal},
         store::{Row, StoreError},
         unix_ms,
     },
@@ -12,12 +18,7 @@ use crate::{
     limits,
     position::Position,
 };
-use axum::{
-    Json,
-    body::Bytes,
-    extract::{Path, Query, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use std::{collections::HashSet, iter::Peekable};
@@ -38,8 +39,8 @@ struct PageCursor {
 pub async fn page(
     State(shared): State<Shared>,
     _: Producer,
-    Path(user): Path<String>,
-    Query(query): Query<PageQuery>,
+    PathText(user): PathText,
+    QueryPairs(query): QueryPairs<PageQuery>,
 ) -> Result<Json<Value>, ApiError> {
     let user = parse_user(&user)?;
     let limit = parse_limit(query.limit.as_deref())?;
@@ -75,27 +76,21 @@ pub async fn page(
     ))
 }
 
-#[derive(Deserialize)]
-struct ReadBody {
-    ids: Vec<String>,
-}
-
 /// Answers when the mark is durable; it shows once the router stored it.
 pub async fn read(
     State(shared): State<Shared>,
     _: Producer,
-    Path(user): Path<String>,
-    body: Bytes,
+    PathText(user): PathText,
+    Whole(body): Whole,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let user = parse_user(&user)?;
-    let body: ReadBody =
-        serde_json::from_slice(&body).map_err(|error| Refusal::BadJson(error.to_string()))?;
-    if body.ids.is_empty() || body.ids.len() > limits::CLIENT_IDS {
+    let given: Vec<String> = Fields::read(&body)?.demand("ids", "a list of strings")?;
+    if given.is_empty() || given.len() > limits::CLIENT_IDS {
         let problem = format!("has 1 to {} ids", limits::CLIENT_IDS);
         return Err(Refusal::field("ids", problem).into());
     }
-    let mut ids = Vec::with_capacity(body.ids.len());
-    for (at, id) in body.ids.iter().enumerate() {
+    let mut ids = Vec::with_capacity(given.len());
+    for (at, id) in given.iter().enumerate() {
         ids.push(parse_id(&format!("ids[{at}]"), id)?);
     }
     let mark = shared.tracker.mark_read(&user, ids, unix_ms()).await?;

@@ -1,38 +1,31 @@
 //! `GET` and `POST /v1/api-keys`: producers' keys, for admin keys only.
 
-use super::{Shared, error::ApiError, producer::Admin};
-use crate::dispatcher::{api_keys, intake::request::Refusal, unix_ms};
-use axum::{Json, body::Bytes, extract::State, http::StatusCode};
-use serde::Deserialize;
+use super::{Shared, error::ApiError, extract::Whole, producer::Admin};
+use crate::dispatcher::{
+    api_keys,
+    intake::{fields::Fields, request::Refusal},
+    unix_ms,
+};
+use axum::{Json, extract::State, http::StatusCode};
 use serde_json::{Value, json};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewKey {
-    producer: String,
-    #[serde(default)]
-    admin: bool,
-}
 
 /// The key in clear is in this answer and nowhere else.
 pub async fn create(
     State(shared): State<Shared>,
     _: Admin,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let new: NewKey =
-        serde_json::from_slice(&body).map_err(|error| Refusal::BadJson(error.to_string()))?;
-    let (clear, key) = api_keys::generate(&new.producer, new.admin, unix_ms())
+    let mut fields = Fields::read(&body)?;
+    let producer: String = fields.demand("producer", "a string")?;
+    let admin = fields.take("admin", "true or false")?.unwrap_or(false);
+    fields.finish("a new key")?;
+    let (clear, key) = api_keys::generate(&producer, admin, unix_ms())
         .map_err(|error| Refusal::field("producer", error.to_string()))?;
     shared.store.put_api_key(key).await?;
-    tracing::info!(
-        producer = new.producer,
-        admin = new.admin,
-        "an API key was made"
-    );
+    tracing::info!(producer, admin, "an API key was made");
     Ok((
         StatusCode::CREATED,
-        Json(json!({ "producer": new.producer, "admin": new.admin, "key": clear })),
+        Json(json!({ "producer": producer, "admin": admin, "key": clear })),
     ))
 }
 

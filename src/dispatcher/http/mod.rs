@@ -10,11 +10,14 @@
 //! | `GET /v1/status` | 200 `{namespace, region, parts, gateways, shards}` |
 //! | `GET`, `POST /v1/api-keys` (admin keys) | 200 `{keys}`, 201 `{producer, admin, key}` |
 //!
-//! Every error is `{"error":{"code","field"?,"message"}}`.
+//! Every error is `{"error":{"code","field"?,"message"}}`, counted by its code. A body is read as JSON,
+//! whatever its `Content-Type` says; a field that is `null` is as if not given. A delivery is 404 until
+//! the notification is routed.
 
 mod bounds;
 mod cors;
 mod error;
+mod extract;
 mod inbox;
 mod keys;
 mod notifications;
@@ -36,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The whole API, and the pages beside it.
 pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Router {
+    let small = || DefaultBodyLimit::max(limits::HTTP_BODY_BYTES);
     let api = Router::new()
         .route("/v1/notifications", post(notifications::submit))
         .route(
@@ -44,18 +48,19 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
         )
         .route("/v1/users/{user}", get(status::user))
         .route("/v1/users/{user}/notifications", get(inbox::page))
-        .route("/v1/users/{user}/read", post(inbox::read))
+        .route("/v1/users/{user}/read", post(inbox::read).layer(small()))
         .route("/v1/status", get(status::fleet))
-        .route("/v1/api-keys", get(keys::list).post(keys::create))
-        .route("/v1/{*unknown}", axum::routing::any(unknown))
+        .route(
+            "/v1/api-keys",
+            get(keys::list).post(keys::create).layer(small()),
+        )
         .layer(DefaultBodyLimit::max(limits::NOTIFICATION_LIST_BYTES))
-        .layer(middleware::from_fn_with_state(shared.clone(), bounds::keep))
-        .with_state(shared);
-    let all = match pages {
-        Some(pages) => api.merge(pages),
-        None => api.fallback(unknown),
-    }
-    .method_not_allowed_fallback(async || ApiError::method());
+        .with_state(shared.clone());
+    let all = api
+        .merge(pages.unwrap_or_default())
+        .fallback(async || ApiError::not_found("no such path"))
+        .method_not_allowed_fallback(async || ApiError::method())
+        .layer(middleware::from_fn_with_state(shared, bounds::keep));
     // Outermost, so that preflights are answered before a path looks at the method.
     match origins.is_empty() {
         true => all,
@@ -86,8 +91,4 @@ pub async fn serve(
         () = grace => tracing::warn!("open HTTP calls were cut off"),
     }
     "http server"
-}
-
-async fn unknown() -> ApiError {
-    ApiError::not_found("no such path")
 }

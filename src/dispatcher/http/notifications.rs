@@ -1,21 +1,27 @@
 //! `POST /v1/notifications` and `GET /v1/notifications/{id}/delivery`.
 
-use super::{Shared, error::ApiError, inbox::parse_user, producer::Producer};
+use super::{
+    Shared,
+    error::ApiError,
+    extract::{PathText, QueryPairs},
+    inbox::parse_user,
+    producer::Producer,
+};
 use crate::{
     dispatcher::{
         intake::{
             Receipt,
             request::{Draft, Refusal},
         },
-        store::DeliveryState,
+        store::{DeliveryState, StoreError},
     },
-    ids::NotificationId,
+    ids::{NotificationId, UserId},
     limits,
 };
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, Query, State, rejection::BytesRejection},
+    extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode},
 };
 use serde::Deserialize;
@@ -54,12 +60,13 @@ pub struct DeliveryQuery {
     user: Option<String>,
 }
 
-/// Not yet routed, and unknown, look the same: no states.
+/// A row without a state (nobody has reported on a broadcast yet) answers an empty list. Without any row
+/// the id is unknown or not yet routed, which only time can tell apart.
 pub async fn delivery(
     State(shared): State<Shared>,
     _: Producer,
-    Path(id): Path<String>,
-    Query(query): Query<DeliveryQuery>,
+    PathText(id): PathText,
+    QueryPairs(query): QueryPairs<DeliveryQuery>,
 ) -> Result<Json<Value>, ApiError> {
     let id = parse_id("id", &id)?;
     let user = query.user.as_deref().map(parse_user).transpose()?;
@@ -67,8 +74,25 @@ pub async fn delivery(
         .store
         .delivery(id, user.as_ref(), limits::DELIVERY_STATES)
         .await?;
+    if states.is_empty() && !is_stored(&shared, id, user.as_ref()).await? {
+        let message = "no such notification, or it is not routed yet";
+        return Err(ApiError::not_found(message));
+    }
     let states: Vec<Value> = states.iter().map(describe).collect();
     Ok(Json(json!({ "id": id, "states": states })))
+}
+
+async fn is_stored(
+    shared: &Shared,
+    id: NotificationId,
+    user: Option<&UserId>,
+) -> Result<bool, StoreError> {
+    if let Some(user) = user
+        && shared.store.row(user, id).await?.is_some()
+    {
+        return Ok(true);
+    }
+    Ok(shared.store.broadcast_position(id).await?.is_some())
 }
 
 pub fn parse_id(field: &str, text: &str) -> Result<NotificationId, ApiError> {

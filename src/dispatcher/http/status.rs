@@ -1,17 +1,15 @@
 //! What `ctl user` and `ctl status` show.
 
 use super::{
-    Shared, error::ApiError, inbox::parse_user, notifications::describe, producer::Producer,
+    Shared, error::ApiError, extract::PathText, inbox::parse_user, notifications::describe,
+    producer::Producer,
 };
 use crate::{
     bus::Topic,
     limits,
     registry::{GatewayLease, Route, ShardLease},
 };
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use serde_json::{Value, json};
 
 /// Where a user is connected, what is unread, and what became of the last ones. With the registry away
@@ -19,7 +17,7 @@ use serde_json::{Value, json};
 pub async fn user(
     State(shared): State<Shared>,
     _: Producer,
-    Path(user): Path<String>,
+    PathText(user): PathText,
 ) -> Result<Json<Value>, ApiError> {
     let user = parse_user(&user)?;
     let (unread, recent) = tokio::try_join!(

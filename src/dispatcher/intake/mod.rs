@@ -6,6 +6,7 @@
 //! * a repeated `Idempotency-Key` with the same request always gets the same id. While the first attempt
 //!   is unfinished (or its end unknown) the record is produced again under that id, marked `again`.
 
+pub mod fields;
 pub mod request;
 
 use super::{

@@ -2,14 +2,15 @@
 //!
 //! Both doors (HTTP and gRPC) fill a [`Draft`]; [`Draft::check`] is the only judge of it.
 
+use super::fields::Fields;
 use crate::{
     envelope::{Channel, Content, Priority},
     ids::UserId,
     limits,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use thiserror::Error;
 
 /// Why a request is not taken. Nothing of it was written.
@@ -104,42 +105,37 @@ struct TargetFields {
 }
 
 impl Draft {
-    /// Reads the JSON body of `POST /v1/notifications`. Unknown fields are refused: a misspelt
-    /// `collapse_key` would otherwise be lost in silence.
+    /// Reads the JSON body of `POST /v1/notifications`. A field that is `null` counts as not given.
     pub fn from_json(body: &[u8]) -> Result<Draft, Refusal> {
-        let mut fields: BTreeMap<String, &RawValue> =
-            serde_json::from_slice(body).map_err(|error| Refusal::BadJson(error.to_string()))?;
-        if fields.remove("schedule_at").is_some() {
+        let mut fields = Fields::read(body)?;
+        if fields
+            .take::<Box<RawValue>>("schedule_at", "a time")?
+            .is_some()
+        {
             return Err(Refusal::Unsupported {
                 field: "schedule_at".into(),
                 problem: "scheduling is not available in this release".into(),
             });
         }
-        let target: TargetFields = take(
-            &mut fields,
-            "target",
-            "an object with `user`, `users` or `all`",
-        )?
-        .ok_or_else(|| Refusal::field("target", "is missing"))?;
+        let target: TargetFields =
+            fields.demand("target", "an object with `user`, `users` or `all`")?;
         let draft = Draft {
             user: target.user,
             users: target.users,
             all: target.all,
-            notification_type: take(&mut fields, "type", "a string")?,
-            priority: take(&mut fields, "priority", "a string")?,
-            channels: take(&mut fields, "channels", "a list of strings")?,
-            title: take(&mut fields, "title", "a string")?,
-            body: take(&mut fields, "body", "a string")?,
-            data: take(&mut fields, "data", "an object")?,
-            collapse_key: take(&mut fields, "collapse_key", "a string")?,
-            ttl_s: take(&mut fields, "ttl_s", "a whole number of seconds")?,
+            notification_type: fields.take("type", "a string")?,
+            priority: fields.take("priority", "a string")?,
+            channels: fields.take("channels", "a list of strings")?,
+            title: fields.take("title", "a string")?,
+            body: fields.take("body", "a string")?,
+            data: fields.take("data", "an object")?,
+            collapse_key: fields.take("collapse_key", "a string")?,
+            ttl_s: fields.take("ttl_s", "a whole number of seconds")?,
         };
-        match fields.into_keys().next() {
-            Some(unknown) => Err(Refusal::field(unknown, "is no field of a notification")),
-            None if body.len() > limits::NOTIFICATION_BYTES && draft.users.is_none() => {
-                Err(too_large_notification())
-            }
-            None => Ok(draft),
+        fields.finish("a notification")?;
+        match body.len() > limits::NOTIFICATION_BYTES && draft.users.is_none() {
+            true => Err(too_large_notification()),
+            false => Ok(draft),
         }
     }
 
@@ -170,20 +166,6 @@ impl Draft {
             return Err(too_large_notification());
         }
         Ok(Submission { audience, content })
-    }
-}
-
-/// Takes a field out; `null` is "not given".
-fn take<T: DeserializeOwned>(
-    fields: &mut BTreeMap<String, &RawValue>,
-    field: &'static str,
-    expected: &str,
-) -> Result<Option<T>, Refusal> {
-    match fields.remove(field) {
-        Some(raw) if raw.get() != "null" => serde_json::from_str(raw.get())
-            .map(Some)
-            .map_err(|_| Refusal::field(field, format!("is not {expected}"))),
-        _ => Ok(None),
     }
 }
 
@@ -310,11 +292,36 @@ fn one_line_object(data: Box<RawValue>) -> Result<Box<RawValue>, Refusal> {
     if !data.get().starts_with('{') {
         return Err(Refusal::field("data", "is not an object"));
     }
+    if depth(data.get()) > limits::DATA_DEPTH {
+        let problem = format!("is nested deeper than {} levels", limits::DATA_DEPTH);
+        return Err(Refusal::field("data", problem));
+    }
     if !data.get().contains(['\n', '\r']) {
         return Ok(data);
     }
     let one_line = data.get().replace(['\n', '\r'], "");
     RawValue::from_string(one_line).map_err(|_| Refusal::field("data", "is not an object"))
+}
+
+/// Levels of objects and lists in valid JSON. One pass over the bytes, whatever they hold.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    deepest
 }
 
 #[cfg(test)]

@@ -1,0 +1,62 @@
+//! What the paths take from a request. Whatever is wrong with it is answered in the one shape of an error.
+
+use super::{Shared, error::ApiError};
+use crate::dispatcher::intake::request::Refusal;
+use axum::{
+    body::Bytes,
+    extract::{
+        FromRequest, FromRequestParts, Path, Query, Request,
+        rejection::{BytesRejection, FailedToBufferBody},
+    },
+    http::request::Parts,
+};
+use serde::de::DeserializeOwned;
+
+/// The one parameter of a path, percent-decoded.
+pub struct PathText(pub String);
+
+impl FromRequestParts<Shared> for PathText {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, ApiError> {
+        match Path::from_request_parts(parts, shared).await {
+            Ok(Path(text)) => Ok(PathText(text)),
+            Err(rejection) => Err(ApiError::bad_target(rejection.body_text())),
+        }
+    }
+}
+
+/// The query as the fields of `T`.
+pub struct QueryPairs<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<Shared> for QueryPairs<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, ApiError> {
+        match Query::from_request_parts(parts, shared).await {
+            Ok(Query(fields)) => Ok(QueryPairs(fields)),
+            Err(rejection) => Err(ApiError::bad_target(rejection.body_text())),
+        }
+    }
+}
+
+/// The body, within the path's limit.
+pub struct Whole(pub Bytes);
+
+impl FromRequest<Shared> for Whole {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, ApiError> {
+        match Bytes::from_request(request, shared).await {
+            Ok(bytes) => Ok(Whole(bytes)),
+            Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_))) => {
+                let refusal = Refusal::TooLarge {
+                    field: "body".into(),
+                    problem: "is larger than this path takes".into(),
+                };
+                Err(refusal.into())
+            }
+            Err(rejection) => Err(ApiError::bad_body(rejection.body_text())),
+        }
+    }
+}
