@@ -117,7 +117,10 @@ async function send() {
   element.dataset.id = posted.id;
   const states = document.createElement("small");
   states.textContent = "accepted";
-  element.append(`${$("title").value || $("type").value} → ${everyone ? "everyone" : $("to").value} `, document.createElement("br"), states);
+  const what = document.createElement("span");
+  what.className = "what";
+  what.textContent = `${$("title").value || $("type").value} → ${everyone ? "everyone" : $("to").value}`;
+  element.append(what, states);
   $("sent").prepend(element);
   follow(posted.id, everyone ? null : $("to").value, states);
 }

@@ -79,6 +79,22 @@ for (const transport of ["websocket", "sse"]) {
   });
 }
 
+test("a long title and body leave the page usable: the next item is in reach", async () => {
+  const page = await open("long", "websocket");
+  await page.fill("#title", "T".repeat(8_000));
+  await page.fill("#body", Array(2_000).fill("body").join(" "));
+  await page.click("#send button");
+  await page.waitForSelector("#inbox .item");
+  await page.waitForSelector("#sent li");
+  for (const list of ["#inbox li", "#sent li"]) {
+    const { height } = await page.locator(list).first().boundingBox();
+    assert.ok(height < 400, `${list} is ${height} px high`);
+  }
+  // Clamped, not cut: it can be scrolled to its end.
+  assert.equal((await page.textContent("#inbox .item p")).length, 9_999);
+  await page.context().close();
+});
+
 test("a page of another origin can't connect, and a foreign host name gets no session", async () => {
   const response = await fetch(`http://127.0.0.1:${herald.http}/console/session?user=1`, { headers: {} });
   assert.equal(response.status, 200);
