@@ -2,8 +2,6 @@
 
 #[path = "bus/embedded.rs"]
 mod embedded_only;
-#[path = "support/kafka.rs"]
-mod kafka;
 #[path = "bus/kafka.rs"]
 mod kafka_only;
 #[path = "bus/suite.rs"]
@@ -20,6 +18,7 @@ use herald::{
     metrics::Metrics,
 };
 use std::sync::Arc;
+use testbed::kafka;
 
 /// Topics the suite uses, and the partitions it expects of them.
 const TOPICS: [(Topic, u32); 4] = [

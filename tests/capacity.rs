@@ -1,18 +1,13 @@
 //! More connections in one gateway process than one descriptor table takes on a small host.
 
-#[path = "support/process.rs"]
-mod process;
-#[path = "support/standalone.rs"]
-mod standalone;
-
-use standalone::Standalone;
 use std::process::{Command, Stdio};
+use testbed::{Standalone, child::Guarded, herald::binary};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_five_thousand_connections_in_one_process_are_all_reached_by_a_broadcast() {
     // Several core threads, each with a descriptor table of its own, so that a limit of 20,000 holds no one up.
     let herald = Standalone::start(&[("gateway.cores", "4")]).await;
-    let mut command = Command::new(process::sibling_binary("swarm"));
+    let mut command = Command::new(binary("swarm"));
     command
         .args([
             "--url",
@@ -26,7 +21,7 @@ async fn twenty_five_thousand_connections_in_one_process_are_all_reached_by_a_br
         .arg(herald.file("token.key"))
         .args([
             "--post-url",
-            &herald.url(""),
+            &herald.api.url(""),
             "--count",
             "1",
             "--to",
@@ -39,7 +34,7 @@ async fn twenty_five_thousand_connections_in_one_process_are_all_reached_by_a_br
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let swarm = process::Guarded::spawn(command).expect("swarm starts");
+    let swarm = Guarded::spawn(command).expect("swarm starts");
     let output = tokio::task::spawn_blocking(move || swarm.output())
         .await
         .expect("it is waited for");

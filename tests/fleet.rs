@@ -1,19 +1,6 @@
 //! The whole path on real Kafka and Redis, and what a `kill -9` does to it: nothing is lost, repeats are
 //! counted.
 
-#[path = "support/client.rs"]
-mod client;
-#[path = "support/fleet.rs"]
-mod fleet;
-#[path = "support/kafka.rs"]
-mod kafka;
-#[path = "support/process.rs"]
-mod process;
-#[path = "support/redis.rs"]
-mod redis;
-
-use client::Client;
-use fleet::Fleet;
 use futures::StreamExt;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use std::{
@@ -23,31 +10,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::Instant;
+use testbed::{Client, Fleet};
 
 /// Each test has a fleet of its own, and the machine may have two cores: one after the other.
 static ONE_FLEET: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-async fn eventually(
-    what: &str,
-    within: Duration,
-    fleet: &Fleet,
-    mut missing: impl AsyncFnMut() -> usize,
-) {
-    let deadline = Instant::now() + within;
-    loop {
-        let count = missing().await;
-        if count == 0 {
-            return;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{what}: {count} missing\n{}",
-            fleet.logs()
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
 
 fn connect(fleet: &Fleet, users: usize) -> Vec<Client> {
     (0..users)
@@ -56,13 +22,11 @@ fn connect(fleet: &Fleet, users: usize) -> Vec<Client> {
 }
 
 async fn all_open(fleet: &Fleet, clients: &[Client]) {
-    eventually(
-        "clients connect",
-        Duration::from_secs(60),
-        fleet,
-        async || clients.iter().filter(|client| !client.is_open()).count(),
-    )
-    .await;
+    fleet
+        .eventually("clients connect", Duration::from_secs(60), async || {
+            clients.iter().filter(|client| !client.is_open()).count()
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +43,10 @@ async fn ten_thousand_notifications_reach_a_thousand_users_once_and_are_acknowle
             let fleet = &fleet;
             async move {
                 let user = n % USERS;
-                let id = fleet.notify(&format!("u{user}"), &format!("n{n}")).await;
+                let id = fleet
+                    .api
+                    .notify(&format!("u{user}"), &format!("n{n}"))
+                    .await;
                 (user, id.expect("accepted"))
             }
         })
@@ -87,43 +54,48 @@ async fn ten_thousand_notifications_reach_a_thousand_users_once_and_are_acknowle
         .collect()
         .await;
 
-    eventually("deliveries", Duration::from_secs(60), &fleet, async || {
-        posted
-            .iter()
-            .filter(|(user, id)| clients[*user].live(id) == 0)
-            .count()
-    })
-    .await;
+    fleet
+        .eventually("deliveries", Duration::from_secs(60), async || {
+            posted
+                .iter()
+                .filter(|(user, id)| clients[*user].live(id) == 0)
+                .count()
+        })
+        .await;
     // A client that saw a passing hole may have asked for a sync, which brings an item a second time; live it
     // comes exactly once.
     for (user, id) in &posted {
         assert_eq!(clients[*user].live(id), 1, "{id} came live once");
     }
     let mut waiting = posted.clone();
-    eventually(
-        "acknowledgements in storage",
-        Duration::from_secs(60),
-        &fleet,
-        async || {
-            let mut left = Vec::new();
-            for (user, id) in waiting.drain(..) {
-                if fleet.state(&id, &format!("u{user}")).await != "delivered" {
-                    left.push((user, id));
+    fleet
+        .eventually(
+            "acknowledgements in storage",
+            Duration::from_secs(60),
+            async || {
+                let mut left = Vec::new();
+                for (user, id) in waiting.drain(..) {
+                    if fleet.api.state(&id, &format!("u{user}")).await != "delivered" {
+                        left.push((user, id));
+                    }
                 }
+                waiting = left;
+                waiting.len()
+            },
+        )
+        .await;
+    fleet
+        .eventually("shard lag", Duration::from_secs(30), async || {
+            let mut lag = 0;
+            for gateway in &fleet.gateways {
+                lag += value(
+                    &fleet.api.metrics(gateway.admin_port).await,
+                    "herald_shard_lag",
+                );
             }
-            waiting = left;
-            waiting.len()
-        },
-    )
-    .await;
-    eventually("shard lag", Duration::from_secs(30), &fleet, async || {
-        let mut lag = 0;
-        for gateway in &fleet.gateways {
-            lag += value(&fleet.metrics(gateway.admin_port).await, "herald_shard_lag");
-        }
-        lag
-    })
-    .await;
+            lag
+        })
+        .await;
 }
 
 /// Sum of a metric family in Prometheus text; a family that is not there fails the test.
@@ -161,7 +133,7 @@ async fn with_processes_killed_at_twenty_seeded_points_nothing_is_lost() {
     let accepted: Arc<Mutex<Vec<(usize, String)>>> = Arc::default();
     let stop = Arc::new(AtomicBool::new(false));
     let producer = tokio::spawn(produce(
-        fleet.url("/v1/notifications"),
+        fleet.api.url("/v1/notifications"),
         USERS,
         accepted.clone(),
         stop.clone(),
@@ -196,22 +168,23 @@ async fn with_processes_killed_at_twenty_seeded_points_nothing_is_lost() {
         "only {} were accepted; seed {seed}",
         accepted.len()
     );
-    eventually(
-        &format!("deliveries (seed {seed})"),
-        Duration::from_secs(90),
-        &fleet,
-        async || {
-            accepted
-                .iter()
-                .filter(|(user, id)| clients[*user].times(id) == 0)
-                .count()
-        },
-    )
-    .await;
-    eventually("holes", Duration::from_secs(30), &fleet, async || {
-        clients.iter().filter(|client| client.has_hole()).count()
-    })
-    .await;
+    fleet
+        .eventually(
+            &format!("deliveries (seed {seed})"),
+            Duration::from_secs(90),
+            async || {
+                accepted
+                    .iter()
+                    .filter(|(user, id)| clients[*user].times(id) == 0)
+                    .count()
+            },
+        )
+        .await;
+    fleet
+        .eventually("holes", Duration::from_secs(30), async || {
+            clients.iter().filter(|client| client.has_hole()).count()
+        })
+        .await;
     let wire: u32 = accepted
         .iter()
         .map(|(user, id)| clients[*user].times(id))
@@ -242,7 +215,7 @@ async fn produce(
         let body = serde_json::json!({ "target": { "user": format!("u{user}") }, "type": "test", "title": format!("n{n}") });
         let sent = http
             .post(&url)
-            .bearer_auth(fleet::API_KEY)
+            .bearer_auth(testbed::fleet::API_KEY)
             .json(&body)
             .send()
             .await;

@@ -1,33 +1,13 @@
 //! The whole path in one process: posted, received, acknowledged, stored; and all of it again after a kill.
 
-#[path = "support/client.rs"]
-mod client;
-#[path = "support/process.rs"]
-mod process;
-#[path = "support/standalone.rs"]
-mod standalone;
-
-use client::Client;
 use serde_json::json;
-use standalone::Standalone;
 use std::{
     collections::BTreeSet,
     process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
-
-async fn eventually(what: &str, standalone: &Standalone, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + process::PATIENCE;
-    while !holds().await {
-        let log = standalone.process.log();
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "never: {what}\n{log}"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+use testbed::{Client, PATIENCE, Standalone};
 
 async fn a_notification_arrives_and_its_acknowledgement_is_stored(engine: &str) {
     let herald = Standalone::start(&[("gateway.engine", engine)]).await;
@@ -38,31 +18,33 @@ async fn a_notification_arrives_and_its_acknowledgement_is_stored(engine: &str) 
     );
     let phone = Client::start(vec![herald.ws_url()], herald.token("42"));
     let laptop = Client::start(vec![herald.ws_url()], herald.token("42"));
-    eventually("both devices are connected", &herald, async || {
-        phone.is_open() && laptop.is_open()
-    })
-    .await;
+    herald
+        .eventually("both devices are connected", async || {
+            phone.is_open() && laptop.is_open()
+        })
+        .await;
 
-    let id = herald.notify("42", "Hello").await.unwrap();
-    eventually("both devices have it", &herald, async || {
-        phone.times(&id) == 1 && laptop.times(&id) == 1
-    })
-    .await;
-    eventually("it counts as delivered", &herald, async || {
-        herald.state(&id, "42").await == "delivered"
-    })
-    .await;
+    let id = herald.api.notify("42", "Hello").await.unwrap();
+    herald
+        .eventually("both devices have it", async || {
+            phone.times(&id) == 1 && laptop.times(&id) == 1
+        })
+        .await;
+    herald
+        .eventually("it counts as delivered", async || {
+            herald.api.state(&id, "42").await == "delivered"
+        })
+        .await;
 
     phone.send(json!({ "type": "read", "ids": [id] }));
-    eventually(
-        "the other device learns that it was read",
-        &herald,
-        async || laptop.seen.lock().unwrap().read.contains(&id),
-    )
-    .await;
-    assert_eq!(herald.state(&id, "42").await, "read");
+    herald
+        .eventually("the other device learns that it was read", async || {
+            laptop.seen.lock().unwrap().read.contains(&id)
+        })
+        .await;
+    assert_eq!(herald.api.state(&id, "42").await, "read");
     assert_eq!(
-        herald.fetch("/v1/users/42/notifications").await["unread"],
+        herald.api.fetch("/v1/users/42/notifications").await["unread"],
         0
     );
     assert_eq!(phone.times(&id), 1, "once on each device");
@@ -82,34 +64,36 @@ async fn a_notification_arrives_and_its_acknowledgement_is_stored_on_epoll() {
 async fn what_goes_to_all_or_to_a_list_reaches_each_and_waits_for_the_absent() {
     let herald = Standalone::start(&[]).await;
     let present = Client::start(vec![herald.ws_url()], herald.token("present"));
-    eventually("it is connected", &herald, async || present.is_open()).await;
+    herald
+        .eventually("it is connected", async || present.is_open())
+        .await;
     let all = json!({ "target": { "all": true }, "type": "news", "title": "to all" });
-    let to_all = herald.post(all).await.unwrap();
+    let to_all = herald.api.post(&all).await.unwrap();
     let list = json!({ "target": { "users": ["present", "absent"] }, "type": "news", "title": "to a list" });
-    let to_list = herald.post(list).await.unwrap();
-    eventually("the present one has both", &herald, async || {
-        present.times(&to_all) >= 1 && present.times(&to_list) >= 1
-    })
-    .await;
+    let to_list = herald.api.post(&list).await.unwrap();
+    herald
+        .eventually("the present one has both", async || {
+            present.times(&to_all) >= 1 && present.times(&to_list) >= 1
+        })
+        .await;
     let absent = Client::start(vec![herald.ws_url()], herald.token("absent"));
-    eventually(
-        "the absent one gets both when it comes",
-        &herald,
-        async || absent.times(&to_all) >= 1 && absent.times(&to_list) >= 1,
-    )
-    .await;
+    herald
+        .eventually("the absent one gets both when it comes", async || {
+            absent.times(&to_all) >= 1 && absent.times(&to_list) >= 1
+        })
+        .await;
 }
 
 /// A plain EventSource has nothing but the `id:` lines: they must be there from the start.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_stream_resumes_over_both_streams_by_the_id_it_was_given() {
     let herald = Standalone::start(&[]).await;
-    herald.notify("42", "before").await.unwrap();
+    herald.api.notify("42", "before").await.unwrap();
     let (first, id) = events_until(&herald, None, "before").await;
     let id = id.unwrap_or_else(|| panic!("no id in {first}"));
-    herald.notify("42", "missed").await.unwrap();
+    herald.api.notify("42", "missed").await.unwrap();
     let all = json!({ "target": { "all": true }, "type": "news", "title": "missed by all" });
-    herald.post(all).await.unwrap();
+    herald.api.post(&all).await.unwrap();
     let (resumed, _) = events_until(&herald, Some(&id), "missed by all").await;
     assert!(resumed.contains("\"missed\""), "{resumed}");
     assert!(!resumed.contains("\"before\""), "{resumed}");
@@ -139,7 +123,7 @@ async fn events_until(
             }
         }
     };
-    let came = tokio::time::timeout(process::PATIENCE, reading).await;
+    let came = tokio::time::timeout(PATIENCE, reading).await;
     assert!(
         came.is_ok(),
         "{title} never came: {text}\n{}",
@@ -164,7 +148,7 @@ async fn killed_under_load_it_still_has_everything_it_answered_202() {
                 let herald = &herald;
                 async move {
                     let name = format!("u{user}");
-                    while let Ok(id) = herald.notify(&name, &format!("r{round}")).await {
+                    while let Ok(id) = herald.api.notify_once(&name, &format!("r{round}")).await {
                         accepted.lock().unwrap().insert((user, id));
                     }
                 }
@@ -185,16 +169,18 @@ async fn killed_under_load_it_still_has_everything_it_answered_202() {
         herald.run().await;
     }
     let accepted = accepted.lock().unwrap().clone();
-    eventually("every accepted one is on its device", &herald, async || {
-        accepted
-            .iter()
-            .all(|(user, id)| clients[*user].times(id) >= 1)
-    })
-    .await;
-    eventually("no device sees a hole", &herald, async || {
-        clients.iter().all(|c| !c.has_hole())
-    })
-    .await;
+    herald
+        .eventually("every accepted one is on its device", async || {
+            accepted
+                .iter()
+                .all(|(user, id)| clients[*user].times(id) >= 1)
+        })
+        .await;
+    herald
+        .eventually("no device sees a hole", async || {
+            clients.iter().all(|c| !c.has_hole())
+        })
+        .await;
 }
 
 /// Seen from outside: `strace` shows that the answer leaves only after a successful sync of the file.
@@ -217,19 +203,21 @@ async fn every_202_stands_behind_an_fsync() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("strace is installed");
-    eventually("strace is attached", &herald, async || {
-        herald.notify("warm", "up").await.unwrap();
-        std::fs::read_to_string(&trace).is_ok_and(|text| text.contains(" 202 "))
-    })
-    .await;
+    herald
+        .eventually("strace is attached", async || {
+            herald.api.notify("warm", "up").await.unwrap();
+            std::fs::read_to_string(&trace).is_ok_and(|text| text.contains(" 202 "))
+        })
+        .await;
     let answered_before = count(&trace, " 202 ");
     for i in 0..20 {
-        herald.notify("42", &format!("n{i}")).await.unwrap();
+        herald.api.notify("42", &format!("n{i}")).await.unwrap();
     }
-    eventually("all answers are in the trace", &herald, async || {
-        count(&trace, " 202 ") >= answered_before + 20
-    })
-    .await;
+    herald
+        .eventually("all answers are in the trace", async || {
+            count(&trace, " 202 ") >= answered_before + 20
+        })
+        .await;
     strace.kill().unwrap();
     strace.wait().unwrap();
     let text = std::fs::read_to_string(&trace).unwrap();

@@ -1,17 +1,7 @@
 //! How processes start: wrong configuration, parts that are away, secrets.
 
-#[path = "support/fleet.rs"]
-mod fleet;
-#[path = "support/kafka.rs"]
-mod kafka;
-#[path = "support/process.rs"]
-mod process;
-#[path = "support/redis.rs"]
-mod redis;
-
-use fleet::Fleet;
-use process::{Herald, free_port};
 use std::time::Duration;
+use testbed::{Fleet, Herald, PATIENCE, free_port};
 use tokio::time::Instant;
 
 fn refuses(command: &str, settings: &[(&str, &str)], key: &str) {
@@ -93,7 +83,7 @@ async fn with_redis_kafka_and_the_dispatcher_down_a_gateway_starts_says_so_and_r
     fleet.redis.kill();
     fleet.gateways[0].process.start();
     let admin = fleet.gateways[0].admin_port;
-    let deadline = Instant::now() + process::PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some((status, body)) = fleet.readyz(admin).await {
             assert_eq!(status, 503, "{body}");

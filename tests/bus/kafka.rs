@@ -1,9 +1,7 @@
 //! What only Kafka has: a broker that can be away, and topics somebody has to make.
 
 use crate::{
-    TOPICS, connect, kafka,
-    kafka::KafkaBroker,
-    kafka_config,
+    TOPICS, connect, kafka_config,
     suite::{assigned, at, numbered, produce, read},
 };
 use herald::{
@@ -25,6 +23,7 @@ use std::{
     },
     time::Duration,
 };
+use testbed::kafka::{self, KafkaBroker};
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(90);

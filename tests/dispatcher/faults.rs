@@ -20,7 +20,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use crate::redis_server::{RedisServer, fresh_namespace};
+use testbed::redis::{RedisServer, fresh_namespace};
 
 /// The embedded bus behind a switch.
 struct Switched {

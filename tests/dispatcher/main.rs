@@ -9,6 +9,3 @@ mod rig;
 mod router;
 mod sync;
 mod tracker;
-
-#[path = "../support/redis.rs"]
-mod redis_server;

@@ -1,14 +1,15 @@
 //! How the registry gets into its Redis: passwords, users with few rights, TLS. Only on Redis.
 
-use crate::{
-    redis_server::{RedisServer, free_port, fresh_namespace},
-    subject::*,
-};
+use crate::subject::*;
 use herald::{
     metrics::Metrics,
     registry::{Registry, RegistryError, SharedRegistry, redis::RedisRegistry},
 };
 use std::{io::Write, path::Path, process::Command, sync::Arc};
+use testbed::{
+    free_port,
+    redis::{RedisServer, fresh_namespace},
+};
 
 #[tokio::test]
 async fn a_password_comes_from_its_file_and_is_read_again_when_refused() {

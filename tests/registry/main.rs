@@ -3,9 +3,6 @@
 //! Nothing waits for time to pass where it need not: a lease of 0 ms has lapsed when it is granted, one of a
 //! minute never does within a test.
 
-#[path = "../support/redis.rs"]
-mod redis_server;
-
 mod access;
 mod connections;
 mod leases;

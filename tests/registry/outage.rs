@@ -1,13 +1,11 @@
 //! Redis away, back, and other than it was. Only on Redis.
 
-use crate::{
-    redis_server::{RedisServer, fresh_namespace},
-    subject::*,
-};
+use crate::subject::*;
 use herald::{
     metrics::Metrics,
     registry::{Registry, RegistryError},
 };
+use testbed::redis::{RedisServer, fresh_namespace};
 
 #[tokio::test]
 async fn a_redis_that_was_killed_is_unavailable_and_comes_back_by_itself() {

@@ -1,6 +1,5 @@
 //! A registry under test, and what the behaviours say often.
 
-use crate::redis_server::{RedisServer, fresh_namespace};
 use herald::{
     config,
     ids::{GatewayEpoch, GatewayId, UserId},
@@ -14,6 +13,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use testbed::redis::{RedisServer, fresh_namespace};
 
 /// Leases that never lapse within a test; absent records are granted at once.
 pub const LASTING: Timings = Timings {

@@ -2,8 +2,6 @@
 //! cursors, sync on a hole that lasts, resume after a break, an acknowledgement for each item, repeats
 //! counted but not shown.
 
-#![allow(dead_code)]
-
 use futures::{SinkExt, StreamExt};
 use herald::position::{ContiguousCursor, Position};
 use serde_json::{Value, json};

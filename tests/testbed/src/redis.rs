@@ -1,21 +1,15 @@
 //! A real `redis-server` for a test binary, on a port of its own, without persistence.
 //!
-//! Take it with `#[path = "support/redis.rs"] mod redis;`. The server dies with the value (`Drop`) and, when
-//! the test process is killed, with the process: the thread that started it stays for as long as the server
-//! does, because the kernel's parent-death signal follows that thread, not the process.
+//! It dies with the value (`Drop`) or with the test process.
 
-// Every test binary compiles this file and uses a part of it.
-#![allow(dead_code)]
-
+use crate::{child::Guarded, free_port};
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
-    os::unix::process::CommandExt,
-    process::{Child, Command, Stdio},
+    net::TcpStream,
+    process::{Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
-        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -28,13 +22,7 @@ pub struct RedisServer {
     port: u16,
     arguments: Vec<String>,
     directory: TempDir,
-    running: Option<Running>,
-}
-
-struct Running {
-    child: Child,
-    /// Dropping it ends the thread that the parent-death signal follows.
-    _keeper: mpsc::Sender<()>,
+    running: Option<Guarded>,
 }
 
 impl RedisServer {
@@ -75,15 +63,12 @@ impl RedisServer {
     }
 
     pub fn pid(&self) -> u32 {
-        self.running.as_ref().expect("a running server").child.id()
+        self.guarded().pid()
     }
 
     /// `kill -9`: clients see the connection close, later ones are refused.
     pub fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            running.child.kill().expect("our own child");
-            running.child.wait().expect("our own child");
-        }
+        self.running = None;
     }
 
     /// Starts it again on the same port, empty.
@@ -101,11 +86,11 @@ impl RedisServer {
 
     /// Stops answering without closing anything, as a host that hangs; until [`RedisServer::thaw`].
     pub fn freeze(&self) {
-        self.signal("-STOP");
+        self.guarded().freeze();
     }
 
     pub fn thaw(&self) {
-        self.signal("-CONT");
+        self.guarded().thaw();
     }
 
     /// Sends one command and returns the raw reply (RESP2), as far as one read brings it.
@@ -113,12 +98,8 @@ impl RedisServer {
         raw(self.port, command).expect("the server answers")
     }
 
-    fn signal(&self, signal: &str) {
-        let status = Command::new("kill")
-            .args([signal, &self.pid().to_string()])
-            .status()
-            .expect("kill runs");
-        assert!(status.success());
+    fn guarded(&self) -> &Guarded {
+        self.running.as_ref().expect("a running server")
     }
 
     /// False when it ended at once (the port was taken).
@@ -126,9 +107,9 @@ impl RedisServer {
         let mut running = self.launch();
         let deadline = Instant::now() + START_MAX;
         // Only the process we started counts: another server may have won the port.
-        let expected = format!("process_id:{}\r", running.child.id());
+        let expected = format!("process_id:{}\r", running.pid());
         loop {
-            if running.child.try_wait().expect("our own child").is_some() {
+            if running.ended().is_some() {
                 return false;
             }
             let answer = raw(self.port, &["INFO", "server"]).unwrap_or_default();
@@ -142,7 +123,7 @@ impl RedisServer {
         }
     }
 
-    fn launch(&self) -> Running {
+    fn launch(&self) -> Guarded {
         let mut command = Command::new("redis-server");
         command
             .args(["--port", &self.port.to_string()])
@@ -153,39 +134,7 @@ impl RedisServer {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) {
-                    0 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
-                }
-            });
-        }
-        let (started, child) = mpsc::channel();
-        let (keeper, kept) = mpsc::channel::<()>();
-        std::thread::Builder::new()
-            .name("redis-keeper".into())
-            .spawn(move || {
-                // The receiver waits for it; nobody is there only after a panic.
-                let _ = started.send(command.spawn());
-                let _ = kept.recv();
-            })
-            .expect("a thread");
-        let child = child
-            .recv()
-            .expect("the keeper reports")
-            .expect("redis-server is installed");
-        Running {
-            child,
-            _keeper: keeper,
-        }
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        self.kill();
+        Guarded::spawn(command).expect("redis-server is installed")
     }
 }
 
@@ -193,14 +142,6 @@ impl Drop for RedisServer {
 pub fn fresh_namespace() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Free a moment ago; somebody else may take it before you do.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
-        .port()
 }
 
 fn raw(port: u16, command: &[&str]) -> std::io::Result<String> {

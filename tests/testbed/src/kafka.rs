@@ -1,16 +1,12 @@
 //! A real Kafka broker for a test binary, on ports of its own, by `scripts/kafka.sh`.
 //!
-//! Take it with `#[path = "support/kafka.rs"] mod kafka;`. Most tests want [`brokers`]: one broker for the
-//! binary (or the one named by `HERALD_TEST_KAFKA=host:port`), where each test keeps apart by
-//! [`fresh_namespace`]. A test that kills its broker starts its own by [`KafkaBroker::start`].
+//! Most tests want [`brokers`]: one broker for the binary (or the one named by
+//! `HERALD_TEST_KAFKA=host:port`), where each test keeps apart by [`fresh_namespace`]. A test that kills its
+//! broker starts its own by [`KafkaBroker::start`].
 //!
-//! No broker outlives its tests: it dies with the value (`Drop`), at the exit of the process, and when
-//! the process is killed, because the kernel's parent-death signal follows the thread that started it,
-//! and that thread stays for as long as the broker does.
+//! No broker outlives its tests: it dies with the value (`Drop`), at the exit of the process, and with it.
 
-// Every test binary compiles this file and uses a part of it.
-#![allow(dead_code)]
-
+use crate::{child::Guarded, free_port};
 use herald::{bus::Topic, ids::Namespace};
 use rdkafka::{
     ClientConfig,
@@ -18,11 +14,9 @@ use rdkafka::{
     client::DefaultClientContext,
 };
 use std::{
-    net::TcpListener,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Mutex, OnceLock, mpsc},
+    process::{Command, Stdio},
+    sync::{Mutex, OnceLock},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -34,13 +28,7 @@ pub struct KafkaBroker {
     port: u16,
     controller: u16,
     directory: TempDir,
-    running: Option<Running>,
-}
-
-struct Running {
-    child: Child,
-    /// Dropping it ends the thread that the parent-death signal follows.
-    _keeper: mpsc::Sender<()>,
+    running: Option<Guarded>,
 }
 
 /// `host:port` of a broker that all tests of this binary share.
@@ -154,15 +142,12 @@ impl KafkaBroker {
     }
 
     pub fn pid(&self) -> u32 {
-        self.running.as_ref().expect("a running broker").child.id()
+        self.guarded().pid()
     }
 
     /// `kill -9`. What the broker had acknowledged is in the kernel's cache, so it survives.
     pub fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            running.child.kill().expect("our own child");
-            running.child.wait().expect("our own child");
-        }
+        self.running = None;
     }
 
     /// Starts it again on the same ports with the same data.
@@ -176,19 +161,15 @@ impl KafkaBroker {
 
     /// Stops answering without closing anything, as a host that hangs; until [`KafkaBroker::thaw`].
     pub fn freeze(&self) {
-        self.signal("-STOP");
+        self.guarded().freeze();
     }
 
     pub fn thaw(&self) {
-        self.signal("-CONT");
+        self.guarded().thaw();
     }
 
-    fn signal(&self, signal: &str) {
-        let status = Command::new("kill")
-            .args([signal, &self.pid().to_string()])
-            .status()
-            .expect("kill runs");
-        assert!(status.success());
+    fn guarded(&self) -> &Guarded {
+        self.running.as_ref().expect("a running broker")
     }
 
     /// True once it serves, false when it ended instead.
@@ -199,7 +180,7 @@ impl KafkaBroker {
         let mut running = self.spawn();
         let deadline = Instant::now() + START_MAX;
         loop {
-            if running.child.try_wait().expect("our own child").is_some() {
+            if running.ended().is_some() {
                 return false;
             }
             if self.log().contains("Kafka Server started") {
@@ -211,38 +192,14 @@ impl KafkaBroker {
         }
     }
 
-    fn spawn(&self) -> Running {
+    fn spawn(&self) -> Guarded {
         let mut command = Command::new(script());
         command
             .args(["run", &self.port.to_string()])
             .arg(self.directory.path())
             .env("HERALD_KAFKA_CONTROLLER", self.controller.to_string())
             .stdin(Stdio::null());
-        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe. The setting
-        // lives through the script's exec of java.
-        unsafe {
-            command.pre_exec(|| {
-                match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) {
-                    0 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
-                }
-            });
-        }
-        let (started, child) = mpsc::channel();
-        let (keeper, kept) = mpsc::channel::<()>();
-        std::thread::Builder::new()
-            .name("kafka-keeper".into())
-            .spawn(move || {
-                // The receiver waits for it; nobody is there only after a panic.
-                let _ = started.send(command.spawn());
-                let _ = kept.recv();
-            })
-            .expect("a thread");
-        let child = child.recv().expect("the keeper reports");
-        Running {
-            child: child.expect("scripts/kafka.sh runs"),
-            _keeper: keeper,
-        }
+        Guarded::spawn(command).expect("scripts/kafka.sh runs")
     }
 
     fn log(&self) -> String {
@@ -251,14 +208,8 @@ impl KafkaBroker {
     }
 }
 
-impl Drop for KafkaBroker {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka.sh")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kafka.sh")
 }
 
 fn fetch_jars() {
@@ -267,11 +218,4 @@ fn fetch_jars() {
         status.expect("scripts/kafka.sh runs").success(),
         "Kafka's jars can't be fetched: is Maven installed, is the network there?"
     );
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
-        .port()
 }

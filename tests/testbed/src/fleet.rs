@@ -1,17 +1,11 @@
 //! A real fleet on this machine: Redis, Kafka with its topics, a dispatcher, gateways.
 
-#![allow(dead_code)]
-
-use super::{
-    kafka,
-    process::{Herald, PATIENCE, free_port},
-    redis::RedisServer,
+use crate::{
+    Api, Herald, PATIENCE, eventually, free_port, herald::binary, kafka, redis::RedisServer,
 };
 use herald::{auth, config::Secret};
-use serde_json::{Value, json};
 use std::{path::PathBuf, process::Command, time::Duration};
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 const TOKEN_SECRET: &str = "the fleet's token secret, long enough for HS256";
 pub const API_KEY: &str = "the-fleets-admin-key";
@@ -24,9 +18,8 @@ pub struct Fleet {
     pub namespace: String,
     pub brokers: String,
     pub dir: TempDir,
-    dispatcher_http: u16,
+    pub api: Api,
     dispatcher_admin: u16,
-    http: reqwest::Client,
 }
 
 pub struct Gateway {
@@ -111,9 +104,6 @@ impl Fleet {
                 }
             })
             .collect();
-        let http_client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(20))
-            .build();
         Fleet {
             redis,
             dispatcher,
@@ -121,15 +111,14 @@ impl Fleet {
             namespace,
             brokers,
             dir,
-            dispatcher_http: http,
+            api: Api::new(http, API_KEY.to_owned()),
             dispatcher_admin: admin,
-            http: http_client.expect("a client"),
         }
     }
 
     /// By the operator's own command.
     pub fn apply_topics(&self) {
-        let status = Command::new(env!("CARGO_BIN_EXE_herald"))
+        let status = Command::new(binary("herald"))
             .args(["ctl", "topics", "--apply"])
             .env("HERALD_NODE__NAMESPACE", &self.namespace)
             .env("HERALD_KAFKA__BROKERS", &self.brokers)
@@ -147,28 +136,31 @@ impl Fleet {
     }
 
     async fn ready_at(&self, port: u16) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if self
+        let unready = async || {
+            (self
                 .readyz(port)
                 .await
-                .is_some_and(|(status, _)| status == 200)
-            {
-                return;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "port {port} not ready;\n{}",
-                self.logs()
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+                .is_none_or(|(status, _)| status != 200))
+            .into()
+        };
+        eventually(&format!("port {port} ready"), PATIENCE, unready, || {
+            self.logs()
+        })
+        .await;
     }
 
     pub async fn readyz(&self, port: u16) -> Option<(u16, String)> {
-        let url = format!("http://127.0.0.1:{port}/readyz");
-        let answer = self.http.get(url).send().await.ok()?;
-        Some((answer.status().as_u16(), answer.text().await.ok()?))
+        self.api.admin(port, "readyz").await
+    }
+
+    /// Polls until nothing is missing; the logs of all processes say why something is.
+    pub async fn eventually(
+        &self,
+        what: &str,
+        within: Duration,
+        missing: impl AsyncFnMut() -> usize,
+    ) {
+        eventually(what, within, missing, || self.logs()).await;
     }
 
     pub fn logs(&self) -> String {
@@ -197,61 +189,6 @@ impl Fleet {
 
     pub fn admin_key_file(&self) -> PathBuf {
         self.dir.path().join("admin.key")
-    }
-
-    pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.dispatcher_http)
-    }
-
-    /// As a producer does it: a refusal that passes by itself is tried again under the same key.
-    pub async fn notify(&self, user: &str, title: &str) -> Result<String, String> {
-        let body = json!({ "target": { "user": user }, "type": "test", "title": title });
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let request = self.http.post(self.url("/v1/notifications"));
-            let request = request.bearer_auth(API_KEY).json(&body);
-            let request = request.header("idempotency-key", format!("{user}/{title}"));
-            match request.send().await {
-                Ok(answer) if answer.status() == 202 => {
-                    let body: Value = answer.json().await.map_err(|error| error.to_string())?;
-                    return Ok(body["id"].as_str().expect("an id").to_owned());
-                }
-                Ok(answer) if answer.status() == 503 && Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                Ok(answer) => return Err(answer.status().to_string()),
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-    }
-
-    /// State of the in-app channel of one notification for one user; `none` until it is routed.
-    pub async fn state(&self, id: &str, user: &str) -> String {
-        let url = self.url(&format!("/v1/notifications/{id}/delivery?user={user}"));
-        let request = self.http.get(url).bearer_auth(API_KEY);
-        let answer = request.send().await.expect("it answers");
-        if answer.status() == 404 {
-            return "none".into();
-        }
-        assert_eq!(answer.status(), 200);
-        let answer: Value = answer.json().await.expect("JSON");
-        let states = answer["states"].as_array().expect("a list");
-        let in_app = states.iter().find(|state| state["channel"] == "in_app");
-        in_app.map_or("none".into(), |state| {
-            state["state"].as_str().unwrap().to_owned()
-        })
-    }
-
-    pub async fn metrics(&self, port: u16) -> String {
-        let url = format!("http://127.0.0.1:{port}/metrics");
-        self.http
-            .get(url)
-            .send()
-            .await
-            .expect("it answers")
-            .text()
-            .await
-            .expect("text")
     }
 }
 

@@ -1,0 +1,127 @@
+//! Herald's own binary as a child: started with settings, killed, started again. Its log is kept.
+
+use crate::{PATIENCE, child::Guarded};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+/// One Herald process.
+pub struct Herald {
+    arguments: Vec<String>,
+    environment: BTreeMap<String, String>,
+    running: Option<Guarded>,
+    log: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Herald {
+    /// `settings` are `("gateway.cores", "2")` and become `HERALD_GATEWAY__CORES=2`.
+    pub fn new(arguments: &[&str], settings: &[(&str, &str)]) -> Herald {
+        let environment = settings
+            .iter()
+            .map(|(key, value)| (variable(key), value.to_string()));
+        Herald {
+            arguments: arguments.iter().map(|text| text.to_string()).collect(),
+            environment: environment.collect(),
+            running: None,
+            log: Arc::default(),
+            reader: None,
+        }
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.running.is_none(), "it runs already");
+        let mut command = Command::new(binary("herald"));
+        command
+            .args(&self.arguments)
+            .envs(&self.environment)
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut running = Guarded::spawn(command).expect("the binary starts");
+        let lines = BufReader::new(running.take_stderr().expect("piped")).lines();
+        let log = self.log.clone();
+        // The last stage of `make test` looks through every log of the run for secrets.
+        let mut kept = std::env::var_os("HERALD_TEST_LOGS").map(|dir| {
+            let path = PathBuf::from(dir).join(format!("{}.log", running.pid()));
+            std::fs::File::create(path).expect("the directory of logs")
+        });
+        self.reader = Some(std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some(kept) = &mut kept {
+                    let _ = writeln!(kept, "{line}");
+                }
+                let mut log = log.lock().expect("nobody panics with it");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        }));
+        self.running = Some(running);
+    }
+
+    /// Everything it ever wrote to standard error.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("nobody panics with it").clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("it runs").pid()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        let running = self.running.as_mut();
+        running.is_some_and(|running| running.ended().is_none())
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    pub fn signal(&self, signal: i32) {
+        self.running.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// Waits for it to end by itself; its log is whole then.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut running = self.running.take().expect("it runs");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = running.ended() {
+                let reader = self.reader.take().expect("it was started");
+                reader.join().expect("it only reads");
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "it does not end; log:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn variable(key: &str) -> String {
+    format!("HERALD_{}", key.replacen('.', "__", 1).to_uppercase())
+}
+
+/// A binary of the workspace, of the build that the running test belongs to.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a path");
+    // target/<profile>/deps/<test>
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("a target folder");
+    let path = profile.join(name);
+    let hint = "cargo build --workspace --bins";
+    assert!(path.exists(), "{} is missing: {hint}", path.display());
+    path
+}

@@ -1,0 +1,35 @@
+//! Real parts for tests, each on ports and in a directory of its own: Redis, Kafka, Herald's own processes,
+//! a client that follows the protocol's rules.
+//!
+//! Nothing outlives its test: every child dies with its value, and with the test process when that is
+//! killed ([`child`]).
+
+pub mod api;
+pub mod child;
+pub mod client;
+pub mod fleet;
+pub mod herald;
+pub mod kafka;
+pub mod redis;
+pub mod standalone;
+pub mod wait;
+
+pub use api::Api;
+pub use client::Client;
+pub use fleet::Fleet;
+pub use herald::Herald;
+pub use standalone::Standalone;
+pub use wait::{PATIENCE, eventually, until};
+
+use std::net::TcpListener;
+
+/// A free port below the range the kernel takes ports of outgoing connections from, so that nobody gets
+/// it between this look and the bind.
+pub fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(20_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
