@@ -48,17 +48,14 @@ pub(super) fn enter(
         Asked::Plain(answer) if answer.closes(&reply) => refuse(conn, &answer, reply, context),
         Asked::Plain(answer) => answer_and_go_on(conn, &answer, &reply, context),
         Asked::Echo { response } => {
-            let mut session = context.new_session(Framing::WebSocket, u64::MAX, id);
-            session.raw(response, &mut context.actions);
-            Open::enter(
-                conn,
-                Party::Echo,
-                session,
-                Decoder::default(),
-                None,
-                id,
-                context,
-            );
+            let opening = Opening {
+                party: Party::Echo,
+                framing: Framing::WebSocket,
+                first: response,
+                expires_unix_s: u64::MAX,
+                cursors: None,
+            };
+            opening.enter(conn, id, context);
         }
         Asked::WebSocket {
             response,
@@ -130,18 +127,14 @@ fn websocket(
     let is_browser = *source != TokenSource::Authorization;
     match authenticate(&presented, context) {
         Ok((verified, cursors)) => {
-            let mut session = context.new_session(Framing::WebSocket, verified.expires_unix_s, id);
-            session.raw(response, &mut context.actions);
-            let party = Party::User(verified.user);
-            Open::enter(
-                conn,
-                party,
-                session,
-                Decoder::default(),
+            let opening = Opening {
+                party: Party::User(verified.user),
+                framing: Framing::WebSocket,
+                first: response,
+                expires_unix_s: verified.expires_unix_s,
                 cursors,
-                id,
-                context,
-            );
+            };
+            opening.enter(conn, id, context);
         }
         Err(Refused::Token(error)) if is_browser => {
             context.stats.refused(error.cause());
@@ -164,22 +157,45 @@ fn event_stream(
 ) {
     match authenticate(&presented, context) {
         Ok((verified, cursors)) => {
-            let mut session = context.new_session(Framing::Sse, verified.expires_unix_s, id);
-            session.raw(head, &mut context.actions);
-            let party = Party::User(verified.user);
-            Open::enter(
-                conn,
-                party,
-                session,
-                Decoder::default(),
+            let opening = Opening {
+                party: Party::User(verified.user),
+                framing: Framing::Sse,
+                first: head,
+                expires_unix_s: verified.expires_unix_s,
                 // Without cursors the newest rows: only a sync tells what an `id:` may claim, and a
                 // plain EventSource has nothing else to resume by.
-                Some(cursors.unwrap_or_default()),
-                id,
-                context,
-            );
+                cursors: Some(cursors.unwrap_or_default()),
+            };
+            opening.enter(conn, id, context);
         }
         Err(refused) => refuse(conn, &refused.answer(), reply, context),
+    }
+}
+
+/// What a connection opens with.
+struct Opening {
+    party: Party,
+    framing: Framing,
+    /// The answer to the request: it leaves before any frame.
+    first: Bytes,
+    expires_unix_s: u64,
+    cursors: Option<Cursors>,
+}
+
+impl Opening {
+    fn enter(self, conn: &mut Conn, id: ConnId, context: &mut Context) {
+        let mut session = context.new_session(self.framing, self.expires_unix_s, id);
+        session.raw(self.first, &mut context.actions);
+        let decoder = Decoder::default();
+        Open::enter(
+            conn,
+            self.party,
+            session,
+            decoder,
+            self.cursors,
+            id,
+            context,
+        );
     }
 }
 
