@@ -60,6 +60,7 @@ impl CloseCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn a_code_of_ours_may_be_sent_and_says_whether_to_come_back() {
@@ -84,12 +85,37 @@ mod tests {
             UserChanged,
             Disconnected,
         ];
+        let mut documented = documented();
         for (codes, comes_back) in [(back, true), (stay, false)] {
             for code in codes {
                 assert_eq!(code.comes_back(), comes_back, "{code:?}");
                 let wire = tungstenite::protocol::frame::coding::CloseCode::from(code.code());
                 assert!(wire.is_allowed(), "{code:?}");
+                // The RFC's own say by themselves what they mean.
+                if comes_back || code.code() >= 4000 {
+                    assert_eq!(
+                        documented.remove(&code.code()),
+                        Some(comes_back),
+                        "{code:?}"
+                    );
+                }
             }
         }
+        assert!(documented.is_empty(), "only in the README: {documented:?}");
+    }
+
+    /// What the README's table tells a client: code, and whether to come back after it.
+    fn documented() -> BTreeMap<u16, bool> {
+        let table = include_str!("../../README.md").lines();
+        let table = table.skip_while(|line| !line.starts_with("| close code"));
+        let rows = table.skip(2).take_while(|line| line.starts_with('|'));
+        let mut codes = BTreeMap::new();
+        for row in rows {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            for code in cells[1].split(", ") {
+                codes.insert(code.parse().expect(row), cells[3].starts_with("yes"));
+            }
+        }
+        codes
     }
 }
