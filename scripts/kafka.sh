@@ -6,7 +6,9 @@
 #   kafka.sh stop DATADIR           stop it and wait for its end
 #   kafka.sh run PORT DATADIR       become the broker: this very process, for those who watch over it
 #
-# The controller listens on HERALD_KAFKA_CONTROLLER, by default PORT + 1. Needs a JDK 17 and Maven.
+# The controller listens on HERALD_KAFKA_CONTROLLER, by default PORT + 1. The file HERALD_KAFKA_PROPERTIES
+# adds to the properties or overrides them; HERALD_KAFKA_SCRAM ("name=N,password=P") is a user that the data
+# directory is made with. Needs a JDK 17 and Maven.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -38,11 +40,13 @@ prepare() { # PORT DATADIR
   local properties=$2/server.properties
   sed -e "s#@PORT@#$1#g" -e "s#@CONTROLLER@#${HERALD_KAFKA_CONTROLLER:-$(($1 + 1))}#g" \
     -e "s#@DATA@#$2#g" "$files/server.properties" >"$properties"
+  [ -z "${HERALD_KAFKA_PROPERTIES:-}" ] || cat "$HERALD_KAFKA_PROPERTIES" >>"$properties"
   [ -f "$2/logs/meta.properties" ] && return
-  local id
+  local id user=()
+  [ -z "${HERALD_KAFKA_SCRAM:-}" ] || user=(--add-scram "SCRAM-SHA-512=[$HERALD_KAFKA_SCRAM]")
   id=$(head -c16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=')
   # A random id may begin with a dash, which the tool would take for an option.
-  java -cp "$lib/*" kafka.tools.StorageTool format "--cluster-id=$id" -c "$properties" \
+  java -cp "$lib/*" kafka.tools.StorageTool format "--cluster-id=$id" -c "$properties" "${user[@]}" \
     >"$2/format.log" 2>&1 || fail "can't format $2: $(tail -3 "$2/format.log")"
 }
 
@@ -87,5 +91,5 @@ case "${1:-} $#" in
 "start 3") start "$2" "$(absolute "$3")" ;;
 "run 3") run "$2" "$(absolute "$3")" ;;
 "stop 2") stop "$(absolute "$2")" ;;
-*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 esac

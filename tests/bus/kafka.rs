@@ -2,14 +2,19 @@
 
 use crate::{
     TOPICS, connect, kafka_config,
-    suite::{assigned, at, numbered, produce, read},
+    suite::{assigned, at, numbered, produce, produce_to, read},
 };
 use herald::{
     bus::{
         Bus, BusError, Polled, Record, SharedBus, Start, Target, Topic,
-        kafka::topics::{self, Problem},
+        kafka::{
+            KafkaBus,
+            topics::{self, Problem},
+        },
     },
+    config,
     ids::Namespace,
+    metrics::Metrics,
 };
 use rdkafka::{
     ClientConfig,
@@ -210,4 +215,36 @@ async fn topics_are_made_and_differences_named() {
         && text.contains("retention.ms is 1000, 1209600000 is needed")
         && text.contains("kafka-configs.sh")));
     assert!(!texts.iter().any(|text| text.contains("in_app")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_wants_a_certificate_and_a_password_gets_both_from_files() {
+    let (broker, credentials) = KafkaBroker::start_guarded();
+    let namespace = kafka::fresh_namespace();
+    kafka::create_topics(&broker.brokers(), &namespace, &TOPICS).await;
+    let file = |name: &str| Some(credentials.directory.path().join(name));
+    std::fs::write(file("password").unwrap(), credentials.password).unwrap();
+    let config = config::Kafka {
+        security: "sasl_ssl".into(),
+        sasl_mechanism: Some("SCRAM-SHA-512".into()),
+        sasl_username: Some(credentials.username.into()),
+        sasl_password_file: file("password"),
+        ca_file: file("ca.pem"),
+        cert_file: file("client.pem"),
+        key_file: file("client.key"),
+        ..kafka_config(credentials.brokers.clone())
+    };
+    let connect = |config| KafkaBus::connect(&config, &namespace, &Metrics::default()).unwrap();
+    let bus: SharedBus = Arc::new(connect(config.clone()));
+    produce_to(&bus, at(Topic::InApp, 0), numbered(0..3)).await;
+    let mut reader = assigned(&bus, at(Topic::InApp, 0), Start::Committed).await;
+    read(&mut reader, 3).await;
+
+    std::fs::write(file("password").unwrap(), "wrong").unwrap();
+    let stranger = connect(config);
+    let answer = stranger.partitions(Topic::InApp).await;
+    assert!(
+        matches!(answer, Err(BusError::Unavailable(_))),
+        "{answer:?}"
+    );
 }

@@ -5,9 +5,9 @@ use herald::{
     metrics::Metrics,
     registry::{Registry, RegistryError, SharedRegistry, redis::RedisRegistry},
 };
-use std::{io::Write, path::Path, process::Command, sync::Arc};
+use std::{io::Write, sync::Arc};
 use testbed::{
-    free_port,
+    certificates, free_port,
     redis::{RedisServer, fresh_namespace},
 };
 
@@ -93,7 +93,7 @@ async fn a_user_with_only_the_documented_rights_can_do_everything() {
 async fn tls_with_certificates_of_both_sides_works_and_a_strange_server_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
-    certificates(directory.path());
+    certificates::make(directory.path(), &["server"]);
     let files: Vec<String> = ["server.pem", "server.key", "ca.pem"]
         .iter()
         .map(|name| path(name).display().to_string())
@@ -122,26 +122,4 @@ async fn tls_with_certificates_of_both_sides_works_and_a_strange_server_is_refus
     let registry = open(&config, &Metrics::default());
     assert_eq!(registry.gateways().await, Ok(vec![]));
     drop(server);
-}
-
-/// An authority, and one certificate for both sides that it signed.
-fn certificates(directory: &Path) {
-    let commands = [
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 \
-         -subj /CN=authority",
-        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.csr \
-         -subj /CN=redis",
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 \
-         -extfile names",
-    ];
-    std::fs::write(directory.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
-    for command in commands {
-        let output = Command::new("openssl")
-            .args(command.split_whitespace())
-            .current_dir(directory)
-            .output()
-            .expect("openssl is installed");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command}: {errors}");
-    }
 }

@@ -6,7 +6,7 @@
 //!
 //! No broker outlives its tests: it dies with the value (`Drop`), at the exit of the process, and with it.
 
-use crate::{child::Guarded, free_port};
+use crate::{certificates, child::Guarded, free_port};
 use herald::{bus::Topic, ids::Namespace};
 use rdkafka::{
     ClientConfig,
@@ -28,7 +28,18 @@ pub struct KafkaBroker {
     port: u16,
     controller: u16,
     directory: TempDir,
+    environment: Vec<(&'static str, String)>,
     running: Option<Guarded>,
+}
+
+/// What clients of a guarded broker show: [`KafkaBroker::start_guarded`].
+pub struct Credentials {
+    pub username: &'static str,
+    pub password: &'static str,
+    /// Holds `ca.pem`, `client.pem` and `client.key`.
+    pub directory: TempDir,
+    /// `host:port` of the listener that wants both.
+    pub brokers: String,
 }
 
 /// `host:port` of a broker that all tests of this binary share.
@@ -120,13 +131,29 @@ fn served_partitions(admin: &AdminClient<DefaultClientContext>, topic: &str) -> 
 
 impl KafkaBroker {
     pub fn start() -> KafkaBroker {
+        KafkaBroker::start_with(None)
+    }
+
+    /// Beside its plain listener it has one that wants a certificate of an authority of its own, and a
+    /// password (SCRAM-SHA-512).
+    pub fn start_guarded() -> (KafkaBroker, Credentials) {
+        let credentials = Credentials::make();
+        (KafkaBroker::start_with(Some(&credentials)), credentials)
+    }
+
+    fn start_with(credentials: Option<&Credentials>) -> KafkaBroker {
         fetch_jars();
         // Another process may take a port between the look and the start: try others.
         for _ in 0..5 {
+            let (port, controller) = (free_port(), free_port());
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let environment =
+                credentials.map(|c| c.environment(port, controller, directory.path()));
             let mut broker = KafkaBroker {
-                port: free_port(),
-                controller: free_port(),
-                directory: tempfile::tempdir().expect("a temporary directory"),
+                port,
+                controller,
+                directory,
+                environment: environment.unwrap_or_default(),
                 running: None,
             };
             if broker.launch() {
@@ -198,6 +225,7 @@ impl KafkaBroker {
             .args(["run", &self.port.to_string()])
             .arg(self.directory.path())
             .env("HERALD_KAFKA_CONTROLLER", self.controller.to_string())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null());
         Guarded::spawn(command).expect("scripts/kafka.sh runs")
     }
@@ -205,6 +233,49 @@ impl KafkaBroker {
     fn log(&self) -> String {
         let path = self.directory.path().join("broker.log");
         std::fs::read_to_string(path).unwrap_or_default()
+    }
+}
+
+impl Credentials {
+    fn make() -> Credentials {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        certificates::make(directory.path(), &["server", "client"]);
+        Credentials {
+            username: "herald",
+            password: "the-brokers-password",
+            directory,
+            brokers: format!("127.0.0.1:{}", free_port()),
+        }
+    }
+
+    /// For `scripts/kafka.sh`: the guarded listener beside the plain one, and the user.
+    fn environment(&self, plain: u16, controller: u16, data: &Path) -> Vec<(&'static str, String)> {
+        let read = |name| std::fs::read_to_string(self.directory.path().join(name));
+        let keystore = data.join("server.pem");
+        let pair = ["server.key", "server.pem"].map(|name| read(name).expect("just made"));
+        std::fs::write(&keystore, pair.concat()).expect("a file");
+        let (guarded, keystore) = (&self.brokers, keystore.display());
+        let authority = self.directory.path().join("ca.pem");
+        let authority = authority.display();
+        let properties = data.join("guarded.properties");
+        let text = format!(
+            "listeners=PLAINTEXT://127.0.0.1:{plain},GUARDED://{guarded},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{plain},GUARDED://{guarded}\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_SSL\n\
+             sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+             listener.name.guarded.scram-sha-512.sasl.jaas.config=\
+             org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+             ssl.keystore.type=PEM\nssl.keystore.location={keystore}\n\
+             ssl.truststore.type=PEM\nssl.truststore.location={authority}\n\
+             ssl.client.auth=required\n"
+        );
+        std::fs::write(&properties, text).expect("a file");
+        let user = format!("name={},password={}", self.username, self.password);
+        vec![
+            ("HERALD_KAFKA_PROPERTIES", properties.display().to_string()),
+            ("HERALD_KAFKA_SCRAM", user),
+        ]
     }
 }
 

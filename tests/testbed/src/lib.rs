@@ -5,6 +5,7 @@
 //! killed ([`child`]).
 
 pub mod api;
+pub mod certificates;
 pub mod child;
 pub mod client;
 pub mod fleet;

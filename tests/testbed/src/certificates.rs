@@ -1,0 +1,32 @@
+//! Certificates for tests, made by `openssl`.
+
+use std::{path::Path, process::Command};
+
+/// Makes an authority (`ca.pem`, `ca.key`) and, for each of `names`, `<name>.pem` and `<name>.key` signed by
+/// it, good for 127.0.0.1 on both sides of a connection.
+pub fn make(directory: &Path, names: &[&str]) {
+    const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    let address = "subjectAltName=IP:127.0.0.1\n";
+    std::fs::write(directory.join("names"), address).expect("a file");
+    let authority = "-keyout ca.key -out ca.pem -days 2 -subj /CN=authority";
+    openssl(directory, &format!("req -x509 {KEY} {authority}"));
+    for name in names {
+        let request = format!("-keyout {name}.key -out {name}.csr -subj /CN={name}");
+        openssl(directory, &format!("req {KEY} {request}"));
+        let signed = format!("-in {name}.csr -out {name}.pem -days 2 -extfile names");
+        openssl(
+            directory,
+            &format!("x509 -req -CA ca.pem -CAkey ca.key -CAcreateserial {signed}"),
+        );
+    }
+}
+
+fn openssl(directory: &Path, arguments: &str) {
+    let output = Command::new("openssl")
+        .args(arguments.split_whitespace())
+        .current_dir(directory)
+        .output()
+        .expect("openssl is installed (apt-get install openssl)");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments}: {errors}");
+}
