@@ -1,7 +1,7 @@
 //! Every bound of Herald in one place: the default, its unit, and what happens when it is reached.
 //! Configuration may lower or raise those marked (config); the rest are fixed.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Bytes in a power-of-two kibibyte, for readable sums.
 const KIB: usize = 1024;
@@ -14,7 +14,7 @@ pub const CONNECTIONS_SOFT: usize = 500_000;
 pub const CONNECTIONS_HARD: usize = 600_000;
 /// (config) New connections a second per host; above it accepting pauses until the next tick.
 pub const ACCEPTS_PER_S: u32 = 5_000;
-pub const RETRY_AFTER_S: std::ops::RangeInclusive<u32> = 5..=30;
+pub const RETRY_AFTER_S: RangeInclusive<u32> = 5..=30;
 /// (config) From accept to the end of the request head, and from there to authentication.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// (config) PROXY header: bytes (v2 with TLVs) and time within [`HANDSHAKE`]. Over: closed, counted.
@@ -52,6 +52,42 @@ pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
 /// Newcomers the kernel holds per core until they are accepted; capped by `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4_096;
 
+// ── what a configuration may set ───────────────────────────────────────────────────────────────
+// Outside of these a process refuses to start and names the key.
+
+/// Core threads. Queues cost 7 MB each: 2 GB in all.
+pub const CORES_MAX: usize = 256;
+/// Shards of a fleet: partitions of `in_app`, 1.5 for each gateway.
+pub const SHARDS_MAX: u32 = 1_024;
+/// Client sockets of one host: 16 GB of kernel memory and 2 GB of ours.
+pub const CONNECTIONS_MAX: usize = 4_000_000;
+pub const ACCEPTS_PER_S_ALLOWED: RangeInclusive<u32> = 1..=1_000_000;
+pub const HANDSHAKE_MS_ALLOWED: RangeInclusive<u64> = 100..=600_000;
+/// A day is the longest that a connection's clock can tell apart from the past.
+pub const HEARTBEAT_MS_ALLOWED: RangeInclusive<u64> = 500..=43_200_000;
+pub const DEAD_AFTER_MS_ALLOWED: RangeInclusive<u64> = 1_000..=86_400_000;
+pub const UNWRITABLE_MS_ALLOWED: RangeInclusive<u64> = 50..=600_000;
+/// From what an `auth` with the longest token takes; what a client sends is held whole.
+pub const CLIENT_MESSAGE_BYTES_ALLOWED: RangeInclusive<usize> = 8 * KIB..=16 * KIB * KIB;
+/// Messages a second, and at once.
+pub const CLIENT_MESSAGES_ALLOWED: RangeInclusive<u32> = 1..=1_000_000;
+/// From two of the largest notifications.
+pub const LANES_BYTES_ALLOWED: RangeInclusive<usize> = 2 * NOTIFICATION_BYTES..=64 * KIB * KIB;
+pub const SEND_BUFFER_BYTES_ALLOWED: RangeInclusive<usize> = 4 * KIB..=16 * KIB * KIB;
+pub const AUTH_LEEWAY_S_MAX: u64 = 3_600;
+pub const JWKS_REFRESH_S_ALLOWED: RangeInclusive<u64> = 1..=86_400;
+pub const DISPATCHERS_MAX: usize = 256;
+pub const DRAIN_MS_MAX: u64 = 3_600_000;
+/// A file with a secret or a key.
+pub const SECRET_BYTES: u64 = 64 * 1024;
+/// A host name by RFC 1035.
+pub const HOST_NAME_BYTES: usize = 253;
+/// `redis.timeout_ms`: after the lease has ended no answer is of use.
+pub const REDIS_TIMEOUT_MS_MIN: u64 = 10;
+pub const REDIS_TIMEOUT_MAX: Duration = Duration::from_secs(10);
+/// More copies than any cluster has brokers are a slip of the pen.
+pub const KAFKA_REPLICATION_ALLOWED: RangeInclusive<u32> = 1..=32;
+
 // ── identity provider ──────────────────────────────────────────────────────────────────────────
 
 /// A JWKS document. Over: not taken, the former keys stay. Keys above the count are passed over.
@@ -76,7 +112,7 @@ pub const GAPS_WAITING: usize = 32;
 /// A pressure episode ends when the lanes are half empty, or is told after this long.
 pub const PRESSURE_EPISODE: Duration = Duration::from_secs(10);
 /// `sync_after_ms` of a pressure gap, spread by connection.
-pub const PRESSURE_SYNC_AFTER_MS: std::ops::RangeInclusive<u32> = 500..=5_000;
+pub const PRESSURE_SYNC_AFTER_MS: RangeInclusive<u32> = 500..=5_000;
 /// (config) `SO_SNDBUF`; the kernel doubles it.
 pub const SEND_BUFFER_BYTES: usize = 64 * KIB;
 

@@ -41,20 +41,25 @@ struct File {
 }
 
 impl File {
-    fn load<T: config::Shipped>(&self) -> Result<T, config::ConfigError> {
-        config::load(self.config.as_deref(), std::env::vars())
+    fn load<T: process::Checked>(
+        &self,
+        adjust: impl FnOnce(&mut T),
+    ) -> Result<T, config::ConfigError> {
+        process::load(self.config.as_deref(), adjust)
     }
 }
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Standalone { file, data } => process::standalone::run(move || {
-            let mut config: config::StandaloneConfig = file.load()?;
-            config.store.path = data.clone().unwrap_or(config.store.path);
-            Ok(config)
+            file.load(|config: &mut config::StandaloneConfig| {
+                if let Some(data) = &data {
+                    config.store.path.clone_from(data);
+                }
+            })
         }),
-        Command::Gateway(file) => process::gateway::run(move || file.load()),
-        Command::Dispatcher(file) => process::dispatcher::run(move || file.load()),
+        Command::Gateway(file) => process::gateway::run(move || file.load(|_| {})),
+        Command::Dispatcher(file) => process::dispatcher::run(move || file.load(|_| {})),
         Command::Ctl(ctl) => ctl::main(*ctl),
     };
     match ended {

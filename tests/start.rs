@@ -4,61 +4,165 @@ use std::time::Duration;
 use testbed::{Fleet, Herald, PATIENCE, free_port};
 use tokio::time::Instant;
 
+/// Starts the process with settings of which one is wrong. It has to name `key` in its only line, exit 64,
+/// and leave Redis, Kafka and the disk alone.
 fn refuses(command: &str, settings: &[(&str, &str)], key: &str) {
-    let port = free_port().to_string();
-    let listen = format!("127.0.0.1:{port}");
-    let door = if command == "gateway" {
-        "gateway.listen"
-    } else {
-        "http.listen"
-    };
-    let mut all = vec![(door, listen.as_str())];
-    if command == "gateway" {
-        all.push(("dispatchers.addresses", "[\"127.0.0.1:1\"]"));
+    let part = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    part.set_nonblocking(true).unwrap();
+    let address = part.local_addr().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("token.key");
+    std::fs::write(&secret, "long enough a secret for a token key").unwrap();
+    std::fs::write(directory.path().join("empty"), "\n").unwrap();
+    let store = directory.path().join("store");
+    let listen = || format!("127.0.0.1:{}", free_port());
+    let (client, http, admin, grpc) = (listen(), listen(), listen(), listen());
+    let redis = format!("redis://{address}");
+    let keys = format!("[{{ algorithm = \"HS256\", key_file = {secret:?} }}]");
+    let door = [("gateway.listen", client.as_str()), ("auth.keys", &keys)];
+    let parts = [
+        ("kafka.brokers", address.as_str()),
+        ("redis.url", &redis),
+        ("grpc.listen", &grpc),
+    ];
+    let keeps = [
+        ("http.listen", http.as_str()),
+        ("store.path", store.to_str().unwrap()),
+    ];
+    let mut all = vec![("admin.listen", admin.as_str())];
+    match command {
+        "gateway" => {
+            all.push(("dispatchers.addresses", "[\"127.0.0.1:1\"]"));
+            all.extend(door.into_iter().chain(parts));
+        }
+        "dispatcher" => all.extend(keeps.into_iter().chain(parts)),
+        _ => all.extend(door.into_iter().chain(keeps)),
     }
     all.extend_from_slice(settings);
+    let all: Vec<(&str, String)> = all
+        .iter()
+        .map(|(key, value)| {
+            (
+                *key,
+                value.replace("DIR", directory.path().to_str().unwrap()),
+            )
+        })
+        .collect();
+    let all: Vec<(&str, &str)> = all
+        .iter()
+        .map(|(key, value)| (*key, value.as_str()))
+        .collect();
+    let before = names_in(directory.path());
     let mut herald = Herald::new(&[command], &all);
     herald.start();
     let status = herald.wait();
-    assert_eq!(status.code(), Some(64), "{settings:?}\n{}", herald.log());
     let said = herald.log();
+    assert_eq!(status.code(), Some(64), "{settings:?}\n{said}");
     assert!(said.contains(key), "{said:?} does not name {key}");
-    // A part that was reached before the fault was found may have logged (JSON); the answer is one line.
-    let answer = said
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('{'));
-    assert_eq!(answer.count(), 1, "one line, no stack trace: {said}");
+    assert_eq!(said.lines().count(), 1, "{settings:?}: one line: {said}");
+    assert_eq!(names_in(directory.path()), before, "{settings:?}");
+    let reached = part.accept().map_err(|error| error.kind());
+    let nobody = Some(std::io::ErrorKind::WouldBlock);
+    assert_eq!(reached.err(), nobody, "{settings:?} reached for a part");
+}
+
+fn names_in(directory: &std::path::Path) -> Vec<std::ffi::OsString> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
 }
 
 #[test]
-fn a_wrong_configuration_names_the_key_and_exits_64() {
-    for (settings, key) in [
-        (("gateway.cores", "many"), "gateway.cores"),
-        (("gateway.colour", "red"), "colour"),
-        (("gateway.listen", "nowhere"), "gateway.listen"),
-        (("gateway.id", "GW_1"), "gateway.id"),
+fn a_gateway_refuses_a_wrong_value_before_it_opens_anything() {
+    for (key, value) in [
+        ("gateway.cores", "many"),
+        ("gateway.cores", "100000"),
+        ("gateway.listen", "nowhere"),
+        ("gateway.id", "GW_1"),
+        ("gateway.shard", "4000000000"),
+        ("gateway.proxy_trusted", "[\"10.0.0.0/99\"]"),
+        ("gateway.origins", "[\"app.example.com\"]"),
+        ("gateway.connections_hard", "9"),
+        ("gateway.connections_soft", "18446744073709551615"),
+        ("gateway.heartbeat_ms", "0"),
+        ("gateway.dead_after_ms", "1000"),
+        ("gateway.client_messages_per_s", "0"),
+        ("gateway.lanes_bytes", "99999999999"),
         (
-            ("gateway.proxy_trusted", "[\"10.0.0.0/99\"]"),
-            "gateway.proxy_trusted",
+            "auth.keys",
+            "[{ algorithm = \"HS256\", key_file = \"/nonexistent\" }]",
         ),
-        (("log.level", "loud=="), "log.level"),
-        (("log.format", "xml"), "log.format"),
-        (("kafka.security", "trust-me"), "kafka.security"),
-        (("redis.url", "http://nowhere"), "redis.url"),
         (
-            ("redis.password_file", "/nonexistent"),
-            "redis.password_file",
+            "auth.keys",
+            "[{ algorithm = \"HS256\", key_file = \"DIR/empty\" }]",
         ),
-        (("grpc.secret_file", "/nonexistent"), "grpc.secret_file"),
-        (("dispatchers.addresses", "[]"), "dispatchers.addresses"),
+        ("auth.keys", "[]"),
+        ("auth.jwks_url", "ftp://nowhere"),
+        ("redis.url", "http://nowhere"),
+        ("redis.password_file", "/nonexistent"),
+        ("redis.ca_file", "DIR/token.key"),
+        ("redis.timeout_ms", "0"),
+        ("kafka.security", "trust-me"),
+        ("kafka.brokers", "nowhere"),
+        ("kafka.min_insync_replicas", "4"),
+        ("dispatchers.addresses", "[]"),
+        ("dispatchers.addresses", "[\"x\"]"),
+        ("grpc.secret_file", "/nonexistent"),
+        ("grpc.secret_file", "DIR/empty"),
+        ("grpc.advertise", "x"),
+        ("admin.token_file", "DIR/empty"),
+        ("drain.window_ms", "99999999999"),
+        ("log.level", "loud=="),
+        ("log.level", "foo"),
+        ("log.format", "xml"),
     ] {
-        refuses("gateway", &[settings], key);
+        let variable = format!("HERALD_{}", key.replacen('.', "__", 1).to_uppercase());
+        refuses("gateway", &[(key, value)], key);
+        refuses("gateway", &[(key, value)], &variable);
     }
-    let keys = (
-        "auth.keys",
-        "[{ algorithm = \"HS256\", key_file = \"/nonexistent\" }]",
-    );
-    refuses("gateway", &[keys], "auth.keys");
+    refuses("gateway", &[("gateway.colour", "red")], "colour");
+}
+
+#[test]
+fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
+    for (key, value) in [
+        ("store.path", "/nonexistent/parent/store"),
+        ("store.path", "DIR/token.key"),
+        ("store.path", "DIR/token.key/store"),
+        ("http.admin_key_file", "DIR/empty"),
+        ("redis.url", "rediss:"),
+        ("kafka.sasl_username", "herald"),
+        ("kafka.linger_ms", "60000"),
+        ("log.level", "foo"),
+    ] {
+        refuses("dispatcher", &[(key, value)], key);
+    }
+}
+
+#[test]
+fn a_standalone_refuses_a_wrong_value_before_it_makes_its_directory() {
+    for (key, value) in [
+        ("gateway.shard", "16"),
+        ("gateway.cores", "100000"),
+        ("gateway.heartbeat_ms", "0"),
+        ("store.path", "/nonexistent/parent/store"),
+        ("log.format", "xml"),
+    ] {
+        refuses("standalone", &[(key, value)], key);
+    }
+}
+
+#[test]
+fn two_listeners_on_one_address_are_refused_by_the_name_of_both() {
+    let port = free_port();
+    let one = format!("127.0.0.1:{port}");
+    let every = format!("0.0.0.0:{port}");
+    let settings = [("gateway.listen", every.as_str()), ("admin.listen", &one)];
+    refuses("gateway", &settings, "gateway.listen");
+    refuses("gateway", &settings, "admin.listen");
+    let settings = [("http.listen", one.as_str()), ("admin.listen", &one)];
+    refuses("dispatcher", &settings, "admin.listen");
 }
 
 #[test]
@@ -67,6 +171,16 @@ fn grpc_off_loopback_without_a_secret_refuses_to_start() {
         let listen = format!("0.0.0.0:{}", free_port());
         refuses(command, &[("grpc.listen", &listen)], "grpc.secret_file");
     }
+}
+
+#[test]
+fn a_gateway_on_every_address_says_by_which_it_is_dialled() {
+    let listen = format!("0.0.0.0:{}", free_port());
+    let settings = [
+        ("grpc.listen", listen.as_str()),
+        ("grpc.secret_file", "DIR/token.key"),
+    ];
+    refuses("gateway", &settings, "grpc.advertise");
 }
 
 #[test]

@@ -109,6 +109,10 @@ impl JwksMetrics {
     }
 }
 
+fn refused(problem: String) -> config::ConfigError {
+    config::ConfigError::new("auth.jwks_url", problem)
+}
+
 /// Keeps the fetched keys of a verifier fresh.
 pub struct Refresher {
     url: String,
@@ -128,22 +132,30 @@ impl Refresher {
         let Some(url) = auth.jwks_url.clone() else {
             return Ok(None);
         };
-        let problem = |problem: String| config::ConfigError::new("auth.jwks_url", problem);
-        let parsed = reqwest::Url::parse(&url).map_err(|error| problem(error.to_string()))?;
-        if !matches!(parsed.scheme(), "http" | "https") {
-            return Err(problem(format!("{url:?} is neither https nor http")));
-        }
+        Refresher::check(auth)?;
         let client = reqwest::Client::builder()
             .timeout(limits::JWKS_FETCH)
             .build()
-            .map_err(|error| problem(error.to_string()))?;
+            .map_err(|error| refused(error.to_string()))?;
         Ok(Some(Refresher {
             url,
-            every: Duration::from_secs(auth.jwks_refresh_s.max(1)),
+            every: Duration::from_secs(auth.jwks_refresh_s),
             verifier,
             client,
             metrics: JwksMetrics::new(metrics),
         }))
+    }
+
+    /// What [`Refresher::new`] would refuse.
+    pub fn check(auth: &config::Auth) -> Result<(), config::ConfigError> {
+        let Some(url) = &auth.jwks_url else {
+            return Ok(());
+        };
+        let parsed = reqwest::Url::parse(url).map_err(|error| refused(error.to_string()))?;
+        match parsed.scheme() {
+            "http" | "https" => Ok(()),
+            _ => Err(refused(format!("{url:?} is neither https nor http"))),
+        }
     }
 
     /// Fetches for ever; end it by dropping it. After a failure it comes back sooner than the interval,

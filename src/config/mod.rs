@@ -3,14 +3,14 @@
 //!
 //! The files in `config/` show every key with its unit, default and reason; a test keeps them so.
 
+pub mod check;
 mod sections;
-#[cfg(test)]
-mod tests;
 
 pub use sections::*;
 
+use crate::limits;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
 use thiserror::Error;
 
 /// Exit status of a process whose configuration is wrong (`EX_USAGE`).
@@ -31,6 +31,12 @@ impl ConfigError {
             problem: problem.into(),
         }
     }
+
+    /// The environment variable that sets the key: `HERALD_AUTH__KEYS` for `auth.keys[0].kid`.
+    pub fn variable(&self) -> String {
+        let whole = self.key.split('[').next().unwrap_or_default();
+        format!("HERALD_{}", whole.replacen('.', "__", 1).to_uppercase())
+    }
 }
 
 /// A secret: by value (development) or by file. Never printed.
@@ -48,14 +54,21 @@ impl Secret {
 
     /// Reads a `*_file` key; surrounding white space is not part of the secret.
     pub fn from_file(key: &str, path: &Path) -> Result<Secret, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            ConfigError::new(key, format!("can't read {}: {error}", path.display()))
-        })?;
+        let refused =
+            |problem: String| ConfigError::new(key, format!("{} {problem}", path.display()));
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| {
+                file.take(limits::SECRET_BYTES + 1)
+                    .read_to_string(&mut text)
+            })
+            .map_err(|error| refused(format!("can't be read: {error}")))?;
+        if text.len() as u64 > limits::SECRET_BYTES {
+            let most = limits::SECRET_BYTES;
+            return Err(refused(format!("is longer than {most} bytes: no secret")));
+        }
         match text.trim() {
-            "" => Err(ConfigError::new(
-                key,
-                format!("{} is empty", path.display()),
-            )),
+            "" => Err(refused("is empty".into())),
             secret => Ok(Secret(secret.to_owned())),
         }
     }
@@ -263,3 +276,6 @@ fn override_key(table: &mut toml::Table, name: &str, value: &str) -> Result<(), 
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

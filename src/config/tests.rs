@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    check::{apart, host_and_port},
+    *,
+};
 
 fn gateway(text: &str, environment: &[(&str, &str)]) -> Result<GatewayConfig, ConfigError> {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -55,6 +58,110 @@ fn every_key_can_be_overridden_from_the_environment() {
 fn an_unknown_key_in_the_environment_is_refused_too() {
     let error = gateway("", &[("HERALD_GATEWAY__COLOUR", "red")]).unwrap_err();
     assert!(error.to_string().contains("colour"), "{error}");
+}
+
+/// Keys of `[gateway]` and values: what is refused, and what is just within.
+#[test]
+fn a_number_outside_of_its_bounds_is_refused_and_the_bounds_are_not() {
+    for (key, refused, allowed) in [
+        ("cores", "257", "256"),
+        ("shard", "1024", "1023"),
+        ("connections_soft", "0", "1"),
+        ("connections_soft", "600001", "600000"),
+        ("connections_hard", "4000001", "4000000"),
+        ("connections_hard", "499999", "500000"),
+        ("accepts_per_s", "0", "1"),
+        ("handshake_ms", "99", "100"),
+        ("heartbeat_ms", "499", "500"),
+        ("heartbeat_ms", "90000", "72000"),
+        ("dead_after_ms", "37499", "37500"),
+        ("dead_after_ms", "86400001", "86400000"),
+        ("deferred_after_ms", "20001", "20000"),
+        ("unwritable_close_ms", "999", "1000"),
+        ("client_message_bytes", "8191", "8192"),
+        ("client_messages_per_s", "0", "1"),
+        ("client_messages_burst", "0", "1"),
+        ("lanes_bytes", "65535", "65536"),
+        ("send_buffer_bytes", "4095", "4096"),
+    ] {
+        let set = |value: &str| gateway(&format!("[gateway]\n{key} = {value}\n"), &[]).unwrap();
+        let error = set(refused).gateway.check().unwrap_err();
+        assert!(error.to_string().contains(key), "{key}: {error}");
+        assert_eq!(set(allowed).gateway.check(), Ok(()), "{key}");
+    }
+}
+
+#[test]
+fn a_log_level_is_a_level_or_a_filter_of_levels() {
+    let log = |level: &str| Log {
+        level: level.into(),
+        format: "auto".into(),
+    };
+    for level in ["info", "WARN", "off", "info,herald::control=debug"] {
+        assert_eq!(log(level).check(), Ok(()), "{level}");
+    }
+    for level in ["foo", "", "info,", "info,herald", "herald=loud"] {
+        let error = log(level).check().unwrap_err();
+        assert_eq!(error.key, "log.level", "{level}");
+    }
+}
+
+#[test]
+fn an_address_to_dial_has_a_host_and_a_port() {
+    for address in [
+        "10.0.0.1:9251",
+        "gw-1.example.com:1",
+        "[::1]:9251",
+        "a_b:65535",
+    ] {
+        assert_eq!(host_and_port("key", address), Ok(()), "{address}");
+    }
+    for address in [
+        "",
+        "x",
+        "x:",
+        ":1",
+        "x:0",
+        "x:65536",
+        "::1:9251",
+        "http://x:1",
+        "a b:1",
+        "[x]:1",
+    ] {
+        assert!(host_and_port("key", address).is_err(), "{address}");
+    }
+}
+
+#[test]
+fn listeners_collide_on_a_port_where_their_addresses_meet() {
+    let meet = |one: &str, other: &str| {
+        apart(&[
+            ("one", one.parse().unwrap()),
+            ("other", other.parse().unwrap()),
+        ])
+        .is_err()
+    };
+    assert!(meet("127.0.0.1:1", "127.0.0.1:1"));
+    assert!(meet("127.0.0.1:1", "0.0.0.0:1"));
+    assert!(meet("[::]:1", "127.0.0.1:1"));
+    assert!(meet("224.0.0.1:1", "127.0.0.1:2"));
+    assert!(!meet("127.0.0.1:1", "127.0.0.1:2"));
+    assert!(!meet("127.0.0.1:1", "127.0.0.2:1"));
+    assert!(!meet("0.0.0.0:1", "[::1]:1"));
+    assert!(!meet("127.0.0.1:0", "127.0.0.1:0"));
+}
+
+#[test]
+fn a_key_in_an_error_has_its_variable() {
+    let variable = |key: &str| ConfigError::new(key, "").variable();
+    assert_eq!(variable("gateway.cores"), "HERALD_GATEWAY__CORES");
+    assert_eq!(variable("auth.keys[0].key_file"), "HERALD_AUTH__KEYS");
+}
+
+#[test]
+fn a_file_too_long_for_a_secret_is_not_read_to_its_end() {
+    let error = Secret::from_file("key", Path::new("/dev/zero")).unwrap_err();
+    assert!(error.problem.contains("longer than"), "{error}");
 }
 
 /// Every key of the type stands in the file, and what the file sets is what is set without it.

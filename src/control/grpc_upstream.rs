@@ -62,24 +62,13 @@ struct Shared {
     stuck: Notify,
 }
 
-/// What [`GrpcUpstream::new`] would refuse, before anything is opened.
-pub fn check(dispatchers: &Dispatchers) -> Result<(), ConfigError> {
-    match dispatchers.addresses.is_empty() {
-        false => Ok(()),
-        true => {
-            let problem = "name at least one dispatcher as host:port";
-            Err(ConfigError::new("dispatchers.addresses", problem))
-        }
-    }
-}
-
 impl GrpcUpstream {
     /// Checks addresses and secret; connects in the background. Needs a runtime.
     pub fn new(
         dispatchers: &Dispatchers,
         secret: Option<&Secret>,
     ) -> Result<GrpcUpstream, ConfigError> {
-        check(dispatchers)?;
+        dispatchers.check()?;
         let present = Present::new(secret)?;
         let clients: Result<_, _> = dispatchers
             .addresses

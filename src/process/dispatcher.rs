@@ -2,7 +2,6 @@
 
 use super::{Load, StartError, admit_admin, log, notify_systemd, runtime, signals};
 use crate::{
-    api::secret,
     bus::kafka::KafkaBus,
     config::{DispatcherConfig, Secret},
     dispatcher::{Dispatcher, Parts, store::SharedStore, store::sqlite::SqliteStore},
@@ -31,7 +30,6 @@ async fn serve(
         Some(path) => Some(Secret::from_file("http.admin_key_file", path)?),
         None => None,
     };
-    secret::from_config(&config.grpc)?;
     let namespace = &config.node.namespace;
     let bus = KafkaBus::connect(&config.kafka, namespace, &metrics)?;
     let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;

@@ -6,10 +6,7 @@ use crate::{
     auth::{Refresher, Verifier},
     bus::kafka::KafkaBus,
     config::{Auth, ConfigError, GatewayConfig},
-    control::{
-        self, Control, ControlError,
-        grpc_upstream::{self, GrpcUpstream},
-    },
+    control::{self, Control, ControlError, grpc_upstream::GrpcUpstream},
     gateway,
     metrics::Metrics,
     registry::redis::RedisRegistry,
@@ -41,14 +38,12 @@ async fn serve(
 ) -> Result<(), StartError> {
     let metrics = Metrics::default();
     let secret = secret::from_config(&config.grpc)?;
-    gateway::check(&config.gateway, config.conformance, &config.node.region)?;
-    grpc_upstream::check(&config.dispatchers)?;
     let namespace = &config.node.namespace;
     let bus = KafkaBus::connect(&config.kafka, namespace, &metrics)?;
     let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;
     let upstream = GrpcUpstream::new(&config.dispatchers, secret.as_ref())?;
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
-    // Last of what may find the configuration wrong: from here on clients can reach us.
+    // Last of what may fail for what is not ours: from here on clients can reach us.
     let region = config.node.region.clone();
     let (cores, inbox) = gateway::start(
         &config.gateway,

@@ -32,13 +32,19 @@ impl LevelHandle {
     }
 }
 
+/// What [`init`] would refuse.
+pub fn check(log: &Log) -> Result<(), ConfigError> {
+    log.check()?;
+    filter(log).map(drop)
+}
+
 /// Installs the process's logger on standard error.
 pub fn init(log: &Log) -> Result<LevelHandle, ConfigError> {
+    check(log)?;
     let json = match log.format.as_str() {
-        "auto" => !std::io::stderr().is_terminal(),
         "json" => true,
         "text" => false,
-        _ => return Err(ConfigError::new("log.format", "must be auto, text or json")),
+        _ => !std::io::stderr().is_terminal(),
     };
     let (level, handle) = reload::Layer::new(filter(log)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

@@ -5,6 +5,7 @@ pub mod dispatcher;
 pub mod gateway;
 pub mod standalone;
 
+mod check;
 mod data;
 mod log;
 mod signals;
@@ -15,6 +16,8 @@ use crate::{
 };
 use aws_lc_rs::digest;
 use std::{process::ExitCode, time::SystemTime};
+
+pub use check::{Checked, load};
 
 /// Why a process ended before it ran, or while it did.
 #[derive(Debug, thiserror::Error)]

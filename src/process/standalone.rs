@@ -71,7 +71,6 @@ async fn serve(
         let own = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("http://{name}:{port}"));
         config.gateway.origins.extend(own);
     }
-    gateway::check(&config.gateway, config.conformance, &config.node.region)?;
     // Before clients can reach us: a directory in use ends this process, not the other's clients.
     let embedded = Embedded::open(&data, &metrics)?;
     let (cores, inbox) = gateway::start(

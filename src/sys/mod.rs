@@ -7,11 +7,13 @@
 
 #![allow(unsafe_code)]
 
+mod access;
 mod epoll;
 mod notify;
 mod table;
 mod thread;
 
+pub use access::may_write_in;
 pub use epoll::{EVENTS_MAX, Epoll, Interest, Readiness, Ready};
 pub use notify::{AwaitedDoorbell, Doorbell, Ticker};
 pub use table::{OwnTable, count_descriptors, raise_descriptor_limit};

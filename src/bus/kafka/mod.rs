@@ -29,6 +29,11 @@ use link::Link;
 use producer::{Placed, Producer};
 use std::sync::Arc;
 
+/// What [`KafkaBus::connect`] would refuse of the configuration.
+pub fn check(config: &config::Kafka) -> Result<(), ConfigError> {
+    settings::Settings::new(config).map(drop)
+}
+
 /// One connection to Kafka, with the one producer of the process. Topics and groups stand under the
 /// namespace.
 pub struct KafkaBus {

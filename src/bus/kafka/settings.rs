@@ -4,7 +4,7 @@
 //! queue, offsets committed behind our back), so everything that matters is set here.
 
 use crate::{
-    config::{ConfigError, Kafka, Secret},
+    config::{ConfigError, Kafka, Secret, check::host_and_port},
     limits,
 };
 use rdkafka::ClientConfig;
@@ -23,10 +23,10 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn new(config: &Kafka) -> Result<Settings, ConfigError> {
-        if config.brokers.trim().is_empty() {
-            let problem = "names no broker: host:port,host:port";
-            return Err(ConfigError::new("kafka.brokers", problem));
+        for broker in config.brokers.split(',') {
+            host_and_port("kafka.brokers", broker.trim())?;
         }
+        check_copies(config)?;
         if config.linger_ms >= ms(limits::KAFKA_CALL) {
             let problem = format!(
                 "must be below {} ms: that is how long a record has to become durable",
@@ -119,12 +119,66 @@ pub(super) fn refused(error: &rdkafka::error::KafkaError) -> ConfigError {
     ConfigError::new("kafka", error.to_string())
 }
 
+fn check_copies(config: &Kafka) -> Result<(), ConfigError> {
+    let allowed = limits::KAFKA_REPLICATION_ALLOWED;
+    if !allowed.contains(&config.replication) {
+        let (least, most) = (allowed.start(), allowed.end());
+        let problem = format!("{} is not allowed: {least} to {most}", config.replication);
+        return Err(ConfigError::new("kafka.replication", problem));
+    }
+    let (wanted, most) = (config.min_insync_replicas, config.replication);
+    if !(1..=most).contains(&wanted) {
+        let problem = format!(
+            "{wanted} is not allowed: 1 to {most} (kafka.replication), or nothing is ever written"
+        );
+        return Err(ConfigError::new("kafka.min_insync_replicas", problem));
+    }
+    Ok(())
+}
+
+/// Keys that the chosen protocol would pass over: who sets one believes in what it does.
+fn check_unused(config: &Kafka) -> Result<(), ConfigError> {
+    let encrypts = config.security.ends_with("ssl");
+    let authenticates = config.security.starts_with("sasl");
+    let keys = [
+        ("kafka.ca_file", config.ca_file.is_some(), encrypts),
+        ("kafka.cert_file", config.cert_file.is_some(), encrypts),
+        ("kafka.key_file", config.key_file.is_some(), encrypts),
+        (
+            "kafka.sasl_mechanism",
+            config.sasl_mechanism.is_some(),
+            authenticates,
+        ),
+        (
+            "kafka.sasl_username",
+            config.sasl_username.is_some(),
+            authenticates,
+        ),
+        (
+            "kafka.sasl_password_file",
+            config.sasl_password_file.is_some(),
+            authenticates,
+        ),
+    ];
+    match keys.iter().find(|(_, is_set, is_used)| *is_set && !is_used) {
+        Some((key, ..)) => {
+            let problem = format!(
+                "is set, but kafka.security = {:?} does not use it",
+                config.security
+            );
+            Err(ConfigError::new(*key, problem))
+        }
+        None => Ok(()),
+    }
+}
+
 fn secure(client: &mut ClientConfig, config: &Kafka) -> Result<(), ConfigError> {
     let protocols = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
     if !protocols.contains(&config.security.as_str()) {
         let problem = format!("{:?} is none of {}", config.security, protocols.join(", "));
         return Err(ConfigError::new("kafka.security", problem));
     }
+    check_unused(config)?;
     client.set("security.protocol", &config.security);
     if config.security.ends_with("ssl") {
         let files = [

@@ -9,6 +9,7 @@
 use super::super::RegistryError;
 use crate::{
     config::{self, ConfigError, Secret},
+    limits,
     metrics::Metrics,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -66,7 +67,7 @@ impl Link {
         config: &config::Redis,
         metrics: &Metrics,
     ) -> Result<Arc<Link>, ConfigError> {
-        client(config)?;
+        check(config)?;
         Ok(Arc::new(Link {
             config: config.clone(),
             timeout: Duration::from_millis(config.timeout_ms),
@@ -276,6 +277,32 @@ async fn greet(
     Ok((connection, run_id))
 }
 
+/// What [`Link::open`] would refuse.
+pub(super) fn check(config: &config::Redis) -> Result<(), ConfigError> {
+    let (least, most) = (
+        limits::REDIS_TIMEOUT_MS_MIN,
+        limits::REDIS_TIMEOUT_MAX.as_millis() as u64,
+    );
+    if !(least..=most).contains(&config.timeout_ms) {
+        let problem = format!("{} is not allowed: {least} to {most}", config.timeout_ms);
+        return Err(ConfigError::new("redis.timeout_ms", problem));
+    }
+    config::check::named("redis.username", config.username.as_deref())?;
+    let files = [
+        ("redis.ca_file", &config.ca_file),
+        ("redis.cert_file", &config.cert_file),
+        ("redis.key_file", &config.key_file),
+    ];
+    let idle = files.iter().find(|(_, file)| file.is_some());
+    if let Some((key, _)) = idle
+        && !config.url.starts_with("rediss:")
+    {
+        let problem = "is set, but redis.url is not rediss://: nothing would be encrypted";
+        return Err(ConfigError::new(*key, problem));
+    }
+    client(config).map(drop)
+}
+
 /// Reads the files anew: secrets may be replaced while we run.
 fn client(config: &config::Redis) -> Result<Client, ConfigError> {
     let refused = |error: RedisError| ConfigError::new("redis.url", error.to_string());
@@ -298,7 +325,11 @@ fn client(config: &config::Redis) -> Result<Client, ConfigError> {
     if !config.url.starts_with("rediss:") {
         return Client::open(info).map_err(refused);
     }
-    Client::build_with_tls(info, certificates(config)?).map_err(refused)
+    // The library reads them here.
+    Client::build_with_tls(info, certificates(config)?).map_err(|error| {
+        let problem = format!("with redis.cert_file and redis.key_file: {error}");
+        ConfigError::new("redis.ca_file", problem)
+    })
 }
 
 fn certificates(config: &config::Redis) -> Result<TlsCertificates, ConfigError> {

@@ -26,6 +26,11 @@ use link::Link;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
+/// What [`RedisRegistry::connect`] would refuse.
+pub fn check(config: &config::Redis) -> Result<(), ConfigError> {
+    link::check(config)
+}
+
 pub struct RedisRegistry {
     link: Arc<Link>,
     keeper: AbortHandle,

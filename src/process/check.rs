@@ -1,0 +1,156 @@
+//! One look over the whole configuration before anything of it is used: what a key may be stands in
+//! `config::check`, what only a part understands is asked of the part. Nothing is opened, connected or made.
+
+use super::log;
+use crate::{
+    api::secret,
+    auth::{Refresher, Verifier},
+    bus::{Topic, kafka},
+    config::{
+        self, Auth, ConfigError, Conformance, DispatcherConfig, Gateway, GatewayConfig, Node,
+        Shard, Shipped, StandaloneConfig, check::apart,
+    },
+    gateway,
+    registry::redis,
+    sys,
+};
+use std::path::Path;
+
+/// A configuration that can be judged as a whole.
+pub trait Checked: Shipped {
+    fn check(&self) -> Result<(), ConfigError>;
+}
+
+/// Reads, lets the command line have its say, and checks. What is wrong is named by its key and, where the
+/// environment set it, by the variable.
+pub fn load<T: Checked>(
+    path: Option<&Path>,
+    adjust: impl FnOnce(&mut T),
+) -> Result<T, ConfigError> {
+    let read = config::load(path, std::env::vars()).and_then(|mut config: T| {
+        adjust(&mut config);
+        config.check().map(|()| config)
+    });
+    read.map_err(|error| {
+        let variable = error.variable();
+        match std::env::var_os(&variable) {
+            Some(_) => ConfigError::new(format!("{} ({variable})", error.key), error.problem),
+            None => error,
+        }
+    })
+}
+
+impl Checked for GatewayConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        log::check(&self.log)?;
+        clients(&self.gateway, self.conformance, &self.node)?;
+        self.drain.check()?;
+        self.dispatchers.check()?;
+        secret::from_config(&self.grpc)?;
+        self.grpc.check_advertised()?;
+        self.admin.check()?;
+        apart(&[
+            ("gateway.listen", self.gateway.listen),
+            ("admin.listen", self.admin.listen),
+            ("grpc.listen", self.grpc.listen),
+        ])?;
+        redis::check(&self.redis)?;
+        kafka::check(&self.kafka)?;
+        tokens(&self.auth)?;
+        let nobody = self.auth.keys.is_empty() && self.auth.jwks_url.is_none();
+        match nobody && !self.conformance.echo {
+            true => Err(ConfigError::new(
+                "auth.keys",
+                "nobody could connect: name a key to verify tokens with, or set auth.jwks_url",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Checked for DispatcherConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        log::check(&self.log)?;
+        self.http.check()?;
+        secret::from_config(&self.grpc)?;
+        if let Some(address) = &self.grpc.advertise {
+            config::check::host_and_port("grpc.advertise", address)?;
+        }
+        self.admin.check()?;
+        apart(&[
+            ("http.listen", self.http.listen),
+            ("admin.listen", self.admin.listen),
+            ("grpc.listen", self.grpc.listen),
+        ])?;
+        redis::check(&self.redis)?;
+        kafka::check(&self.kafka)?;
+        directory(&self.store.path)
+    }
+}
+
+impl Checked for StandaloneConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        log::check(&self.log)?;
+        clients(&self.gateway, self.conformance, &self.node)?;
+        shard(self.gateway.shard)?;
+        self.drain.check()?;
+        self.http.check()?;
+        self.admin.check()?;
+        apart(&[
+            ("gateway.listen", self.gateway.listen),
+            ("http.listen", self.http.listen),
+            ("admin.listen", self.admin.listen),
+        ])?;
+        tokens(&self.auth)?;
+        directory(&self.store.path)
+    }
+}
+
+fn clients(gateway: &Gateway, conformance: Conformance, node: &Node) -> Result<(), ConfigError> {
+    gateway.check()?;
+    gateway::check(gateway, conformance, &node.region)
+}
+
+fn tokens(auth: &Auth) -> Result<(), ConfigError> {
+    auth.check()?;
+    Verifier::from_config(auth)?;
+    Refresher::check(auth)
+}
+
+/// The partitions of the embedded bus are known beforehand; a broker has to be asked for its own.
+fn shard(shard: Shard) -> Result<(), ConfigError> {
+    let shards = Topic::InApp.spec().partitions;
+    match shard {
+        Shard::Fixed(shard) if shard >= shards => Err(ConfigError::new(
+            "gateway.shard",
+            format!("{shard} is not allowed: \"auto\", or 0 to {}", shards - 1),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The directory of the databases: it is there and takes files, or can be made in one that does.
+fn directory(path: &Path) -> Result<(), ConfigError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let place = if path.exists() { path } else { parent };
+    let refused = |problem: String| Err(ConfigError::new("store.path", problem));
+    if !place.exists() {
+        return refused(format!(
+            "{} does not exist: make it, or name another directory",
+            place.display()
+        ));
+    }
+    if !place.is_dir() {
+        return refused(format!("{} is not a directory", place.display()));
+    }
+    match sys::may_write_in(place) {
+        Ok(()) => Ok(()),
+        Err(error) => refused(format!(
+            "can't write in {}: {error}; give it to the user that runs this, or name another directory",
+            place.display()
+        )),
+    }
+}
