@@ -181,6 +181,9 @@ pub const KAFKA_PROBES: u32 = 2;
 pub const KAFKA_PROBE: Duration = Duration::from_secs(1);
 pub const KAFKA_PROBE_EVERY: Duration = Duration::from_secs(5);
 pub const KAFKA_PROBE_AWAY: Duration = Duration::from_millis(500);
+/// How long `ctl topics` waits for a broker, and after which pause it says so. Over: an error.
+pub const KAFKA_REACH: Duration = Duration::from_secs(10);
+pub const KAFKA_REACH_SAID: Duration = Duration::from_secs(1);
 /// One administrative call of `ctl topics`; making a topic waits until every broker has it.
 pub const KAFKA_ADMIN: Duration = Duration::from_secs(15);
 /// Between attempts while a coordinator is looked for or a group is shared anew.

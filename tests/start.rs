@@ -246,3 +246,49 @@ fn a_port_that_another_process_shares_is_refused_and_named() {
     assert_eq!(herald.wait().code(), Some(1), "{}", herald.log());
     assert!(herald.log().contains("gateway.listen"), "{}", herald.log());
 }
+
+/// `herald ctl` with nobody to answer: what it says, and that it fails.
+fn ctl(arguments: &[&str], settings: &[(&str, &str)]) -> String {
+    let mut herald = Herald::new(&[&["ctl"], arguments].concat(), settings);
+    herald.start();
+    let code = herald.wait().code();
+    assert_eq!(code, Some(1), "{arguments:?}\n{}", herald.log());
+    herald.log()
+}
+
+#[test]
+fn ctl_topics_without_a_broker_says_what_it_waits_for_and_why_it_gave_up() {
+    let brokers = format!("127.0.0.1:{}", free_port());
+    for what in ["--check", "--apply"] {
+        let said = ctl(&["topics", what], &[("kafka.brokers", &brokers)]);
+        assert!(
+            said.contains(&format!("waiting for Kafka at {brokers}")),
+            "{said}"
+        );
+        assert!(said.contains("Connection refused"), "{said}");
+        assert!(said.contains("kafka.brokers = "), "{said}");
+    }
+}
+
+#[test]
+fn ctl_without_a_dispatcher_names_it_and_the_cause() {
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "a key").unwrap();
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let to = [
+        "--url",
+        &url,
+        "--api-key-file",
+        key.path().to_str().unwrap(),
+    ];
+    for command in [
+        &["status"][..],
+        &["user", "42"],
+        &["send", "--user", "42"],
+        &["api-key", "--producer", "shop"],
+    ] {
+        let said = ctl(&[command, &to].concat(), &[]);
+        assert!(said.contains(&url), "{said}");
+        assert!(said.contains("Connection refused"), "{said}");
+    }
+}

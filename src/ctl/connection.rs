@@ -106,13 +106,22 @@ fn client() -> Result<reqwest::Client, CtlError> {
         .map_err(|error| CtlError::Other(error.to_string()))
 }
 
+/// The library's own text only says that a request failed.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
 async fn answer(url: String, request: RequestBuilder) -> Result<Value, CtlError> {
     let response = match request.send().await {
         Ok(response) => response,
         Err(error) => {
             return Err(CtlError::Unreachable {
                 url,
-                cause: error.to_string(),
+                cause: root_cause(&error),
             });
         }
     };

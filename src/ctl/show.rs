@@ -6,8 +6,10 @@ pub fn user(answer: &Value) {
     println!("user      {}", text(&answer["user"]));
     println!("unread    {}", answer["unread"]);
     let routes = array(&answer["routes"]);
-    if routes.is_empty() {
-        println!("connected nowhere");
+    match answer["routes"].is_null() {
+        true => println!("connected unknown: the registry is away"),
+        false if routes.is_empty() => println!("connected nowhere"),
+        false => {}
     }
     for route in routes {
         let gateway = text(&route["gateway"]);
@@ -32,6 +34,9 @@ pub fn user(answer: &Value) {
 pub fn status(answer: &Value) {
     for part in ["bus", "registry", "store"] {
         println!("{part:<9} {}", text(&answer["parts"][part]));
+    }
+    if answer["gateways"].is_null() {
+        println!("gateways  unknown: the registry is away");
     }
     for gateway in array(&answer["gateways"]) {
         println!(

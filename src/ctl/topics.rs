@@ -4,9 +4,10 @@ use super::CtlError;
 use crate::{
     bus::kafka::topics,
     config::{self, DispatcherConfig},
+    limits,
 };
 use clap::Args;
-use std::path::PathBuf;
+use std::{path::PathBuf, pin::pin};
 
 #[derive(Debug, Args)]
 pub struct Topics {
@@ -29,9 +30,13 @@ pub async fn run(asked: Topics) -> Result<(), CtlError> {
         error => CtlError::Other(error.to_string()),
     };
     let left = match asked.apply {
-        false => topics::check(kafka, namespace).await.map_err(failed)?,
+        false => announced(&kafka.brokers, topics::check(kafka, namespace))
+            .await
+            .map_err(failed)?,
         true => {
-            let applied = topics::apply(kafka, namespace).await.map_err(failed)?;
+            let applied = announced(&kafka.brokers, topics::apply(kafka, namespace))
+                .await
+                .map_err(failed)?;
             for name in &applied.made {
                 println!("made {name}");
             }
@@ -47,5 +52,17 @@ pub async fn run(asked: Topics) -> Result<(), CtlError> {
     match left.len() {
         0 => Ok(()),
         count => Err(CtlError::Other(format!("{count} differences are left"))),
+    }
+}
+
+/// Who sees nothing happen is told what is waited for.
+async fn announced<T>(brokers: &str, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    match tokio::time::timeout(limits::KAFKA_REACH_SAID, &mut work).await {
+        Ok(done) => done,
+        Err(_) => {
+            eprintln!("waiting for Kafka at {brokers} (kafka.brokers)");
+            work.await
+        }
     }
 }

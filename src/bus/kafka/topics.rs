@@ -11,12 +11,14 @@ use crate::{
     ids::Namespace,
     limits,
 };
+use parking_lot::Mutex;
 use rdkafka::{
     admin::{
         AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, OwnedResourceSpecifier,
         ResourceSpecifier, TopicReplication,
     },
-    client::DefaultClientContext,
+    client::{ClientContext, DefaultClientContext},
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
 };
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -61,6 +63,12 @@ pub enum TopicsError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Bus(#[from] BusError),
+    #[error(
+        "no broker of kafka.brokers = {brokers} answered within {} s: {cause}. Is Kafka running there, and do \
+         kafka.security and its credentials fit the listener?",
+        limits::KAFKA_REACH.as_secs()
+    )]
+    Unreached { brokers: String, cause: String },
     #[error("Kafka refused to {what} {topic}: {cause}")]
     Refused {
         what: &'static str,
@@ -115,18 +123,40 @@ struct Found {
     replication: u32,
 }
 
+/// What the library last reported of its connections: a call only answers that there is none.
+#[derive(Clone, Default)]
+struct Complaint(Arc<Mutex<Option<String>>>);
+
+impl ClientContext for Complaint {
+    fn error(&self, error: KafkaError, reason: &str) {
+        // That all are down is what an operator sees; why one is, stood before.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.0.lock() = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Complaint {}
+
 struct Admin {
-    client: Arc<AdminClient<DefaultClientContext>>,
+    client: AdminClient<DefaultClientContext>,
+    /// Asks what there is. Unlike the other it hands out what the library reports.
+    metadata: Arc<BaseConsumer<Complaint>>,
+    complaint: Complaint,
     config: Kafka,
     namespace: Namespace,
 }
 
 impl Admin {
     fn connect(config: &Kafka, namespace: &Namespace) -> Result<Admin, ConfigError> {
-        let client: Result<AdminClient<DefaultClientContext>, KafkaError> =
-            Settings::new(config)?.plain().create();
+        let complaint = Complaint::default();
+        let settings = Settings::new(config)?.plain();
+        let refused = |error: KafkaError| super::settings::refused(&error);
+        let metadata = settings.create_with_context(complaint.clone());
         Ok(Admin {
-            client: Arc::new(client.map_err(|error| super::settings::refused(&error))?),
+            client: settings.create().map_err(refused)?,
+            metadata: Arc::new(metadata.map_err(refused)?),
+            complaint,
             config: config.clone(),
             namespace: namespace.clone(),
         })
@@ -165,12 +195,15 @@ impl Admin {
 
     /// Of all our topics that exist.
     async fn found(&self) -> Result<BTreeMap<String, Found>, TopicsError> {
-        let client = self.client.clone();
+        let client = self.metadata.clone();
         let metadata = tokio::task::spawn_blocking(move || {
-            client.inner().fetch_metadata(None, limits::KAFKA_ADMIN)
+            let metadata = client.fetch_metadata(None, limits::KAFKA_REACH);
+            // A poll without any time ends at the first line of the library's log.
+            while metadata.is_err() && client.poll(limits::KAFKA_RETRY_PAUSE).is_some() {}
+            metadata
         });
         let metadata = metadata.await.expect("the library does not panic");
-        let metadata = metadata.map_err(|error| self.away(&error))?;
+        let metadata = metadata.map_err(|error| self.unreached(&error))?;
         let names: Vec<String> = Topic::all()
             .into_iter()
             .map(|topic| topic.name(&self.namespace))
@@ -358,6 +391,14 @@ impl Admin {
         match grown.map_err(|error| self.away(&error))?.pop() {
             Some(Err((name, code))) => Err(refused("add partitions to", &name, code)),
             _ => Ok(()),
+        }
+    }
+
+    fn unreached(&self, error: &KafkaError) -> TopicsError {
+        let complaint = self.complaint.0.lock().clone();
+        TopicsError::Unreached {
+            brokers: self.config.brokers.clone(),
+            cause: complaint.unwrap_or_else(|| error.to_string()),
         }
     }
 
