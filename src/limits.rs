@@ -26,7 +26,8 @@ pub const REQUEST_HEADERS: usize = 64;
 pub const POST_BODY_BYTES: usize = 64 * KIB;
 /// (config) One client message, inclusive. Over: close 1009.
 pub const CLIENT_MESSAGE_BYTES: usize = 64 * KIB;
-/// (config) Client messages: this many at once, refilled at the rate. Over: close 4429 (comes back).
+/// (config) Client messages of a connection, and posts of a user at one gateway: this many at once,
+/// refilled at the rate. Over: close 4429 (comes back); a post is answered 429.
 pub const CLIENT_MESSAGES_BURST: u32 = 50;
 pub const CLIENT_MESSAGES_PER_S: u32 = 10;
 /// Ids in one `ack` or `read`. Over: `error`.
@@ -292,6 +293,8 @@ pub const BEHIND_PER_S: u32 = 5_000;
 /// answered `recovered:false`.
 pub const REGISTER_BATCH: usize = 1_024;
 pub const CONNECTS_WAITING: usize = 65_536;
+/// Users whose posts of the last seconds are remembered, 60 B each and the name. Over: all start afresh.
+pub const POSTING_USERS: usize = 65_536;
 /// Syncs and posts served at once, and waiting. Over: `recovered:false`, 503.
 pub const SYNCS: usize = 256;
 pub const SYNCS_WAITING: usize = 65_536;

@@ -1,6 +1,7 @@
 //! What the core threads say, taken in batches and handed to whom it concerns. Nothing here waits.
 
 use super::{
+    allowance::Allowances,
     connect::Arrival,
     flights::Settled,
     host::Host,
@@ -17,8 +18,9 @@ use crate::{
     limits,
     position::Cursors,
 };
+use bytes::Bytes;
 use smallvec::SmallVec;
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc, time::Instant};
 use tokio::sync::{mpsc, watch};
 
 pub struct Receiver {
@@ -26,6 +28,7 @@ pub struct Receiver {
     pub inbox: Inbox,
     pub arrivals: mpsc::Sender<Arrival>,
     pub jobs: mpsc::Sender<Job>,
+    pub allowances: Allowances,
     /// Cores that have no connection left.
     pub drained: watch::Sender<BTreeSet<u16>>,
 }
@@ -64,7 +67,7 @@ impl Receiver {
         }
     }
 
-    fn hear(&self, message: FromCore, heard: &mut Heard) {
+    fn hear(&mut self, message: FromCore, heard: &mut Heard) {
         match message {
             FromCore::Opened {
                 conn,
@@ -84,8 +87,13 @@ impl Receiver {
                 limit,
             } => self.catch_up(conn, user, cursors, limit),
             FromCore::Post { conn, user, post } => {
-                let job = Job::Post { conn, user, post };
-                posts::enqueue(&self.host, &self.jobs, job);
+                match self.allowances.take(&user, Instant::now()) {
+                    true => {
+                        let job = Job::Post { conn, user, post };
+                        posts::enqueue(&self.host, &self.jobs, job);
+                    }
+                    false => posts::answer(&self.host, conn, 429, Bytes::new()),
+                }
             }
             FromCore::Drained { core } => {
                 self.drained.send_modify(|drained| {

@@ -4,10 +4,11 @@
 //! The files in the order of a record's way: [`ownership`] (which shard is ours), `shard` and `broadcast`
 //! (reading), `place` (to whom), `link` (to the cores), `flights` (until the cores answered), `outcomes`
 //! (until a dispatcher accepted), `low_water` (what may be committed). Beside it a connection's way: `inbox`,
-//! `table`, `connect`, `posts`, `behind`. And the process: `health`, `upkeep`, `slot`, `admin`, `deliver`,
+//! `allowance`, `table`, `connect`, `posts`, `behind`. And the process: `health`, `upkeep`, `slot`, `admin`, `deliver`,
 //! `drain`.
 
 mod admin;
+mod allowance;
 mod behind;
 mod broadcast;
 mod connect;
@@ -260,11 +261,13 @@ impl Control {
         tasks.spawn(async move { shared.outcomes.run(reporter).await });
         let shared = host.clone();
         tasks.spawn(async move { shared.behind.run(&shared.outboxes).await });
+        let allowances = allowance::Allowances::new(&host.gateway);
         let receiver = inbox::Receiver {
             host,
             inbox: self.inbox,
             arrivals,
             jobs,
+            allowances,
             drained,
         };
         (tokio::spawn(receiver.run()), tasks)

@@ -186,7 +186,7 @@ fn unavailable() -> Bytes {
     Bytes::from_static(br#"{"error":"no dispatcher answers: try again"}"#)
 }
 
-fn answer(host: &Host, conn: ConnId, status: u16, body: Bytes) {
+pub fn answer(host: &Host, conn: ConnId, status: u16, body: Bytes) {
     let label = status.to_string();
     host.metrics.posts.with_label_values(&[&label]).inc();
     let message = ToCore::Answer { conn, status, body };

@@ -2,8 +2,15 @@
 //! needs; what only a short-lived state needs is boxed, so that the many open ones pay nothing for it.
 
 use super::{
-    closing::Closing, context::Context, mailbox::ConnId, open::Open, posting::Posting,
-    proving::Proving, proxy::Proxied, request::Requesting, slots::Slots,
+    closing::Closing,
+    context::Context,
+    mailbox::ConnId,
+    open::{Ending, Open},
+    posting::Posting,
+    proving::Proving,
+    proxy::Proxied,
+    request::Requesting,
+    slots::Slots,
 };
 use std::net::TcpStream;
 
@@ -73,12 +80,19 @@ impl Conn {
         }
     }
 
-    /// The peer will send no more. A client that can't speak any more is not served: a half-closed socket
-    /// is let go, except that what is being said to it is said to the end.
+    /// The peer will send no more. It may still read: what is being said to it is said to the end, and a
+    /// request that is whole gets its answer. But one that can't speak any more is not served any further.
+    /// Told again while an answer is awaited, and that does no harm.
     pub fn peer_ended(&mut self, id: ConnId, context: &mut Context) {
         self.peer_ended = true;
         match &mut self.state {
             State::Closing(_) => Closing::peer_ended(self),
+            State::Posting(posting) if posting.is_whole() => {}
+            State::Proving(_) => {
+                context.stats.refused("left");
+                Proving::end(self, Ending::Left, id, context);
+            }
+            State::Open(_) => Open::end(self, Ending::Left, id, context),
             _ => self.lost("left", id, context),
         }
     }

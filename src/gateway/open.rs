@@ -48,6 +48,8 @@ pub(super) enum Ending {
     Ours(CloseCode, &'static str),
     /// By the client's close frame, which is answered.
     Theirs(Option<u16>),
+    /// By the client's end without one: what it may still read is why.
+    Left,
 }
 
 impl Ending {
@@ -62,6 +64,10 @@ impl Ending {
         match self {
             Ending::Ours(code, reason) => (frame::encode_close(*code, reason), Some(decoder)),
             Ending::Theirs(code) => (frame::encode_close_reply(*code), None),
+            Ending::Left => (
+                frame::encode_close(CloseCode::GoingAway, "your side has ended"),
+                None,
+            ),
         }
     }
 }
@@ -357,6 +363,7 @@ impl Open {
         match &ending {
             Ending::Ours(code, _) => context.stats.closed(&code.code().to_string()),
             Ending::Theirs(_) => context.stats.closed("client"),
+            Ending::Left => context.stats.closed("left"),
         }
         Closing::enter_session(conn, open.session, decoder, context);
     }

@@ -85,6 +85,11 @@ impl Posting {
         }
     }
 
+    /// Nothing more is expected of the client: the answer is on its way.
+    pub fn is_whole(&self) -> bool {
+        self.asked
+    }
+
     fn post(&self) -> Result<Post, &'static str> {
         let kind = match self.kind {
             PostKind::Ack => "ack",
@@ -107,6 +112,7 @@ impl Posting {
         };
         let answer = match StatusCode::from_u16(status) {
             Ok(StatusCode::NO_CONTENT) => Answer::no_content(),
+            Ok(StatusCode::TOO_MANY_REQUESTS) => Answer::rate_limited(),
             Ok(status) if body.is_empty() => Answer::refusal(status, "unavailable"),
             Ok(status) => {
                 let mut answer = Answer::json(body);
@@ -116,7 +122,7 @@ impl Posting {
             Err(_) => Answer::refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
         let reply = std::mem::take(&mut posting.reply);
-        match answer.closes(&reply) {
+        match answer.closes(&reply) || conn.peer_ended {
             true => upgrade::refuse(conn, &answer, reply, context),
             false => upgrade::answer_and_go_on(conn, &answer, &reply, context),
         }

@@ -71,6 +71,14 @@ impl Answer {
         }
     }
 
+    /// The client asks too often.
+    pub fn rate_limited() -> Answer {
+        Answer {
+            extra: Extra::RetryAfter(1),
+            ..Answer::refusal(StatusCode::TOO_MANY_REQUESTS, "rate_limited")
+        }
+    }
+
     pub fn method_not_allowed(allow: &'static str) -> Answer {
         Answer {
             extra: Extra::Allow(allow),

@@ -37,8 +37,6 @@ pub enum RequestError {
     NoHost,
     #[error("Content-Length is not a number")]
     ContentLength,
-    #[error("a POST without Content-Length")]
-    NoContentLength,
     #[error("Transfer-Encoding is not taken")]
     TransferEncoding,
     #[error("the body is longer than taken")]
@@ -52,7 +50,6 @@ impl RequestError {
         match self {
             RequestError::HeadTooBig => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             RequestError::Method => StatusCode::METHOD_NOT_ALLOWED,
-            RequestError::NoContentLength => StatusCode::LENGTH_REQUIRED,
             RequestError::TransferEncoding => StatusCode::NOT_IMPLEMENTED,
             RequestError::BodyTooBig => StatusCode::PAYLOAD_TOO_LARGE,
             _ => StatusCode::BAD_REQUEST,
@@ -68,7 +65,6 @@ impl RequestError {
             RequestError::DuplicateHeader => "duplicate_header",
             RequestError::NoHost => "no_host",
             RequestError::ContentLength => "content_length",
-            RequestError::NoContentLength => "no_content_length",
             RequestError::TransferEncoding => "transfer_encoding",
             RequestError::BodyTooBig => "body_too_big",
             RequestError::UnexpectedBody => "unexpected_body",
@@ -93,7 +89,8 @@ pub struct Request<'b> {
     query: &'b str,
     /// Bytes of the head; the body, or what the client sends next, follows.
     pub head_bytes: usize,
-    pub body_bytes: usize,
+    /// `None`: no length was given, and so there is no body.
+    pub body_bytes: Option<usize>,
     pub keep_alive: bool,
     pub origin: Option<&'b str>,
     pub authorization: Option<&'b str>,
@@ -177,7 +174,7 @@ impl<'b> Request<'b> {
             path: path.map_err(|_| RequestError::Malformed)?,
             query,
             head_bytes: 0,
-            body_bytes: 0,
+            body_bytes: None,
             keep_alive: version_minor == 1,
             origin: None,
             authorization: None,
@@ -243,21 +240,19 @@ impl<'b> Request<'b> {
             return Err(RequestError::TransferEncoding);
         }
         self.body_bytes = match framing.content_length {
-            None if self.method == Method::Post => return Err(RequestError::NoContentLength),
-            None => 0,
+            None => None,
             // `parse` alone would take a sign.
             Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-                digits.parse().map_err(|_| RequestError::ContentLength)?
+                Some(digits.parse().map_err(|_| RequestError::ContentLength)?)
             }
             Some(_) => return Err(RequestError::ContentLength),
         };
-        match self.method {
-            Method::Post if self.body_bytes > limits::POST_BODY_BYTES => {
+        match (self.method, self.body_bytes.unwrap_or(0)) {
+            (Method::Post, bytes) if bytes > limits::POST_BODY_BYTES => {
                 Err(RequestError::BodyTooBig)
             }
-            Method::Post => Ok(()),
-            _ if self.body_bytes > 0 => Err(RequestError::UnexpectedBody),
-            _ => Ok(()),
+            (Method::Post, _) | (_, 0) => Ok(()),
+            _ => Err(RequestError::UnexpectedBody),
         }
     }
 }
@@ -354,9 +349,9 @@ mod tests {
     #[test]
     fn a_body_has_one_length_or_the_request_is_refused() {
         let post = |headers: &str| format!("POST /sse/ack HTTP/1.1\r\nHost: h\r\n{headers}\r\n");
-        assert_eq!(parsed(&post("Content-Length: 12\r\n")).body_bytes, 12);
+        assert_eq!(parsed(&post("Content-Length: 12\r\n")).body_bytes, Some(12));
+        assert_eq!(parsed(&post("")).body_bytes, None);
         let cases = [
-            ("", RequestError::NoContentLength),
             ("Content-Length: +1\r\n", RequestError::ContentLength),
             ("Content-Length: 1, 1\r\n", RequestError::ContentLength),
             (

@@ -195,7 +195,9 @@ fn decide_route(request: &Request<'_>, route: &Route, reply: &Reply) -> Result<A
         }),
         (Method::Post, Route::Post(kind)) => Ok(Asked::Post {
             kind: *kind,
-            body_bytes: request.body_bytes,
+            body_bytes: request
+                .body_bytes
+                .ok_or_else(|| Answer::refusal(StatusCode::LENGTH_REQUIRED, "no_content_length"))?,
             presented: demand_token(presented(request)?)?,
         }),
         (_, route) => Err(Answer::method_not_allowed(route.methods())),
@@ -468,6 +470,17 @@ mod tests {
             }
         ));
         assert_eq!(plain(post("/connect")), (405, "method"));
+        let bare = |path: &str| decided(&format!("POST {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        assert_eq!(plain(bare("/sse/ack")), (411, "no_content_length"));
+        assert_eq!(plain(bare("/nowhere")), (404, "not_found"));
+        let wrong = bare("/ws/notifications");
+        let Asked::Plain(answer) = &wrong.asked else {
+            panic!("plain");
+        };
+        let bytes = answer.encode(&wrong.reply);
+        let text = std::str::from_utf8(&bytes).unwrap();
+        assert!(text.starts_with("HTTP/1.1 405 "), "{text}");
+        assert!(text.contains("Allow: GET, OPTIONS\r\n"), "{text}");
         assert_eq!(plain(post("/nowhere")), (404, "not_found"));
     }
 

@@ -58,6 +58,42 @@ async fn a_post_is_answered_204_after_its_outcome_was_accepted() {
 }
 
 #[tokio::test]
+async fn a_user_who_posts_too_often_is_answered_429_and_another_is_not() {
+    let rig = Rig::ready().await;
+    let burst = herald::limits::CLIENT_MESSAGES_BURST;
+    let mut statuses = Vec::new();
+    // However slowly this runs, some come faster than they are refilled.
+    let (conn, user) = (
+        rig.core().conn(9),
+        "ann".parse::<herald::ids::UserId>().unwrap(),
+    );
+    for _ in 0..burst * 4 {
+        let (user, post) = (user.clone(), Post::Ack(Vec::new()));
+        rig.core().say(FromCore::Post { conn, user, post });
+    }
+    for _ in 0..burst * 4 {
+        let status = rig.core().expect("an answer", |message| match message {
+            ToCore::Answer { status, .. } => Some(*status),
+            _ => None,
+        });
+        statuses.push(status.await);
+    }
+    assert!(statuses.contains(&429));
+    let taken = statuses.iter().filter(|status| **status == 204).count();
+    assert!(taken >= burst as usize, "{taken}");
+    assert!(rig.metric(r#"posts_total{status="429"}"#) >= 1.0);
+    let user = "bob".parse().unwrap();
+    let post = Post::Ack(Vec::new());
+    rig.core().say(FromCore::Post { conn, user, post });
+    let status = rig.core().expect("an answer", |message| match message {
+        ToCore::Answer { status, .. } => Some(*status),
+        _ => None,
+    });
+    assert_eq!(status.await, 204);
+    rig.leave().await;
+}
+
+#[tokio::test]
 async fn a_posted_sync_is_answered_in_its_own_body_and_503_without_a_dispatcher() {
     let rig = Rig::ready().await;
     let sync = || Post::Sync {

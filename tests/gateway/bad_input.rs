@@ -2,7 +2,10 @@
 
 use crate::{on_both_engines, support::*};
 use herald::config::Engine;
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+};
 
 on_both_engines!(
     a_request_that_is_none_is_answered_400,
@@ -12,6 +15,9 @@ on_both_engines!(
     a_slow_request_is_answered_408,
     a_silent_client_is_let_go,
     a_half_closed_newcomer_is_let_go,
+    a_half_closed_request_gets_its_answer,
+    a_half_closed_websocket_gets_a_close_and_is_gone,
+    a_wrong_method_is_answered_405,
     an_unmasked_frame_is_closed_1002,
     text_that_is_not_utf8_is_closed_1007,
     a_message_over_the_limit_is_closed_1009,
@@ -79,9 +85,57 @@ fn a_half_closed_newcomer_is_let_go(engine: Engine) {
     let gateway = Gateway::start(engine);
     let mut stream = tcp(gateway.address());
     stream.write_all(b"GET /connect HT").unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut stream), "");
     assert_eq!(refused(&gateway, "left"), 1.0);
+}
+
+fn a_half_closed_request_gets_its_answer(engine: Engine) {
+    let gateway = Gateway::start(engine);
+    let head = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+    for (request, status) in [
+        (head("/nowhere"), 404),
+        (head("/sse/notifications"), 401),
+        (head("/connect"), 426),
+    ] {
+        let mut stream = tcp(gateway.address());
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let answer = read_to_end(&mut stream);
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&expected), "{answer}");
+    }
+    gateway.await_gone();
+}
+
+fn a_half_closed_websocket_gets_a_close_and_is_gone(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let going_away = [0x88, 21, 0x03, 0xe9];
+    let mut open = raw_client(&mut gateway);
+    let mut proving = tcp(gateway.address());
+    let upgrade = "GET /connect HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    proving.write_all(upgrade.as_bytes()).unwrap();
+    for stream in [&mut open, &mut proving] {
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).unwrap();
+        assert!(
+            heard.windows(4).any(|bytes| bytes == going_away),
+            "{heard:?}"
+        );
+    }
+    gateway.await_gone();
+    assert_eq!(gateway.metric("herald_closed_total{code=\"left\"}"), 1.0);
+    assert_eq!(refused(&gateway, "left"), 1.0);
+}
+
+fn a_wrong_method_is_answered_405(engine: Engine) {
+    let gateway = Gateway::start(engine);
+    let head = "POST /ws/notifications HTTP/1.1\r\nHost: h\r\n\r\n";
+    let answer = exchange(gateway.address(), head.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    assert!(answer.contains("Allow: GET, OPTIONS\r\n"), "{answer}");
 }
 
 /// An open connection, spoken to in raw frames.

@@ -9,7 +9,10 @@ use herald::{
     ids::NotificationId,
     position::{Cursors, Position},
 };
-use std::{io::Write, net::TcpStream};
+use std::{
+    io::Write,
+    net::{Shutdown, TcpStream},
+};
 
 on_both_engines!(
     a_stream_carries_items_with_the_cursors_they_lead_to,
@@ -20,6 +23,9 @@ on_both_engines!(
     posts_are_answered_by_control_on_one_connection,
     a_post_that_says_nothing_sensible_is_answered_400,
     a_post_nobody_answers_gets_503,
+    a_post_too_many_is_told_when_to_come_back,
+    a_half_closed_post_gets_its_answer,
+    a_half_closed_stream_gets_its_head_and_ends,
 );
 
 fn stream(gateway: &Gateway, extra: &str) -> TcpStream {
@@ -163,4 +169,46 @@ fn a_post_nobody_answers_gets_503(engine: Engine) {
     let gateway = Gateway::with(engine, |cfg| cfg.handshake_ms = 100);
     let answer = exchange(gateway.address(), post("ack", r#"{"ids":[]}"#).as_bytes());
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
+
+fn a_post_too_many_is_told_when_to_come_back(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let mut stream = tcp(gateway.address());
+    let request = post("ack", r#"{"ids":[]}"#);
+    stream.write_all(request.as_bytes()).unwrap();
+    let (conn, _) = posted(&mut gateway);
+    let (status, body) = (429, Bytes::new());
+    gateway.send(0, ToCore::Answer { conn, status, body });
+    let heard = read_to_end(&mut stream);
+    assert!(heard.starts_with("HTTP/1.1 429 "), "{heard}");
+    assert!(heard.contains("Retry-After: 1\r\n"), "{heard}");
+    let refused = r#"herald_refused_total{cause="rate_limited"}"#;
+    assert_eq!(gateway.metric(refused), 1.0);
+}
+
+fn a_half_closed_post_gets_its_answer(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let mut stream = tcp(gateway.address());
+    let request = post("ack", r#"{"ids":[]}"#);
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let (conn, _) = posted(&mut gateway);
+    // Its end is known by now, or comes later: both are well.
+    let (status, body) = (204, Bytes::new());
+    gateway.send(0, ToCore::Answer { conn, status, body });
+    let heard = read_to_end(&mut stream);
+    assert!(heard.starts_with("HTTP/1.1 204 "), "{heard}");
+    gateway.await_gone();
+}
+
+fn a_half_closed_stream_gets_its_head_and_ends(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let mut stream = stream(&gateway, "");
+    stream.shutdown(Shutdown::Write).unwrap();
+    let heard = read_to_end(&mut stream);
+    assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+    assert!(heard.contains("event: welcome"), "{heard}");
+    let (conn, ..) = gateway.opened();
+    gateway.closed(conn);
+    gateway.await_gone();
 }

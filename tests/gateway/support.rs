@@ -105,6 +105,15 @@ impl Gateway {
         }
     }
 
+    /// Waits until no client socket is held any more.
+    pub fn await_gone(&self) {
+        let from = Instant::now();
+        while self.metric("herald_connections{core=\"0\"}") > 0.0 {
+            assert!(from.elapsed() < DEADLINE, "a connection stays");
+            std::thread::yield_now();
+        }
+    }
+
     pub fn send(&self, core: u16, message: ToCore) {
         self.cores.send(core, message).unwrap();
         self.cores.ring(core);
