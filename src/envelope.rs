@@ -244,9 +244,22 @@ impl Routed {
             prev: position(record, "prev")?,
             collapse_key: optional(record, "collapse_key")?.map(str::to_owned),
             answered,
-            frame: record.value.clone(),
+            frame: frame(record)?,
             head,
         })
+    }
+}
+
+/// It is sent as text: a client would have to fail the connection over anything else.
+fn frame(record: &Record) -> Result<Bytes, EnvelopeError> {
+    match simdutf8::basic::from_utf8(&record.value) {
+        Ok(text) if text.starts_with('{') && !text.contains(['\n', '\r']) => {
+            Ok(record.value.clone())
+        }
+        _ => Err(EnvelopeError::Malformed {
+            header: "value",
+            reason: "is no frame: one line of JSON text",
+        }),
     }
 }
 
@@ -430,6 +443,19 @@ mod tests {
         let record = outcomes_record(std::slice::from_ref(&outcome));
         assert_eq!(record.key, "42");
         assert_eq!(read_outcomes(&record), Ok(vec![outcome]));
+    }
+
+    #[test]
+    fn a_value_that_no_client_could_take_is_malformed() {
+        for value in [&b"{\xff}"[..], b"", b"null", b"{\n}"] {
+            let mut record = routed().into_record();
+            record.value = Bytes::from_static(value);
+            let error = Routed::read(&record).unwrap_err();
+            assert!(
+                matches!(error, EnvelopeError::Malformed { .. }),
+                "{value:?}"
+            );
+        }
     }
 
     #[test]

@@ -248,3 +248,47 @@ async fn a_broker_that_wants_a_certificate_and_a_password_gets_both_from_files()
         "{answer:?}"
     );
 }
+
+/// Other programs write to Kafka too, and not all of them keep to UTF-8.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_whose_name_is_not_utf8_does_not_end_the_reader() {
+    let namespace = kafka::fresh_namespace();
+    let topics = [(Topic::InApp, 1)];
+    kafka::create_topics(&kafka::brokers(), &namespace, &topics).await;
+    let bus = crate::connect(kafka::brokers(), &namespace);
+    let producer: rdkafka::producer::FutureProducer = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", kafka::brokers())
+        .create()
+        .unwrap();
+    let bytes = vec![0xff];
+    // SAFETY: passed on as bytes; nothing between here and the broker looks at it as text.
+    let name = unsafe { std::str::from_utf8_unchecked(&bytes) };
+    let header = rdkafka::message::Header {
+        key: name,
+        value: Some("x"),
+    };
+    let topic = Topic::InApp.name(&namespace);
+    let record = rdkafka::producer::FutureRecord::to(&topic)
+        .key("42")
+        .payload("v")
+        .headers(rdkafka::message::OwnedHeaders::new().insert(header));
+    producer
+        .send(record, Duration::from_secs(20))
+        .await
+        .unwrap();
+    let at = herald::bus::TopicPartition {
+        topic: Topic::InApp,
+        partition: 0,
+    };
+    let mut reader = bus.assign("readers", &[(at, Start::At(0))]).await.unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(std::time::Instant::now() < deadline, "it never came");
+        let polled = reader.poll(10, Duration::from_millis(100)).await.unwrap();
+        if let Polled::Records(records) = polled {
+            assert_eq!(records[0].record.value, "v");
+            assert!(records[0].record.headers.is_empty());
+            return;
+        }
+    }
+}

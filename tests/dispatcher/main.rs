@@ -4,6 +4,7 @@ mod doors;
 mod faults;
 mod inbox;
 mod intake;
+mod poison;
 mod refusals;
 mod rig;
 mod router;

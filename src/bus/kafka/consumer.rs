@@ -24,6 +24,7 @@ use rdkafka::{
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
         Arc,
@@ -490,15 +491,17 @@ fn give_up<C: rdkafka::consumer::Consumer<Side>>(
 
 fn record(message: &BorrowedMessage<'_>) -> Record {
     let bytes = |part: Option<&[u8]>| Bytes::copy_from_slice(part.unwrap_or_default());
-    let headers = message
-        .headers()
-        .into_iter()
-        .flat_map(|headers| headers.iter());
+    let headers = || {
+        let headers = message.headers().into_iter();
+        let headers = headers.flat_map(|headers| headers.iter());
+        let owned = headers.map(|header| (header.key.to_owned(), bytes(header.value)));
+        owned.collect()
+    };
     Record {
         key: bytes(message.key()),
         value: bytes(message.payload()),
-        headers: headers
-            .map(|header| (header.key.to_owned(), bytes(header.value)))
-            .collect(),
+        // rdkafka (0.39) panics at a name that is not UTF-8, and would at every reading. Without its headers
+        // the record is malformed to whoever reads it, and set aside.
+        headers: catch_unwind(AssertUnwindSafe(headers)).unwrap_or_default(),
     }
 }
