@@ -149,6 +149,9 @@ async fn silence_of_a_frozen_broker_is_an_error() {
         matches!(polled, Err(BusError::Unavailable(_))),
         "{polled:?}"
     );
+    // A reader whose start is known asks the broker nothing, so it knows nothing of it.
+    let another = bus.assign("g", &[(place, Start::At(0))]).await;
+    assert!(another.is_ok() && !bus.healthy());
     broker.thaw();
     until("the bus stays away", || bus.healthy()).await;
     let polled = reader.poll(10, Duration::from_millis(50)).await;

@@ -136,20 +136,22 @@ pub(super) async fn committed(
     })
 }
 
-/// Gives every partition without an offset the group's, or the beginning. Blocks.
-pub(super) fn starts<X: ConsumerContext, C: rdkafka::consumer::Consumer<X>>(
-    client: &C,
-    mut list: TopicPartitionList,
-) -> Result<TopicPartitionList, KafkaError> {
+pub(super) fn without_offset(list: &TopicPartitionList) -> TopicPartitionList {
     let mut open = TopicPartitionList::new();
     for element in list.elements() {
         if element.offset() == Offset::Invalid {
             open.add_partition(element.topic(), element.partition());
         }
     }
-    if open.count() == 0 {
-        return Ok(list);
-    }
+    open
+}
+
+/// Gives the `open` partitions of the list the group's offset, or the beginning. Blocks.
+pub(super) fn starts<X: ConsumerContext, C: rdkafka::consumer::Consumer<X>>(
+    client: &C,
+    mut list: TopicPartitionList,
+    open: TopicPartitionList,
+) -> Result<TopicPartitionList, KafkaError> {
     for found in ask_committed(client, open)?.elements() {
         let start = match found.offset() {
             Offset::Offset(offset) => Offset::Offset(offset),

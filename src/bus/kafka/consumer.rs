@@ -124,11 +124,16 @@ impl KafkaConsumer {
         &mut self,
         list: TopicPartitionList,
     ) -> Result<TopicPartitionList, BusError> {
-        let inner = self.inner().clone();
-        let starts = self
-            .link
-            .blocking(move || commit::starts(inner.as_ref(), list));
-        let list = starts.await?;
+        let open = commit::without_offset(&list);
+        // Nothing to ask: then nothing answers either, and Kafka may be away.
+        let list = match open.count() {
+            0 => list,
+            _ => {
+                let inner = self.inner().clone();
+                let starts = move || commit::starts(inner.as_ref(), list, open);
+                self.link.blocking(starts).await?
+            }
+        };
         for element in list.elements() {
             let topic = self.topics.get(element.topic()).copied();
             if let (Some(topic), Offset::Offset(offset)) = (topic, element.offset()) {
