@@ -2,6 +2,7 @@
 //! Nothing is skipped meanwhile; records wait on the bus.
 
 use crate::limits;
+use parking_lot::Mutex;
 use prometheus::IntCounterVec;
 use std::{fmt::Display, future::Future, time::Duration};
 use tokio::time::Instant;
@@ -57,7 +58,22 @@ impl Patience {
 pub struct BackOff {
     step: &'static str,
     pause: Duration,
-    logged: Option<Instant>,
+    log: Seldom,
+}
+
+/// One line of log in [`limits::STEP_LOG_EVERY`], however often there is something to say.
+#[derive(Default)]
+pub struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    pub fn is_due(&self) -> bool {
+        let mut logged = self.0.lock();
+        let due = logged.is_none_or(|at| at.elapsed() >= limits::STEP_LOG_EVERY);
+        if due {
+            *logged = Some(Instant::now());
+        }
+        due
+    }
 }
 
 impl BackOff {
@@ -65,7 +81,7 @@ impl BackOff {
         BackOff {
             step,
             pause: limits::STEP_RETRY_MIN,
-            logged: None,
+            log: Seldom::default(),
         }
     }
 
@@ -76,12 +92,8 @@ impl BackOff {
         pause.mul_f64(rand::random_range(0.75..1.25))
     }
 
-    fn note(&mut self, error: &impl Display) {
-        let due = self
-            .logged
-            .is_none_or(|at| at.elapsed() >= limits::STEP_LOG_EVERY);
-        if due {
-            self.logged = Some(Instant::now());
+    fn note(&self, error: &impl Display) {
+        if self.log.is_due() {
             tracing::warn!(step = self.step, %error, "waiting, will try again");
         }
     }
@@ -116,6 +128,12 @@ mod tests {
             .await;
         assert_eq!(answer, Ok(7));
         assert_eq!(patience.retries.with_label_values(&["test"]).get(), 3);
+    }
+
+    #[test]
+    fn what_is_said_over_and_over_is_logged_once() {
+        let seldom = Seldom::default();
+        assert_eq!((0..1000).filter(|_| seldom.is_due()).count(), 1);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ pub mod request;
 
 use super::{
     metrics::DispatcherMetrics,
+    patience::Seldom,
     store::{Idempotency, SharedStore},
     unix_ms,
 };
@@ -52,6 +53,7 @@ pub struct Intake {
     store: SharedStore,
     region: Region,
     metrics: DispatcherMetrics,
+    refusing: Seldom,
 }
 
 impl Intake {
@@ -66,6 +68,7 @@ impl Intake {
             store,
             region,
             metrics,
+            refusing: Seldom::default(),
         }
     }
 
@@ -179,7 +182,9 @@ impl Intake {
             // What failed may have been appended all the same.
             again = true;
             if deadline.saturating_duration_since(Instant::now()) <= Duration::from_millis(100) {
-                tracing::warn!(%error, "the bus is away, a notification was not taken");
+                if self.refusing.is_due() {
+                    tracing::warn!(%error, "the bus is away: notifications are not taken");
+                }
                 // The spool's place: append with fsync there and answer `spooled` instead.
                 return Err(Refusal::Away { part: "the bus" });
             }
