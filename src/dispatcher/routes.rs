@@ -31,8 +31,8 @@ impl Routes {
     }
 
     /// Distinct shards of each user, in the order asked. Never fails: with the registry away it answers
-    /// from memory, and a user unknown there is left to sync (later: to `broadcast`).
-    pub async fn shards(&self, users: &[UserId]) -> Vec<Shards> {
+    /// from memory, and `None` for a user unknown there.
+    pub async fn shards(&self, users: &[UserId]) -> Vec<Option<Shards>> {
         match self.lookup(users).await {
             Ok(routes) => {
                 self.count("registry", users.len());
@@ -41,7 +41,7 @@ impl Routes {
                 for (user, shards) in users.iter().zip(&shards) {
                     last_known.put(user, shards);
                 }
-                shards
+                shards.into_iter().map(Some).collect()
             }
             Err(error) => {
                 tracing::debug!(%error, "routing by the last known routes");
@@ -51,7 +51,7 @@ impl Routes {
                 let known = shards.iter().flatten().count();
                 self.count("last_known", known);
                 self.count("unknown", users.len() - known);
-                shards.into_iter().map(Option::unwrap_or_default).collect()
+                shards
             }
         }
     }

@@ -174,7 +174,8 @@ async fn with_the_store_away_records_wait_and_outcomes_go_to_the_delivery_topic(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_registry_away_users_are_pushed_to_where_they_were() {
+async fn with_the_registry_away_users_are_pushed_to_where_they_were_and_looked_for_where_nobody_knows()
+ {
     let mut redis = RedisServer::start();
     let dir = directory();
     let metrics = Metrics::default();
@@ -198,6 +199,8 @@ async fn with_the_registry_away_users_are_pushed_to_where_they_were() {
     rig.post_to("43", "nobody knows where").await;
     rig.routed().await;
     assert_eq!(rows(&*rig.store, "43").await.len(), 1);
+    let asked = rig.records(Topic::Broadcast, 0, 1).await;
+    assert_eq!(asked[0].user, Some("43".parse().unwrap()));
     let metrics = rig.metrics.render();
     assert!(
         metrics.contains("herald_lookups_total{source=\"last_known\"} 1"),

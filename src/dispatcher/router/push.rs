@@ -1,4 +1,5 @@
-//! One record per gateway that holds the user, in the partition of that gateway's shard.
+//! One record per gateway that holds the user, in the partition of that gateway's shard. Where nobody can
+//! say which gateways these are, one record that all of them read.
 
 use crate::{
     bus::{Record, Target, Topic, TopicPartition},
@@ -27,6 +28,15 @@ pub fn to_shard(routed: Routed, shard: u32) -> (Target, Record) {
     (Target::Exact(at), routed.into_record())
 }
 
+/// Every gateway reads it; those that do not hold the user say nothing.
+fn to_everyone(routed: Routed) -> (Target, Record) {
+    let at = TopicPartition {
+        topic: Topic::Broadcast,
+        partition: 0,
+    };
+    (Target::Exact(at), routed.into_record())
+}
+
 /// Looks all users of the batch up at once. A user nobody holds gets no record: the row is in the inbox.
 pub async fn records(
     pushes: Vec<Push>,
@@ -47,16 +57,21 @@ pub async fn records(
     let shards = routes.shards(&users).await;
     let mut records = Vec::with_capacity(pushes.len());
     for push in pushes {
-        let shards = &shards[index[&push.user]];
-        let result = if shards.is_empty() {
-            "absent"
-        } else {
-            "pushed"
+        let result = match &shards[index[&push.user]] {
+            None => {
+                records.push(to_everyone(push.routed));
+                "asked_everyone"
+            }
+            Some(shards) if shards.is_empty() => "absent",
+            Some(shards) => {
+                let pushed = shards
+                    .iter()
+                    .map(|shard| to_shard(push.routed.clone(), *shard));
+                records.extend(pushed);
+                "pushed"
+            }
         };
         metrics.pushes.with_label_values(&[result]).inc();
-        for &shard in shards {
-            records.push(to_shard(push.routed.clone(), shard));
-        }
     }
     records
 }
