@@ -2,7 +2,7 @@
 # Installs what is missing for a purpose; does nothing where all is there.
 #   install.sh build   what compiling needs
 #   install.sh parts   build, and the real servers a fleet runs on (Redis, Kafka's jars)
-#   install.sh test    parts, and what the tests drive (Chromium, conformance suite, strace)
+#   install.sh test    parts, and what the tests drive (Chromium, conformance suite, strace, a systemd)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose=${1:?build, parts or test}
@@ -56,6 +56,24 @@ tests() {
   }
   [ -d "$cache/browser/node_modules/playwright-core" ] ||
     npm install --silent --no-fund --no-audit --prefix "$cache/browser" 'playwright-core@1.64.1'
+  systemd_root
+}
+
+# A small Debian in a folder, in which the units are started by a real systemd. Without it that test is skipped.
+systemd_root() {
+  local root=$cache/systemd
+  [ -f "$root/complete" ] && return
+  [ "$(id -u)" = 0 ] || { echo "not root: the units are not tried under a real systemd"; return; }
+  packages debootstrap=debootstrap systemd-nspawn=systemd-container nsenter=util-linux
+  rm -rf "$root"
+  mkdir -p "$root"
+  # Of the same release as this host: the binary is linked with its libraries.
+  if debootstrap --variant=minbase --include=systemd,systemd-sysv,openssl,zlib1g \
+    "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$root/root" >"$cache/debootstrap.log" 2>&1; then
+    touch "$root/complete"
+  else
+    echo "no folder for systemd (see $cache/debootstrap.log): the units are not tried under a real one"
+  fi
 }
 
 case $purpose in

@@ -1,5 +1,10 @@
 //! How processes start: wrong configuration, parts that are away, secrets.
 
+#[path = "start/script.rs"]
+mod script;
+#[path = "start/units.rs"]
+mod units;
+
 use std::time::Duration;
 use testbed::{Fleet, Herald, PATIENCE, free_port};
 use tokio::time::Instant;

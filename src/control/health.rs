@@ -8,7 +8,7 @@
 
 use super::metrics::ControlMetrics;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
@@ -59,6 +59,14 @@ pub struct Status {
     pub ready: bool,
     /// What is wrong, and how to mend it.
     pub problems: BTreeMap<&'static str, String>,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(if self.ready { "ready" } else { "not ready" })?;
+        let mut problems = self.problems.iter();
+        problems.try_for_each(|(cause, text)| write!(f, "; {cause}: {text}"))
+    }
 }
 
 pub struct Health {
@@ -180,6 +188,7 @@ mod tests {
         let status = health.status();
         assert!(status.ready);
         assert_eq!(status.problems["bus"], "away");
+        assert_eq!(status.to_string(), "ready; bus: away");
     }
 
     #[test]

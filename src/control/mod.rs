@@ -186,6 +186,15 @@ impl Control {
             .transpose()
     }
 
+    /// One line for an operator: whether this host delivers, what stands in the way, who is here.
+    pub fn status(&self) -> impl Fn() -> String + Send + use<> {
+        let host = self.host.clone();
+        move || {
+            let connections = host.table.connections();
+            format!("{}; connections: {connections}", host.health.status())
+        }
+    }
+
     /// Runs until drained after `shutdown`. `now` ends it at once: leases are still given back, what is in
     /// flight is read again by the next owner.
     pub async fn run(

@@ -14,9 +14,12 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 pub struct Health {
@@ -33,6 +36,16 @@ pub struct Readiness {
     pub ready: bool,
     /// Parts that are away.
     pub away: Vec<&'static str>,
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(if self.ready { "ready" } else { "not ready" })?;
+        match self.away.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; away: {}", self.away.join(", ")),
+        }
+    }
 }
 
 impl Health {

@@ -173,7 +173,7 @@ impl Dispatcher {
         ))
     }
 
-    /// What this dispatcher's readiness depends on, for whoever serves the admin port.
+    /// What this dispatcher's readiness depends on.
     pub fn health(&self) -> Arc<Health> {
         self.shared.health.clone()
     }

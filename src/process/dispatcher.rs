@@ -1,6 +1,6 @@
 //! `herald dispatcher`
 
-use super::{Load, StartError, admit_admin, log, notify_systemd, runtime, signals};
+use super::{Load, StartError, admit_admin, log, runtime, signals, systemd};
 use crate::{
     bus::kafka::KafkaBus,
     config::{DispatcherConfig, Secret},
@@ -61,12 +61,14 @@ async fn serve(
         admin = text(addresses.admin),
         "dispatcher listens"
     );
-    notify_systemd(sd_notify::NotifyState::Ready);
+    let health = dispatcher.health();
+    let telling = systemd::started(move || health.readiness().to_string());
     let served = tokio::select! {
         served = dispatcher.run(shutdown.gracefully) => served,
         () = shutdown.at_once.cancelled() => Ok(()),
     };
-    notify_systemd(sd_notify::NotifyState::Stopping);
+    telling.abort();
+    systemd::stopping();
     served.map_err(|error| StartError::host(error.to_string()))
 }
 

@@ -1,6 +1,6 @@
 //! `herald gateway`
 
-use super::{Load, StartError, log, notify_systemd, runtime, signals};
+use super::{Load, StartError, log, runtime, signals, systemd};
 use crate::{
     api::secret,
     auth::{Refresher, Verifier},
@@ -68,9 +68,10 @@ async fn serve(
     };
     let control = Control::open(parts).await?;
     let shutdown = signals::listen(reload)?;
-    notify_systemd(sd_notify::NotifyState::Ready);
+    let telling = systemd::started(control.status());
     let ended = control.run(shutdown.gracefully, shutdown.at_once).await;
-    notify_systemd(sd_notify::NotifyState::Stopping);
+    telling.abort();
+    systemd::stopping();
     if let Some(refreshing) = refreshing {
         refreshing.abort();
     }

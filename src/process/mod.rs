@@ -9,6 +9,7 @@ mod check;
 mod data;
 mod log;
 mod signals;
+mod systemd;
 
 use crate::{
     config::{ConfigError, EXIT_CONFIG, Secret},
@@ -70,11 +71,4 @@ async fn admit_admin(store: &SharedStore, key: &Secret) -> Result<(), StartError
     };
     let stored = store.put_api_key(admin).await;
     stored.map_err(|error| StartError::host(format!("can't store the admin key: {error}")))
-}
-
-/// Tells systemd, where it listens, that the process is up or going.
-fn notify_systemd(state: sd_notify::NotifyState) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "systemd can't be told");
-    }
 }

@@ -8,6 +8,7 @@ pub mod api;
 pub mod certificates;
 pub mod child;
 pub mod client;
+pub mod container;
 pub mod fleet;
 pub mod herald;
 pub mod kafka;
@@ -17,6 +18,7 @@ pub mod wait;
 
 pub use api::Api;
 pub use client::Client;
+pub use container::Container;
 pub use fleet::Fleet;
 pub use herald::Herald;
 pub use standalone::Standalone;

@@ -1,0 +1,118 @@
+//! A small Debian with a real systemd as its process 1, by systemd-nspawn on the folder that
+//! `scripts/install.sh test` makes. It shares this host's network. What is changed in it is gone afterwards.
+
+use crate::{child::Guarded, until};
+use std::{
+    fmt::Display,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+pub struct Container {
+    nspawn: Guarded,
+}
+
+impl Container {
+    /// Boots with `files`: (what of this host, where it is there). `None`, said with its cause, where such
+    /// a container can't be had.
+    pub fn boot(files: &[(&Path, &str)]) -> Option<Container> {
+        let root = cache().join("systemd/root");
+        if !root.join("usr/lib/systemd/systemd").exists() {
+            let cause = format!("{} is not there: scripts/install.sh test", root.display());
+            return skipped(cause);
+        }
+        // SAFETY: a plain system call.
+        if unsafe { libc::geteuid() } != 0 {
+            return skipped("systemd-nspawn needs root");
+        }
+        let refused = nspawn(&root).arg("/usr/bin/true").output();
+        let refused = refused.expect("systemd-nspawn is installed (scripts/install.sh test)");
+        if !refused.status.success() {
+            return skipped(String::from_utf8_lossy(&refused.stderr));
+        }
+        let mut command = nspawn(&root);
+        for (here, there) in files {
+            command.arg(format!("--bind-ro={}:{there}", here.display()));
+        }
+        command.arg("--boot").stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let nspawn = Guarded::spawn(command).expect("systemd-nspawn starts");
+        let container = Container { nspawn };
+        until(
+            "the container boots",
+            || {
+                let state = container.run(&["systemctl", "is-system-running"]);
+                ["running", "degraded"].contains(&text(&state.stdout))
+            },
+            || format!("{:?}", container.run(&["systemctl", "list-jobs"])),
+        );
+        Some(container)
+    }
+
+    /// Runs a command inside.
+    pub fn run(&self, command: &[&str]) -> Output {
+        // Its only child is the container's process 1, once there is one.
+        let nspawn = self.nspawn.pid();
+        let children = std::fs::read_to_string(format!("/proc/{nspawn}/task/{nspawn}/children"));
+        let leader = children.unwrap_or_default();
+        let target = leader
+            .split_whitespace()
+            .next()
+            .unwrap_or("none")
+            .to_owned();
+        let spaces = ["--mount", "--uts", "--ipc", "--pid", "--cgroup"];
+        let output = Command::new("nsenter")
+            .args(["--target", &target])
+            .args(spaces)
+            .arg("--")
+            .args(command)
+            .output();
+        output.expect("nsenter is installed")
+    }
+
+    /// One property of a unit, as systemd has it.
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        let shown = self.run(&["systemctl", "show", "--value", "-p", name, unit]);
+        text(&shown.stdout).to_owned()
+    }
+
+    pub fn journal(&self, unit: &str) -> String {
+        let shown = self.run(&["journalctl", "--no-pager", "-o", "cat", "-u", unit]);
+        text(&shown.stdout).to_owned()
+    }
+}
+
+fn nspawn(root: &Path) -> Command {
+    let mut command = Command::new("systemd-nspawn");
+    command
+        .args([
+            "--quiet",
+            "--volatile=overlay",
+            "--register=no",
+            "--keep-unit",
+        ])
+        .arg(format!("--machine=herald-{}", std::process::id()))
+        .arg(format!("--directory={}", root.display()))
+        // Containers are denied them by default; services on a host are not.
+        .arg("--system-call-filter=io_uring_setup io_uring_enter io_uring_register");
+    command
+}
+
+fn cache() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache");
+    std::env::var_os("HERALD_CACHE").map_or_else(default, PathBuf::from)
+}
+
+/// Past the test harness, which keeps what a passing test prints.
+fn skipped<T>(cause: impl Display) -> Option<T> {
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED, units under a real systemd: {cause}"
+    );
+    None
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default().trim()
+}
