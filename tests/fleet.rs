@@ -2,6 +2,7 @@
 //! counted.
 
 use futures::StreamExt;
+use herald::{bus::Topic, limits};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use std::{
     sync::{
@@ -84,6 +85,10 @@ async fn ten_thousand_notifications_reach_a_thousand_users_once_and_are_acknowle
             },
         )
         .await;
+    shards_are_read_to_their_end(&fleet).await;
+}
+
+async fn shards_are_read_to_their_end(fleet: &Fleet) {
     fleet
         .eventually("shard lag", Duration::from_secs(30), async || {
             let mut lag = 0;
@@ -129,6 +134,12 @@ async fn with_processes_killed_at_twenty_seeded_points_nothing_is_lost() {
     let mut fleet = Fleet::start(2, &[]).await;
     let clients = connect(&fleet, USERS);
     all_open(&fleet, &clients).await;
+    // What outages leave: entries of former lives, of a later one, and of a gateway that is no more.
+    for user in 0..USERS {
+        for life in ["gw-1.5", "gw-2.7", "gw-1.9000000000000", "gw-9.3"] {
+            fleet.plant_entry(&format!("u{user}"), life);
+        }
+    }
 
     let accepted: Arc<Mutex<Vec<(usize, String)>>> = Arc::default();
     let stop = Arc::new(AtomicBool::new(false));
@@ -185,12 +196,20 @@ async fn with_processes_killed_at_twenty_seeded_points_nothing_is_lost() {
             clients.iter().filter(|client| client.has_hole()).count()
         })
         .await;
+    shards_are_read_to_their_end(&fleet).await;
+    let (raw, in_app) = (
+        fleet.records(Topic::Raw(1)).await,
+        fleet.records(Topic::InApp).await,
+    );
+    // Once to each gateway, and what goes round afterwards ends with its hops.
+    let most = raw * fleet.gateways.len() * (1 + limits::HOPS);
+    assert!(in_app <= most, "{raw} records became {in_app}; seed {seed}");
     let wire: u32 = accepted
         .iter()
         .map(|(user, id)| clients[*user].times(id))
         .sum();
     println!(
-        "seed {seed}: {} accepted, {} repeats on the wire",
+        "seed {seed}: {} accepted, {} repeats on the wire, {raw} records of raw made {in_app} of in_app",
         accepted.len(),
         wire as usize - accepted.len()
     );

@@ -3,7 +3,7 @@
 use crate::{
     Api, Herald, PATIENCE, eventually, free_port, herald::binary, kafka, redis::RedisServer,
 };
-use herald::{auth, config::Secret};
+use herald::{auth, bus::Topic, config::Secret};
 use std::{path::PathBuf, process::Command, time::Duration};
 use tempfile::TempDir;
 
@@ -189,6 +189,19 @@ impl Fleet {
 
     pub fn admin_key_file(&self) -> PathBuf {
         self.dir.path().join("admin.key")
+    }
+
+    /// Records ever appended to a topic of this fleet.
+    pub async fn records(&self, topic: Topic) -> usize {
+        let (brokers, namespace) = (self.brokers.clone(), self.namespace.clone());
+        let count = move || kafka::records(&brokers, &namespace.parse().expect("a label"), topic);
+        tokio::task::spawn_blocking(count).await.expect("it counts")
+    }
+
+    /// Enters a user in the registry for a gateway's life that is not there, as a killed one leaves it.
+    pub fn plant_entry(&self, user: &str, life: &str) {
+        let key = format!("{}:conn:{user}", self.namespace);
+        self.redis.raw(&["HSET", &key, life, "1"]);
     }
 }
 

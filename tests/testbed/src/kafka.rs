@@ -12,6 +12,7 @@ use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
 };
 use std::{
     path::{Path, PathBuf},
@@ -104,6 +105,25 @@ pub async fn create_topics(brokers: &str, namespace: &Namespace, topics: &[(Topi
     for (name, (_, partitions)) in names.iter().zip(topics) {
         until_served(&admin, name, *partitions).await;
     }
+}
+
+/// Records ever appended to a topic.
+pub fn records(brokers: &str, namespace: &Namespace, topic: Topic) -> usize {
+    const WAIT: Duration = Duration::from_secs(10);
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("allow.auto.create.topics", "false")
+        .create()
+        .expect("a client");
+    let name = topic.name(namespace);
+    let metadata = client.fetch_metadata(Some(&name), WAIT);
+    let metadata = metadata.expect("the broker answers");
+    let partitions = metadata.topics()[0].partitions().iter();
+    let ends = partitions.map(|partition| {
+        let marks = client.fetch_watermarks(&name, partition.id(), WAIT);
+        marks.expect("the broker answers").1 as usize
+    });
+    ends.sum()
 }
 
 /// The controller knows a topic before the broker serves it.
