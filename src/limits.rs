@@ -232,8 +232,10 @@ pub const STORE_QUEUE: usize = 4_096;
 /// Calls that share one commit, and the work after which the group is closed for newcomers.
 pub const STORE_GROUP: usize = 256;
 pub const STORE_GROUP_WORK: Duration = Duration::from_millis(10);
-/// Reads at once. Over: the caller waits its turn.
+/// Threads that read, and the calls that share a snapshot at most. Over: calls wait, [`STORE_QUEUE`] of them;
+/// more wait before the queue.
 pub const STORE_READERS: usize = 4;
+pub const STORE_READ_GROUP: usize = 32;
 /// Page caches, and the size the write-ahead log is cut back to: 32 + 4 · 8 MiB of memory in all.
 pub const STORE_WRITER_CACHE_KIB: i64 = 32 * 1024;
 pub const STORE_READER_CACHE_KIB: i64 = 8 * 1024;

@@ -201,7 +201,7 @@ export class HeraldClient extends EventTarget {
       case "slot": this.#slot = frame; return;
       case "reconnect": this.#reconnectAfterMs = frame.after_ms; return;
       case "auth_expiring": return this.#refresh();
-      case "error": return this.dispatchEvent(new CustomEvent("error", { detail: frame }));
+      case "error": return this.#refused(frame);
     }
   }
 
@@ -252,6 +252,12 @@ export class HeraldClient extends EventTarget {
       return this.#checkHoles();
     }
     this.#after("behind", frame.sync_after_ms ?? 0, () => this.#sync());
+  }
+
+  /** A sync that could not be served now, or while another is on its way, is asked again later. */
+  #refused(frame) {
+    if (frame.code === "unavailable") this.#after("behind", 1_000 + Math.random() * 2_000, () => this.#sync());
+    this.dispatchEvent(new CustomEvent("error", { detail: frame }));
   }
 
   /** A hole that lasts asks for a sync; one that fills by itself (lanes reorder) does not. */
@@ -461,7 +467,8 @@ class SseLink {
         headers: { ...this.#headers, "content-type": "application/json" },
         body: JSON.stringify(body),
       });
-      if (type === "sync" && response.ok) this.onframe(await response.json());
+      if (type !== "sync") return;
+      this.onframe(response.ok ? await response.json() : { type: "error", code: "unavailable" });
     } catch {
       // The stream will notice too, and the resume repeats what matters.
     }

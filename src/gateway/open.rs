@@ -264,13 +264,12 @@ impl Open {
         }
         self.session.refreshed(verified.expires_unix_s);
         if let Some(cursors) = cursors {
-            self.session.sync_asked();
-            context.mail.tell(FromCore::Sync {
-                conn: id,
-                user: user.clone(),
-                cursors,
-                limit: crate::limits::SYNC_ITEMS,
-            });
+            let limit = crate::limits::SYNC_ITEMS;
+            let mut actions = Vec::new();
+            self.session.sync_for_client(cursors, limit, &mut actions);
+            for action in actions {
+                self.act(action, id, context)?;
+            }
         }
         Ok(())
     }

@@ -19,6 +19,11 @@ impl CatchUp {
         self.behind
     }
 
+    /// A sync was asked for and not answered.
+    pub fn is_pending(self) -> bool {
+        self.pending > 0
+    }
+
     /// A sync was asked for.
     pub fn asked(&mut self) {
         self.pending = self.pending.saturating_add(1);

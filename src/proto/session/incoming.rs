@@ -26,7 +26,9 @@ impl Session {
             }
             Ok(ClientMessage::Ack { ids }) => actions.push(Action::Acked(ids)),
             Ok(ClientMessage::Read { ids }) => actions.push(Action::Read(ids)),
-            Ok(ClientMessage::Sync { cursors, limit }) => self.ask_sync(cursors, limit, actions),
+            Ok(ClientMessage::Sync { cursors, limit }) => {
+                self.sync_for_client(cursors, limit, actions);
+            }
             Ok(ClientMessage::Ping) => self.control(&frames::pong(), actions),
             Err(refusal) => self.refuse(refusal.code, refusal.message, actions),
         }
@@ -55,6 +57,15 @@ impl Session {
     /// A sync was asked for in this connection's name, as at connect: [`Session::synced`] will follow.
     pub fn sync_asked(&mut self) {
         self.catch_up.asked();
+    }
+
+    /// One at a time: each costs reads of the store, and a client that asks on without waiting would stand
+    /// in the queue of all the others many times.
+    pub fn sync_for_client(&mut self, cursors: Cursors, limit: usize, actions: &mut Vec<Action>) {
+        match self.catch_up.is_pending() {
+            true => self.refuse(ErrorCode::Unavailable, "a sync is on its way", actions),
+            false => self.ask_sync(cursors, limit, actions),
+        }
     }
 
     pub(super) fn ask_sync(&mut self, cursors: Cursors, limit: usize, actions: &mut Vec<Action>) {

@@ -1,59 +1,82 @@
-//! A few connections that read, each in one snapshot, on blocking threads.
+//! A few threads read, each on a connection of its own. Calls that wait share a snapshot: when many clients
+//! connect at once, beginning and ending one for each read costs more than the reads.
+//!
+//! Invariants:
+//! * a snapshot is not older than any call it serves: whoever asks after a commit returned sees it;
+//! * a thread takes no more than its share of what waits, so that a slow read holds up few others;
+//! * calls are taken in the order they came.
 
 use super::schema::{self, Failure};
 use crate::{dispatcher::store::StoreError, limits};
-use parking_lot::Mutex;
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use rusqlite::{Connection, TransactionBehavior};
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread::JoinHandle,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
-/// Never more reads at once than connections; the others wait their turn.
+/// One call: it is run in a snapshot, or told why there is none.
+type Job = Box<dyn FnOnce(Result<&Connection, StoreError>) + Send>;
+
+/// Dropping it waits for the reads on their way, so that whoever closes the file last finds nobody in it.
 #[derive(Debug)]
 pub struct Readers {
-    idle: Arc<Mutex<Vec<Connection>>>,
-    turns: Arc<Semaphore>,
+    jobs: Option<Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Bounds the calls that wait.
+    places: Semaphore,
     damaged: Arc<AtomicBool>,
 }
 
 impl Readers {
     pub fn open(path: &Path) -> Result<Readers, StoreError> {
-        let connections = (0..limits::STORE_READERS)
-            .map(|_| schema::open_reader(path))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (jobs, waiting) = unbounded();
+        let start = |number: usize| {
+            let (connection, waiting) = (schema::open_reader(path)?, waiting.clone());
+            std::thread::Builder::new()
+                .name(format!("store-reader-{number}"))
+                .spawn(move || read_until_closed(connection, &waiting))
+                .map_err(|error| StoreError::Unavailable(format!("no thread to read: {error}")))
+        };
         Ok(Readers {
-            turns: Arc::new(Semaphore::new(connections.len())),
-            idle: Arc::new(Mutex::new(connections)),
+            jobs: Some(jobs),
+            threads: (0..limits::STORE_READERS)
+                .map(start)
+                .collect::<Result<_, _>>()?,
+            places: Semaphore::new(limits::STORE_QUEUE),
             damaged: Arc::default(),
         })
     }
 
-    /// Runs `work` in one read transaction: everything it sees is of one moment.
+    /// Runs `work` in one read transaction: everything it sees is of one moment. With too many waiting
+    /// the caller waits.
     pub async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        let turn = turn.expect("never closed");
-        let (idle, damaged) = (Arc::clone(&self.idle), Arc::clone(&self.damaged));
-        let read = tokio::task::spawn_blocking(move || {
-            let mut connection = idle.lock().pop().expect("a connection per turn");
-            let result = in_snapshot(&mut connection, work)
-                .map_err(|failure| failure.explain(connection.path().unwrap_or_default()));
-            if matches!(result, Err(StoreError::Corrupt(_))) {
-                damaged.store(true, Ordering::Relaxed);
-            }
-            idle.lock().push(connection);
-            drop(turn);
-            result
+        let _place = self.places.acquire().await.expect("never closed");
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let result = connection.and_then(|connection| {
+                work(connection).map_err(|failure| explain(connection, failure))
+            });
+            // Nobody listens any more when the caller was cancelled.
+            let _ = answer.send(result);
         });
-        read.await
-            .map_err(|error| StoreError::Unavailable(format!("a read was broken off: {error}")))?
+        let jobs = self.jobs.as_ref().expect("open until dropped");
+        jobs.send(job).expect("threads live as long as this end");
+        let broken_off = || StoreError::Unavailable("a read was broken off".into());
+        let result = answered.await.unwrap_or_else(|_| Err(broken_off()));
+        if matches!(result, Err(StoreError::Corrupt(_))) {
+            self.damaged.store(true, Ordering::Relaxed);
+        }
+        result
     }
 
     /// No read has met damage. Once one did, only an operator can help.
@@ -62,12 +85,39 @@ impl Readers {
     }
 }
 
-fn in_snapshot<T>(
-    connection: &mut Connection,
-    work: impl FnOnce(&Connection) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let snapshot = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
-    let result = work(&snapshot)?;
-    snapshot.commit()?;
-    Ok(result)
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            // What panics in a thread is caught there.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn read_until_closed(mut connection: Connection, waiting: &Receiver<Job>) {
+    while let Ok(first) = waiting.recv() {
+        let share = (waiting.len() / limits::STORE_READERS).min(limits::STORE_READ_GROUP - 1);
+        let mut group = vec![first];
+        group.extend(waiting.try_iter().take(share));
+        // A read that panics has said so, and its caller is told; the thread goes on.
+        let _ = catch_unwind(AssertUnwindSafe(|| in_snapshot(&mut connection, group)));
+    }
+}
+
+/// The snapshot is taken by the first read, after the last call of the group has come.
+fn in_snapshot(connection: &mut Connection, group: Vec<Job>) {
+    let file = connection.path().unwrap_or_default().to_owned();
+    match connection.transaction_with_behavior(TransactionBehavior::Deferred) {
+        // Ended by being dropped: there is nothing to commit.
+        Ok(snapshot) => group.into_iter().for_each(|job| job(Ok(&snapshot))),
+        Err(error) => {
+            let error = Failure::from(error).explain(&file);
+            group.into_iter().for_each(|job| job(Err(error.clone())));
+        }
+    }
+}
+
+fn explain(connection: &Connection, failure: Failure) -> StoreError {
+    failure.explain(connection.path().unwrap_or_default())
 }

@@ -252,6 +252,24 @@ fn a_sync_asked_before_something_was_missed_does_not_vouch_for_it() {
 }
 
 #[test]
+fn a_further_sync_is_refused_until_the_first_is_answered() {
+    let mut pair = Pair::websocket();
+    let asked = |pair: &Pair| {
+        let syncs = pair.actions.iter();
+        syncs
+            .filter(|action| matches!(action, Action::Sync { .. }))
+            .count()
+    };
+    pair.receive(r#"{"type":"sync"}"#);
+    pair.receive(r#"{"type":"sync"}"#);
+    assert_eq!(asked(&pair), 1);
+    assert_eq!(pair.client.types(), ["error"]);
+    pair.synced(1, true);
+    pair.receive(r#"{"type":"sync"}"#);
+    assert_eq!(asked(&pair), 2);
+}
+
+#[test]
 fn the_sync_at_connect_counts_as_asked() {
     let mut pair = Pair::websocket();
     pair.session.sync_asked();
