@@ -3,13 +3,18 @@
 //! Invariants:
 //! * nothing here waits for a core: what a full inbox does not take stays in that core's own backlog;
 //! * a backlog that does not move for [`limits::CORE_FULL_SHED`], or outgrows [`limits::CORE_BACKLOG`],
-//!   is shed (given back to the caller to be accounted for), except what ends or answers something;
+//!   is shed (given back to the caller to be accounted for), except what ends or answers something: of
+//!   that there is one end and one answer for each connection of the core at most;
 //! * messages to one core keep their order.
 
 use crate::{
-    gateway::{Cores, Full, mailbox::ToCore},
+    gateway::{
+        Cores, Full,
+        mailbox::{ConnId, ToCore},
+    },
     limits,
 };
+use hashbrown::HashSet;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use tokio::{sync::Notify, time::Instant};
@@ -26,6 +31,8 @@ pub enum Relief {
 #[derive(Default)]
 struct Backlog {
     waiting: VecDeque<(Instant, ToCore)>,
+    /// Connections whose end is waiting: to be ended twice is nothing more.
+    ending: HashSet<ConnId>,
     has_shed: bool,
 }
 
@@ -77,6 +84,11 @@ impl Outboxes {
             false => Some(message),
         };
         if let Some(message) = refused {
+            if let ToCore::Close { conn, .. } = &message
+                && !backlog.ending.insert(*conn)
+            {
+                return;
+            }
             backlog.waiting.push_back((Instant::now(), message));
             self.backlogged.notify_one();
         }
@@ -114,6 +126,9 @@ impl Outboxes {
                 break;
             }
             moved = true;
+            if backlog.waiting.is_empty() {
+                backlog.ending.clear();
+            }
         }
         if moved {
             self.link.ring(core);

@@ -40,7 +40,7 @@ async fn a_full_core_sheds_its_own_records_as_deferred_and_holds_nobody() {
     rig.cores[1].fate(delivered[0].0, Fate::Written, 1);
     rig.until_committed(Topic::InApp, (sent + 2) as u64).await;
     assert!(rig.metric(r#"core_shed_total{kind="deliver"}"#) >= 1.0);
-    // It takes messages again: what it holds is told that it may be behind. Ends were never shed.
+    // It takes messages again: what it holds is told that it may be behind. Its end was not shed.
     let mut closes = 0;
     rig.cores[0]
         .expect("behind", |message| match message {
@@ -52,6 +52,7 @@ async fn a_full_core_sheds_its_own_records_as_deferred_and_holds_nobody() {
             _ => None,
         })
         .await;
-    assert_eq!(closes, sent);
+    // One connection is ended once, however often it is asked for while nobody listens.
+    assert!((1..=limits::CORE_INBOX + 1).contains(&closes), "{closes}");
     rig.leave().await;
 }
