@@ -119,12 +119,15 @@ struct Entry {
     cursor: PageCursor,
 }
 
-/// Newest first by creation, each stream in the order of its positions.
+/// Newest first by creation (within a millisecond by id, which intake gives in order), each stream in the
+/// order of its positions.
 fn merge(own: Vec<Row>, broadcasts: Vec<Row>, start: PageCursor) -> impl Iterator<Item = Entry> {
     let mut own = own.into_iter().peekable();
     let mut broadcasts = broadcasts.into_iter().peekable();
     let mut cursor = start;
-    let created = |rows: &mut Peekable<std::vec::IntoIter<Row>>| rows.peek().map(|r| r.created_ms);
+    let created = |rows: &mut Peekable<std::vec::IntoIter<Row>>| {
+        rows.peek().map(|row| (row.created_ms, row.id))
+    };
     std::iter::from_fn(move || {
         let is_broadcast = created(&mut broadcasts) > created(&mut own);
         let row = match is_broadcast {
