@@ -40,7 +40,7 @@ build() {
 
 parts() {
   build
-  packages redis-server=redis-server java=openjdk-17-jre-headless mvn=maven
+  packages redis-server=redis-server java=openjdk-17-jre-headless mvn=maven curl=curl
   # The package starts a server of its own; Herald's scripts start theirs.
   if [ -d /run/systemd/system ]; then as_root systemctl disable --now redis-server 2>/dev/null || true; fi
   HERALD_CACHE=$cache scripts/kafka.sh jars
@@ -48,7 +48,7 @@ parts() {
 
 tests() {
   parts
-  packages chromium=chromium strace=strace node=nodejs npm=npm \
+  packages chromium=chromium strace=strace node=nodejs npm=npm systemd-analyze=systemd \
     /usr/share/fonts/truetype/dejavu=fonts-dejavu-core python3=python3
   [ -x "$cache/python/bin/kosoku" ] || {
     python3 -m venv "$cache/python" 2>/dev/null || { packages /nonexistent=python3-venv; python3 -m venv "$cache/python"; }
