@@ -215,6 +215,11 @@ pub const CORE_FULL_SHED: Duration = Duration::from_millis(100);
 /// Records of one poll of the shard, and records in flight (outcome not yet accepted) per partition.
 pub const SHARD_POLL: usize = 512;
 pub const SHARD_IN_FLIGHT: usize = 16_384;
+/// Records that wait for a reader, and how long it may stand still before them. Over: `/readyz` says
+/// `degraded`. How often a worker of the dispatcher is looked at.
+pub const LAG_RECORDS: u64 = 10_000;
+pub const READER_HALTED: Duration = Duration::from_secs(15);
+pub const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// Outcomes of one batch, and outcomes waiting while no dispatcher answers; over: to `delivery`.
 pub const OUTCOME_BATCH: usize = 1_024;
 pub const OUTCOMES_WAITING: usize = 65_536;

@@ -9,6 +9,7 @@ pub mod embedded;
 pub mod kafka;
 mod metrics;
 mod partitioner;
+pub mod progress;
 
 pub use partitioner::partition_of;
 

@@ -23,10 +23,13 @@ pub enum Cause {
     Registry,
     Bus,
     Dispatcher,
+    /// The reader of a shard's partition does not keep up.
+    CriticalLag,
+    InAppLag,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 7] = [
+    pub const ALL: [Cause; 9] = [
         Cause::Lease,
         Cause::Shard,
         Cause::Broadcast,
@@ -34,6 +37,8 @@ impl Cause {
         Cause::Registry,
         Cause::Bus,
         Cause::Dispatcher,
+        Cause::CriticalLag,
+        Cause::InAppLag,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -45,12 +50,19 @@ impl Cause {
             Cause::Registry => "registry",
             Cause::Bus => "bus",
             Cause::Dispatcher => "dispatcher",
+            Cause::CriticalLag => "critical_lag",
+            Cause::InAppLag => "in_app_lag",
         }
     }
 
     /// A part all hosts share: its fault is no reason to send clients elsewhere.
     fn is_shared(self) -> bool {
-        matches!(self, Cause::Registry | Cause::Bus | Cause::Dispatcher)
+        matches!(self, Cause::Registry | Cause::Bus | Cause::Dispatcher) || self.is_lag()
+    }
+
+    /// A backlog waits on the bus and goes with the shard to whoever takes it, so it hinders no start either.
+    fn is_lag(self) -> bool {
+        matches!(self, Cause::CriticalLag | Cause::InAppLag)
     }
 }
 
@@ -152,7 +164,7 @@ impl Health {
 fn is_ready(state: &State) -> bool {
     let mut causes = state.problems.keys();
     match state.was_ready {
-        false => causes.next().is_none(),
+        false => causes.all(|cause| cause.is_lag()),
         true => causes.all(|cause| cause.is_shared()),
     }
 }
@@ -189,6 +201,23 @@ mod tests {
         assert!(status.ready);
         assert_eq!(status.problems["bus"], "away");
         assert_eq!(status.to_string(), "ready; bus: away");
+    }
+
+    #[test]
+    fn a_backlog_hinders_no_start_and_is_named() {
+        let health = Health::new(Arc::new(ControlMetrics::new(&Metrics::default())));
+        health.fails(Cause::InAppLag, "20000 records wait");
+        for cause in [
+            Cause::Lease,
+            Cause::Shard,
+            Cause::Broadcast,
+            Cause::Dispatcher,
+        ] {
+            health.works(cause);
+        }
+        let status = health.status();
+        assert!(status.ready);
+        assert_eq!(status.problems["in_app_lag"], "20000 records wait");
     }
 
     #[test]

@@ -15,7 +15,10 @@ use super::{
     place::{Batch, DeadLetter},
 };
 use crate::{
-    bus::{BusError, Consumed, Consumer, Polled, Start, Target, Topic, TopicPartition},
+    bus::{
+        BusError, Consumed, Consumer, Polled, Start, Target, Topic, TopicPartition,
+        progress::Progress,
+    },
     limits,
 };
 use parking_lot::Mutex;
@@ -101,15 +104,25 @@ async fn read_shard(
 /// Beside the reader, never in its way: the broker's answer may take a while. Runs until dropped.
 async fn measure_lag(host: Arc<Host>, at: TopicPartition, position: Arc<AtomicU64>) {
     let gauge = host.metrics.lag.with_label_values(&[label(at.topic)]);
+    let mut progress = Progress::default();
     loop {
         tokio::time::sleep(limits::COMMIT_EVERY).await;
         let next = position.load(Ordering::Relaxed);
-        if next == UNKNOWN {
+        let next = (next != UNKNOWN).then_some(next);
+        let Ok(end) = host.bus.end(at).await else {
             continue;
-        }
-        if let Ok(end) = host.bus.end(at).await {
+        };
+        if let Some(next) = next {
             let lag = end.saturating_sub(next);
             gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
+        }
+        let cause = lag_cause(at.topic);
+        match progress.look(next, end, Instant::now().into_std()) {
+            Some(slow) => {
+                let (topic, partition) = (label(at.topic), at.partition);
+                host.fails(cause, format!("{topic} partition {partition}: {slow}"));
+            }
+            None => host.health.works(cause),
         }
     }
 }
@@ -144,6 +157,7 @@ impl Reader {
         }
         self.flow = Arc::default();
         self.measure();
+        self.host.health.works(lag_cause(self.at.topic));
     }
 
     /// One consumer's life. Returns when it is time to leave and everything is committed.
@@ -250,6 +264,13 @@ impl Reader {
             () = tokio::time::sleep(limits::AWAY_RETRY) => {}
             () = self.stop.cancelled() => {}
         }
+    }
+}
+
+fn lag_cause(topic: Topic) -> Cause {
+    match topic {
+        Topic::Critical => Cause::CriticalLag,
+        _ => Cause::InAppLag,
     }
 }
 

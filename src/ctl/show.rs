@@ -35,6 +35,9 @@ pub fn status(answer: &Value) {
     for part in ["bus", "registry", "store"] {
         println!("{part:<9} {}", text(&answer["parts"][part]));
     }
+    for (worker, why) in answer["slow"].as_object().into_iter().flatten() {
+        println!("{worker:<9} SLOW: {}", text(why));
+    }
     if answer["gateways"].is_null() {
         println!("gateways  unknown: the registry is away");
     }

@@ -1,8 +1,8 @@
 //! Whether this dispatcher does its work: the admin port.
 //!
 //! Not ready until every part answered once, and whenever its own store does not. Afterwards a shared
-//! part that is away makes it `degraded`: it still does what can be done, and taking it out of service
-//! would not help.
+//! part that is away, or a worker that does not move, makes it `degraded`: it still does what can be done,
+//! and taking it out of service would not help.
 
 use super::store::SharedStore;
 use crate::{bus::SharedBus, metrics::Metrics, registry::SharedRegistry};
@@ -13,8 +13,10 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use parking_lot::Mutex;
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -28,6 +30,8 @@ pub struct Health {
     store: SharedStore,
     /// Every part answered once since the start.
     started: AtomicBool,
+    /// Workers that do not keep up, and why.
+    slow: Mutex<BTreeMap<&'static str, String>>,
 }
 
 /// One look at the parts.
@@ -36,15 +40,21 @@ pub struct Readiness {
     pub ready: bool,
     /// Parts that are away.
     pub away: Vec<&'static str>,
+    /// Workers that do not keep up, and why. What they read is shared, so no other process would do better.
+    pub slow: BTreeMap<&'static str, String>,
 }
 
 impl fmt::Display for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(if self.ready { "ready" } else { "not ready" })?;
-        match self.away.is_empty() {
-            true => Ok(()),
-            false => write!(f, "; away: {}", self.away.join(", ")),
+        if !self.away.is_empty() {
+            write!(f, "; away: {}", self.away.join(", "))?;
         }
+        if !self.slow.is_empty() {
+            let slow: Vec<&str> = self.slow.keys().copied().collect();
+            write!(f, "; slow: {}", slow.join(", "))?;
+        }
+        Ok(())
     }
 }
 
@@ -55,6 +65,25 @@ impl Health {
             registry,
             store,
             started: AtomicBool::new(false),
+            slow: Mutex::default(),
+        }
+    }
+
+    /// Why the worker does not keep up; `None` once it does. Logged when it comes and when it goes.
+    pub(super) fn worker(&self, group: &'static str, slow: Option<String>) {
+        let mut workers = self.slow.lock();
+        match slow {
+            Some(why) => {
+                if !workers.contains_key(group) {
+                    tracing::warn!(worker = group, "{why}");
+                }
+                workers.insert(group, why);
+            }
+            None => {
+                if workers.remove(group).is_some() {
+                    tracing::info!(worker = group, "keeps up");
+                }
+            }
         }
     }
 
@@ -75,6 +104,7 @@ impl Health {
         Readiness {
             ready: self.started.load(Ordering::Relaxed) && !away.contains(&"store"),
             away,
+            slow: self.slow.lock().clone(),
         }
     }
 }
@@ -94,7 +124,7 @@ pub(super) fn router(health: Arc<Health>, metrics: Metrics) -> Router {
 }
 
 async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
-    let Readiness { ready, away } = health.readiness();
+    let Readiness { ready, away, slow } = health.readiness();
     let status = match ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
@@ -103,8 +133,9 @@ async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
         status,
         Json(json!({
             "ready": ready,
-            "degraded": !away.is_empty(),
+            "degraded": !away.is_empty() || !slow.is_empty(),
             "away": away,
+            "slow": slow,
         })),
     )
 }

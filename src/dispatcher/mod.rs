@@ -17,6 +17,7 @@ mod local;
 mod metrics;
 mod outbox;
 mod patience;
+mod reading;
 mod router;
 mod routes;
 mod sweeper;
@@ -282,6 +283,7 @@ impl Shared {
             bus: self.bus.clone(),
             namespace: self.node.namespace.clone(),
             patience,
+            health: self.health.clone(),
             shutdown: shutdown.clone(),
         };
         tasks.spawn(worker::run(router, start.clone()));

@@ -3,14 +3,18 @@
 //! Invariant: an offset is committed only after the work on everything before it is durable. A crash in
 //! between re-reads records, so all work is idempotent by position or by (id, user).
 
-use super::patience::{BackOff, Patience, Stopped};
+use super::{
+    health::Health,
+    patience::{BackOff, Patience, Stopped},
+    reading::Reading,
+};
 use crate::{
     bus::{BusError, Consumed, Consumer, Polled, SharedBus, Topic, TopicPartition},
     ids::Namespace,
     limits,
 };
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 #[async_trait]
@@ -34,16 +38,30 @@ pub struct Surroundings {
     /// Prefix of the group's id.
     pub namespace: Namespace,
     pub patience: Patience,
+    /// Learns of a worker that does not move.
+    pub health: Arc<Health>,
     pub shutdown: CancellationToken,
 }
 
 /// Runs until `shutdown`; answers the name of the group. A bus that is away is waited for.
 pub async fn run(mut work: impl Work, surroundings: Surroundings) -> &'static str {
+    let (bus, health) = (surroundings.bus.clone(), surroundings.health.clone());
+    let reading = Reading::default();
+    let watching = reading.clone().watch(work.group(), bus, health);
+    tokio::select! {
+        () = read(&mut work, &surroundings, &reading) => {}
+        () = watching => {}
+    }
+    work.group()
+}
+
+async fn read(work: &mut impl Work, surroundings: &Surroundings, reading: &Reading) {
     let Surroundings {
         bus,
         namespace,
         patience,
         shutdown,
+        ..
     } = surroundings;
     let group = format!("{namespace}.{}", work.group());
     let topics = work.topics();
@@ -53,7 +71,9 @@ pub async fn run(mut work: impl Work, surroundings: Surroundings) -> &'static st
             .until_done("subscribe", || bus.subscribe(&group, &topics))
             .await;
         let Ok(mut consumer) = subscribed else { break };
-        let consumed = consume(&mut work, consumer.as_mut(), &patience, &shutdown).await;
+        reading.begins();
+        let consumed = consume(work, consumer.as_mut(), reading, patience, shutdown).await;
+        reading.ends();
         let Ok(error) = consumed else { break };
         // A consumer that met an error is replaced: the committed offset is where it goes on.
         drop(consumer);
@@ -61,13 +81,13 @@ pub async fn run(mut work: impl Work, surroundings: Surroundings) -> &'static st
             break;
         }
     }
-    work.group()
 }
 
 /// Returns the error that ended the consumer. A batch that was read is finished, whoever leaves.
 async fn consume(
     work: &mut impl Work,
     consumer: &mut dyn Consumer,
+    reading: &Reading,
     patience: &Patience,
     shutdown: &CancellationToken,
 ) -> Result<BusError, Stopped> {
@@ -80,9 +100,14 @@ async fn consume(
             Ok(Polled::Records(records)) => {
                 work.batch(&records).await?;
                 commit(consumer, &records, patience).await?;
+                reading.finished(&records);
             }
-            Ok(Polled::Assigned(_)) => work.assigned(),
-            Ok(Polled::Revoked(_) | Polled::Idle) => {}
+            Ok(Polled::Assigned(partitions)) => {
+                work.assigned();
+                reading.assigned(&partitions);
+            }
+            Ok(Polled::Revoked(partitions)) => reading.revoked(&partitions),
+            Ok(Polled::Idle) => {}
             Err(error) => return Ok(error),
         }
     }

@@ -61,6 +61,7 @@ pub async fn fleet(State(shared): State<Shared>, _: Producer) -> Result<Json<Val
         "region": shared.node.region.as_str(),
         "ready": readiness.ready,
         "parts": { "bus": part("bus"), "registry": part("registry"), "store": part("store") },
+        "slow": readiness.slow,
         "gateways": gateways.map(|all| all.iter().map(describe_gateway).collect::<Vec<_>>()),
         "shards": shards.map(|all| all.iter().map(describe_shard).collect::<Vec<_>>()),
     })))
