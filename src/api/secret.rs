@@ -1,4 +1,7 @@
 //! The shared secret between our processes: sent as `authorization: Bearer …`, compared in constant time.
+//!
+//! A file may hold several, one a line: the first is sent, each is taken. So a secret is replaced while some
+//! processes still have the old file: add the new one below everywhere, then put it first, then drop the old.
 
 use crate::config::{ConfigError, Grpc, Secret};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -13,7 +16,7 @@ pub fn from_config(grpc: &Grpc) -> Result<Option<Secret>, ConfigError> {
     match &grpc.secret_file {
         Some(path) => {
             let secret = Secret::from_file("grpc.secret_file", path)?;
-            bearer(&secret)?;
+            alternatives(&secret).try_for_each(|line| bearer(line).map(drop))?;
             Ok(Some(secret))
         }
         None if grpc.listen.ip().is_loopback() => Ok(None),
@@ -27,8 +30,13 @@ pub fn from_config(grpc: &Grpc) -> Result<Option<Secret>, ConfigError> {
     }
 }
 
-fn bearer(secret: &Secret) -> Result<MetadataValue<Ascii>, ConfigError> {
-    let mut value: MetadataValue<Ascii> = format!("Bearer {}", secret.expose())
+fn alternatives(secret: &Secret) -> impl Iterator<Item = &str> {
+    let lines = secret.expose().lines().map(str::trim);
+    lines.filter(|line| !line.is_empty())
+}
+
+fn bearer(secret: &str) -> Result<MetadataValue<Ascii>, ConfigError> {
+    let mut value: MetadataValue<Ascii> = format!("Bearer {secret}")
         .parse()
         .map_err(|_| ConfigError::new("grpc.secret_file", "the secret is not printable ASCII"))?;
     value.set_sensitive(true);
@@ -41,7 +49,8 @@ pub struct Present(Option<MetadataValue<Ascii>>);
 
 impl Present {
     pub fn new(secret: Option<&Secret>) -> Result<Present, ConfigError> {
-        secret.map(bearer).transpose().map(Present)
+        let first = secret.and_then(|secret| alternatives(secret).next());
+        first.map(bearer).transpose().map(Present)
     }
 }
 
@@ -75,12 +84,13 @@ impl Interceptor for Demand {
             .metadata()
             .get("authorization")
             .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let is_ours = |presented: &[u8]| {
+            alternatives(secret).fold(false, |found, ours| {
+                found | verify_slices_are_equal(presented, ours.as_bytes()).is_ok()
+            })
+        };
         match presented {
-            Some(presented)
-                if verify_slices_are_equal(presented, secret.expose().as_bytes()).is_ok() =>
-            {
-                Ok(request)
-            }
+            Some(presented) if is_ours(presented) => Ok(request),
             _ => Err(Status::unauthenticated(
                 "the shared secret is missing or another one: compare grpc.secret_file on both sides",
             )),
@@ -118,5 +128,23 @@ mod tests {
         assert!(present(Some("one")));
         assert!(!present(Some("two")));
         assert!(!present(None));
+    }
+
+    #[test]
+    fn while_a_secret_is_replaced_both_are_taken_and_the_first_is_sent() {
+        let lets_in = |file: &str, secret: &str| {
+            let mut present = Present::new(Some(&Secret::new(secret))).unwrap();
+            let mut demand = Demand::new(Some(Secret::new(file)));
+            demand.call(present.call(Request::new(())).unwrap()).is_ok()
+        };
+        // The order of a replacement: whoever has the next file meets whoever has the former one.
+        let files = ["old", "old\nnew", "new\nold", "new"];
+        for pair in files.windows(2) {
+            assert!(lets_in(pair[0], pair[1]), "{pair:?}");
+            assert!(lets_in(pair[1], pair[0]), "{pair:?}");
+        }
+        assert!(!lets_in("new", "old"));
+        assert!(!lets_in("old\nnew", "other"));
+        assert!(!lets_in("old\nnew", "ld"));
     }
 }
