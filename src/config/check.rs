@@ -203,7 +203,8 @@ impl Drain {
     pub fn check(&self) -> Result<(), ConfigError> {
         let most = limits::DRAIN_MS_MAX;
         within("drain.grace_ms", self.grace_ms, 0..=most)?;
-        within("drain.window_ms", self.window_ms, 0..=most)
+        within("drain.window_ms", self.window_ms, 0..=most)?;
+        within("drain.deadline_ms", self.deadline_ms, 0..=most)
     }
 }
 

@@ -269,8 +269,10 @@ pub struct Grpc {
 pub struct Drain {
     /// From "not ready" to the end of accepting: what the load balancer needs to notice.
     pub grace_ms: u64,
-    /// Window over which clients are asked to reconnect.
+    /// Window over which clients are asked to reconnect where no sibling lives to set the pace.
     pub window_ms: u64,
+    /// With siblings: who is still here then is sent away at once, spread over the crash slot.
+    pub deadline_ms: u64,
 }
 
 impl Default for Drain {
@@ -278,6 +280,7 @@ impl Default for Drain {
         Drain {
             grace_ms: 5_000,
             window_ms: 30_000,
+            deadline_ms: 1_800_000,
         }
     }
 }

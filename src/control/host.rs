@@ -19,11 +19,11 @@ use crate::{
     ids::{GatewayEpoch, GatewayId, Namespace, Region, UserId},
     position::Cursors,
     proto::client::frames,
-    registry::{ShardLease, SharedRegistry},
+    registry::{GatewayLease, ShardLease, SharedRegistry},
 };
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 use tokio::sync::watch;
 
@@ -60,6 +60,9 @@ pub struct Host {
     /// The end of `broadcast` is noted: no later broadcast escapes this host.
     pub follows_broadcasts: watch::Sender<bool>,
     pub draining: AtomicBool,
+    /// Connections opened so far, and a second, lately.
+    pub opened: AtomicU64,
+    pub opened_per_s: AtomicU32,
     /// Stream names of this region, shared by all its items.
     pub streams: [Arc<str>; 2],
 }
@@ -69,13 +72,25 @@ impl Host {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Connections a second this host could take on top of what it holds.
+    /// Connections a second this host could take on top of what came lately.
     pub fn spare_accepts_per_s(&self) -> u32 {
         let room = self.gateway.connections_soft as u64;
-        match self.table.connections() < room && !self.is_draining() {
-            true => self.gateway.accepts_per_s,
-            false => 0,
+        if self.table.connections() >= room || self.is_draining() {
+            return 0;
         }
+        let used = self.opened_per_s.load(Ordering::Relaxed);
+        self.gateway.accepts_per_s.saturating_sub(used)
+    }
+
+    /// Other hosts of the region that take clients.
+    pub fn siblings<'a>(&self, leases: &'a [GatewayLease]) -> Vec<&'a GatewayLease> {
+        let is_sibling = |lease: &&GatewayLease| {
+            lease.live
+                && !lease.info.draining
+                && lease.owner.gateway != self.id
+                && lease.info.region == self.region
+        };
+        leases.iter().filter(is_sibling).collect()
     }
 
     /// Who says what an outcome says, now.

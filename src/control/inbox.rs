@@ -20,7 +20,12 @@ use crate::{
 };
 use bytes::Bytes;
 use smallvec::SmallVec;
-use std::{collections::BTreeSet, io, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 use tokio::sync::{mpsc, watch};
 
 pub struct Receiver {
@@ -106,6 +111,7 @@ impl Receiver {
     }
 
     fn opened(&self, conn: ConnId, user: UserId, cursors: Option<Cursors>) {
+        self.host.opened.fetch_add(1, Ordering::Relaxed);
         // From here on live frames flow.
         let opened = self.host.table.open(&user, conn);
         let catch_up = cursors.map(|cursors| (cursors, limits::SYNC_ITEMS));

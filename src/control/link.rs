@@ -174,7 +174,8 @@ fn may_be_shed(message: &ToCore) -> bool {
         ToCore::Answer { .. }
         | ToCore::Close { .. }
         | ToCore::StopAccepting
-        | ToCore::Drain { .. }
+        | ToCore::Leave(_)
+        | ToCore::Evict { .. }
         | ToCore::Shutdown => false,
     }
 }

@@ -26,6 +26,13 @@ pub struct ControlMetrics {
     pub epoch: IntGauge,
     pub shard: IntGauge,
     pub accuracy_ppm: IntGauge,
+    pub leaving: LeavingMetrics,
+}
+
+/// How clients leave this host, or would.
+pub struct LeavingMetrics {
+    pub evicting: IntGauge,
+    pub slot_ms: IntGauge,
 }
 
 impl ControlMetrics {
@@ -100,6 +107,22 @@ impl ControlMetrics {
             accuracy_ppm: m.gauge(
                 "registry_accuracy_ppm",
                 "Users the registry holds as it should, per million, over the last full comparison",
+            ),
+            leaving: LeavingMetrics::new(m),
+        }
+    }
+}
+
+impl LeavingMetrics {
+    fn new(m: &Metrics) -> LeavingMetrics {
+        LeavingMetrics {
+            evicting: m.gauge(
+                "evicting_per_s",
+                "Clients sent to other hosts in this second",
+            ),
+            slot_ms: m.gauge(
+                "slot_ms",
+                "Window in which clients would come back were this host to vanish",
             ),
         }
     }

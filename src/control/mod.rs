@@ -24,6 +24,7 @@ mod low_water;
 mod metrics;
 mod outcomes;
 mod ownership;
+mod pacing;
 mod place;
 mod posts;
 mod shard;
@@ -162,6 +163,8 @@ impl Control {
             named_epoch: Arc::new(watch::Sender::new(None)),
             follows_broadcasts: watch::Sender::new(false),
             draining: Default::default(),
+            opened: Default::default(),
+            opened_per_s: Default::default(),
         };
         Ok(Control {
             host: Arc::new(host),
@@ -261,6 +264,7 @@ impl Control {
         tasks.spawn(posts::run(host.clone(), reporter.clone(), queued));
         tasks.spawn(broadcast::run(host.clone()));
         tasks.spawn(upkeep::run(host.clone()));
+        tasks.spawn(upkeep::keep_slot(host.clone()));
         tasks.spawn(upkeep::relieve_cores(host.clone()));
         tasks.spawn(admin::serve(self.admin, host.clone(), self.metrics));
         if let Some((listener, secret)) = self.grpc {

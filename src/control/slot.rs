@@ -1,11 +1,14 @@
 //! The window in which clients should come back were this host to vanish.
 //!
-//! The simple rule: as long as a sibling would need to accept this host's connections one after the
-//! other at the rate it shapes accepting to. A change is told only when it exceeds 20 %.
+//! As long as its siblings would need for this host's connections, each at [`LOAD`] of the rate it shapes
+//! accepting to. A change is told only when it exceeds 20 %.
 
 /// Bounds of the window. Below the least, jitter alone spreads clients well enough.
 const WINDOW_MS_MIN: u32 = 5_000;
 const WINDOW_MS_MAX: u32 = 300_000;
+/// Share of the siblings' accept limits that this host's clients may take, per cent: they come by dice, not
+/// in step, and others come too.
+const LOAD: u64 = 80;
 
 /// The window as advertised last.
 #[derive(Debug)]
@@ -23,8 +26,8 @@ impl Default for Slot {
 
 impl Slot {
     /// The new window, when it differs from the advertised one by more than a fifth.
-    pub fn update(&mut self, connections: u64, accepts_per_s: u32) -> Option<u32> {
-        let needed_ms = connections * 1000 / u64::from(accepts_per_s.max(1));
+    pub fn update(&mut self, connections: u64, takers_per_s: u64) -> Option<u32> {
+        let needed_ms = connections * 1000 * 100 / (takers_per_s.max(1) * LOAD);
         let window_ms = u32::try_from(needed_ms).unwrap_or(u32::MAX);
         let window_ms = window_ms.clamp(WINDOW_MS_MIN, WINDOW_MS_MAX);
         if window_ms.abs_diff(self.window_ms) <= self.window_ms / 5 {
@@ -43,15 +46,15 @@ mod tests {
     fn a_small_change_is_not_worth_a_frame() {
         let mut slot = Slot::default();
         assert_eq!(slot.update(1_000, 5_000), None);
-        assert_eq!(slot.update(500_000, 5_000), Some(100_000));
-        assert_eq!(slot.update(590_000, 5_000), None);
-        assert_eq!(slot.update(610_000, 5_000), Some(122_000));
+        assert_eq!(slot.update(500_000, 10_000), Some(62_500));
+        assert_eq!(slot.update(590_000, 10_000), None);
+        assert_eq!(slot.update(610_000, 10_000), Some(76_250));
     }
 
     #[test]
     fn the_window_is_bounded_both_ways() {
         let mut slot = Slot::default();
-        assert_eq!(slot.update(u64::from(u32::MAX), 1), Some(WINDOW_MS_MAX));
+        assert_eq!(slot.update(600_000, 1), Some(WINDOW_MS_MAX));
         assert_eq!(slot.update(0, 0), Some(WINDOW_MS_MIN));
     }
 }

@@ -90,10 +90,14 @@ impl Core {
                 self.walks.tell_slot();
             }
             ToCore::StopAccepting => self.door.close(),
-            ToCore::Drain { window_ms } => {
-                self.context.draining = true;
-                self.walks.drain(self.context.now.mono_ms + window_ms);
+            ToCore::Leave(leaving) => {
+                self.context.draining = leaving;
+                self.walks.leave(leaving);
             }
+            ToCore::Evict {
+                clients,
+                back_within_ms,
+            } => self.walks.evict(clients, back_within_ms),
             ToCore::Shutdown => self.shut_down(),
         }
     }

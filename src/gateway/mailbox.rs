@@ -61,8 +61,12 @@ pub enum ToCore {
     },
     /// Stop accepting (shutdown and close of the listener).
     StopAccepting,
-    /// Ask every client to come back elsewhere, spread evenly over the window; close 1012 each.
-    Drain { window_ms: u64 },
+    /// Leaving: newcomers are refused, and [`FromCore::Drained`] says when nobody is left. `false` takes it
+    /// back.
+    Leave(bool),
+    /// Ask so many clients, evenly over the coming second, to come back elsewhere within `back_within_ms`
+    /// (each by its own dice); close 1012 each. What an earlier order left over is forgotten.
+    Evict { clients: u32, back_within_ms: u32 },
     /// Close what is left and end the thread.
     Shutdown,
 }

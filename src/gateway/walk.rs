@@ -1,5 +1,5 @@
 //! What concerns every connection of a core, done in slices: a broadcast as fast as the rest allows, a new
-//! slot over a heartbeat, a drain evenly over its window.
+//! slot over a heartbeat, an eviction evenly over its second.
 //!
 //! Invariants:
 //! * a walk keeps its place by slot, and entries never move: nobody who was there at its start and stays
@@ -34,7 +34,9 @@ pub(super) struct Walks {
     broadcasts: VecDeque<Broadcast>,
     /// Next slot to be told of the new window.
     slot_at: Option<u32>,
-    drain: Option<Drain>,
+    eviction: Eviction,
+    /// Leaving, and control was not told yet that nobody is left.
+    leaving: bool,
 }
 
 /// One item on its way to everyone.
@@ -46,11 +48,15 @@ pub(super) struct Broadcast {
     written: u32,
 }
 
-struct Drain {
+/// Clients asked to come back elsewhere.
+#[derive(Default)]
+struct Eviction {
+    /// Where the next is looked for; the walk goes round, so that nobody is asked before all others were.
     at: u32,
-    until_ms: u64,
-    /// Control was told that nobody is left.
-    told: bool,
+    /// Still to be asked in this second, and its ticks that are left.
+    clients: u32,
+    ticks: u32,
+    back_within_ms: u32,
 }
 
 impl Broadcast {
@@ -83,12 +89,18 @@ impl Walks {
         self.slot_at = Some(0);
     }
 
-    pub fn drain(&mut self, until_ms: u64) {
-        self.drain = Some(Drain {
-            at: 0,
-            until_ms,
-            told: false,
-        });
+    pub fn leave(&mut self, leaving: bool) {
+        self.leaving = leaving;
+        self.eviction = Eviction::default();
+    }
+
+    pub fn evict(&mut self, clients: u32, back_within_ms: u32) {
+        self.eviction = Eviction {
+            at: self.eviction.at,
+            clients,
+            ticks: (1_000 / TICK_MS) as u32,
+            back_within_ms,
+        };
     }
 }
 
@@ -131,7 +143,12 @@ impl Core {
     /// A tick's share of the paced walks.
     pub fn walk_by_tick(&mut self) {
         self.tell_slot_by_tick();
-        self.drain_by_tick();
+        self.evict_by_tick();
+        if self.walks.leaving && self.conns.len() == 0 {
+            self.walks.leaving = false;
+            let core = self.context.core;
+            self.context.mail.tell(FromCore::Drained { core });
+        }
     }
 
     fn tell_slot_by_tick(&mut self) {
@@ -152,29 +169,26 @@ impl Core {
         self.walks.slot_at = (end < self.conns.end()).then_some(end);
     }
 
-    /// So many that the rest leaves evenly in the ticks that are left.
-    fn drain_by_tick(&mut self) {
-        let Some(mut drain) = self.walks.drain.take() else {
-            return;
-        };
-        let left_ms = drain.until_ms.saturating_sub(self.context.now.mono_ms);
-        let ticks = (left_ms / TICK_MS).max(1) as usize;
-        let mut share = self.conns.len().div_ceil(ticks);
-        while share > 0 && drain.at < self.conns.end() {
-            let index = drain.at;
-            drain.at += 1;
+    /// A tick's share of those to ask. Looks at every slot once at most.
+    fn evict_by_tick(&mut self) {
+        let eviction = &mut self.walks.eviction;
+        let mut share = eviction.clients.div_ceil(eviction.ticks.max(1));
+        eviction.clients -= share;
+        eviction.ticks = eviction.ticks.saturating_sub(1);
+        let (mut at, within_ms) = (eviction.at, eviction.back_within_ms);
+        let end = self.conns.end();
+        let mut unseen = end;
+        while share > 0 && unseen > 0 {
+            let index = if at < end { at } else { 0 };
+            at = index + 1;
+            unseen -= 1;
             self.visit(index, |conn, id, context| {
-                if ask_to_leave(conn, id, context) {
+                if ask_to_leave(conn, id, within_ms, context) {
                     share -= 1;
                 }
             });
         }
-        if self.conns.len() == 0 && !drain.told {
-            drain.told = true;
-            let core = self.context.core;
-            self.context.mail.tell(FromCore::Drained { core });
-        }
-        self.walks.drain = Some(drain);
+        self.walks.eviction.at = at;
     }
 
     fn visit(&mut self, index: u32, mut act: impl FnMut(&mut Conn, ConnId, &mut Context)) {
@@ -192,12 +206,11 @@ impl Core {
 
 /// `reconnect` and close 1012; false if there was nobody to ask: who has yet to send a request will be
 /// refused when it comes.
-fn ask_to_leave(conn: &mut Conn, id: ConnId, context: &mut Context) -> bool {
+fn ask_to_leave(conn: &mut Conn, id: ConnId, back_within_ms: u32, context: &mut Context) -> bool {
     let ending = Ending::Ours(CloseCode::Restart, "drain");
     match &mut conn.state {
         State::Open(open) => {
-            let slot = context.slot;
-            let after_ms = rand::random_range(slot.after_ms_min..=slot.after_ms_max);
+            let after_ms = rand::random_range(0..=back_within_ms);
             open.session
                 .reconnect(after_ms, "drain", &mut context.actions);
             Open::carry_out(conn, id, context);

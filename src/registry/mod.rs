@@ -26,7 +26,10 @@ pub struct GatewayInfo {
     /// `None` while it owns no shard.
     pub shard: Option<u32>,
     pub connections: u64,
-    /// Connections a second it could take on top.
+    /// Connections a second it shapes accepting to; 0 where an older release said nothing.
+    #[serde(default)]
+    pub accepts_limit_per_s: u32,
+    /// Of these, what it could take on top of what came lately; 0 also when it has no room.
     pub spare_accepts_per_s: u32,
     pub region: Region,
     /// It is draining: nobody should send clients there.

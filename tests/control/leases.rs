@@ -12,6 +12,7 @@ fn info() -> GatewayInfo {
         grpc: String::new(),
         shard: None,
         connections: 0,
+        accepts_limit_per_s: 5_000,
         spare_accepts_per_s: 0,
         region: "local".parse().unwrap(),
         draining: false,

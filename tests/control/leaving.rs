@@ -22,14 +22,19 @@ async fn a_gateway_leaves_in_order_and_finishes_what_is_in_flight() {
                 order.push("stop accepting");
                 None
             }
-            ToCore::Drain { window_ms: 50 } => {
-                order.push("drain");
+            ToCore::Leave(true) => {
+                order.push("leave");
+                None
+            }
+            ToCore::Evict { clients, .. } => {
+                assert!(*clients >= 1);
+                order.push("evict");
                 Some(())
             }
             _ => None,
         })
         .await;
-    assert_eq!(order, ["stop accepting", "drain"]);
+    assert_eq!(order, ["stop accepting", "leave", "evict"]);
     // Delivered while it leaves; the core answers after its last connection is gone.
     rig.route(Topic::InApp, vec![routed("ann", 1).into_record()])
         .await;
@@ -75,7 +80,7 @@ async fn a_second_wish_to_leave_ends_at_once_and_still_gives_the_leases_back() {
     rig.shutdown.cancel();
     rig.core()
         .expect("the drain", |m| {
-            matches!(m, ToCore::Drain { .. }).then_some(())
+            matches!(m, ToCore::Evict { .. }).then_some(())
         })
         .await;
     rig.now.cancel();

@@ -167,6 +167,7 @@ impl Rig {
             grpc: "127.0.0.1:1".into(),
             shard: Some(shard),
             connections: users.len() as u64,
+            accepts_limit_per_s: 5_000,
             spare_accepts_per_s: 10,
             region: "local".parse().unwrap(),
             draining: false,

@@ -15,7 +15,8 @@ on_both_engines!(
     a_broadcast_reaches_everyone_on_every_core,
     a_new_slot_is_told_to_all_and_to_newcomers,
     a_drain_asks_everyone_to_leave_and_says_when_all_are_gone,
-    a_draining_core_refuses_newcomers,
+    as_many_are_evicted_as_were_asked_for,
+    a_draining_core_refuses_newcomers_until_it_stays_after_all,
     accepting_stops_for_good,
     a_shutdown_ends_all_and_tells_control,
     a_full_control_queue_stops_reading_and_loses_nothing,
@@ -94,11 +95,12 @@ fn a_drain_asks_everyone_to_leave_and_says_when_all_are_gone(engine: Engine) {
     let clients: Vec<Client> = (0..20).map(|_| gateway.connect("42")).collect();
     let conns: Vec<_> = clients.iter().map(|_| gateway.opened().0).collect();
     gateway.send(0, ToCore::StopAccepting);
-    gateway.send(0, ToCore::Drain { window_ms: 500 });
+    gateway.send(0, ToCore::Leave(true));
+    gateway.send(0, evict(u32::MAX));
     for mut client in clients {
         let reconnect = client.hear_type("reconnect");
         assert_eq!(reconnect["reason"], "drain");
-        assert!(reconnect["after_ms"].is_u64());
+        assert!(reconnect["after_ms"].as_u64().unwrap() <= 200);
         assert_eq!(client.close_frame().code, CloseCode::Restart);
     }
     for conn in conns {
@@ -107,12 +109,40 @@ fn a_drain_asks_everyone_to_leave_and_says_when_all_are_gone(engine: Engine) {
     drained(&mut gateway);
 }
 
-fn a_draining_core_refuses_newcomers(engine: Engine) {
+fn evict(clients: u32) -> ToCore {
+    ToCore::Evict {
+        clients,
+        back_within_ms: 200,
+    }
+}
+
+fn as_many_are_evicted_as_were_asked_for(engine: Engine) {
     let mut gateway = Gateway::start(engine);
-    gateway.send(0, ToCore::Drain { window_ms: 50 });
+    let _clients: Vec<Client> = (0..20).map(|_| gateway.connect("42")).collect();
+    for _ in 0..20 {
+        gateway.opened();
+    }
+    for round in 1..=2 {
+        gateway.send(0, evict(5));
+        gateway.await_metric("herald_closed_total{code=\"1012\"}", f64::from(round * 5));
+    }
+    // The rest stays, and newcomers are welcome.
+    gateway.connect("42");
+    gateway.opened();
+    assert_eq!(gateway.metric("herald_closed_total{code=\"1012\"}"), 10.0);
+}
+
+fn a_draining_core_refuses_newcomers_until_it_stays_after_all(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    gateway.send(0, ToCore::Leave(true));
     drained(&mut gateway);
     let refused = Client::connect(gateway.address(), "/connect", &[bearer("42")]);
     assert_eq!(refused.err(), Some(503));
+    gateway.send(0, ToCore::Leave(false));
+    let from = std::time::Instant::now();
+    while Client::connect(gateway.address(), "/connect", &[bearer("42")]).is_err() {
+        assert!(from.elapsed() < DEADLINE);
+    }
 }
 
 fn accepting_stops_for_good(engine: Engine) {

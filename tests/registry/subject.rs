@@ -113,6 +113,7 @@ pub fn info(shard: Option<u32>) -> GatewayInfo {
         grpc: "10.0.0.1:9250".into(),
         shard,
         connections: 7,
+        accepts_limit_per_s: 5_000,
         spare_accepts_per_s: 100,
         region: "eu".parse().unwrap(),
         draining: false,

@@ -81,6 +81,7 @@ async fn enter(registry: &impl Registry, users: &[UserId]) -> Result<()> {
         grpc: "127.0.0.1:9250".into(),
         shard: None,
         connections: 0,
+        accepts_limit_per_s: 5_000,
         spare_accepts_per_s: 0,
         region: "local".parse::<Region>()?,
         draining: false,

@@ -84,6 +84,7 @@ fn describe_gateway(lease: &GatewayLease) -> Value {
         "live": lease.live,
         "shard": info.shard,
         "connections": info.connections,
+        "accepts_limit_per_s": info.accepts_limit_per_s,
         "spare_accepts_per_s": info.spare_accepts_per_s,
         "grpc": info.grpc,
         "region": info.region.as_str(),

@@ -70,6 +70,7 @@ impl Default for Setup {
             drain: Drain {
                 grace_ms: 20,
                 window_ms: 50,
+                deadline_ms: 60_000,
             },
             timings: Timings {
                 lease_ms: 2_000,
