@@ -5,9 +5,7 @@
 //! * what a part understands better than this module (networks, origins, token keys, the URLs and TLS files
 //!   of Redis and Kafka) is judged by that part; `process::check` asks all of them in one pass.
 
-use super::{
-    Admin, Auth, ConfigError, Dispatchers, Drain, Gateway, Grpc, Http, Log, Secret, Shard,
-};
+use super::{Auth, ConfigError, Dispatchers, Drain, Gateway, Grpc, Http, Log, Secret, Shard};
 use crate::limits;
 use std::{
     fmt::Display,
@@ -148,12 +146,6 @@ impl Auth {
         demanded
             .into_iter()
             .try_for_each(|(key, text)| named(key, text.as_deref()))
-    }
-}
-
-impl Admin {
-    pub fn check(&self) -> Result<(), ConfigError> {
-        readable_secret("admin.token_file", self.token_file.as_deref())
     }
 }
 

@@ -111,7 +111,6 @@ pub struct GatewayConfig {
 fn gateway_admin() -> Admin {
     Admin {
         listen: sections::loopback(9150),
-        token_file: None,
     }
 }
 
@@ -148,7 +147,6 @@ pub struct DispatcherConfig {
 fn dispatcher_admin() -> Admin {
     Admin {
         listen: sections::loopback(9151),
-        token_file: None,
     }
 }
 

@@ -242,13 +242,11 @@ impl Default for Kafka {
     }
 }
 
-/// `[admin]`: read-only health and metrics, and (by token) what changes state.
+/// `[admin]`: health and metrics, read-only.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     pub listen: SocketAddr,
-    #[serde(default)]
-    pub token_file: Option<PathBuf>,
 }
 
 /// `[grpc]`: between our processes. Off loopback, `secret_file` is demanded.

@@ -48,7 +48,6 @@ impl Checked for GatewayConfig {
         self.dispatchers.check()?;
         secret::from_config(&self.grpc)?;
         self.grpc.check_advertised()?;
-        self.admin.check()?;
         apart(&[
             ("gateway.listen", self.gateway.listen),
             ("admin.listen", self.admin.listen),
@@ -76,7 +75,6 @@ impl Checked for DispatcherConfig {
         if let Some(address) = &self.grpc.advertise {
             config::check::host_and_port("grpc.advertise", address)?;
         }
-        self.admin.check()?;
         apart(&[
             ("http.listen", self.http.listen),
             ("admin.listen", self.admin.listen),
@@ -95,7 +93,6 @@ impl Checked for StandaloneConfig {
         shard(self.gateway.shard)?;
         self.drain.check()?;
         self.http.check()?;
-        self.admin.check()?;
         apart(&[
             ("gateway.listen", self.gateway.listen),
             ("http.listen", self.http.listen),

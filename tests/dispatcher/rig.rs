@@ -343,10 +343,7 @@ async fn run_dispatcher(
             advertise: None,
             secret_file: None,
         }),
-        admin: Some(config::Admin {
-            listen: here,
-            token_file: None,
-        }),
+        admin: Some(config::Admin { listen: here }),
         bus: bus.clone(),
         registry: registry.clone(),
         store: store.clone(),

@@ -170,10 +170,7 @@ impl Rig {
                 ..Gateway::default()
             },
             drain: setup.drain,
-            admin: Admin {
-                listen: loopback,
-                token_file: None,
-            },
+            admin: Admin { listen: loopback },
             grpc: setup.grpc,
             pace: Pace {
                 renew: Duration::from_millis(50),
