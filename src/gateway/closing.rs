@@ -16,9 +16,11 @@ use crate::{
         message::{Decoder, Event},
         session::Session,
     },
+    sys,
 };
 use bytes::{Buf, Bytes};
-use std::{io, net::Shutdown};
+use socket2::SockRef;
+use std::{io, net::Shutdown, time::Duration};
 
 pub(super) struct Closing {
     rest: Rest,
@@ -135,6 +137,10 @@ impl Closing {
         if let State::Closing(closing) = &mut conn.state {
             if closing.decoder.is_some() {
                 context.stats.close_unanswered();
+            }
+            if closing.wants_flush() || !matches!(sys::unsent_bytes(&conn.socket), Ok(0)) {
+                // It does not read. The kernel would keep what it was given for minutes, for nobody.
+                let _ = SockRef::from(&conn.socket).set_linger(Some(Duration::ZERO));
             }
             conn.state = State::Gone;
         }

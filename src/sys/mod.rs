@@ -10,12 +10,14 @@
 mod access;
 mod epoll;
 mod notify;
+mod socket;
 mod table;
 mod thread;
 
 pub use access::may_write_in;
 pub use epoll::{EVENTS_MAX, Epoll, Interest, Readiness, Ready};
 pub use notify::{AwaitedDoorbell, Doorbell, Ticker};
+pub use socket::unsent_bytes;
 pub use table::{OwnTable, count_descriptors, raise_descriptor_limit};
 pub use thread::{cpus, pin_to_cpu};
 

@@ -7,7 +7,7 @@ use herald::{
     gateway::mailbox::{FromCore, ToCore},
     proto::close::CloseCode as Ours,
 };
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use tungstenite::{
     Message,
     protocol::{CloseFrame, frame::coding::CloseCode},
@@ -166,7 +166,10 @@ fn a_client_that_never_reads_is_closed_and_others_notice_nothing(engine: Engine)
         cfg.deferred_after_ms = 100;
         cfg.unwritable_close_ms = 700;
     });
-    let _stalled = gateway.connect("43");
+    let mut stalled = gateway.connect("43");
+    // Or the kernel would take all of it on the client's behalf.
+    let small = socket2::SockRef::from(stalled.socket.get_ref());
+    small.set_recv_buffer_size(8 * 1024).unwrap();
     let (of_stalled, ..) = gateway.opened();
     let mut reading = gateway.connect("42");
     let (of_reading, ..) = gateway.opened();
@@ -191,4 +194,19 @@ fn a_client_that_never_reads_is_closed_and_others_notice_nothing(engine: Engine)
     assert!(gateway.metric("herald_shed_total") > 0.0);
     assert!(matches!(reading.socket.send(Message::text("{}")), Ok(())));
     reading.hear_type("error");
+
+    // The kernel was not left with what nobody reads: the connection was reset.
+    let from = std::time::Instant::now();
+    while gateway.metric(r#"herald_connections{core="0"}"#) > 1.0 {
+        assert!(from.elapsed() < DEADLINE);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let mut buffer = vec![0; 1 << 20];
+    let end = loop {
+        match stalled.socket.get_mut().read(&mut buffer) {
+            Ok(read) if read > 0 => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
