@@ -225,6 +225,16 @@ pub const OUTCOME_BATCH: usize = 1_024;
 pub const OUTCOMES_WAITING: usize = 65_536;
 /// Registry entries of ended gateways that one dispatcher removes a second.
 pub const SWEEP_PER_S: usize = 5_000;
+/// How often a dispatcher looks at the shards that no gateway owns, and how long the committed offset of one
+/// with unread records must stand still first: a gateway cut off from the registry alone still commits.
+pub const FINISHER_EVERY: Duration = Duration::from_secs(2);
+pub const FINISHER_STILL: Duration = Duration::from_secs(4);
+/// Shards one dispatcher finishes at once. Over: they wait for a free place, or another dispatcher.
+pub const FINISHING_AT_ONCE: usize = 16;
+/// Nothing came from a shard for this long though its end lies further on: what is missing was deleted by
+/// retention. The shard is looked at again after the second figure.
+pub const FINISHER_IDLE: Duration = Duration::from_secs(3);
+pub const FINISHER_AGAIN: Duration = Duration::from_secs(60);
 /// Records of one router batch.
 pub const ROUTER_BATCH: usize = 512;
 /// Hops of a record after `not_here`.

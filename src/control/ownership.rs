@@ -210,6 +210,10 @@ impl Keeper {
             RegistryError::Held {
                 holder, wait_ms, ..
             } => (format!("the shard is held by {holder}"), wait_ms),
+            RegistryError::Finishing { .. } => (
+                "a dispatcher finishes the shard: it yields within seconds".to_owned(),
+                limits::AWAY_RETRY.as_millis() as u64,
+            ),
             RegistryError::Lost { epoch } => {
                 self.lose_gateway(epoch);
                 ("the gateway's lease was lost".to_owned(), 0)

@@ -1,7 +1,7 @@
 //! What the dispatcher counts. Every refusal and every drop has a cause from a closed list.
 
 use crate::metrics::Metrics;
-use prometheus::{Histogram, IntCounter, IntCounterVec};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 #[derive(Clone, Debug)]
 pub struct DispatcherMetrics {
@@ -110,6 +110,31 @@ impl DispatcherMetrics {
                 "retries_total",
                 "Steps of the dispatcher's workers that had to be tried again.",
                 &["step"],
+            ),
+        }
+    }
+}
+
+/// Of shards that no gateway owns.
+#[derive(Clone, Debug)]
+pub struct FinisherMetrics {
+    /// Shards held now.
+    pub holding: IntGauge,
+    /// Records read there, by result.
+    pub records: IntCounterVec,
+}
+
+impl FinisherMetrics {
+    pub fn new(metrics: &Metrics) -> FinisherMetrics {
+        FinisherMetrics {
+            holding: metrics.gauge(
+                "finishing_shards",
+                "Shards without a gateway that this dispatcher reads to their end now.",
+            ),
+            records: metrics.counters(
+                "finished_total",
+                "Records read from shards without a gateway, by result (not_here: looked for elsewhere).",
+                &["result"],
             ),
         }
     }

@@ -9,6 +9,7 @@ pub mod store;
 
 mod broadcast;
 mod fan_out;
+mod finisher;
 mod frame;
 mod grpc;
 mod health;
@@ -275,14 +276,14 @@ impl Shared {
         };
         let delivery = DeliveryTopic {
             tracker: self.tracker.clone(),
-            outbox,
+            outbox: outbox.clone(),
             patience: patience.clone(),
             metrics: self.metrics.clone(),
         };
         let start = worker::Surroundings {
             bus: self.bus.clone(),
             namespace: self.node.namespace.clone(),
-            patience,
+            patience: patience.clone(),
             health: self.health.clone(),
             shutdown: shutdown.clone(),
         };
@@ -290,6 +291,15 @@ impl Shared {
         tasks.spawn(worker::run(fan_out, start.clone()));
         tasks.spawn(worker::run(broadcast, start.clone()));
         tasks.spawn(worker::run(delivery, start));
+        let finisher = finisher::Finisher::new(
+            self,
+            finisher::Means {
+                tracker: self.tracker.clone(),
+                outbox,
+                patience,
+            },
+        );
+        tasks.spawn(finisher.run(shutdown.clone()));
         tasks.spawn(sweeper::run(self.registry.clone(), shutdown.clone()));
     }
 }

@@ -19,14 +19,24 @@ pub(super) enum Seen {
         owner: GatewayEpoch,
         epoch: u64,
     },
+    /// A dispatcher holds it until a gateway wants it.
+    Finishing {
+        owner: Option<GatewayEpoch>,
+        epoch: u64,
+    },
 }
 
 /// Shards worth a try, best first. The one our own earlier life owned comes first: nobody else answers
-/// what waits in it. Then the free ones from the lowest; the absent ones last, since they make us wait.
+/// what waits in it. Then the free ones from the lowest, those being finished, and the absent ones, since they make us
+/// wait longest.
 pub(super) fn order(owner: &GatewayEpoch, shards: &[Seen]) -> Vec<u32> {
     let own = |seen: &Seen| match seen {
-        Seen::Absent | Seen::Free { owner: None, .. } => None,
+        Seen::Absent | Seen::Free { owner: None, .. } | Seen::Finishing { owner: None, .. } => None,
         Seen::Free {
+            owner: Some(last),
+            epoch,
+        }
+        | Seen::Finishing {
             owner: Some(last),
             epoch,
         }
@@ -39,7 +49,8 @@ pub(super) fn order(owner: &GatewayEpoch, shards: &[Seen]) -> Vec<u32> {
         .map(|(_, shard)| shard);
     let free = numbered().filter(|(_, seen)| matches!(seen, Seen::Free { .. }));
     let absent = numbered().filter(|(_, seen)| matches!(seen, Seen::Absent));
-    let others = free.chain(absent).map(|(shard, _)| shard);
+    let finishing = numbered().filter(|(_, seen)| matches!(seen, Seen::Finishing { .. }));
+    let others = free.chain(finishing).chain(absent).map(|(shard, _)| shard);
     former
         .into_iter()
         .chain(others.filter(|shard| Some(*shard) != former))
@@ -112,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_former_shard_comes_first_then_the_free_then_the_absent() {
+    fn an_own_former_shard_comes_first_then_the_free_the_finished_and_the_absent() {
         let free = |owner: Option<&str>, epoch| Seen::Free {
             owner: owner.map(life),
             epoch,
@@ -126,11 +137,17 @@ mod tests {
             held("gw-2.5", 9),
             free(Some("gw-2.4"), 3),
             held("gw-1.5", 7),
+            Seen::Finishing {
+                owner: Some(life("gw-4.1")),
+                epoch: 5,
+            },
             free(Some("gw-1.4"), 6),
             free(None, 0),
         ];
-        assert_eq!(order(&life("gw-1.6"), &shards), [3, 2, 4, 5, 0]);
-        assert_eq!(order(&life("gw-3.1"), &shards), [2, 4, 5, 0]);
+        assert_eq!(order(&life("gw-1.6"), &shards), [3, 2, 5, 6, 4, 0]);
+        assert_eq!(order(&life("gw-3.1"), &shards), [2, 5, 6, 4, 0]);
+        // It yields soon, and nobody else should take it meanwhile.
+        assert_eq!(order(&life("gw-4.2"), &shards), [4, 2, 5, 6, 0]);
     }
 
     #[test]

@@ -56,6 +56,16 @@ pub struct ShardLease {
     pub live: bool,
 }
 
+/// A dispatcher's hold of a shard that no gateway owns: it re-routes what waits there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinisherLease {
+    pub shard: u32,
+    /// Random per process, like a gateway's holder.
+    pub finisher: String,
+    /// Above that of every owner before: one of them that still acts learns that it was replaced.
+    pub epoch: u64,
+}
+
 /// Which shard a gateway asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardClaim {
@@ -99,6 +109,10 @@ pub enum RegistryError {
         until_ms: u64,
         wait_ms: u64,
     },
+    /// A dispatcher finishes the shard. It has been told that a gateway wants it and yields with its next
+    /// renewal; `wait_ms` is the rest of its lease.
+    #[error("{finisher} finishes the shard and yields it within {wait_ms} ms")]
+    Finishing { finisher: String, wait_ms: u64 },
     /// A higher epoch or a sweep took it from us.
     #[error("lost: the record is at epoch {epoch}")]
     Lost { epoch: u64 },
@@ -117,6 +131,8 @@ pub const RENEW_MS: u64 = 3_000;
 pub const SWEEP_AFTER_MS: u64 = 60_000;
 /// Wait before an absent record is granted to one that shows no former epoch.
 pub const CLAIMABLE_AFTER_MS: u64 = 15_000;
+/// A finisher leaves a shard to the gateways for this long after its lease ended, or became claimable.
+pub const FINISH_AFTER_MS: u64 = 5_000;
 
 /// The figures above, smaller in tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +141,7 @@ pub struct Timings {
     pub sweep_after_ms: u64,
     /// 0 grants a claim on an absent record at once.
     pub claimable_after_ms: u64,
+    pub finish_after_ms: u64,
     /// Gateways' leases that a lookup uses may be this old.
     pub leases_cached_ms: u64,
 }
@@ -135,6 +152,7 @@ impl Default for Timings {
             lease_ms: LEASE_MS,
             sweep_after_ms: SWEEP_AFTER_MS,
             claimable_after_ms: CLAIMABLE_AFTER_MS,
+            finish_after_ms: FINISH_AFTER_MS,
             leases_cached_ms: 1_000,
         }
     }
@@ -185,9 +203,24 @@ pub trait Registry: Send + Sync + 'static {
 
     async fn release_shard(&self, lease: &ShardLease) -> Result<(), RegistryError>;
 
+    /// A dispatcher takes a shard that no gateway owns, after the gateways had their time:
+    /// [`RegistryError::Claimable`] says when, unless somebody renews. The last owner stays on record.
+    async fn finish_shard(
+        &self,
+        finisher: &str,
+        shard: u32,
+    ) -> Result<FinisherLease, RegistryError>;
+
+    /// `true` when a gateway wants the shard: the finisher yields it. An absent record is
+    /// [`RegistryError::Lost`]: gateways claim first.
+    async fn renew_finisher(&self, lease: &FinisherLease) -> Result<bool, RegistryError>;
+
+    async fn release_finisher(&self, lease: &FinisherLease) -> Result<(), RegistryError>;
+
     /// Every lease known, live or lapsed.
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError>;
 
+    /// Those that a gateway owned last; live while it does.
     async fn shards(&self, count: u32) -> Result<Vec<ShardLease>, RegistryError>;
 
     /// Enters users (0→1 on this gateway), reverse index first. Idempotent; pipelined.

@@ -2,6 +2,7 @@
 
 mod doors;
 mod faults;
+mod finisher;
 mod inbox;
 mod intake;
 mod poison;

@@ -15,7 +15,7 @@ use herald::{
     ids::{GatewayEpoch, NotificationId, UserId},
     metrics::Metrics,
     position::Position,
-    registry::{GatewayInfo, Registration, SharedRegistry, embedded::EmbeddedRegistry},
+    registry::{GatewayInfo, Registration, ShardClaim, SharedRegistry, embedded::EmbeddedRegistry},
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ impl Rig {
         }
     }
 
-    /// Another dispatcher over the same bus, registry and store.
+    /// Another dispatcher over the same bus, registry and store, in its place.
     pub async fn restart(&mut self) {
         self.stop().await;
         self.metrics = Metrics::default();
@@ -178,6 +178,12 @@ impl Rig {
             .acquire_gateway(&id, "test", &info)
             .await
             .unwrap();
+        // Another one may live there still: only a lease that nobody has is finished.
+        let claim = ShardClaim::Exact {
+            shard,
+            former_epoch: None,
+        };
+        let _ = self.registry.claim_shard(&owner, claim).await;
         self.register(&owner, users).await;
         owner
     }
@@ -325,7 +331,7 @@ impl Drop for Rig {
     }
 }
 
-async fn run_dispatcher(
+pub async fn run_dispatcher(
     bus: &SharedBus,
     registry: &SharedRegistry,
     store: &SharedStore,

@@ -5,6 +5,7 @@
 
 mod access;
 mod connections;
+mod finishing;
 mod leases;
 mod orders;
 mod outage;
@@ -64,6 +65,16 @@ on_both! {
         an_older_life_can_not_take_the_shard_from_a_newer_one
         a_claim_that_is_repeated_is_the_same_lease
         a_released_shard_is_free_at_once
+    }
+    finishing {
+        a_shard_whose_owner_is_gone_is_held_by_one_finisher_at_a_time
+        a_live_owner_and_the_time_after_its_lease_are_respected
+        a_finisher_claims_an_absent_record_after_the_gateways_had_their_time
+        a_gateway_that_wants_the_shard_gets_it_when_the_finisher_yields
+        a_shard_that_was_finished_goes_back_to_its_last_owner
+        a_free_shard_is_taken_before_one_that_is_being_finished
+        a_finisher_learns_that_a_gateway_came_back_with_the_registry_empty
+        every_order_of_claims_yields_and_a_kill_leaves_one_owner_at_a_time
     }
     connections {
         a_registered_user_is_found_at_every_gateway_that_entered_them

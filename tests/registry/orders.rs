@@ -159,7 +159,7 @@ impl World {
 }
 
 /// All ways to merge the sequences, each kept in its own order.
-fn interleavings(sequences: &[&[Step]]) -> Vec<Vec<Step>> {
+pub fn interleavings<S: Copy>(sequences: &[&[S]]) -> Vec<Vec<S>> {
     if sequences.iter().all(|steps| steps.is_empty()) {
         return vec![Vec::new()];
     }

@@ -20,6 +20,7 @@ pub const LASTING: Timings = Timings {
     lease_ms: 60_000,
     sweep_after_ms: 60_000,
     claimable_after_ms: 0,
+    finish_after_ms: 0,
     leases_cached_ms: 0,
 };
 
@@ -28,6 +29,7 @@ pub const LAPSING: Timings = Timings {
     lease_ms: 0,
     sweep_after_ms: 0,
     claimable_after_ms: 0,
+    finish_after_ms: 0,
     leases_cached_ms: 0,
 };
 

@@ -98,8 +98,22 @@ impl Tracker {
 
     /// Makes everything in a batch durable in its final place.
     pub async fn apply(&self, outcomes: &[Outcome]) -> Result<(), TrackError> {
+        self.apply_from(outcomes, None).await
+    }
+
+    /// As [`Tracker::apply`], for what a finisher answers in the place of a shard's owner: nobody is looked
+    /// for in that shard again. A gateway that takes it later tells its clients that they may be behind.
+    pub async fn finish(&self, outcomes: &[Outcome], shard: u32) -> Result<(), TrackError> {
+        self.apply_from(outcomes, Some(shard)).await
+    }
+
+    async fn apply_from(
+        &self,
+        outcomes: &[Outcome],
+        finished: Option<u32>,
+    ) -> Result<(), TrackError> {
         let mut records = self.read_marks(outcomes).await?;
-        records.extend(self.reroute(outcomes).await?);
+        records.extend(self.reroute(outcomes, finished).await?);
         if !records.is_empty() {
             self.produce(records).await?;
         }

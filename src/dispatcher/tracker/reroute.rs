@@ -18,10 +18,12 @@ use crate::{
 use std::collections::BTreeSet;
 
 impl Tracker {
-    /// Records that follow from the `not_here` among the outcomes; users are looked up all at once.
+    /// Records that follow from the `not_here` among the outcomes; users are looked up all at once. The shard
+    /// that is being `finished` gets none of them back.
     pub(super) async fn reroute(
         &self,
         outcomes: &[Outcome],
+        finished: Option<u32>,
     ) -> Result<Vec<(Target, Record)>, TrackError> {
         let mut asked = Vec::new();
         let mut users = Vec::new();
@@ -48,7 +50,8 @@ impl Tracker {
             return Ok(Vec::new());
         };
         let mut records = Vec::new();
-        for ((outcome, user), routes) in asked.into_iter().zip(routes) {
+        for ((outcome, user), mut routes) in asked.into_iter().zip(routes) {
+            routes.retain(|route| route.shard.is_none() || route.shard != finished);
             let (result, more) = self.next_hop(outcome, user, &routes).await?;
             self.count(result);
             records.extend(more);

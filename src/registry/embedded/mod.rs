@@ -6,15 +6,15 @@
 mod tables;
 
 use super::{
-    GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route, ShardClaim,
-    ShardLease, Swept, Timings,
+    FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
+    ShardClaim, ShardLease, Swept, Timings,
     claim::{self, Seen, Tries},
 };
 use crate::ids::{GatewayEpoch, GatewayId, UserId};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use tables::{GatewayRecord, ShardRecord, State, Tables};
+use tables::{GatewayRecord, Hold, ShardRecord, State, Tables};
 
 pub struct EmbeddedRegistry {
     timings: Timings,
@@ -156,14 +156,8 @@ impl Registry for EmbeddedRegistry {
 
     async fn renew_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
         let mut tables = self.tables.lock();
-        if let Some(ShardRecord::Owned {
-            owner,
-            epoch,
-            state,
-            ..
-        }) = tables.shards.get(&lease.shard)
-        {
-            let same = *epoch == lease.epoch && *owner == lease.owner && *state == State::Held;
+        if let Some(record @ ShardRecord::Owned { epoch, .. }) = tables.shards.get(&lease.shard) {
+            let same = record.is_held_by(&lease.owner, lease.epoch);
             if *epoch >= lease.epoch && !same {
                 return Err(RegistryError::Lost { epoch: *epoch });
             }
@@ -175,18 +169,47 @@ impl Registry for EmbeddedRegistry {
     async fn release_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
         let mut tables = self.tables.lock();
         let now_ms = tables.now_ms();
-        if let Some(ShardRecord::Owned {
-            owner,
-            epoch,
-            state,
-            until_ms,
-        }) = tables.shards.get_mut(&lease.shard)
-            && *epoch == lease.epoch
-            && *owner == lease.owner
-            && *state == State::Held
+        if let Some(record) = tables.shards.get_mut(&lease.shard)
+            && record.is_held_by(&lease.owner, lease.epoch)
         {
-            *state = State::Released;
-            *until_ms = now_ms;
+            record.release(now_ms);
+        }
+        Ok(())
+    }
+
+    async fn finish_shard(
+        &self,
+        finisher: &str,
+        shard: u32,
+    ) -> Result<FinisherLease, RegistryError> {
+        self.tables.lock().finish(finisher, shard, self.timings)
+    }
+
+    async fn renew_finisher(&self, lease: &FinisherLease) -> Result<bool, RegistryError> {
+        let mut tables = self.tables.lock();
+        let until = tables.now_ms() + self.timings.lease_ms;
+        match tables.shards.get_mut(&lease.shard) {
+            Some(ShardRecord::Owned {
+                epoch,
+                hold: Hold::Finishing { finisher, wanted },
+                until_ms,
+                ..
+            }) if *epoch == lease.epoch && *finisher == lease.finisher => {
+                *until_ms = until;
+                Ok(*wanted)
+            }
+            Some(ShardRecord::Owned { epoch, .. }) => Err(RegistryError::Lost { epoch: *epoch }),
+            _ => Err(RegistryError::Lost { epoch: 0 }),
+        }
+    }
+
+    async fn release_finisher(&self, lease: &FinisherLease) -> Result<(), RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        if let Some(record) = tables.shards.get_mut(&lease.shard)
+            && record.is_finished_by(&lease.finisher, lease.epoch)
+        {
+            record.release(now_ms);
         }
         Ok(())
     }
@@ -208,13 +231,13 @@ impl Registry for EmbeddedRegistry {
                 ShardRecord::Owned {
                     owner,
                     epoch,
-                    state,
+                    hold,
                     until_ms,
                 } => Some(ShardLease {
                     shard: *shard,
-                    owner: owner.clone(),
+                    owner: owner.clone()?,
                     epoch: *epoch,
-                    live: *state == State::Held && *until_ms > now_ms,
+                    live: *hold == Hold::Held && *until_ms > now_ms,
                 }),
             });
         Ok(owned.collect())

@@ -1,7 +1,8 @@
 //! The tables and what one step does to them.
 
 use super::super::{
-    GatewayInfo, GatewayLease, Registration, RegistryError, ShardLease, Timings, claim::Seen,
+    FinisherLease, GatewayInfo, GatewayLease, Registration, RegistryError, ShardLease, Timings,
+    claim::Seen,
 };
 use crate::{
     ids::{GatewayEpoch, GatewayId, UserId},
@@ -30,6 +31,18 @@ pub(super) enum State {
     Swept,
 }
 
+/// How a shard is held.
+#[derive(PartialEq, Eq)]
+pub(super) enum Hold {
+    Held,
+    Released,
+    /// By a dispatcher.
+    Finishing {
+        finisher: String,
+        wanted: bool,
+    },
+}
+
 pub(super) struct GatewayRecord {
     pub(super) epoch: u64,
     pub(super) holder: String,
@@ -44,9 +57,10 @@ pub(super) enum ShardRecord {
     /// Absent, but a claim without a former epoch has begun to wait.
     Waiting { claimable_at_ms: u64 },
     Owned {
-        owner: GatewayEpoch,
+        /// The gateway that owns it or did so last.
+        owner: Option<GatewayEpoch>,
         epoch: u64,
-        state: State,
+        hold: Hold,
         until_ms: u64,
     },
 }
@@ -102,15 +116,16 @@ impl Tables {
             Some(ShardRecord::Owned {
                 owner,
                 epoch,
-                state,
+                hold,
                 until_ms,
             }) => {
                 let (owner, epoch) = (owner.clone(), *epoch);
-                if *state == State::Held && *until_ms > now_ms {
-                    Seen::Held { owner, epoch }
-                } else {
-                    let owner = Some(owner);
-                    Seen::Free { owner, epoch }
+                match (hold, owner) {
+                    (Hold::Held, Some(owner)) if *until_ms > now_ms => Seen::Held { owner, epoch },
+                    (Hold::Finishing { .. }, owner) if *until_ms > now_ms => {
+                        Seen::Finishing { owner, epoch }
+                    }
+                    (_, owner) => Seen::Free { owner, epoch },
                 }
             }
         }
@@ -124,7 +139,7 @@ impl Tables {
         timings: Timings,
     ) -> Result<ShardLease, RegistryError> {
         let now_ms = self.now_ms();
-        let epoch = match (self.shards.get(&shard), former_epoch) {
+        let epoch = match (self.shards.get_mut(&shard), former_epoch) {
             // Who remembers goes on, under what it remembers: a higher memory can still replace it.
             (None | Some(ShardRecord::Waiting { .. }), Some(former)) => former,
             (Some(ShardRecord::Owned { epoch, .. }), Some(former)) if former > *epoch => former,
@@ -157,9 +172,9 @@ impl Tables {
         timings: Timings,
     ) -> ShardLease {
         let record = ShardRecord::Owned {
-            owner: owner.clone(),
+            owner: Some(owner.clone()),
             epoch,
-            state: State::Held,
+            hold: Hold::Held,
             until_ms: self.now_ms() + timings.lease_ms,
         };
         self.shards.insert(shard, record);
@@ -169,6 +184,52 @@ impl Tables {
             epoch,
             live: true,
         }
+    }
+
+    /// Gateways go first, whatever is waited for: a renewal, an owner that remembers, another finisher.
+    pub(super) fn finish(
+        &mut self,
+        finisher: &str,
+        shard: u32,
+        timings: Timings,
+    ) -> Result<FinisherLease, RegistryError> {
+        let now_ms = self.now_ms();
+        let record = self.shards.entry(shard).or_insert(ShardRecord::Waiting {
+            claimable_at_ms: now_ms + timings.claimable_after_ms,
+        });
+        let (last, stored, until_ms) = match record {
+            ShardRecord::Waiting { claimable_at_ms } => (None, 0, *claimable_at_ms),
+            ShardRecord::Owned {
+                owner,
+                epoch,
+                until_ms,
+                ..
+            } => (owner.clone(), *epoch, *until_ms),
+        };
+        let again = record.is_finished_by(finisher, stored);
+        let free_ms = until_ms + timings.finish_after_ms;
+        if free_ms > now_ms && !again {
+            let in_ms = free_ms - now_ms;
+            return Err(RegistryError::Claimable { in_ms });
+        }
+        let epoch = match again {
+            true => stored,
+            false => now_ms.max(stored + 1),
+        };
+        *record = ShardRecord::Owned {
+            owner: last,
+            epoch,
+            hold: Hold::Finishing {
+                finisher: finisher.to_owned(),
+                wanted: again && record.is_wanted(),
+            },
+            until_ms: now_ms + timings.lease_ms,
+        };
+        Ok(FinisherLease {
+            shard,
+            finisher: finisher.to_owned(),
+            epoch,
+        })
     }
 
     pub(super) fn stamp(&self, owner: &GatewayEpoch, user: &UserId) -> Option<u64> {
@@ -237,33 +298,76 @@ impl Tables {
 }
 
 impl ShardRecord {
-    /// Epoch under which `owner` may take the record that somebody wrote.
+    pub(super) fn is_held_by(&self, life: &GatewayEpoch, at: u64) -> bool {
+        let ShardRecord::Owned {
+            owner, epoch, hold, ..
+        } = self
+        else {
+            return false;
+        };
+        *epoch == at && owner.as_ref() == Some(life) && *hold == Hold::Held
+    }
+
+    pub(super) fn is_finished_by(&self, name: &str, at: u64) -> bool {
+        let ShardRecord::Owned { epoch, hold, .. } = self else {
+            return false;
+        };
+        *epoch == at && matches!(hold, Hold::Finishing { finisher, .. } if finisher == name)
+    }
+
+    fn is_wanted(&self) -> bool {
+        let ShardRecord::Owned { hold, .. } = self else {
+            return false;
+        };
+        matches!(hold, Hold::Finishing { wanted: true, .. })
+    }
+
+    pub(super) fn release(&mut self, now_ms: u64) {
+        if let ShardRecord::Owned { hold, until_ms, .. } = self {
+            *hold = Hold::Released;
+            *until_ms = now_ms;
+        }
+    }
+
+    /// Epoch under which `claimant` may take the record that somebody wrote. One that is being finished is
+    /// marked as wanted.
     pub(super) fn next_epoch(
-        &self,
+        &mut self,
         claimant: &GatewayEpoch,
         now_ms: u64,
     ) -> Result<u64, RegistryError> {
         let ShardRecord::Owned {
             owner,
             epoch,
-            state,
+            hold,
             until_ms,
         } = self
         else {
             return Ok(now_ms);
         };
-        if *state == State::Held && owner == claimant {
-            return Ok(*epoch);
+        let live = *until_ms > now_ms;
+        match (hold, owner) {
+            (Hold::Held, Some(owner)) if owner == claimant => return Ok(*epoch),
+            (Hold::Held, Some(owner)) if live => {
+                // The gateway's own lease has fenced its older lives off.
+                let older_life = owner.gateway == claimant.gateway && owner.epoch < claimant.epoch;
+                if !older_life {
+                    return Err(RegistryError::Held {
+                        holder: owner.to_string(),
+                        until_ms: *until_ms,
+                        wait_ms: *until_ms - now_ms,
+                    });
+                }
+            }
+            (Hold::Finishing { finisher, wanted }, _) if live => {
+                *wanted = true;
+                return Err(RegistryError::Finishing {
+                    finisher: finisher.clone(),
+                    wait_ms: *until_ms - now_ms,
+                });
+            }
+            _ => {}
         }
-        // The gateway's own lease has fenced its older lives off.
-        let older_life = owner.gateway == claimant.gateway && owner.epoch < claimant.epoch;
-        if *state == State::Held && *until_ms > now_ms && !older_life {
-            return Err(RegistryError::Held {
-                holder: owner.to_string(),
-                until_ms: *until_ms,
-                wait_ms: *until_ms - now_ms,
-            });
-        }
-        Ok(now_ms.max(epoch + 1))
+        Ok(now_ms.max(*epoch + 1))
     }
 }

@@ -35,7 +35,7 @@ impl Keys {
         format!("{}:gateways", self.namespace)
     }
 
-    /// Hash: gateway, life (its epoch), epoch, state, until.
+    /// Hash: gateway, life (its epoch), epoch, state, until; while a dispatcher finishes it: finisher, wanted.
     pub(super) fn shard(&self, shard: u32) -> String {
         format!("{}:shard:{shard}", self.namespace)
     }

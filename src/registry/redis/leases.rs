@@ -1,7 +1,9 @@
 //! Leases of gateways and shards.
 
 use super::{
-    super::{GatewayInfo, GatewayLease, RegistryError, ShardLease, claim, claim::Seen},
+    super::{
+        FinisherLease, GatewayInfo, GatewayLease, RegistryError, ShardLease, claim, claim::Seen,
+    },
     RedisRegistry, scripts,
 };
 use crate::{
@@ -166,6 +168,47 @@ impl RedisRegistry {
         self.decide("release_shard", &pipeline).await.map(drop)
     }
 
+    pub(super) async fn hold_for_finishing(
+        &self,
+        finisher: &str,
+        shard: u32,
+    ) -> Result<FinisherLease, RegistryError> {
+        let mut pipeline = redis::pipe();
+        let key = self.keys.shard(shard);
+        scripts::eval(&mut pipeline, scripts::FINISH_SHARD, &key)
+            .arg(finisher)
+            .arg(self.timings.lease_ms)
+            .arg(self.timings.claimable_after_ms)
+            .arg(self.timings.finish_after_ms);
+        let epoch = self.decide("finish_shard", &pipeline).await?;
+        Ok(FinisherLease {
+            shard,
+            finisher: finisher.to_owned(),
+            epoch,
+        })
+    }
+
+    /// Whether a gateway wants it.
+    pub(super) async fn renew_hold(&self, lease: &FinisherLease) -> Result<bool, RegistryError> {
+        let mut pipeline = redis::pipe();
+        let key = self.keys.shard(lease.shard);
+        scripts::eval(&mut pipeline, scripts::RENEW_FINISHER, &key)
+            .arg(&lease.finisher)
+            .arg(lease.epoch)
+            .arg(self.timings.lease_ms);
+        let wanted = self.decide("renew_finisher", &pipeline).await?;
+        Ok(wanted > 0)
+    }
+
+    pub(super) async fn release_hold(&self, lease: &FinisherLease) -> Result<(), RegistryError> {
+        let mut pipeline = redis::pipe();
+        let key = self.keys.shard(lease.shard);
+        scripts::eval(&mut pipeline, scripts::RELEASE_FINISHER, &key)
+            .arg(&lease.finisher)
+            .arg(lease.epoch);
+        self.decide("release_finisher", &pipeline).await.map(drop)
+    }
+
     pub(super) async fn read_shards(&self, count: u32) -> Result<Vec<ShardLease>, RegistryError> {
         let (now_ms, records) = self.shard_records(count).await?;
         let leases = (0..).zip(records).filter_map(|(shard, record)| {
@@ -277,6 +320,10 @@ impl ShardRecord {
         match self.state.as_str() {
             "" => Seen::Absent,
             "waiting" if self.until_ms > now_ms => Seen::Absent,
+            "finishing" if self.until_ms > now_ms => Seen::Finishing {
+                owner: self.owner.clone(),
+                epoch: self.epoch,
+            },
             _ => match &self.owner {
                 Some(owner) if self.live(now_ms) => Seen::Held {
                     owner: owner.clone(),

@@ -12,8 +12,8 @@ mod scripts;
 mod sweep;
 
 use super::{
-    GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route, ShardClaim,
-    ShardLease, Swept, Timings,
+    FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
+    ShardClaim, ShardLease, Swept, Timings,
 };
 use crate::{
     config::{self, ConfigError},
@@ -122,6 +122,22 @@ impl Registry for RedisRegistry {
 
     async fn release_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
         self.release_ownership(lease).await
+    }
+
+    async fn finish_shard(
+        &self,
+        finisher: &str,
+        shard: u32,
+    ) -> Result<FinisherLease, RegistryError> {
+        self.hold_for_finishing(finisher, shard).await
+    }
+
+    async fn renew_finisher(&self, lease: &FinisherLease) -> Result<bool, RegistryError> {
+        self.renew_hold(lease).await
+    }
+
+    async fn release_finisher(&self, lease: &FinisherLease) -> Result<(), RegistryError> {
+        self.release_hold(lease).await
     }
 
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {

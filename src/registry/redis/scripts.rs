@@ -23,6 +23,9 @@ scripts! {
     CLAIM_SHARD = "scripts/claim_shard.lua";
     RENEW_SHARD = "scripts/renew_shard.lua";
     RELEASE_SHARD = "scripts/release_shard.lua";
+    FINISH_SHARD = "scripts/finish_shard.lua";
+    RENEW_FINISHER = "scripts/renew_finisher.lua";
+    RELEASE_FINISHER = "scripts/release_finisher.lua";
 }
 
 /// Adds a call of a lease script; its arguments follow by `.arg`. The text goes along: a lease is renewed
@@ -62,6 +65,10 @@ pub(super) fn outcome((code, text, number, wait_ms): Reply) -> Result<u64, Regis
     match code.as_str() {
         "granted" => Ok(number),
         "lost" => Err(RegistryError::Lost { epoch: number }),
+        "finishing" => Err(RegistryError::Finishing {
+            finisher: text,
+            wait_ms,
+        }),
         "claimable" => Err(RegistryError::Claimable { in_ms: number }),
         _ => Err(RegistryError::Held {
             holder: text,

@@ -76,6 +76,7 @@ impl Default for Setup {
                 lease_ms: 2_000,
                 sweep_after_ms: 2_000,
                 claimable_after_ms: 0,
+                finish_after_ms: 0,
                 leases_cached_ms: 0,
             },
             grpc: None,

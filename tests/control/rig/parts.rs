@@ -8,8 +8,8 @@ use herald::{
     ids::{GatewayEpoch, GatewayId, UserId},
     position::Cursors,
     registry::{
-        GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route, ShardClaim,
-        ShardLease, Swept, embedded::EmbeddedRegistry,
+        FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
+        ShardClaim, ShardLease, Swept, embedded::EmbeddedRegistry,
     },
 };
 use parking_lot::Mutex;
@@ -124,6 +124,19 @@ impl Registry for Faulty {
     async fn release_shard(&self, lease: &ShardLease) -> Result<(), RegistryError> {
         self.journal.lock().push("release shard".into());
         self.real.release_shard(lease).await
+    }
+    async fn finish_shard(
+        &self,
+        finisher: &str,
+        shard: u32,
+    ) -> Result<FinisherLease, RegistryError> {
+        self.real.finish_shard(finisher, shard).await
+    }
+    async fn renew_finisher(&self, lease: &FinisherLease) -> Result<bool, RegistryError> {
+        self.real.renew_finisher(lease).await
+    }
+    async fn release_finisher(&self, lease: &FinisherLease) -> Result<(), RegistryError> {
+        self.real.release_finisher(lease).await
     }
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
         self.real.gateways().await

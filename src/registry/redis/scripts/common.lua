@@ -5,6 +5,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function digits(number) return string.format('%.0f', number) end
 local function granted(epoch) return {'granted', '', epoch, 0} end
 local function held(holder, until_ms) return {'held', holder, until_ms, until_ms - now} end
+local function finishing(finisher, until_ms) return {'finishing', finisher, until_ms, until_ms - now} end
 local function lost(epoch) return {'lost', '', epoch, 0} end
 local function claimable(in_ms) return {'claimable', '', in_ms, 0} end
 -- The list of ended lives with one more; the oldest go first when it is full.
