@@ -7,7 +7,7 @@ use super::{Log, Logs, OpenError, Options};
 use crate::bus::{Topic, TopicPartition};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, config::DbConfig, params};
 use std::{
     collections::HashMap,
     fs::File,
@@ -79,7 +79,14 @@ pub(super) fn open(dir: &Path, options: Options) -> Result<(Connection, Logs), O
     Ok((connection, logs))
 }
 
+/// Plans are made once: a bound LIMIT would else have SQLite parse the statement anew with every use.
+pub(super) fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
 fn tune(connection: &Connection) -> rusqlite::Result<u32> {
+    keep_plans(connection)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;

@@ -103,7 +103,9 @@ impl Readers {
             return Ok(connection);
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Connection::open_with_flags(&self.path, flags)
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        file::keep_plans(&connection)?;
+        Ok(connection)
     }
 
     fn give_back(&self, connection: Connection) {

@@ -7,7 +7,7 @@
 //! * `user_version` names the schema; a file of a later release is refused untouched.
 
 use crate::{dispatcher::store::StoreError, limits};
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 use std::{path::Path, time::Duration};
 
 /// Name of the file in the store's directory.
@@ -203,6 +203,8 @@ fn open(path: &Path, cache_kib: i64) -> Result<Connection, Failure> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Else a bound LIMIT makes SQLite parse and plan the statement anew with every use of it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // A negative size is in KiB.
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     connection.pragma_update(None, "temp_store", "memory")?;
