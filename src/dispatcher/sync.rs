@@ -85,10 +85,8 @@ impl Sync {
         let doubt = self.doubt_about(&cursors);
         let after = |stream: &str| cursors.get(stream).copied().filter(|at| is_known(*at));
         let (user_after, all_after) = (after(&self.user_stream), after(&self.broadcast_stream));
-        let (user_rows, all_rows) = tokio::try_join!(
-            self.store.rows_after(user, user_after, limit),
-            self.store.broadcasts_after(all_after, limit),
-        )?;
+        let read = self.store.streams_after(user, user_after, all_after, limit);
+        let (user_rows, all_rows) = read.await?;
         let mut parts = [
             Part::new(&self.user_stream, user_after, user_rows),
             Part::new(&self.broadcast_stream, all_after, all_rows),

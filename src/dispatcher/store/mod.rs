@@ -186,6 +186,20 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<RowsAfter, StoreError>;
 
+    /// What a sync reads of both streams: [`Store::rows_after`] and [`Store::broadcasts_after`].
+    async fn streams_after(
+        &self,
+        user: &UserId,
+        user_after: Option<Position>,
+        all_after: Option<Position>,
+        limit: usize,
+    ) -> Result<(RowsAfter, RowsAfter), StoreError> {
+        tokio::try_join!(
+            self.rows_after(user, user_after, limit),
+            self.broadcasts_after(all_after, limit),
+        )
+    }
+
     /// Broadcasts below `before`, newest first.
     async fn broadcast_page(
         &self,

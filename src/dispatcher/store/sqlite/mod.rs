@@ -149,6 +149,24 @@ impl Store for SqliteStore {
             .await
     }
 
+    /// In one snapshot, for one change of threads: every connect comes by here.
+    async fn streams_after(
+        &self,
+        user: &UserId,
+        user_after: Option<Position>,
+        all_after: Option<Position>,
+        limit: usize,
+    ) -> Result<(RowsAfter, RowsAfter), StoreError> {
+        let user = user.clone();
+        self.readers
+            .read(move |connection| {
+                let rows = reading::rows_after(connection, &user, user_after, limit)?;
+                let broadcasts = broadcasts::after(connection, all_after, limit)?;
+                Ok((rows, broadcasts))
+            })
+            .await
+    }
+
     async fn broadcast_page(
         &self,
         before: Option<Position>,
