@@ -116,6 +116,9 @@ pub const PRESSURE_EPISODE: Duration = Duration::from_secs(10);
 pub const PRESSURE_SYNC_AFTER_MS: RangeInclusive<u32> = 500..=5_000;
 /// (config) `SO_SNDBUF`; the kernel doubles it.
 pub const SEND_BUFFER_BYTES: usize = 64 * KIB;
+/// `TCP_NOTSENT_LOWAT`: bytes the kernel holds that it could not put on the wire yet. Over: not writable,
+/// what comes later waits in the lanes, where it can still be replaced or expire.
+pub const UNSENT_BYTES: u32 = 16 * KIB as u32;
 
 // ── notifications ──────────────────────────────────────────────────────────────────────────────
 

@@ -230,6 +230,7 @@ fn listen_on(address: SocketAddr, settings: &Settings) -> io::Result<Socket> {
     socket.set_reuse_port(true)?;
     let send_buffer_bytes = settings.gateway.send_buffer_bytes;
     socket.set_send_buffer_size(send_buffer_bytes)?;
+    socket.set_tcp_notsent_lowat(limits::UNSENT_BYTES)?;
     socket.set_recv_buffer_size(limits::RECEIVE_BUFFER_BYTES)?;
     socket.set_tcp_nodelay(true)?;
     // An event stream's client never speaks: that it is gone shows by what it does not acknowledge.
