@@ -27,10 +27,14 @@ const REGISTERED: u64 = 1 << 63;
 const OWED: u64 = 1 << 62;
 /// A scan found the user gone; the next one removes the entry.
 const GONE: u64 = 1 << 61;
-const FLAGS: u64 = REGISTERED | OWED | GONE;
+/// No connection: `first` means nothing.
+const NOBODY: u64 = 1 << 60;
+/// Further connections are in [`Part::others`].
+const MORE: u64 = 1 << 59;
+const FLAGS: u64 = REGISTERED | OWED | GONE | NOBODY | MORE;
 
 struct Entry {
-    conns: SmallVec<[ConnId; 1]>,
+    first: ConnId,
     stamp_and_flags: u64,
 }
 
@@ -60,8 +64,99 @@ impl Entry {
 }
 
 // There are half a million of these. With the control byte of the hash table, a load of 7/16 at worst
-// and the shared text of the id, a connected user costs 70 to 140 bytes.
-const _: () = assert!(size_of::<(UserId, Entry)>() <= 48);
+// and the shared text of the id, a connected user costs 70 to 110 bytes.
+const _: () = assert!(size_of::<(UserId, Entry)>() <= 32);
+
+type ByUser<T> = HashMap<UserId, T>;
+
+/// The users of one lock.
+#[derive(Default)]
+struct Part {
+    users: ByUser<Entry>,
+    /// Connections of a user beyond the first: most have one, and pay for one.
+    others: ByUser<Vec<ConnId>>,
+}
+
+impl Part {
+    fn with_hasher(hasher: &DefaultHashBuilder) -> Part {
+        Part {
+            users: HashMap::with_hasher(hasher.clone()),
+            others: HashMap::with_hasher(hasher.clone()),
+        }
+    }
+
+    /// False when it is known already.
+    fn add(&mut self, user: &UserId, conn: ConnId, new_stamp: impl FnOnce() -> u64) -> bool {
+        let entry = self.users.entry(user.clone()).or_insert_with(|| Entry {
+            first: conn,
+            stamp_and_flags: new_stamp() | NOBODY,
+        });
+        entry.clear(GONE);
+        if entry.is(NOBODY) {
+            entry.first = conn;
+            entry.clear(NOBODY);
+            return true;
+        }
+        if entry.first == conn {
+            return false;
+        }
+        entry.set(MORE);
+        let others = self.others.entry(user.clone()).or_default();
+        let is_new = !others.contains(&conn);
+        if is_new {
+            others.push(conn);
+        }
+        is_new
+    }
+
+    /// False when it is not known.
+    fn remove(&mut self, user: &UserId, conn: ConnId) -> bool {
+        let Some(entry) = self.users.get_mut(user) else {
+            return false;
+        };
+        if entry.is(NOBODY) {
+            return false;
+        }
+        let Some(others) = self.others.get_mut(user).filter(|_| entry.is(MORE)) else {
+            let is_known = entry.first == conn;
+            if is_known {
+                entry.set(NOBODY);
+            }
+            return is_known;
+        };
+        if entry.first == conn {
+            entry.first = others.swap_remove(0);
+        } else if let Some(index) = others.iter().position(|known| *known == conn) {
+            others.swap_remove(index);
+        } else {
+            return false;
+        }
+        if others.is_empty() {
+            self.others.remove(user);
+            entry.clear(MORE);
+        }
+        true
+    }
+
+    fn connections(&self, user: &UserId, entry: &Entry) -> impl Iterator<Item = ConnId> {
+        connections(user, entry, &self.others)
+    }
+}
+
+fn connections<'a>(
+    user: &UserId,
+    entry: &Entry,
+    others: &'a ByUser<Vec<ConnId>>,
+) -> impl Iterator<Item = ConnId> + use<'a> {
+    let first = (!entry.is(NOBODY)).then_some(entry.first);
+    let others = match entry.is(MORE) {
+        true => others.get(user).map(Vec::as_slice),
+        false => None,
+    };
+    first
+        .into_iter()
+        .chain(others.into_iter().flatten().copied())
+}
 
 /// What opening a connection means for the registry.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,7 +176,7 @@ pub struct Scan {
 }
 
 pub struct Table {
-    parts: Box<[Mutex<HashMap<UserId, Entry>>]>,
+    parts: Box<[Mutex<Part>]>,
     hasher: DefaultHashBuilder,
     stamps: AtomicU64,
     connections: AtomicU64,
@@ -90,7 +185,7 @@ pub struct Table {
 impl Default for Table {
     fn default() -> Self {
         let hasher = DefaultHashBuilder::default();
-        let part = |_| Mutex::new(HashMap::with_hasher(hasher.clone()));
+        let part = |_| Mutex::new(Part::with_hasher(&hasher));
         Table {
             parts: (0..PARTS).map(part).collect(),
             hasher,
@@ -103,15 +198,10 @@ impl Default for Table {
 impl Table {
     pub fn open(&self, user: &UserId, conn: ConnId) -> Opened {
         let mut part = self.part(user).lock();
-        let entry = part.entry(user.clone()).or_insert_with(|| Entry {
-            conns: SmallVec::new(),
-            stamp_and_flags: self.stamps.fetch_add(1, Ordering::Relaxed),
-        });
-        if !entry.conns.contains(&conn) {
-            entry.conns.push(conn);
+        if part.add(user, conn, || self.stamps.fetch_add(1, Ordering::Relaxed)) {
             self.connections.fetch_add(1, Ordering::Relaxed);
         }
-        entry.clear(GONE);
+        let entry = &part.users[user];
         Opened {
             registration: entry.registration(user),
             registered: entry.is(REGISTERED),
@@ -119,12 +209,7 @@ impl Table {
     }
 
     pub fn close(&self, user: &UserId, conn: ConnId) {
-        let mut part = self.part(user).lock();
-        let Some(entry) = part.get_mut(user) else {
-            return;
-        };
-        if let Some(index) = entry.conns.iter().position(|known| *known == conn) {
-            entry.conns.swap_remove(index);
+        if self.part(user).lock().remove(user, conn) {
             self.connections.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -132,29 +217,33 @@ impl Table {
     /// Connections of a user here, none when there are none.
     pub fn connections_of(&self, user: &UserId) -> SmallVec<[ConnId; 2]> {
         let part = self.part(user).lock();
-        part.get(user)
-            .map_or_else(SmallVec::new, |entry| entry.conns.as_slice().into())
+        let entry = part.users.get(user);
+        entry.map_or_else(SmallVec::new, |entry| {
+            part.connections(user, entry).collect()
+        })
     }
 
     /// The user's entry, when the registry does not hold it yet.
     pub fn unregistered(&self, user: &UserId) -> Option<Registration> {
         let part = self.part(user).lock();
-        let entry = part.get(user).filter(|entry| !entry.is(REGISTERED))?;
+        let entry = part.users.get(user);
+        let entry = entry.filter(|entry| !entry.is(REGISTERED))?;
         Some(entry.registration(user))
     }
 
     pub fn is_registered(&self, user: &UserId) -> bool {
         let part = self.part(user).lock();
-        part.get(user).is_some_and(|entry| entry.is(REGISTERED))
+        let entry = part.users.get(user);
+        entry.is_some_and(|entry| entry.is(REGISTERED))
     }
 
     /// The registry confirmed these under the present epoch. Answers the connections of those it was
     /// owed: meanwhile a router took their users for absent.
     pub fn confirm(&self, registrations: &[Registration]) -> Vec<ConnId> {
         let mut missed = Vec::new();
-        self.each(registrations, |entry| {
+        self.each(registrations, |user, entry, others| {
             if entry.is(OWED) {
-                missed.extend_from_slice(&entry.conns);
+                missed.extend(connections(user, entry, others));
             }
             entry.set(REGISTERED);
             entry.clear(OWED);
@@ -164,7 +253,7 @@ impl Table {
 
     /// The registry does not hold these: the next scan brings them up.
     pub fn owe(&self, registrations: &[Registration]) {
-        self.each(registrations, |entry| {
+        self.each(registrations, |_, entry, _| {
             entry.clear(REGISTERED);
             entry.set(OWED);
         });
@@ -173,7 +262,7 @@ impl Table {
     /// A new epoch: what was registered counts no more.
     pub fn owe_everyone(&self) {
         for part in &self.parts {
-            for entry in part.lock().values_mut() {
+            for entry in part.lock().users.values_mut() {
                 entry.clear(REGISTERED);
                 entry.set(OWED);
             }
@@ -183,8 +272,8 @@ impl Table {
     /// Looks through one part for what is owed (at most `limit`) and who is gone since the last scan.
     pub fn scan(&self, part: usize, limit: usize) -> Scan {
         let mut scan = Scan::default();
-        self.parts[part].lock().retain(|user, entry| {
-            if entry.conns.is_empty() {
+        self.parts[part].lock().users.retain(|user, entry| {
+            if entry.is(NOBODY) {
                 if entry.is(GONE) {
                     scan.gone.push(entry.registration(user));
                     return false;
@@ -201,8 +290,9 @@ impl Table {
     /// The connected users of one part whom the registry should hold.
     pub fn registered_in(&self, part: usize) -> Vec<Registration> {
         let part = self.parts[part].lock();
-        part.iter()
-            .filter(|(_, entry)| entry.is(REGISTERED) && !entry.conns.is_empty())
+        part.users
+            .iter()
+            .filter(|(_, entry)| entry.is(REGISTERED) && !entry.is(NOBODY))
             .map(|(user, entry)| entry.registration(user))
             .collect()
     }
@@ -210,7 +300,8 @@ impl Table {
     /// Empties one part, for good: the process leaves.
     pub fn take(&self, part: usize) -> Vec<Registration> {
         let part = std::mem::take(&mut *self.parts[part].lock());
-        part.iter()
+        part.users
+            .iter()
             .map(|(user, entry)| entry.registration(user))
             .collect()
     }
@@ -218,8 +309,9 @@ impl Table {
     /// Every connection of one part.
     pub fn connections_in(&self, part: usize) -> Vec<ConnId> {
         let part = self.parts[part].lock();
-        part.values()
-            .flat_map(|entry| entry.conns.iter().copied())
+        part.users
+            .iter()
+            .flat_map(|(user, entry)| part.connections(user, entry))
             .collect()
     }
 
@@ -236,22 +328,27 @@ impl Table {
 
     /// Users with an entry: connected, or gone for less than the wait before removal.
     pub fn users(&self) -> usize {
-        self.parts.iter().map(|part| part.lock().len()).sum()
+        self.parts.iter().map(|part| part.lock().users.len()).sum()
     }
 
     /// Visits the entries whose life these registrations name; a stamp of an older life names none.
-    fn each(&self, registrations: &[Registration], mut visit: impl FnMut(&mut Entry)) {
-        for registration in registrations {
-            let mut part = self.part(&registration.user).lock();
-            if let Some(entry) = part.get_mut(&registration.user)
-                && entry.stamp() == registration.stamp
+    fn each(
+        &self,
+        registrations: &[Registration],
+        mut visit: impl FnMut(&UserId, &mut Entry, &ByUser<Vec<ConnId>>),
+    ) {
+        for Registration { user, stamp } in registrations {
+            let mut part = self.part(user).lock();
+            let Part { users, others } = &mut *part;
+            if let Some(entry) = users.get_mut(user)
+                && entry.stamp() == *stamp
             {
-                visit(entry);
+                visit(user, entry, others);
             }
         }
     }
 
-    fn part(&self, user: &UserId) -> &Mutex<HashMap<UserId, Entry>> {
+    fn part(&self, user: &UserId) -> &Mutex<Part> {
         // The map uses the low and the topmost bits; the middle ones are free.
         let hash = self.hasher.hash_one(user);
         &self.parts[(hash >> 32) as usize % PARTS]
@@ -345,6 +442,29 @@ mod tests {
         }
         table.close(&user("b"), conn(9));
         assert_eq!(table.connections(), 1);
+    }
+
+    #[test]
+    fn whichever_device_leaves_first_the_others_stay() {
+        for leaver in 1..=3 {
+            let table = Table::default();
+            let ada = user("a");
+            for slot in 1..=3 {
+                table.open(&ada, conn(slot));
+            }
+            table.close(&ada, conn(leaver));
+            let mut left = table.connections_of(&ada);
+            left.sort();
+            let stayed: Vec<_> = (1..=3).filter(|slot| *slot != leaver).map(conn).collect();
+            assert_eq!(left.as_slice(), stayed);
+            for conn in stayed {
+                table.close(&ada, conn);
+            }
+            assert_eq!(table.connections_of(&ada).as_slice(), []);
+            assert_eq!(table.connections(), 0);
+            table.open(&ada, conn(9));
+            assert_eq!(table.connections_of(&ada).as_slice(), [conn(9)]);
+        }
     }
 
     #[test]
