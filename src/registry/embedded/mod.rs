@@ -13,7 +13,6 @@ use super::{
 use crate::ids::{GatewayEpoch, GatewayId, UserId};
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use tables::{GatewayRecord, Hold, ShardRecord, State, Tables};
 
 pub struct EmbeddedRegistry {
@@ -281,8 +280,9 @@ impl Registry for EmbeddedRegistry {
         let now_ms = tables.now_ms();
         let leases = tables.leases(now_ms);
         let routes = users.iter().map(|user| {
-            let entries = tables.users.get(user).into_iter().flat_map(BTreeMap::keys);
-            claim::routes(entries.cloned(), |gateway| leases.get(gateway))
+            let entries = tables.users.get(user).into_iter().flatten();
+            let lives = entries.map(|entry| entry.owner.clone());
+            claim::routes(lives, |gateway| leases.get(gateway))
         });
         Ok(routes.collect())
     }

@@ -8,6 +8,7 @@ use crate::{
     ids::{GatewayEpoch, GatewayId, UserId},
     limits,
 };
+use smallvec::SmallVec;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     time::{SystemTime, UNIX_EPOCH},
@@ -18,11 +19,19 @@ pub(super) struct Tables {
     pub(super) last_ms: u64,
     pub(super) gateways: BTreeMap<GatewayId, GatewayRecord>,
     pub(super) shards: BTreeMap<u32, ShardRecord>,
-    /// Per user the lives of gateways it is connected to, with the stamp of the entry.
-    pub(super) users: HashMap<UserId, BTreeMap<GatewayEpoch, u64>>,
+    /// Per user the lives of gateways it is connected to.
+    pub(super) users: HashMap<UserId, SmallVec<[Entry; 1]>>,
     /// The same the other way round, for the sweep.
     pub(super) entered: HashMap<GatewayEpoch, HashSet<UserId>>,
 }
+
+pub(super) struct Entry {
+    pub(super) owner: GatewayEpoch,
+    stamp: u64,
+}
+
+// One per connected user, in the map itself: users of several gateways are few.
+const _: () = assert!(size_of::<(UserId, SmallVec<[Entry; 1]>)>() <= 64);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
@@ -233,7 +242,9 @@ impl Tables {
     }
 
     pub(super) fn stamp(&self, owner: &GatewayEpoch, user: &UserId) -> Option<u64> {
-        self.users.get(user)?.get(owner).copied()
+        let mut entries = self.users.get(user)?.iter();
+        let entry = entries.find(|entry| entry.owner == *owner);
+        entry.map(|entry| entry.stamp)
     }
 
     pub(super) fn enter(&mut self, owner: &GatewayEpoch, entry: &Registration) {
@@ -242,15 +253,17 @@ impl Tables {
             .entry(owner.clone())
             .or_default()
             .insert(user.clone());
-        self.users
-            .entry(user.clone())
-            .or_default()
-            .insert(owner.clone(), entry.stamp);
+        let entries = self.users.entry(user.clone()).or_default();
+        entries.retain(|entry| entry.owner != *owner);
+        entries.push(Entry {
+            owner: owner.clone(),
+            stamp: entry.stamp,
+        });
     }
 
     pub(super) fn remove(&mut self, owner: &GatewayEpoch, user: &UserId) {
         if let Some(entries) = self.users.get_mut(user) {
-            entries.remove(owner);
+            entries.retain(|entry| entry.owner != *owner);
             if entries.is_empty() {
                 self.users.remove(user);
             }
