@@ -14,6 +14,7 @@ mod systemd;
 use crate::{
     config::{ConfigError, EXIT_CONFIG, Secret},
     dispatcher::store::{ApiKey, SharedStore},
+    sys,
 };
 use aws_lc_rs::digest;
 use std::{process::ExitCode, time::SystemTime};
@@ -51,6 +52,10 @@ impl<T, F: Fn() -> Result<T, ConfigError> + Send + 'static> Load<T> for F {}
 
 /// The control side's threads. Core threads are apart, so two are plenty.
 fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    // First of all threads: it costs only memory where the kernel refuses.
+    if let Err(error) = sys::without_huge_pages() {
+        tracing::debug!(%error, "memory is backed by huge pages too");
+    }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")

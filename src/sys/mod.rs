@@ -9,6 +9,7 @@
 
 mod access;
 mod epoll;
+mod memory;
 mod notify;
 mod socket;
 mod table;
@@ -16,6 +17,7 @@ mod thread;
 
 pub use access::may_write_in;
 pub use epoll::{EVENTS_MAX, Epoll, Interest, Readiness, Ready};
+pub use memory::without_huge_pages;
 pub use notify::{AwaitedDoorbell, Doorbell, Ticker};
 pub use socket::unsent_bytes;
 pub use table::{OwnTable, count_descriptors, raise_descriptor_limit};
