@@ -59,6 +59,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
+        .on_thread_park(sys::collect_freed)
         .enable_all()
         .build()
         .map_err(|error| StartError::host(format!("can't start control threads: {error}")))
