@@ -67,6 +67,9 @@ admin_key_file = "$dir/admin.key"
 [store]
 path = "$dir/store"
 
+[spool]
+path = "$dir/spool"
+
 [grpc]
 listen = "127.0.0.1:$dispatcher_grpc"
 secret_file = "$dir/grpc.secret"

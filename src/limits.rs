@@ -161,8 +161,8 @@ pub const BUS_PROBE_EVERY: Duration = Duration::from_secs(1);
 
 // ── Kafka ──────────────────────────────────────────────────────────────────────────────────────
 
-/// Every call: produce (`message.timeout.ms`), commit, metadata. Over: `Unavailable`; what intake does
-/// then is the spool.
+/// Every call: produce (`message.timeout.ms`), commit, metadata. Over: `Unavailable`; intake goes on by
+/// the spool.
 pub const KAFKA_CALL: Duration = Duration::from_secs(2);
 /// A request without an answer; over: the connection is made anew.
 pub const KAFKA_SOCKET: Duration = Duration::from_secs(10);
@@ -342,8 +342,31 @@ pub const DRAIN_FINISH: Duration = Duration::from_secs(10);
 
 // ── dispatcher ─────────────────────────────────────────────────────────────────────────────────
 
-/// How long intake waits for the bus before it answers 503 (later: before it spools).
+/// How long intake waits for the bus before it spools (in the standalone: before it answers 503).
 pub const INTAKE_BUS_WAIT: Duration = Duration::from_secs(2);
+/// (config) Bytes of the spool's file in use. Replay at its pace takes 6 min for as much, at 600 B each.
+pub const SPOOL_BYTES: u64 = 1 << 30;
+pub const SPOOL_BYTES_ALLOWED: RangeInclusive<u64> = 16 << 20..=1 << 40;
+/// Percent of them up to which new work is taken; critical has all. Over: 503 with `Retry-After`.
+pub const SPOOL_LOW_PERCENT: u64 = 70;
+pub const SPOOL_NORMAL_PERCENT: u64 = 85;
+pub const SPOOL_HIGH_PERCENT: u64 = 95;
+/// Kept free beside the file: what is replayed can be removed from it though the disk is full.
+pub const SPOOL_RESERVE_BYTES: usize = 2 << 20;
+/// Calls that wait for the spool's thread (over: the caller waits), and records and bytes (one record more
+/// than fits) of one fsync.
+pub const SPOOL_QUEUE: usize = 1_024;
+pub const SPOOL_GROUP: usize = 256;
+pub const SPOOL_GROUP_BYTES: usize = 4 << 20;
+/// An fsync that takes longer is a refusal: 503.
+pub const SPOOL_WAIT: Duration = Duration::from_secs(2);
+/// Between tries of a bus that takes nothing.
+pub const SPOOL_PROBE_EVERY: Duration = Duration::from_millis(500);
+/// Replay: records and bytes of one batch, and of one second, beside the traffic that goes on.
+pub const SPOOL_REPLAY_BATCH: usize = 256;
+pub const SPOOL_REPLAY_BYTES: usize = 1 << 20;
+pub const SPOOL_REPLAY_PER_S: u32 = 5_000;
+pub const SPOOL_REPLAY_BYTES_PER_S: usize = 8 << 20;
 /// Pauses of a worker whose next part is away, and how often it says so.
 pub const STEP_RETRY_MIN: Duration = Duration::from_millis(50);
 pub const STEP_RETRY_MAX: Duration = Duration::from_secs(2);

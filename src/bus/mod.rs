@@ -154,7 +154,7 @@ impl Record {
     }
 
     /// Both buses refuse the same record, whatever a broker would take.
-    fn check_size(&self, topic: Topic) -> Result<(), BusError> {
+    pub fn check_size(&self, topic: Topic) -> Result<(), BusError> {
         let bytes = self.bytes();
         if bytes > topic.spec().message_bytes_max as usize {
             return Err(BusError::TooLarge { topic, bytes });

@@ -5,7 +5,9 @@
 //! * what a part understands better than this module (networks, origins, token keys, the URLs and TLS files
 //!   of Redis and Kafka) is judged by that part; `process::check` asks all of them in one pass.
 
-use super::{Auth, ConfigError, Dispatchers, Drain, Gateway, Grpc, Http, Log, Secret, Shard};
+use super::{
+    Auth, ConfigError, Dispatchers, Drain, Gateway, Grpc, Http, Log, Secret, Shard, Spool,
+};
 use crate::limits;
 use std::{
     fmt::Display,
@@ -169,6 +171,17 @@ impl Grpc {
             )),
             None => Ok(()),
         }
+    }
+}
+
+impl Spool {
+    /// Of its size; the directory is judged with the store's.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        within(
+            "spool.bytes_max",
+            self.bytes_max,
+            limits::SPOOL_BYTES_ALLOWED,
+        )
     }
 }
 

@@ -136,6 +136,8 @@ pub struct DispatcherConfig {
     pub kafka: Kafka,
     #[serde(default)]
     pub store: Store,
+    #[serde(default)]
+    pub spool: Spool,
     #[serde(default = "dispatcher_admin")]
     pub admin: Admin,
     #[serde(default = "dispatcher_grpc")]

@@ -334,6 +334,24 @@ impl Default for Store {
     }
 }
 
+/// `[spool]`: where a dispatcher keeps notifications while the bus is away.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spool {
+    /// Directory of its file, this process's own.
+    pub path: PathBuf,
+    pub bytes_max: u64,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Spool {
+            path: "herald-data".into(),
+            bytes_max: limits::SPOOL_BYTES,
+        }
+    }
+}
+
 /// `[http]`: the dispatcher's producer and inbox API.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]

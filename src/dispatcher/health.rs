@@ -4,7 +4,7 @@
 //! part that is away, or a worker that does not move, makes it `degraded`: it still does what can be done,
 //! and taking it out of service would not help.
 
-use super::store::SharedStore;
+use super::{spool::Spool, store::SharedStore};
 use crate::{bus::SharedBus, metrics::Metrics, registry::SharedRegistry};
 use axum::{
     Json, Router,
@@ -14,6 +14,7 @@ use axum::{
     routing::get,
 };
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde_json::json;
 use std::{
     collections::BTreeMap,
@@ -28,6 +29,7 @@ pub struct Health {
     bus: SharedBus,
     registry: SharedRegistry,
     store: SharedStore,
+    spool: Option<Arc<Spool>>,
     /// Every part answered once since the start.
     started: AtomicBool,
     /// Workers that do not keep up, and why.
@@ -42,6 +44,16 @@ pub struct Readiness {
     pub away: Vec<&'static str>,
     /// Workers that do not keep up, and why. What they read is shared, so no other process would do better.
     pub slow: BTreeMap<&'static str, String>,
+    /// The spool is in use, or has still to be replayed.
+    pub spool: Option<Spooling>,
+}
+
+/// What the spool is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Spooling {
+    /// New notifications go there; else only replay is left.
+    pub active: bool,
+    pub records: u64,
 }
 
 impl fmt::Display for Readiness {
@@ -54,16 +66,30 @@ impl fmt::Display for Readiness {
             let slow: Vec<&str> = self.slow.keys().copied().collect();
             write!(f, "; slow: {}", slow.join(", "))?;
         }
+        if let Some(spool) = &self.spool {
+            let doing = if spool.active {
+                "spooling"
+            } else {
+                "replaying"
+            };
+            write!(f, "; {doing}: {} records", spool.records)?;
+        }
         Ok(())
     }
 }
 
 impl Health {
-    pub(super) fn new(bus: SharedBus, registry: SharedRegistry, store: SharedStore) -> Health {
+    pub(super) fn new(
+        bus: SharedBus,
+        registry: SharedRegistry,
+        store: SharedStore,
+        spool: Option<Arc<Spool>>,
+    ) -> Health {
         Health {
             bus,
             registry,
             store,
+            spool,
             started: AtomicBool::new(false),
             slow: Mutex::default(),
         }
@@ -105,8 +131,14 @@ impl Health {
             ready: self.started.load(Ordering::Relaxed) && !away.contains(&"store"),
             away,
             slow: self.slow.lock().clone(),
+            spool: self.spool.as_ref().and_then(|spool| spooling(spool)),
         }
     }
+}
+
+fn spooling(spool: &Spool) -> Option<Spooling> {
+    let (active, records) = (spool.is_active(), spool.records());
+    (active || records > 0).then_some(Spooling { active, records })
 }
 
 pub(super) fn router(health: Arc<Health>, metrics: Metrics) -> Router {
@@ -124,7 +156,12 @@ pub(super) fn router(health: Arc<Health>, metrics: Metrics) -> Router {
 }
 
 async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
-    let Readiness { ready, away, slow } = health.readiness();
+    let Readiness {
+        ready,
+        away,
+        slow,
+        spool,
+    } = health.readiness();
     let status = match ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
@@ -133,9 +170,10 @@ async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
         status,
         Json(json!({
             "ready": ready,
-            "degraded": !away.is_empty() || !slow.is_empty(),
+            "degraded": !away.is_empty() || !slow.is_empty() || spool.is_some(),
             "away": away,
             "slow": slow,
+            "spool": spool,
         })),
     )
 }

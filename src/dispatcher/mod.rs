@@ -21,6 +21,7 @@ mod patience;
 mod reading;
 mod router;
 mod routes;
+mod spool;
 mod sweeper;
 mod sync;
 mod tracker;
@@ -40,6 +41,7 @@ use intake::Intake;
 use metrics::DispatcherMetrics;
 use outbox::Outbox;
 use patience::Patience;
+use spool::{Spool, SpoolError};
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -65,6 +67,8 @@ pub struct Parts {
     pub bus: SharedBus,
     pub registry: SharedRegistry,
     pub store: SharedStore,
+    /// `None`: with the bus away notifications are refused.
+    pub spool: Option<config::Spool>,
     pub metrics: Metrics,
     /// Origins whose pages may call the HTTP API; `*` is every one.
     pub origins: Vec<String>,
@@ -77,6 +81,8 @@ pub struct Parts {
 pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("spool.path: {path}: {error}; give it a directory of its own, on a disk with room")]
+    Spool { path: String, error: SpoolError },
     #[error("{key}: can't listen on {address}: {error}")]
     Listen {
         key: &'static str,
@@ -116,6 +122,7 @@ struct Shared {
     registry: SharedRegistry,
     store: SharedStore,
     intake: Arc<Intake>,
+    spool: Option<Arc<Spool>>,
     tracker: Arc<Tracker>,
     sync: Arc<Sync>,
     keys: Arc<ApiKeys>,
@@ -152,7 +159,7 @@ impl Dispatcher {
             admin,
             origins: parts.origins.clone(),
             pages: parts.pages.clone(),
-            shared: Shared::new(parts),
+            shared: Shared::new(parts)?,
         })
     }
 
@@ -209,7 +216,7 @@ impl Dispatcher {
 }
 
 impl Shared {
-    fn new(parts: Parts) -> Shared {
+    fn new(parts: Parts) -> Result<Shared, StartError> {
         let Parts {
             node,
             bus,
@@ -219,10 +226,12 @@ impl Shared {
         } = parts;
         let metrics = DispatcherMetrics::new(&parts.metrics);
         let region = node.region.clone();
-        Shared {
+        let spool = open_spool(parts.spool.as_ref(), &parts.metrics)?;
+        Ok(Shared {
             intake: Arc::new(Intake::new(
                 bus.clone(),
                 store.clone(),
+                spool.clone(),
                 region.clone(),
                 metrics.clone(),
             )),
@@ -240,15 +249,21 @@ impl Shared {
                 metrics.clone(),
             )),
             keys: Arc::new(ApiKeys::new(store.clone())),
-            health: Arc::new(Health::new(bus.clone(), registry.clone(), store.clone())),
+            health: Arc::new(Health::new(
+                bus.clone(),
+                registry.clone(),
+                store.clone(),
+                spool.clone(),
+            )),
             http_places: Arc::new(Semaphore::new(limits::HTTP_AT_ONCE)),
             all_metrics: parts.metrics,
             node,
             bus,
             registry,
             store,
+            spool,
             metrics,
-        }
+        })
     }
 
     fn spawn_workers(&self, tasks: &mut JoinSet<&'static str>, shutdown: &CancellationToken) {
@@ -274,6 +289,15 @@ impl Shared {
             metrics: self.metrics.clone(),
             region,
         };
+        if let Some(spool) = &self.spool {
+            tasks.spawn(spool::replay(
+                spool.clone(),
+                self.bus.clone(),
+                outbox.clone(),
+                patience.clone(),
+                shutdown.clone(),
+            ));
+        }
         let delivery = DeliveryTopic {
             tracker: self.tracker.clone(),
             outbox: outbox.clone(),
@@ -301,6 +325,22 @@ impl Shared {
         );
         tasks.spawn(finisher.run(shutdown.clone()));
         tasks.spawn(sweeper::run(self.registry.clone(), shutdown.clone()));
+    }
+}
+
+fn open_spool(
+    config: Option<&config::Spool>,
+    metrics: &Metrics,
+) -> Result<Option<Arc<Spool>>, StartError> {
+    let Some(config) = config else {
+        return Ok(None);
+    };
+    match Spool::open(config, metrics) {
+        Ok(spool) => Ok(Some(spool)),
+        Err(error) => Err(StartError::Spool {
+            path: config.path.display().to_string(),
+            error,
+        }),
     }
 }
 

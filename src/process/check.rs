@@ -82,7 +82,9 @@ impl Checked for DispatcherConfig {
         ])?;
         redis::check(&self.redis)?;
         kafka::check(&self.kafka)?;
-        directory(&self.store.path)
+        directory("store.path", &self.store.path)?;
+        directory("spool.path", &self.spool.path)?;
+        self.spool.check()
     }
 }
 
@@ -99,7 +101,7 @@ impl Checked for StandaloneConfig {
             ("admin.listen", self.admin.listen),
         ])?;
         tokens(&self.auth)?;
-        directory(&self.store.path)
+        directory("store.path", &self.store.path)
     }
 }
 
@@ -127,13 +129,13 @@ fn shard(shard: Shard) -> Result<(), ConfigError> {
 }
 
 /// The directory of the databases: it is there and takes files, or can be made in one that does.
-fn directory(path: &Path) -> Result<(), ConfigError> {
+fn directory(key: &str, path: &Path) -> Result<(), ConfigError> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let place = if path.exists() { path } else { parent };
-    let refused = |problem: String| Err(ConfigError::new("store.path", problem));
+    let refused = |problem: String| Err(ConfigError::new(key, problem));
     if !place.exists() {
         return refused(format!(
             "{} does not exist: make it, or name another directory",

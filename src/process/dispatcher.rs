@@ -45,6 +45,7 @@ async fn serve(
         bus: Arc::new(bus),
         registry: Arc::new(registry),
         store,
+        spool: Some(config.spool),
         metrics,
         origins: Vec::new(),
         pages: None,

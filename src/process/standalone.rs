@@ -152,6 +152,8 @@ impl Embedded {
             bus: self.bus.clone(),
             registry: self.registry.clone(),
             store: self.store.clone(),
+            // Its bus is a file already.
+            spool: None,
             metrics: metrics.clone(),
             origins: Vec::new(),
             pages,

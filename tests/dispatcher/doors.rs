@@ -24,6 +24,7 @@ fn parts(rig: &Rig, grpc: config::Grpc) -> Parts {
         bus: rig.bus.clone(),
         registry: rig.registry.clone(),
         store: rig.store.clone(),
+        spool: None,
         metrics: Metrics::default(),
         origins: Vec::new(),
         pages: None,

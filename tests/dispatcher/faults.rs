@@ -1,10 +1,12 @@
 //! Parts that are away: what is refused, what waits, what goes on.
 
-use crate::rig::{Rig, directory, eventually, outcome, rows};
-use async_trait::async_trait;
+use crate::{
+    rig::{Rig, directory, eventually, outcome, readiness, rows},
+    switched::Switched,
+};
 use herald::{
     bus::{
-        Bus, BusError, Consumer, Record, SharedBus, Start, Target, Topic, TopicPartition,
+        SharedBus, Topic,
         embedded::{EmbeddedBus, Options},
     },
     config,
@@ -15,93 +17,15 @@ use herald::{
 };
 use reqwest::Method;
 use serde_json::json;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use testbed::redis::{RedisServer, fresh_namespace};
-
-/// The embedded bus behind a switch.
-struct Switched {
-    bus: EmbeddedBus,
-    away: AtomicBool,
-    /// Every partition ends at 0, as one of a topic that was deleted and made again.
-    remade: AtomicBool,
-}
-
-impl Switched {
-    fn check(&self) -> Result<(), BusError> {
-        match self.away.load(Ordering::Relaxed) {
-            true => Err(BusError::Unavailable("switched off".into())),
-            false => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl Bus for Switched {
-    async fn produce(
-        &self,
-        records: Vec<(Target, Record)>,
-    ) -> Result<Vec<(TopicPartition, u64)>, BusError> {
-        self.check()?;
-        self.bus.produce(records).await
-    }
-
-    async fn subscribe(
-        &self,
-        group: &str,
-        topics: &[Topic],
-    ) -> Result<Box<dyn Consumer>, BusError> {
-        self.check()?;
-        self.bus.subscribe(group, topics).await
-    }
-
-    async fn assign(
-        &self,
-        group: &str,
-        partitions: &[(TopicPartition, Start)],
-    ) -> Result<Box<dyn Consumer>, BusError> {
-        self.bus.assign(group, partitions).await
-    }
-
-    async fn end(&self, at: TopicPartition) -> Result<u64, BusError> {
-        match self.remade.load(Ordering::Relaxed) {
-            true => Ok(0),
-            false => self.bus.end(at).await,
-        }
-    }
-
-    async fn committed(&self, group: &str, at: TopicPartition) -> Result<Option<u64>, BusError> {
-        self.bus.committed(group, at).await
-    }
-
-    async fn partitions(&self, topic: Topic) -> Result<u32, BusError> {
-        self.check()?;
-        self.bus.partitions(topic).await
-    }
-
-    fn healthy(&self) -> bool {
-        self.check().is_ok()
-    }
-}
-
-async fn readiness(rig: &Rig) -> (u16, serde_json::Value) {
-    let url = format!("http://{}/readyz", rig.addresses.admin.unwrap());
-    let response = reqwest::get(url).await.unwrap();
-    (response.status().as_u16(), response.json().await.unwrap())
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_bus_away_it_starts_not_ready_refuses_and_recovers_by_itself() {
     let dir = directory();
     let metrics = Metrics::default();
-    let switched = Arc::new(Switched {
-        bus: EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap(),
-        away: AtomicBool::new(true),
-        remade: AtomicBool::new(false),
-    });
+    let switched = Switched::off(dir.path(), &metrics);
     let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
     let registry = Arc::new(EmbeddedRegistry::default());
     let bus: SharedBus = switched.clone();
@@ -126,7 +50,7 @@ async fn with_the_bus_away_it_starts_not_ready_refuses_and_recovers_by_itself() 
     let retry_after_s: u32 = refused.retry_after.unwrap().parse().unwrap();
     assert!((5..=30).contains(&retry_after_s));
 
-    switched.away.store(false, Ordering::Relaxed);
+    switched.turn(true);
     assert_eq!(post().await.status, 202);
     rig.records(Topic::InApp, 0, 1).await;
     rig.routed().await;
@@ -148,7 +72,7 @@ async fn with_the_bus_away_it_starts_not_ready_refuses_and_recovers_by_itself() 
     })
     .await;
     // Once it was ready, a bus that goes away makes it degraded: nobody else would do better.
-    switched.away.store(true, Ordering::Relaxed);
+    switched.turn(false);
     let (status, body) = readiness(&rig).await;
     assert_eq!((status, &body["degraded"]), (200, &json!(true)));
 }

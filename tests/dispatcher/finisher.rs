@@ -68,7 +68,7 @@ fn finished(metrics: &Metrics) -> u64 {
 async fn what_a_dead_gateway_left_is_looked_for_where_the_user_is_now_by_one_of_two_dispatchers() {
     let (rig, _) = rig().await;
     let beside = Metrics::default();
-    let (_, leaving, _) = run_dispatcher(&rig.bus, &rig.registry, &rig.store, &beside).await;
+    let (_, leaving, _) = run_dispatcher(&rig.bus, &rig.registry, &rig.store, None, &beside).await;
     gone(&rig, &["42", "43"]).await;
     rig.post_to("42", "one").await;
     rig.post_to("43", "for nobody").await;

@@ -9,5 +9,7 @@ mod poison;
 mod refusals;
 mod rig;
 mod router;
+mod spool;
+mod switched;
 mod sync;
 mod tracker;

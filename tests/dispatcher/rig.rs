@@ -40,6 +40,7 @@ pub struct Rig {
     pub key: String,
     pub admin_key: String,
     client: reqwest::Client,
+    spool: Option<config::Spool>,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
     _dir: TempDir,
@@ -74,6 +75,17 @@ impl Rig {
         registry: SharedRegistry,
         store: SharedStore,
     ) -> Rig {
+        Rig::with_spool(dir, metrics, bus, registry, store, None).await
+    }
+
+    pub async fn with_spool(
+        dir: TempDir,
+        metrics: Metrics,
+        bus: SharedBus,
+        registry: SharedRegistry,
+        store: SharedStore,
+        spool: Option<config::Spool>,
+    ) -> Rig {
         let mut keys = Vec::new();
         for (producer, admin) in [("shop", false), ("operator", true)] {
             let (clear, key) = api_keys::generate(producer, admin, 1).unwrap();
@@ -81,7 +93,7 @@ impl Rig {
             keys.push(clear);
         }
         let (addresses, shutdown, running) =
-            run_dispatcher(&bus, &registry, &store, &metrics).await;
+            run_dispatcher(&bus, &registry, &store, spool.clone(), &metrics).await;
         Rig {
             bus,
             registry,
@@ -91,6 +103,7 @@ impl Rig {
             admin_key: keys.pop().unwrap(),
             key: keys.pop().unwrap(),
             client: reqwest::Client::new(),
+            spool,
             shutdown,
             running,
             _dir: dir,
@@ -101,7 +114,14 @@ impl Rig {
     pub async fn restart(&mut self) {
         self.stop().await;
         self.metrics = Metrics::default();
-        let started = run_dispatcher(&self.bus, &self.registry, &self.store, &self.metrics).await;
+        let started = run_dispatcher(
+            &self.bus,
+            &self.registry,
+            &self.store,
+            self.spool.clone(),
+            &self.metrics,
+        )
+        .await;
         (self.addresses, self.shutdown, self.running) = started;
     }
 
@@ -335,6 +355,7 @@ pub async fn run_dispatcher(
     bus: &SharedBus,
     registry: &SharedRegistry,
     store: &SharedStore,
+    spool: Option<config::Spool>,
     metrics: &Metrics,
 ) -> (Addresses, CancellationToken, JoinHandle<()>) {
     let here = "127.0.0.1:0".parse().unwrap();
@@ -353,6 +374,7 @@ pub async fn run_dispatcher(
         bus: bus.clone(),
         registry: registry.clone(),
         store: store.clone(),
+        spool,
         metrics: metrics.clone(),
         origins: vec!["https://console.example".into()],
         pages: None,
@@ -421,4 +443,11 @@ pub async fn rows(store: &dyn Store, name: &str) -> Vec<herald::dispatcher::stor
         .rows_after(&user(name), Some(Position::START), 500)
         .await;
     after.unwrap().rows
+}
+
+/// What the admin port says: status and body.
+pub async fn readiness(rig: &Rig) -> (u16, serde_json::Value) {
+    let url = format!("http://{}/readyz", rig.addresses.admin.unwrap());
+    let response = reqwest::get(url).await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap())
 }

@@ -43,7 +43,7 @@ impl api::notifications_server::Notifications for Producers {
         let receipt = accepted.map_err(status)?;
         Ok(Response::new(api::NotifyReply {
             id: receipt.id.to_string(),
-            durability: receipt.durability.to_owned(),
+            durability: receipt.durability.as_str().to_owned(),
         }))
     }
 }
@@ -89,6 +89,6 @@ fn status(refusal: Refusal) -> Status {
         | Refusal::Unsupported { .. }
         | Refusal::TooLarge { .. } => Status::invalid_argument(message),
         Refusal::Conflict => Status::already_exists(message),
-        Refusal::Away { .. } => Status::unavailable(message),
+        Refusal::Away { .. } | Refusal::NotSpooled(_) => Status::unavailable(message),
     }
 }

@@ -106,7 +106,7 @@ impl From<Refusal> for ApiError {
             Refusal::Field { .. } | Refusal::Unsupported { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::Conflict => StatusCode::CONFLICT,
-            Refusal::Away { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Away { .. } | Refusal::NotSpooled(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         ApiError {
             field: refusal.named_field().map(str::to_owned),

@@ -1,10 +1,11 @@
-//! Where notifications come in. One request is one record on the bus, and is answered after the bus has it.
+//! Where notifications come in. One request is one record, and is answered after the bus has it, or, with the bus
+//! away, after it is synced to the disk.
 //!
 //! Invariants:
 //! * an accepted request is durable, and was written exactly once per attempt: to `raw` (one user),
 //!   `fan_out` (a list) or `fan_out_all`;
 //! * a repeated `Idempotency-Key` with the same request always gets the same id. While the first attempt
-//!   is unfinished (or its end unknown) the record is produced again under that id, marked `again`.
+//!   is unfinished (its end unknown, or only spooled) the record is written again under that id, marked `again`.
 
 pub mod fields;
 pub mod request;
@@ -12,6 +13,7 @@ pub mod request;
 use super::{
     metrics::DispatcherMetrics,
     patience::Seldom,
+    spool::Spool,
     store::{Idempotency, SharedStore},
     unix_ms,
 };
@@ -26,7 +28,7 @@ use bytes::Bytes;
 use request::{Audience, Draft, Refusal, Submission};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Generation of the `raw` topic that intake writes to.
@@ -40,17 +42,35 @@ pub struct List {
     pub content: Box<RawValue>,
 }
 
+/// Where an accepted request is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    Bus,
+    /// On the disk of this host: it goes to the bus when that is back.
+    Spooled,
+}
+
+impl Durability {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Durability::Bus => "bus",
+            Durability::Spooled => "spooled",
+        }
+    }
+}
+
 /// The promise given for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Receipt {
     pub id: NotificationId,
-    /// `bus`, or (later) `spooled`.
-    pub durability: &'static str,
+    pub durability: Durability,
 }
 
 pub struct Intake {
     bus: SharedBus,
     store: SharedStore,
+    spool: Option<Arc<Spool>>,
     region: Region,
     metrics: DispatcherMetrics,
     refusing: Seldom,
@@ -60,12 +80,14 @@ impl Intake {
     pub fn new(
         bus: SharedBus,
         store: SharedStore,
+        spool: Option<Arc<Spool>>,
         region: Region,
         metrics: DispatcherMetrics,
     ) -> Intake {
         Intake {
             bus,
             store,
+            spool,
             region,
             metrics,
             refusing: Seldom::default(),
@@ -91,7 +113,8 @@ impl Intake {
                 match idempotency_key {
                     None => {
                         let id = NotificationId::generate();
-                        self.write(id, &submission, false).await.map(|()| id)
+                        let written = self.write(id, &submission, false).await;
+                        written.map(|durability| Receipt { id, durability })
                     }
                     Some(key) => self.accept_once(producer, key, hash, &submission).await,
                 }
@@ -105,11 +128,7 @@ impl Intake {
         self.metrics
             .intake_s
             .observe(started.elapsed().as_secs_f64());
-        let receipt = |id| Receipt {
-            id,
-            durability: "bus",
-        };
-        result.map(receipt)
+        result
     }
 
     async fn accept_once(
@@ -118,7 +137,7 @@ impl Intake {
         key: &str,
         hash: [u8; 32],
         submission: &Submission,
-    ) -> Result<NotificationId, Refusal> {
+    ) -> Result<Receipt, Refusal> {
         let fits = (1..=limits::IDEMPOTENCY_KEY_BYTES).contains(&key.len());
         if !fits || key.chars().any(char::is_control) {
             let problem = format!("has 1 to {} bytes", limits::IDEMPOTENCY_KEY_BYTES);
@@ -133,13 +152,18 @@ impl Intake {
         let (id, again) = match claim.map_err(away)? {
             Idempotency::Claimed => (fresh, false),
             Idempotency::Pending(id) => (id, true),
-            Idempotency::Done(id) => return Ok(id),
+            Idempotency::Done(id) => {
+                return Ok(Receipt {
+                    id,
+                    durability: Durability::Bus,
+                });
+            }
             Idempotency::Conflict => return Err(Refusal::Conflict),
         };
         match self.write(id, submission, again).await {
             // Where the bus did not answer, the record may stand there: the claim stays pending, so
             // that the next attempt goes by the same id.
-            Err(refusal @ Refusal::Away { .. }) => Err(refusal),
+            Err(refusal @ (Refusal::Away { .. } | Refusal::NotSpooled(_))) => Err(refusal),
             Err(refusal) => {
                 self.store
                     .release_claim(producer, key)
@@ -147,34 +171,78 @@ impl Intake {
                     .map_err(away)?;
                 Err(refusal)
             }
-            Ok(()) => {
+            // Left pending: a repetition learns where it is durable by then.
+            Ok(durability @ Durability::Spooled) => Ok(Receipt { id, durability }),
+            Ok(durability @ Durability::Bus) => {
                 // Left pending, a repetition is produced once more under this id: nothing is lost.
                 if let Err(error) = self.store.finish_claim(producer, key).await {
                     tracing::warn!(%error, %id, "an idempotency claim stays pending");
                 }
-                Ok(id)
+                Ok(Receipt { id, durability })
             }
         }
     }
 
-    /// Produces the one record of a request, trying for as long as intake may wait.
+    /// Makes the one record of a request durable: on the bus, or in the spool while the bus is away.
     async fn write(
         &self,
         id: NotificationId,
         submission: &Submission,
+        again: bool,
+    ) -> Result<Durability, Refusal> {
+        let Some(spool) = &self.spool else {
+            return match self.produce(id, submission, again).await {
+                Ok(()) => Ok(Durability::Bus),
+                Err(NotProduced::Refused(refusal)) => Err(refusal),
+                Err(NotProduced::Away(error)) => Err(self.refuse(&error)),
+            };
+        };
+        if !spool.is_active() {
+            tokio::select! {
+                produced = self.produce(id, submission, again) => match produced {
+                    Ok(()) => return Ok(Durability::Bus),
+                    Err(NotProduced::Refused(refusal)) => return Err(refusal),
+                    // That waits for an operator: everything else would wait behind it in the spool.
+                    Err(NotProduced::Away(error @ BusError::NoTopic(_))) => {
+                        return Err(self.refuse(&error));
+                    }
+                    Err(NotProduced::Away(error)) => spool.activate(&error),
+                },
+                () = spool.activated() => {}
+            }
+        }
+        let (topic, record) = self.record(id, submission, true);
+        record.check_size(topic).map_err(|_| too_large())?;
+        let priority = submission.content.priority;
+        let spooled = spool.append(priority, topic, record).await;
+        spooled
+            .map(|()| Durability::Spooled)
+            .map_err(Refusal::NotSpooled)
+    }
+
+    fn refuse(&self, error: &BusError) -> Refusal {
+        if self.refusing.is_due() {
+            tracing::warn!(%error, "the bus is away: notifications are not taken");
+        }
+        Refusal::Away { part: "the bus" }
+    }
+
+    /// Hands the record to the bus, trying for as long as intake may wait.
+    async fn produce(
+        &self,
+        id: NotificationId,
+        submission: &Submission,
         mut again: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), NotProduced> {
         let deadline = Instant::now() + limits::INTAKE_BUS_WAIT;
         loop {
-            let record = self.record(id, submission, again);
-            let attempt = tokio::time::timeout_at(deadline, self.bus.produce(vec![record])).await;
+            let (topic, record) = self.record(id, submission, again);
+            let produced = self.bus.produce(vec![(Target::Keyed(topic), record)]);
+            let attempt = tokio::time::timeout_at(deadline, produced).await;
             let error = match attempt {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(BusError::TooLarge { .. })) => {
-                    return Err(Refusal::TooLarge {
-                        field: "body".into(),
-                        problem: "is larger than the bus takes".into(),
-                    });
+                    return Err(NotProduced::Refused(too_large()));
                 }
                 Ok(Err(error)) => error,
                 Err(_) => BusError::Unavailable("no answer in time".into()),
@@ -182,17 +250,13 @@ impl Intake {
             // What failed may have been appended all the same.
             again = true;
             if deadline.saturating_duration_since(Instant::now()) <= Duration::from_millis(100) {
-                if self.refusing.is_due() {
-                    tracing::warn!(%error, "the bus is away: notifications are not taken");
-                }
-                // The spool's place: append with fsync there and answer `spooled` instead.
-                return Err(Refusal::Away { part: "the bus" });
+                return Err(NotProduced::Away(error));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    fn record(&self, id: NotificationId, submission: &Submission, again: bool) -> (Target, Record) {
+    fn record(&self, id: NotificationId, submission: &Submission, again: bool) -> (Topic, Record) {
         let content = &submission.content;
         let created_ms = created_ms(id);
         let mut head = Head {
@@ -209,11 +273,8 @@ impl Intake {
         match &submission.audience {
             Audience::User(user) => {
                 let key = Bytes::copy_from_slice(user.as_str().as_bytes());
-                let topic = Topic::Raw(GENERATION);
-                (
-                    Target::Keyed(topic),
-                    head.into_record(key, encode_content(content)),
-                )
+                let record = head.into_record(key, encode_content(content));
+                (Topic::Raw(GENERATION), record)
             }
             Audience::Users(users) => {
                 let list = List {
@@ -223,14 +284,27 @@ impl Intake {
                 };
                 let value = serde_json::to_vec(&list).expect("a list is plain data");
                 let record = head.into_record(id.to_string(), value);
-                (Target::Keyed(Topic::FanOut), record)
+                (Topic::FanOut, record)
             }
             Audience::All => {
                 head.kind = Kind::Broadcast;
                 let record = head.into_record("all", encode_content(content));
-                (Target::Keyed(Topic::FanOutAll), record)
+                (Topic::FanOutAll, record)
             }
         }
+    }
+}
+
+/// Why the bus does not have a record.
+enum NotProduced {
+    Refused(Refusal),
+    Away(BusError),
+}
+
+fn too_large() -> Refusal {
+    Refusal::TooLarge {
+        field: "body".into(),
+        problem: "is larger than the bus takes".into(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::fields::Fields;
 use crate::{
+    dispatcher::spool::SpoolError,
     envelope::{Channel, Content, Priority},
     ids::UserId,
     limits,
@@ -29,6 +30,9 @@ pub enum Refusal {
     /// Nothing durable was promised: try again, best with an idempotency key.
     #[error("{part} is away: try again")]
     Away { part: &'static str },
+    /// The bus is away, and the spool did not take it. As with `Away`, the bus may have it all the same.
+    #[error("the bus is away and {0}: try again")]
+    NotSpooled(SpoolError),
 }
 
 impl Refusal {
@@ -48,6 +52,8 @@ impl Refusal {
             Refusal::TooLarge { .. } => "too_large",
             Refusal::Conflict => "idempotency_conflict",
             Refusal::Away { .. } => "unavailable",
+            Refusal::NotSpooled(SpoolError::Full(_)) => "spool_full",
+            Refusal::NotSpooled(SpoolError::Failed(_)) => "spool_failed",
         }
     }
 

@@ -19,7 +19,7 @@ pub struct Fleet {
     pub brokers: String,
     pub dir: TempDir,
     pub api: Api,
-    dispatcher_admin: u16,
+    pub dispatcher_admin: u16,
 }
 
 pub struct Gateway {
@@ -30,7 +30,12 @@ pub struct Gateway {
 
 impl Fleet {
     pub async fn start(gateways: usize, settings: &[(&str, &str)]) -> Fleet {
-        let mut fleet = Fleet::prepare(gateways, settings);
+        Fleet::start_on(kafka::brokers(), gateways, settings).await
+    }
+
+    /// With a broker of the test's own, which it may kill.
+    pub async fn start_on(brokers: String, gateways: usize, settings: &[(&str, &str)]) -> Fleet {
+        let mut fleet = Fleet::prepare_on(brokers, gateways, settings);
         fleet.apply_topics();
         fleet.dispatcher.start();
         for gateway in &mut fleet.gateways {
@@ -42,8 +47,11 @@ impl Fleet {
 
     /// Everything but our own processes: Redis and Kafka run, topics are not there yet.
     pub fn prepare(gateways: usize, settings: &[(&str, &str)]) -> Fleet {
+        Fleet::prepare_on(kafka::brokers(), gateways, settings)
+    }
+
+    fn prepare_on(brokers: String, gateways: usize, settings: &[(&str, &str)]) -> Fleet {
         let redis = RedisServer::start();
-        let brokers = kafka::brokers();
         let namespace = kafka::fresh_namespace().to_string();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = |name: &str, text: &str| {
@@ -72,12 +80,19 @@ impl Fleet {
             .to_str()
             .expect("a plain path")
             .to_owned();
+        let spool = dir
+            .path()
+            .join("spool")
+            .to_str()
+            .expect("a plain path")
+            .to_owned();
         let own = [
             ("http.listen", address(http)),
             ("http.admin_key_file", admin_file),
             ("admin.listen", address(admin)),
             ("grpc.listen", address(grpc)),
             ("store.path", store),
+            ("spool.path", spool),
         ];
         let dispatcher = process("dispatcher", &shared, &own, &[]);
         let gateways = (1..=gateways)

@@ -1,0 +1,36 @@
+//! What the spool counts.
+
+use crate::metrics::Metrics;
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
+
+#[derive(Clone, Debug)]
+pub struct SpoolMetrics {
+    /// 1 while notifications go to the spool.
+    pub active: IntGauge,
+    pub records: IntGauge,
+    pub bytes: IntGauge,
+    pub replayed: IntCounter,
+    pub refused: IntCounterVec,
+}
+
+impl SpoolMetrics {
+    pub fn new(metrics: &Metrics) -> SpoolMetrics {
+        SpoolMetrics {
+            active: metrics.gauge(
+                "spool_active",
+                "1 while the bus is away and notifications go to the spool.",
+            ),
+            records: metrics.gauge("spool_records", "Records that wait in the spool."),
+            bytes: metrics.gauge("spool_bytes", "Bytes of the spool's file in use."),
+            replayed: metrics.counter(
+                "spool_replayed_total",
+                "Records of the spool that the bus has.",
+            ),
+            refused: metrics.counters(
+                "spool_refused_total",
+                "Notifications the spool did not take, by priority and cause.",
+                &["priority", "cause"],
+            ),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Where intake keeps notifications while the bus does not take them: a file on this host's disk.
+//!
+//! Invariants:
+//! * what [`Spool::append`] answered with `Ok` was synced to the disk, and stays until the bus has it;
+//! * a record leaves the file only after `acks=all`. A crash in between replays it once more; it is marked
+//!   `again`, so the router finds the row that exists;
+//! * while the mode lasts nobody waits for the bus: only the replay tries it.
+
+mod file;
+mod metrics;
+mod replay;
+mod writer;
+
+use crate::{
+    bus::{Record, Topic},
+    config,
+    envelope::Priority,
+    limits,
+    metrics::Metrics,
+};
+use file::{Entry, File, Waiting};
+use metrics::SpoolMetrics;
+use std::{fmt::Display, sync::Arc, thread::JoinHandle};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use writer::{Call, Writer};
+
+pub use replay::run as replay;
+
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum SpoolError {
+    /// What has less weight than the room that is left. Nothing of it was kept.
+    #[error("the spool has no room left for {0} notifications")]
+    Full(Priority),
+    /// The disk. Whether it was kept is not known.
+    #[error("the spool can't be used: {0}")]
+    Failed(String),
+}
+
+impl SpoolError {
+    fn failed(error: impl Display) -> SpoolError {
+        SpoolError::Failed(error.to_string())
+    }
+
+    /// Label of a metric.
+    fn cause(&self) -> &'static str {
+        match self {
+            SpoolError::Full(_) => "full",
+            SpoolError::Failed(_) => "disk",
+        }
+    }
+}
+
+/// Dropping it finishes what was handed over.
+pub struct Spool {
+    calls: Option<mpsc::Sender<Call>>,
+    thread: Option<JoinHandle<()>>,
+    records: watch::Receiver<u64>,
+    /// The bus is away: notifications go here without asking it.
+    active: watch::Sender<bool>,
+    metrics: SpoolMetrics,
+    place: String,
+}
+
+impl Spool {
+    pub fn open(config: &config::Spool, metrics: &Metrics) -> Result<Arc<Spool>, SpoolError> {
+        let metrics = SpoolMetrics::new(metrics);
+        let file = File::open(&config.path, config.bytes_max).map_err(SpoolError::failed)?;
+        let (calls, inbox) = mpsc::channel(limits::SPOOL_QUEUE);
+        let (told, records) = watch::channel(file.records);
+        if file.records > 0 {
+            tracing::info!(
+                records = file.records,
+                "the spool holds records of an earlier run: they are replayed"
+            );
+        }
+        let writer = Writer {
+            directory: config.path.clone(),
+            bytes_max: config.bytes_max,
+            file: Some(file),
+            records: told,
+            metrics: metrics.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("spool".into())
+            .spawn(move || writer.run(inbox))
+            .map_err(SpoolError::failed)?;
+        Ok(Arc::new(Spool {
+            calls: Some(calls),
+            thread: Some(thread),
+            records,
+            active: watch::Sender::new(false),
+            metrics,
+            place: config.path.display().to_string(),
+        }))
+    }
+
+    /// Returns once the record is on the disk. The router will look its id up: it must be marked `again`.
+    pub async fn append(
+        &self,
+        priority: Priority,
+        topic: Topic,
+        record: Record,
+    ) -> Result<(), SpoolError> {
+        let entry = Entry {
+            priority,
+            topic,
+            record: file::encode(record),
+        };
+        let appended = self.call(|answer| Call::Append(entry, answer));
+        // A disk that hangs is a refusal too.
+        let appended = tokio::time::timeout(limits::SPOOL_WAIT, appended).await;
+        let result = appended.unwrap_or_else(|_| {
+            let waited = limits::SPOOL_WAIT.as_secs();
+            Err(SpoolError::Failed(format!("no fsync within {waited} s")))
+        });
+        if let Err(error) = &result {
+            let labels = [priority.as_str(), error.cause()];
+            self.metrics.refused.with_label_values(&labels).inc();
+        }
+        result
+    }
+
+    pub fn is_active(&self) -> bool {
+        *self.active.borrow()
+    }
+
+    /// Records that wait for the bus.
+    pub fn records(&self) -> u64 {
+        *self.records.borrow()
+    }
+
+    /// Returns as soon as notifications go here.
+    pub async fn activated(&self) {
+        // The sender is ours: it can't be gone.
+        let _ = self.active.subscribe().wait_for(|active| *active).await;
+    }
+
+    /// The bus did not take a record in time.
+    pub fn activate(&self, error: &impl Display) {
+        if !self.active.send_replace(true) {
+            self.metrics.active.set(1);
+            tracing::warn!(
+                %error,
+                spool = self.place,
+                "the bus takes nothing: notifications are spooled and replayed when it is back; look after Kafka, this ends by itself"
+            );
+        }
+    }
+
+    fn deactivate(&self) {
+        if self.active.send_replace(false) {
+            self.metrics.active.set(0);
+            let records = self.records();
+            tracing::info!(
+                records,
+                "the bus takes records again: the spool is replayed"
+            );
+        }
+    }
+
+    async fn first(&self, records_max: usize) -> Result<Vec<Waiting>, SpoolError> {
+        self.call(|answer| Call::First(records_max, answer)).await
+    }
+
+    async fn remove(&self, rows: Vec<i64>) -> Result<(), SpoolError> {
+        self.call(|answer| Call::Remove(rows, answer)).await
+    }
+
+    async fn call<T>(
+        &self,
+        call: impl FnOnce(oneshot::Sender<Result<T, SpoolError>>) -> Call,
+    ) -> Result<T, SpoolError> {
+        let (answer, answered) = oneshot::channel();
+        let calls = self.calls.as_ref().expect("taken only by drop");
+        let ended = |_| SpoolError::Failed("its thread ended".into());
+        calls
+            .send(call(answer))
+            .await
+            .map_err(|_| SpoolError::Failed("its thread ended".into()))?;
+        answered.await.map_err(ended)?
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.calls = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the spool's thread panicked: what it had not answered is not kept");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The bus is away: notifications go to the disk, and from there to the bus when it is back.
+
+use crate::{
+    rig::{Answer, Rig, directory, eventually, id_of, readiness, rows},
+    switched::Switched,
+};
+use herald::{
+    bus::Topic, config, dispatcher::store::sqlite::SqliteStore, metrics::Metrics,
+    registry::embedded::EmbeddedRegistry,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, path::Path, process::Command, sync::Arc};
+
+/// A dispatcher whose bus is off and whose spool stands at `path`.
+async fn away(path: &Path, bytes_max: u64) -> (Rig, Arc<Switched>) {
+    let (dir, metrics) = (directory(), Metrics::default());
+    let switched = Switched::off(dir.path(), &metrics);
+    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let spool = config::Spool {
+        path: path.to_owned(),
+        bytes_max,
+    };
+    let registry = Arc::new(EmbeddedRegistry::default());
+    let bus = switched.clone();
+    let rig = Rig::with_spool(dir, metrics, bus, registry, store, Some(spool)).await;
+    rig.gateway("gw-1", 0, &["42"]).await;
+    (rig, switched)
+}
+
+async fn post(rig: &Rig, body: Value, key: Option<&str>) -> Answer {
+    let path = "/v1/notifications";
+    rig.call_as(&rig.key, Method::POST, path, Some(body), key)
+        .await
+}
+
+fn notification(priority: &str, bytes: usize) -> Value {
+    json!({ "target": { "user": "42" }, "type": "x", "priority": priority, "body": "b".repeat(bytes) })
+}
+
+/// Everything is on the bus and routed, and the mode has ended.
+async fn replayed(rig: &Rig) {
+    eventually(|| async {
+        let body = readiness(rig).await.1;
+        (body["spool"].is_null() && body["degraded"] == json!(false)).then_some(())
+    })
+    .await;
+    rig.drained("notifications.fan_out", Topic::FanOut).await;
+    rig.routed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_spooled_is_stored_once_critical_first_and_a_repeated_key_keeps_its_id() {
+    let place = tempfile::tempdir().unwrap();
+    let (mut rig, switched) = away(place.path(), 16 << 20).await;
+    let mut ids = Vec::new();
+    for priority in ["low", "normal", "low", "critical"] {
+        let answer = post(&rig, notification(priority, 10), None).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body["durability"]),
+            (202, &json!("spooled"))
+        );
+        ids.push(id_of(&answer.body));
+    }
+    let list = json!({ "target": { "users": ["42", "43"] }, "type": "list" });
+    let first = post(&rig, list.clone(), Some("k")).await;
+    let second = post(&rig, list.clone(), Some("k")).await;
+    assert_eq!(first.body, second.body);
+    ids.push(id_of(&first.body));
+    let (_, body) = readiness(&rig).await;
+    assert_eq!(body["degraded"], json!(true));
+    assert_eq!(body["spool"], json!({ "active": true, "records": 6 }));
+    assert!(rig.metrics.render().contains("herald_spool_active 1"));
+
+    // The next process finds what the last one left.
+    rig.restart().await;
+    switched.turn(true);
+    replayed(&rig).await;
+    let stored: Vec<_> = rows(&*rig.store, "42").await;
+    let stored: Vec<_> = stored.iter().map(|row| row.id).collect();
+    assert_eq!(stored[..4], [ids[3], ids[0], ids[1], ids[2]]);
+    assert_eq!(stored[4..], [ids[4]]);
+    assert_eq!(rows(&*rig.store, "43").await.len(), 1);
+    let records = rig.all_records(Topic::Raw(1)).await;
+    assert!(
+        records
+            .iter()
+            .all(|record| record.header("again").is_some())
+    );
+    let third = post(&rig, list, Some("k")).await;
+    assert_eq!(third.body, json!({ "id": ids[4], "durability": "bus" }));
+    assert!(rig.metrics.render().contains("herald_spool_active 0"));
+}
+
+/// Posts of one priority until it is refused; the ids that were taken.
+async fn fill(rig: &Rig, priority: &str, refusal: &str, taken: &mut BTreeSet<String>) {
+    loop {
+        let answer = post(rig, notification(priority, 20_000), None).await;
+        if answer.status == 202 {
+            taken.insert(id_of(&answer.body).to_string());
+            continue;
+        }
+        assert_eq!(answer.status, 503, "{}", answer.body);
+        assert_eq!(answer.body["error"]["code"], refusal);
+        assert!(answer.retry_after.is_some());
+        return;
+    }
+}
+
+async fn all_are_stored(rig: &Rig, switched: &Switched, taken: BTreeSet<String>) {
+    switched.turn(true);
+    replayed(rig).await;
+    let stored = rows(&*rig.store, "42").await;
+    assert_eq!(stored.len(), taken.len());
+    let stored: BTreeSet<_> = stored.iter().map(|row| row.id.to_string()).collect();
+    assert_eq!(stored, taken);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_fills_refuses_low_first_and_keeps_all_it_took() {
+    let place = tempfile::tempdir().unwrap();
+    let (rig, switched) = away(place.path(), 4 << 20).await;
+    let mut taken = BTreeSet::new();
+    for priority in ["low", "normal", "high", "critical"] {
+        let before = taken.len();
+        fill(&rig, priority, "spool_full", &mut taken).await;
+        assert!(taken.len() > before, "{priority} found no room");
+    }
+    let metrics = rig.metrics.render();
+    let refused = "herald_spool_refused_total{cause=\"full\",priority=\"low\"} 1";
+    assert!(metrics.contains(refused), "{metrics}");
+    all_are_stored(&rig, &switched, taken).await;
+}
+
+/// The test proper runs in a child, in a mount namespace that has a disk of 6 MB.
+#[test]
+fn a_full_disk_is_a_refusal_and_what_was_taken_before_is_replayed() {
+    let Ok(disk) = std::env::var("HERALD_TEST_SMALL_DISK") else {
+        let place = tempfile::tempdir().unwrap();
+        let script = "mount -t tmpfs -o size=6m none \"$HERALD_TEST_SMALL_DISK\" && exec \"$0\" --exact \
+             spool::a_full_disk_is_a_refusal_and_what_was_taken_before_is_replayed";
+        let child = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .env("HERALD_TEST_SMALL_DISK", place.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(
+            child.status.success() && said.contains("1 passed"),
+            "{said}{}",
+            String::from_utf8_lossy(&child.stderr)
+        );
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (rig, switched) = away(Path::new(&disk), 64 << 20).await;
+        let mut taken = BTreeSet::new();
+        fill(&rig, "critical", "spool_failed", &mut taken).await;
+        assert!(taken.len() > 20, "only {} were taken", taken.len());
+        fill(&rig, "critical", "spool_failed", &mut taken).await;
+        all_are_stored(&rig, &switched, taken).await;
+        // Room again: the next outage is taken.
+        switched.turn(false);
+        let answer = post(&rig, notification("low", 10), None).await;
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        assert_eq!(answer.body["durability"], "spooled");
+    });
+}

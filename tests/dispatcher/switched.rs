@@ -1,0 +1,94 @@
+//! A bus that comes and goes.
+
+use async_trait::async_trait;
+use herald::{
+    bus::{
+        Bus, BusError, Consumer, Record, Start, Target, Topic, TopicPartition,
+        embedded::{EmbeddedBus, Options},
+    },
+    metrics::Metrics,
+};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// The embedded bus behind a switch.
+pub struct Switched {
+    bus: EmbeddedBus,
+    away: AtomicBool,
+    /// Every partition ends at 0, as one of a topic that was deleted and made again.
+    pub remade: AtomicBool,
+}
+
+impl Switched {
+    pub fn off(dir: &Path, metrics: &Metrics) -> Arc<Switched> {
+        Arc::new(Switched {
+            bus: EmbeddedBus::open(dir, Options::default(), metrics).unwrap(),
+            away: AtomicBool::new(true),
+            remade: AtomicBool::new(false),
+        })
+    }
+
+    pub fn turn(&self, on: bool) {
+        self.away.store(!on, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), BusError> {
+        match self.away.load(Ordering::Relaxed) {
+            true => Err(BusError::Unavailable("switched off".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Bus for Switched {
+    async fn produce(
+        &self,
+        records: Vec<(Target, Record)>,
+    ) -> Result<Vec<(TopicPartition, u64)>, BusError> {
+        self.check()?;
+        self.bus.produce(records).await
+    }
+
+    async fn subscribe(
+        &self,
+        group: &str,
+        topics: &[Topic],
+    ) -> Result<Box<dyn Consumer>, BusError> {
+        self.check()?;
+        self.bus.subscribe(group, topics).await
+    }
+
+    async fn assign(
+        &self,
+        group: &str,
+        partitions: &[(TopicPartition, Start)],
+    ) -> Result<Box<dyn Consumer>, BusError> {
+        self.bus.assign(group, partitions).await
+    }
+
+    async fn end(&self, at: TopicPartition) -> Result<u64, BusError> {
+        match self.remade.load(Ordering::Relaxed) {
+            true => Ok(0),
+            false => self.bus.end(at).await,
+        }
+    }
+
+    async fn committed(&self, group: &str, at: TopicPartition) -> Result<Option<u64>, BusError> {
+        self.bus.committed(group, at).await
+    }
+
+    async fn partitions(&self, topic: Topic) -> Result<u32, BusError> {
+        self.check()?;
+        self.bus.partitions(topic).await
+    }
+
+    fn healthy(&self) -> bool {
+        self.check().is_ok()
+    }
+}
