@@ -332,6 +332,8 @@ pub const AWAY_RETRY: Duration = Duration::from_millis(500);
 pub const REGISTRY_WAIT: Duration = Duration::from_secs(3);
 /// Records of one gRPC `Deliver` call. Over: refused.
 pub const DELIVER_RECORDS: usize = 1_024;
+/// A dispatcher's call to a gateway.
+pub const GATEWAY_CALL: Duration = Duration::from_secs(3);
 /// A client sent away comes back within this long: the pace is set by when it is sent.
 pub const EVICTED_BACK_WITHIN_MS: u32 = 1_000;
 /// How often a gateway looks at its siblings' leases, to size the crash slot.

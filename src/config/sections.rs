@@ -278,7 +278,7 @@ impl Default for Drain {
         Drain {
             grace_ms: 5_000,
             window_ms: 30_000,
-            deadline_ms: 1_800_000,
+            deadline_ms: 600_000,
         }
     }
 }

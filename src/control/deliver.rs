@@ -1,10 +1,13 @@
-//! gRPC `Deliver`: a dispatcher that can't use the bus hands critical records straight to the sockets.
-//! The answer carries their outcomes; nothing is committed, for nothing was consumed.
+//! The gateway's gRPC door, for dispatchers.
+//!
+//! `Deliver`: one that can't use the bus hands critical records straight to the sockets. The answer carries
+//! their outcomes; nothing is committed, for nothing was consumed. `Leave`: what an operator wants of this
+//! host.
 
-use super::{flights::Waiter, host::Host, place::Batch};
+use super::{flights::Waiter, host::Host, leaving::Wish, place::Batch};
 use crate::{
     api::{
-        DeliverReply, DeliverRequest,
+        DeliverReply, DeliverRequest, LeaveReply, LeaveRequest,
         convert::{outcome_to_wire, record_from_wire},
         gateway_server::{Gateway, GatewayServer},
         secret::Demand,
@@ -64,6 +67,37 @@ impl Gateway for Deliveries {
         let outcomes = collect(calls).await;
         Ok(Response::new(DeliverReply {
             outcomes: outcomes.iter().map(outcome_to_wire).collect(),
+        }))
+    }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
+        let request = request.into_inner();
+        let wish = match request.wish.as_str() {
+            "" => None,
+            "stay" => Some(Wish::Stay),
+            "rebalance" => Some(Wish::Rebalance),
+            "drain" => Some(Wish::Drain {
+                deadline_ms: request.deadline_ms,
+            }),
+            other => {
+                let problem = format!("{other:?} is nothing this gateway can do");
+                return Err(Status::invalid_argument(problem));
+            }
+        };
+        let leaving = &self.host.leaving;
+        if let Some(wish) = wish {
+            let refused =
+                |why: super::leaving::Unwished| Status::failed_precondition(why.to_string());
+            leaving.wish(wish).map_err(refused)?;
+        }
+        let progress = leaving.progress();
+        Ok(Response::new(LeaveReply {
+            phase: progress.phase.to_string(),
+            began_with: progress.began_with,
+            left: self.host.table.connections(),
+            rate_per_s: progress.rate_per_s,
+            siblings: progress.siblings,
+            spare_per_s: progress.spare_per_s,
         }))
     }
 }

@@ -5,6 +5,7 @@ use super::{
     behind::{Behind, Missed},
     flights::{Flights, Settled, Speaker, Waiter},
     health::{Cause, Health},
+    leaving::Leaving,
     link::Outboxes,
     metrics::ControlMetrics,
     outcomes::{Identity, NamedEpoch, Outcomes, Reported},
@@ -60,6 +61,7 @@ pub struct Host {
     /// The end of `broadcast` is noted: no later broadcast escapes this host.
     pub follows_broadcasts: watch::Sender<bool>,
     pub draining: AtomicBool,
+    pub leaving: Leaving,
     /// Connections opened so far, and a second, lately.
     pub opened: AtomicU64,
     pub opened_per_s: AtomicU32,
@@ -72,14 +74,19 @@ impl Host {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Connections a second this host could take on top of what came lately.
-    pub fn spare_accepts_per_s(&self) -> u32 {
+    /// Connections a second this host takes at most: none when it is full or leaves.
+    pub fn accepts_limit_per_s(&self) -> u32 {
         let room = self.gateway.connections_soft as u64;
-        if self.table.connections() >= room || self.is_draining() {
-            return 0;
+        match self.table.connections() < room && !self.is_draining() {
+            true => self.gateway.accepts_per_s,
+            false => 0,
         }
+    }
+
+    /// Of these, what it could take on top of what came lately.
+    pub fn spare_accepts_per_s(&self) -> u32 {
         let used = self.opened_per_s.load(Ordering::Relaxed);
-        self.gateway.accepts_per_s.saturating_sub(used)
+        self.accepts_limit_per_s().saturating_sub(used)
     }
 
     /// Other hosts of the region that take clients.
@@ -87,6 +94,7 @@ impl Host {
         let is_sibling = |lease: &&GatewayLease| {
             lease.live
                 && !lease.info.draining
+                && lease.info.accepts_limit_per_s > 0
                 && lease.owner.gateway != self.id
                 && lease.info.region == self.region
         };

@@ -21,12 +21,11 @@ use crate::{
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::{
-    collections::BTreeSet,
     io,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 pub struct Receiver {
     pub host: Arc<Host>,
@@ -34,8 +33,6 @@ pub struct Receiver {
     pub arrivals: mpsc::Sender<Arrival>,
     pub jobs: mpsc::Sender<Job>,
     pub allowances: Allowances,
-    /// Cores that have no connection left.
-    pub drained: watch::Sender<BTreeSet<u16>>,
 }
 
 /// What one batch of messages adds up to.
@@ -100,11 +97,7 @@ impl Receiver {
                     false => posts::answer(&self.host, conn, 429, Bytes::new()),
                 }
             }
-            FromCore::Drained { core } => {
-                self.drained.send_modify(|drained| {
-                    drained.insert(core);
-                });
-            }
+            FromCore::Drained { core } => self.host.leaving.core_drained(core),
             // Taken by the caller: they share one speaker.
             FromCore::Fate { .. } => {}
         }

@@ -4,8 +4,8 @@
 //! The files in the order of a record's way: [`ownership`] (which shard is ours), `shard` and `broadcast`
 //! (reading), `place` (to whom), `link` (to the cores), `flights` (until the cores answered), `outcomes`
 //! (until a dispatcher accepted), `low_water` (what may be committed). Beside it a connection's way: `inbox`,
-//! `allowance`, `table`, `connect`, `posts`, `behind`. And the process: `health`, `upkeep`, `slot`, `admin`, `deliver`,
-//! `drain`.
+//! `allowance`, `table`, `connect`, `posts`, `behind`. And the process: `health`, `upkeep`, `admin`, `deliver`,
+//! `leaving`.
 
 mod admin;
 mod allowance;
@@ -13,22 +13,20 @@ mod behind;
 mod broadcast;
 mod connect;
 mod deliver;
-mod drain;
 mod flights;
 pub mod grpc_upstream;
 mod health;
 mod host;
 mod inbox;
+mod leaving;
 mod link;
 mod low_water;
 mod metrics;
 mod outcomes;
 mod ownership;
-mod pacing;
 mod place;
 mod posts;
 mod shard;
-mod slot;
 mod table;
 mod upkeep;
 pub mod upstream;
@@ -46,8 +44,9 @@ use crate::{
     registry::{RENEW_MS, SharedRegistry},
 };
 use host::Host;
+use leaving::{Phase, Wish};
 use outcomes::Reporter;
-use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
@@ -163,6 +162,7 @@ impl Control {
             named_epoch: Arc::new(watch::Sender::new(None)),
             follows_broadcasts: watch::Sender::new(false),
             draining: Default::default(),
+            leaving: Default::default(),
             opened: Default::default(),
             opened_per_s: Default::default(),
         };
@@ -194,8 +194,23 @@ impl Control {
         let host = self.host.clone();
         move || {
             let connections = host.table.connections();
-            format!("{}; connections: {connections}", host.health.status())
+            let mut line = format!("{}; connections: {connections}", host.health.status());
+            let progress = host.leaving.progress();
+            if progress.phase != Phase::Serving {
+                let rate_per_s = progress.rate_per_s;
+                line += &format!("; {} at {rate_per_s}/s", progress.phase);
+                if let Some(eta_s) = connections.checked_div(u64::from(rate_per_s)) {
+                    line += &format!(", {eta_s} s left");
+                }
+            }
+            line
         }
+    }
+
+    /// Whether the process is on its way out.
+    pub fn is_ending(&self) -> impl Fn() -> bool + Send + use<> {
+        let host = self.host.clone();
+        move || host.leaving.is_ending()
     }
 
     /// Runs until drained after `shutdown`. `now` ends it at once: leases are still given back, what is in
@@ -205,22 +220,23 @@ impl Control {
         shutdown: CancellationToken,
         now: CancellationToken,
     ) -> Result<(), ControlError> {
-        let (host, drain) = (self.host.clone(), self.drain);
+        let host = self.host.clone();
         let (stop_reading, stop_owning) = (CancellationToken::new(), CancellationToken::new());
         let keeper = ownership::Keeper::new(host.clone());
         let mut owning = tokio::spawn(keeper.run(stop_owning.clone()));
         let mut reading = tokio::spawn(shard::run(host.clone(), stop_reading.clone()));
-        let drained = watch::Sender::new(BTreeSet::new());
         // Dropped at the end: every task of it ends then.
-        let (mut hearing, _tasks) = self.start(drained.clone());
+        let (mut hearing, _tasks) = self.start();
 
         let leaving = async {
             shutdown.cancelled().await;
-            drain::empty(&host, drain, drained.subscribe()).await;
+            // Nothing stands against it but a former wish to exit.
+            let _ = host.leaving.wish(Wish::Exit);
+            host.leaving.emptied().await;
             stop_reading.cancel();
             // It commits what is accepted before it ends.
             let _ = (&mut reading).await;
-            drain::settle(&host).await;
+            leaving::settle(&host).await;
         };
         let mut result = Ok(());
         tokio::select! {
@@ -239,15 +255,12 @@ impl Control {
             result = result.and(flatten((&mut owning).await));
         }
         hearing.abort();
-        drain::end_cores(&host).await;
+        leaving::end_cores(&host).await;
         result
     }
 
     /// Starts everything that lasts as long as the process: what hears the cores, and the rest.
-    fn start(
-        self,
-        drained: watch::Sender<BTreeSet<u16>>,
-    ) -> (JoinHandle<io::Result<()>>, JoinSet<()>) {
+    fn start(self) -> (JoinHandle<io::Result<()>>, JoinSet<()>) {
         let host = self.host;
         let mut tasks = JoinSet::new();
         let (arrivals, arrived) = mpsc::channel(limits::CONNECTS_WAITING);
@@ -264,7 +277,8 @@ impl Control {
         tasks.spawn(posts::run(host.clone(), reporter.clone(), queued));
         tasks.spawn(broadcast::run(host.clone()));
         tasks.spawn(upkeep::run(host.clone()));
-        tasks.spawn(upkeep::keep_slot(host.clone()));
+        tasks.spawn(leaving::keep_slot(host.clone()));
+        tasks.spawn(leaving::run(host.clone(), self.drain));
         tasks.spawn(upkeep::relieve_cores(host.clone()));
         tasks.spawn(admin::serve(self.admin, host.clone(), self.metrics));
         if let Some((listener, secret)) = self.grpc {
@@ -281,7 +295,6 @@ impl Control {
             arrivals,
             jobs,
             allowances,
-            drained,
         };
         (tokio::spawn(receiver.run()), tasks)
     }

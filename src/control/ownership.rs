@@ -347,7 +347,7 @@ impl Keeper {
             grpc: self.host.grpc.clone(),
             shard: self.shard.as_ref().map(|lease| lease.shard),
             connections: self.host.table.connections(),
-            accepts_limit_per_s: self.host.gateway.accepts_per_s,
+            accepts_limit_per_s: self.host.accepts_limit_per_s(),
             spare_accepts_per_s: self.host.spare_accepts_per_s(),
             region: self.host.region.clone(),
             draining: self.host.is_draining(),

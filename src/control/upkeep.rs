@@ -1,7 +1,7 @@
 //! What is looked at every second: the shared parts' health, old deliveries, full cores, the slot.
 
-use super::{behind::Missed, health::Cause, host::Host, link::Relief, slot::Slot};
-use crate::{envelope::Fate, gateway::mailbox::ToCore, limits};
+use super::{behind::Missed, health::Cause, host::Host, link::Relief};
+use crate::{envelope::Fate, gateway::mailbox::ToCore};
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
@@ -34,32 +34,6 @@ fn measure_newcomers(host: &Host, opened: &mut VecDeque<u64>) {
     let before = opened.pop_front().unwrap_or(now);
     let per_s = (now - before) * 1_000 / (TICK.as_millis() as u64 * RATE_TICKS as u64);
     host.opened_per_s.store(per_s as u32, Ordering::Relaxed);
-}
-
-/// Keeps the crash slot as wide as the siblings need it. Runs until dropped.
-pub async fn keep_slot(host: Arc<Host>) {
-    let mut tick = tokio::time::interval(limits::SIBLINGS_EVERY);
-    let mut slot = Slot::default();
-    // Of the siblings together, when last heard of.
-    let mut accepts_per_s = None;
-    loop {
-        tick.tick().await;
-        if let Ok(leases) = host.registry.gateways().await {
-            let siblings = host.siblings(&leases).into_iter();
-            let limits = siblings.map(|lease| u64::from(lease.info.accepts_limit_per_s));
-            accepts_per_s = Some(limits.sum());
-        }
-        // Alone it is the host itself that comes back.
-        let own = u64::from(host.gateway.accepts_per_s);
-        let takers_per_s = accepts_per_s.filter(|&sum| sum > 0).unwrap_or(own);
-        if let Some(after_ms_max) = slot.update(host.table.connections(), takers_per_s) {
-            host.metrics.leaving.slot_ms.set(i64::from(after_ms_max));
-            host.outboxes.send_all(|| ToCore::Slot {
-                after_ms_min: 0,
-                after_ms_max,
-            });
-        }
-    }
 }
 
 fn watch_parts(host: &Host) {

@@ -84,6 +84,12 @@ impl Endpoint {
         answer(url, request.bearer_auth(key.expose())).await
     }
 
+    pub async fn delete(&self, path: &str) -> Result<Value, CtlError> {
+        let (url, key) = self.resolve()?;
+        let request = client()?.delete(format!("{url}{path}"));
+        answer(url, request.bearer_auth(key.expose())).await
+    }
+
     pub async fn post(
         &self,
         path: &str,

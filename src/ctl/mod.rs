@@ -2,6 +2,7 @@
 //! with an API key, and finds the standalone's by the file that leaves in its data directory.
 
 mod connection;
+mod drain;
 mod show;
 mod topics;
 
@@ -56,6 +57,10 @@ enum Command {
     User { user: String },
     /// Gateways, shards, and the health of the parts.
     Status,
+    /// Send a gateway's clients to the others, as fast as these take them.
+    Drain(drain::Drain),
+    /// Share the clients anew, after a gateway has joined.
+    Rebalance,
     /// Check or create the Kafka topics of a dispatcher's configuration.
     Topics(topics::Topics),
 }
@@ -155,6 +160,8 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
             print(&ctl.endpoint.request(&path).await?, show::user);
         }
         Command::Status => print(&ctl.endpoint.request("/v1/status").await?, show::status),
+        Command::Drain(drain) => drain::run(&ctl.endpoint, drain, as_json).await?,
+        Command::Rebalance => drain::rebalance(&ctl.endpoint, as_json).await?,
         Command::Topics(topics) => topics::run(topics).await?,
     }
     Ok(())

@@ -11,6 +11,7 @@ mod broadcast;
 mod fan_out;
 mod finisher;
 mod frame;
+mod gateways;
 mod grpc;
 mod health;
 mod http;
@@ -28,7 +29,7 @@ mod tracker;
 mod worker;
 
 use crate::{
-    api::secret,
+    api::secret::{self, Present},
     bus::SharedBus,
     config::{self, ConfigError, Secret},
     limits,
@@ -36,6 +37,7 @@ use crate::{
     registry::SharedRegistry,
 };
 use api_keys::ApiKeys;
+use gateways::Gateways;
 use health::Health;
 use intake::Intake;
 use metrics::DispatcherMetrics;
@@ -127,6 +129,7 @@ struct Shared {
     sync: Arc<Sync>,
     keys: Arc<ApiKeys>,
     health: Arc<Health>,
+    gateways: Gateways,
     /// One per HTTP request at work.
     http_places: Arc<Semaphore>,
     metrics: DispatcherMetrics,
@@ -145,6 +148,7 @@ impl Dispatcher {
             Some(grpc) => secret::from_config(grpc)?,
             None => None,
         };
+        let present = Present::new(secret.as_ref())?;
         let grpc = match &parts.grpc {
             Some(grpc) => Some((listen("grpc.listen", grpc.listen).await?, secret)),
             None => None,
@@ -159,7 +163,7 @@ impl Dispatcher {
             admin,
             origins: parts.origins.clone(),
             pages: parts.pages.clone(),
-            shared: Shared::new(parts)?,
+            shared: Shared::new(parts, present)?,
         })
     }
 
@@ -216,7 +220,7 @@ impl Dispatcher {
 }
 
 impl Shared {
-    fn new(parts: Parts) -> Result<Shared, StartError> {
+    fn new(parts: Parts, present: Present) -> Result<Shared, StartError> {
         let Parts {
             node,
             bus,
@@ -255,6 +259,7 @@ impl Shared {
                 store.clone(),
                 spool.clone(),
             )),
+            gateways: Gateways::new(registry.clone(), present),
             http_places: Arc::new(Semaphore::new(limits::HTTP_AT_ONCE)),
             all_metrics: parts.metrics,
             node,

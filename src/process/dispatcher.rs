@@ -63,7 +63,7 @@ async fn serve(
         "dispatcher listens"
     );
     let health = dispatcher.health();
-    let telling = systemd::started(move || health.readiness().to_string());
+    let telling = systemd::started(move || health.readiness().to_string(), || false);
     let served = tokio::select! {
         served = dispatcher.run(shutdown.gracefully) => served,
         () = shutdown.at_once.cancelled() => Ok(()),

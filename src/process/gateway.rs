@@ -68,7 +68,7 @@ async fn serve(
     };
     let control = Control::open(parts).await?;
     let shutdown = signals::listen(reload)?;
-    let telling = systemd::started(control.status());
+    let telling = systemd::started(control.status(), control.is_ending());
     let ended = control.run(shutdown.gracefully, shutdown.at_once).await;
     telling.abort();
     systemd::stopping();

@@ -26,10 +26,11 @@ pub struct GatewayInfo {
     /// `None` while it owns no shard.
     pub shard: Option<u32>,
     pub connections: u64,
-    /// Connections a second it shapes accepting to; 0 where an older release said nothing.
+    /// Connections a second it shapes accepting to; 0 while it takes none (full, leaving, or of an older
+    /// release, which does not say).
     #[serde(default)]
     pub accepts_limit_per_s: u32,
-    /// Of these, what it could take on top of what came lately; 0 also when it has no room.
+    /// Of these, what it could take on top of what came lately.
     pub spare_accepts_per_s: u32,
     pub region: Region,
     /// It is draining: nobody should send clients there.

@@ -2,7 +2,8 @@
 
 use crate::{
     dispatcher::{
-        api_keys::KeyError, intake::request::Refusal, store::StoreError, tracker::TrackError,
+        api_keys::KeyError, gateways::GatewayError, intake::request::Refusal, store::StoreError,
+        tracker::TrackError,
     },
     limits,
 };
@@ -67,6 +68,22 @@ impl ApiError {
 
     fn unavailable(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+}
+
+impl From<GatewayError> for ApiError {
+    fn from(error: GatewayError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            GatewayError::Unknown(_) => ApiError::not_found(&message),
+            GatewayError::Registry(_) => ApiError::unavailable(message),
+            GatewayError::Unreachable { .. } => {
+                ApiError::new(StatusCode::BAD_GATEWAY, "gateway_away", message)
+            }
+            GatewayError::Refused { .. } => {
+                ApiError::new(StatusCode::CONFLICT, "conflict", message)
+            }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod bounds;
 mod cors;
 mod error;
 mod extract;
+mod gateways;
 mod inbox;
 mod keys;
 mod notifications;
@@ -50,6 +51,14 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
         .route("/v1/users/{user}/notifications", get(inbox::page))
         .route("/v1/users/{user}/read", post(inbox::read).layer(small()))
         .route("/v1/status", get(status::fleet))
+        .route(
+            "/v1/gateways/{id}/drain",
+            get(gateways::progress)
+                .post(gateways::drain)
+                .delete(gateways::cancel)
+                .layer(small()),
+        )
+        .route("/v1/rebalance", post(gateways::rebalance).layer(small()))
         .route(
             "/v1/api-keys",
             get(keys::list).post(keys::create).layer(small()),

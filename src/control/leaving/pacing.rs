@@ -18,16 +18,16 @@ const SETTLE_S: u32 = 8;
 const LOAD_WANTED: f64 = 0.8;
 /// One step up at most: a sibling that measured a quiet moment does not decide alone.
 const STEP_MAX: f64 = 2.0;
-/// Never slower than this while a sibling has room, per s: a rate of next to nothing shows no effect to
-/// steer by.
-const RATE_MIN: f64 = 10.0;
+/// Not slower than this while every sibling has as much to spare, per s: a rate of next to nothing shows no
+/// effect to steer by.
+const RATE_MIN: u32 = 10;
 
 /// What one sibling can take, as its lease says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sibling {
     /// Accepts a second it shapes to.
     pub limit_per_s: u32,
-    /// Of these, not used when it looked last; 0 also when it has no room for connections.
+    /// Of these, not used when it looked last.
     pub spare_per_s: u32,
 }
 
@@ -53,46 +53,36 @@ impl Pacer {
     /// clients to send away in the coming second.
     pub fn step(&mut self, siblings: &[Sibling], leaving: u32) -> u32 {
         self.settling_s = self.settling_s.saturating_sub(1);
-        let takers = siblings.iter().filter(|sibling| sibling.spare_per_s > 0);
-        if takers.count() == 0 {
-            self.change(0.0);
+        let spare = siblings.iter().map(|sibling| sibling.spare_per_s);
+        let (least, most) = (spare.clone().min().unwrap_or(0), spare.max().unwrap_or(0));
+        if most == 0 {
+            self.rate_per_s = 0.0;
+            self.settling_s = SETTLE_S;
             return 0;
         }
         let load = siblings.iter().map(Sibling::load).fold(0.0, f64::max);
-        if self.rate_per_s == 0.0 {
-            if self.settling_s == 0 {
-                self.change(first_rate(siblings, leaving));
-            }
-        } else if self.settling_s == 0 {
-            let step = (LOAD_WANTED / load.max(f64::EPSILON)).min(STEP_MAX);
-            self.change(self.rate_per_s * step);
+        if self.settling_s == 0 {
+            self.rate_per_s = match self.rate_per_s == 0.0 {
+                // All of it may land on the sibling with the least to spare.
+                true => LOAD_WANTED * f64::from(least) / f64::from(leaving.max(1)),
+                false => self.rate_per_s * (LOAD_WANTED / load.max(f64::EPSILON)).min(STEP_MAX),
+            };
+            self.settling_s = SETTLE_S;
         } else if load >= 1.0 && self.settling_s < SETTLE_S / 2 {
-            self.change(self.rate_per_s / 2.0);
+            self.rate_per_s /= 2.0;
+            self.settling_s = SETTLE_S;
         }
         let limits = siblings
             .iter()
             .map(|sibling| f64::from(sibling.limit_per_s));
-        self.rate_per_s = self.rate_per_s.min(limits.sum());
+        let floor = f64::from(RATE_MIN.min(least));
+        self.rate_per_s = self.rate_per_s.max(floor).min(limits.sum());
         self.rate_per_s as u32
     }
 
     pub fn rate_per_s(&self) -> u32 {
         self.rate_per_s as u32
     }
-
-    fn change(&mut self, rate_per_s: f64) {
-        self.rate_per_s = match rate_per_s == 0.0 {
-            true => 0.0,
-            false => rate_per_s.max(RATE_MIN),
-        };
-        self.settling_s = SETTLE_S;
-    }
-}
-
-/// All of it may land on the sibling with the least to spare.
-fn first_rate(siblings: &[Sibling], leaving: u32) -> f64 {
-    let spare = siblings.iter().map(|sibling| sibling.spare_per_s).min();
-    LOAD_WANTED * f64::from(spare.unwrap_or(0)) / f64::from(leaving.max(1))
 }
 
 #[cfg(test)]

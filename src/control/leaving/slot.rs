@@ -3,6 +3,9 @@
 //! As long as its siblings would need for this host's connections, each at [`LOAD`] of the rate it shapes
 //! accepting to. A change is told only when it exceeds 20 %.
 
+use crate::{control::host::Host, gateway::mailbox::ToCore, limits};
+use std::sync::Arc;
+
 /// Bounds of the window. Below the least, jitter alone spreads clients well enough.
 const WINDOW_MS_MIN: u32 = 5_000;
 const WINDOW_MS_MAX: u32 = 300_000;
@@ -10,9 +13,35 @@ const WINDOW_MS_MAX: u32 = 300_000;
 /// in step, and others come too.
 const LOAD: u64 = 80;
 
+/// Keeps the crash slot as wide as the siblings need it. Runs until dropped.
+pub async fn keep_slot(host: Arc<Host>) {
+    let mut tick = tokio::time::interval(limits::SIBLINGS_EVERY);
+    let mut slot = Slot::default();
+    // Of the siblings together, when last heard of.
+    let mut accepts_per_s = None;
+    loop {
+        tick.tick().await;
+        if let Ok(leases) = host.registry.gateways().await {
+            let siblings = host.siblings(&leases).into_iter();
+            let limits = siblings.map(|lease| u64::from(lease.info.accepts_limit_per_s));
+            accepts_per_s = Some(limits.sum());
+        }
+        // Alone it is the host itself that comes back.
+        let own = u64::from(host.gateway.accepts_per_s);
+        let takers_per_s = accepts_per_s.filter(|&sum| sum > 0).unwrap_or(own);
+        if let Some(after_ms_max) = slot.update(host.table.connections(), takers_per_s) {
+            host.metrics.leaving.slot_ms.set(i64::from(after_ms_max));
+            host.outboxes.send_all(|| ToCore::Slot {
+                after_ms_min: 0,
+                after_ms_max,
+            });
+        }
+    }
+}
+
 /// The window as advertised last.
 #[derive(Debug)]
-pub struct Slot {
+struct Slot {
     window_ms: u32,
 }
 
@@ -26,7 +55,7 @@ impl Default for Slot {
 
 impl Slot {
     /// The new window, when it differs from the advertised one by more than a fifth.
-    pub fn update(&mut self, connections: u64, takers_per_s: u64) -> Option<u32> {
+    fn update(&mut self, connections: u64, takers_per_s: u64) -> Option<u32> {
         let needed_ms = connections * 1000 * 100 / (takers_per_s.max(1) * LOAD);
         let window_ms = u32::try_from(needed_ms).unwrap_or(u32::MAX);
         let window_ms = window_ms.clamp(WINDOW_MS_MIN, WINDOW_MS_MAX);

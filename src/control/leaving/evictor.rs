@@ -1,0 +1,173 @@
+//! Asks clients to come back elsewhere, second by second, at the rate the siblings can take.
+
+use super::pacing::{Pacer, Sibling};
+use crate::{
+    config::Drain, control::host::Host, gateway::mailbox::ToCore, limits, registry::GatewayLease,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// One step of the pacing.
+const STEP: Duration = Duration::from_secs(1);
+
+pub(super) struct Evictor {
+    host: Arc<Host>,
+    drain: Drain,
+    pacer: Pacer,
+    /// There ever was a host to send them to.
+    had_siblings: bool,
+    began: Instant,
+}
+
+/// The region's other hosts, at one look.
+struct Others {
+    takers: Vec<Sibling>,
+    /// Connections of the takers.
+    connections: u64,
+    /// Hosts that leave now, this one included.
+    leaving: u32,
+}
+
+impl Evictor {
+    pub fn new(host: Arc<Host>, drain: Drain) -> Evictor {
+        Evictor {
+            host,
+            drain,
+            pacer: Pacer::default(),
+            had_siblings: false,
+            began: Instant::now(),
+        }
+    }
+
+    /// Until it is dropped because nobody is left, or the deadline passed and all that remained were sent
+    /// away at once.
+    pub async fn everyone(mut self) {
+        let mut steps = steps();
+        while self.began.elapsed() < self.limit() {
+            steps.tick().await;
+            let clients = self.rate().await;
+            self.evict(clients, limits::EVICTED_BACK_WITHIN_MS);
+        }
+        // Whoever is left comes back as after a crash: spread over the slot, whatever siblings say.
+        let slot_ms = self.host.metrics.leaving.slot_ms.get() as u32;
+        self.evict(u32::MAX, slot_ms);
+        tokio::time::sleep(limits::DRAIN_SLACK).await;
+    }
+
+    /// Until this host has no more than its share, or as many were sent away as it had too many: a balancer
+    /// may send them back here.
+    pub async fn down_to_the_mean(mut self) {
+        let mut steps = steps();
+        let mut budget = None;
+        loop {
+            steps.tick().await;
+            let Some(others) = self.look().await else {
+                return;
+            };
+            let hosts = others.takers.len() as u64 + 1;
+            let own = self.host.table.connections();
+            let mean = (own + others.connections).div_ceil(hosts);
+            let excess = own.saturating_sub(mean);
+            let left = *budget.get_or_insert(excess);
+            let most = u32::try_from(excess.min(left)).unwrap_or(u32::MAX);
+            if most == 0 {
+                return;
+            }
+            let clients = self.paced(&others).min(most);
+            budget = Some(left - u64::from(clients));
+            self.evict(clients, limits::EVICTED_BACK_WITHIN_MS);
+        }
+    }
+
+    /// How long it may take. Alone there is nobody to spare: the window is all.
+    fn limit(&self) -> Duration {
+        Duration::from_millis(match self.had_siblings {
+            true => self.drain.deadline_ms,
+            false => self.drain.window_ms,
+        })
+    }
+
+    /// Clients to send away in the coming second.
+    async fn rate(&mut self) -> u32 {
+        match self.look().await {
+            Some(others) => {
+                self.had_siblings |= !others.takers.is_empty();
+                match self.had_siblings {
+                    true => self.paced(&others),
+                    false => self.evenly(),
+                }
+            }
+            // What was right a moment ago is not wrong yet; without news it is not raised.
+            None if self.had_siblings => self.pacer.rate_per_s(),
+            None => self.evenly(),
+        }
+    }
+
+    fn paced(&mut self, others: &Others) -> u32 {
+        let rate_per_s = self.pacer.step(&others.takers, others.leaving);
+        let spare = others
+            .takers
+            .iter()
+            .map(|taker| u64::from(taker.spare_per_s));
+        self.host.leaving.progress.send_modify(|progress| {
+            progress.siblings = others.takers.len() as u32;
+            progress.spare_per_s = spare.sum();
+        });
+        rate_per_s
+    }
+
+    /// `None` when the registry does not say.
+    async fn look(&self) -> Option<Others> {
+        let leases = tokio::time::timeout(STEP, self.host.registry.gateways()).await;
+        let leases = leases.ok()?.ok()?;
+        let siblings = self.host.siblings(&leases);
+        let taker = |lease: &&GatewayLease| Sibling {
+            limit_per_s: lease.info.accepts_limit_per_s,
+            spare_per_s: lease.info.spare_accepts_per_s,
+        };
+        let leaving = leases.iter().filter(|lease| {
+            lease.live && lease.info.draining && lease.owner.gateway != self.host.id
+        });
+        Some(Others {
+            takers: siblings.iter().map(taker).collect(),
+            connections: siblings.iter().map(|lease| lease.info.connections).sum(),
+            leaving: 1 + leaving.count() as u32,
+        })
+    }
+
+    /// So many that all are gone at the end of the window.
+    fn evenly(&self) -> u32 {
+        let window = Duration::from_millis(self.drain.window_ms);
+        let left_s = window.saturating_sub(self.began.elapsed()).as_secs().max(1);
+        let share = self.host.table.connections().div_ceil(left_s);
+        u32::try_from(share).unwrap_or(u32::MAX)
+    }
+
+    /// Newcomers come to all cores alike, so each core has its share of the clients.
+    fn evict(&self, clients: u32, back_within_ms: u32) {
+        let host = &self.host;
+        host.metrics.leaving.evicting.set(i64::from(clients));
+        let progress = &host.leaving.progress;
+        progress.send_modify(|progress| progress.rate_per_s = clients);
+        let drained = host.leaving.drained.borrow().clone();
+        let cores: Vec<u16> = host.outboxes.cores().collect();
+        let cores: Vec<u16> = cores
+            .into_iter()
+            .filter(|core| !drained.contains(core))
+            .collect();
+        let share = clients.div_ceil(cores.len().max(1) as u32);
+        for core in cores {
+            let message = ToCore::Evict {
+                clients: share,
+                back_within_ms,
+            };
+            host.outboxes.send(core, message);
+        }
+    }
+}
+
+fn steps() -> tokio::time::Interval {
+    let mut steps = tokio::time::interval(STEP);
+    steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    steps
+}

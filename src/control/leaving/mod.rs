@@ -1,0 +1,248 @@
+//! Sending clients elsewhere: because the process ends, because an operator empties the host, or to share
+//! them anew with a host that joined.
+//!
+//! The order of an end: not ready → the load balancer's grace → no more accepting → clients asked to come
+//! back elsewhere, as fast as the siblings take them → every connection gone → outcomes in flight accepted
+//! and committed → users, shard and lease given back. Each step is bounded in time, so that leaving always
+//! ends.
+
+mod evictor;
+mod pacing;
+mod slot;
+
+pub use slot::keep_slot;
+
+use super::{health::Cause, host::Host};
+use crate::{config::Drain, gateway::mailbox::ToCore, limits};
+use evictor::Evictor;
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use thiserror::Error;
+use tokio::{sync::watch, time::Instant};
+
+/// What is wanted of this host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    #[default]
+    Stay,
+    /// Down to the mean of the region's hosts; newcomers stay welcome.
+    Rebalance,
+    /// Empty, but alive: it takes clients again when it is to stay after all. `None`: the configured
+    /// deadline.
+    Drain { deadline_ms: Option<u64> },
+    /// Empty, then the process ends. Final.
+    Exit,
+}
+
+/// A wish that does not go with the present one.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Unwished {
+    #[error("the process is ending")]
+    Ending,
+    #[error("the host is being drained: cancel that first")]
+    Draining,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    #[default]
+    Serving,
+    /// Not ready; the load balancer is given time to notice.
+    Grace,
+    Draining,
+    /// Nobody is left.
+    Empty,
+    Rebalancing,
+}
+
+/// How far it is. Who is left, the table knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub phase: Phase,
+    /// Connections when it began.
+    pub began_with: u64,
+    /// Clients sent away in this second.
+    pub rate_per_s: u32,
+    /// Hosts that take them, and what they could take more, together.
+    pub siblings: u32,
+    pub spare_per_s: u64,
+}
+
+/// The wish, and what came of it.
+#[derive(Default)]
+pub struct Leaving {
+    wish: watch::Sender<Wish>,
+    progress: watch::Sender<Progress>,
+    /// Cores without a connection.
+    drained: watch::Sender<BTreeSet<u16>>,
+    /// Since when newcomers are sent elsewhere.
+    since: Mutex<Option<Instant>>,
+}
+
+impl Leaving {
+    pub fn wish(&self, wish: Wish) -> Result<(), Unwished> {
+        let mut result = Ok(());
+        self.wish.send_if_modified(|present| {
+            result = match (*present, wish) {
+                (Wish::Exit, Wish::Exit) => Ok(()),
+                (Wish::Exit, _) => Err(Unwished::Ending),
+                (Wish::Drain { .. }, Wish::Rebalance) => Err(Unwished::Draining),
+                _ => Ok(()),
+            };
+            let changes = result.is_ok() && *present != wish;
+            if changes {
+                *present = wish;
+            }
+            changes
+        });
+        result
+    }
+
+    pub fn is_ending(&self) -> bool {
+        *self.wish.borrow() == Wish::Exit
+    }
+
+    pub fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Until nobody is left.
+    pub async fn emptied(&self) {
+        let mut progress = self.progress.subscribe();
+        let empty = progress.wait_for(|progress| progress.phase == Phase::Empty);
+        let _ = empty.await;
+    }
+
+    /// A core says that it has no connection.
+    pub fn core_drained(&self, core: u16) {
+        self.drained.send_modify(|drained| {
+            drained.insert(core);
+        });
+    }
+
+    fn begin(&self, phase: Phase, host: &Host) {
+        self.progress.send_replace(Progress {
+            phase,
+            began_with: host.table.connections(),
+            ..Progress::default()
+        });
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Serving => "serving",
+            Phase::Grace => "grace",
+            Phase::Draining => "draining",
+            Phase::Empty => "empty",
+            Phase::Rebalancing => "rebalancing",
+        })
+    }
+}
+
+/// Fulfils one wish after the other. Runs until dropped.
+pub async fn run(host: Arc<Host>, drain: Drain) {
+    let mut wishes = host.leaving.wish.subscribe();
+    loop {
+        let wish = *wishes.borrow_and_update();
+        tokio::select! {
+            () = fulfil(&host, drain, wish) => {}
+            _ = wishes.changed() => {}
+        }
+    }
+}
+
+/// Ends only by being dropped: what is fulfilled lasts until the next wish.
+async fn fulfil(host: &Arc<Host>, drain: Drain, wish: Wish) {
+    match wish {
+        Wish::Stay => stay(host),
+        Wish::Rebalance => {
+            host.leaving.begin(Phase::Rebalancing, host);
+            Evictor::new(host.clone(), drain).down_to_the_mean().await;
+            // Another wish may have come meanwhile; it stands.
+            host.leaving.wish.send_if_modified(|present| {
+                let done = *present == Wish::Rebalance;
+                if done {
+                    *present = Wish::Stay;
+                }
+                done
+            });
+        }
+        Wish::Drain { deadline_ms } => {
+            let deadline_ms = deadline_ms.unwrap_or(drain.deadline_ms);
+            let drain = Drain {
+                deadline_ms,
+                ..drain
+            };
+            empty(host, drain, false).await;
+        }
+        Wish::Exit => empty(host, drain, true).await,
+    }
+    std::future::pending().await
+}
+
+/// Takes a drain back.
+fn stay(host: &Host) {
+    if host.leaving.since.lock().take().is_some() {
+        tracing::info!("stays after all: takes clients again");
+        host.draining.store(false, Ordering::Relaxed);
+        host.outboxes.send_all(|| ToCore::Leave(false));
+        host.leaving.drained.send_modify(BTreeSet::clear);
+        host.health.works(Cause::Draining);
+    }
+    host.leaving.begin(Phase::Serving, host);
+}
+
+/// From the wish to leave until every connection is gone.
+async fn empty(host: &Arc<Host>, drain: Drain, for_good: bool) {
+    let leaving = &host.leaving;
+    let since = *leaving.since.lock().get_or_insert_with(Instant::now);
+    leaving.begin(Phase::Grace, host);
+    let connections = host.table.connections();
+    tracing::info!(connections, "leaving: not ready from now on");
+    host.draining.store(true, Ordering::Relaxed);
+    host.fails(Cause::Draining, "leaving: clients are sent elsewhere");
+    tokio::time::sleep_until(since + Duration::from_millis(drain.grace_ms)).await;
+    if for_good {
+        host.outboxes.send_all(|| ToCore::StopAccepting);
+    }
+    host.outboxes.send_all(|| ToCore::Leave(true));
+    leaving.begin(Phase::Draining, host);
+    let all = host.outboxes.cores().count();
+    let mut gone = leaving.drained.subscribe();
+    tokio::select! {
+        _ = gone.wait_for(|drained| drained.len() >= all) => {}
+        () = Evictor::new(host.clone(), drain).everyone() => {
+            let left = host.table.connections();
+            tracing::warn!(left, "connections were left when the drain ended: closed");
+        }
+    }
+    host.metrics.leaving.evicting.set(0);
+    leaving.progress.send_modify(|progress| {
+        progress.phase = Phase::Empty;
+        progress.rate_per_s = 0;
+    });
+}
+
+/// Until what cores said last has been reported; bounded.
+pub async fn settle(host: &Host) {
+    let until = Instant::now() + limits::DRAIN_FINISH;
+    while Instant::now() < until && !(host.flights.unsettled() == 0 && host.outcomes.is_idle()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Ends the core threads. Answers when each has been told, or will not listen.
+pub async fn end_cores(host: &Host) {
+    host.outboxes.send_all(|| ToCore::Shutdown);
+    let until = Instant::now() + limits::REGISTRY_WAIT;
+    while Instant::now() < until && !host.outboxes.is_empty() {
+        tokio::time::sleep(limits::CORE_RETRY).await;
+    }
+}

@@ -1,0 +1,127 @@
+//! `herald ctl drain` and `rebalance`: empties a gateway, shows how far it is, takes it back.
+
+use super::{CtlError, Endpoint, connection::path_segment};
+use clap::Args;
+use serde_json::{Value, json};
+use std::{io::IsTerminal, io::Write, time::Duration};
+
+/// Between two looks at a drain that is followed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Of the progress bar, in characters.
+const BAR: usize = 30;
+
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// Id of the gateway.
+    gateway: String,
+    /// Who is still there after so many seconds is sent away at once; default: drain.deadline_ms.
+    #[arg(long = "deadline", value_name = "SECONDS")]
+    deadline_s: Option<u64>,
+    /// Show how far it is, and change nothing.
+    #[arg(long, conflicts_with_all = ["cancel", "deadline_s"])]
+    status: bool,
+    /// Take clients again.
+    #[arg(long, conflicts_with = "deadline_s")]
+    cancel: bool,
+    /// Don't stay until it is empty.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub async fn run(endpoint: &Endpoint, drain: Drain, as_json: bool) -> Result<(), CtlError> {
+    let path = format!("/v1/gateways/{}/drain", path_segment(&drain.gateway));
+    let show = |answer: &Value| match as_json {
+        true => println!("{answer:#}"),
+        false => println!("{}", line(answer)),
+    };
+    if drain.status {
+        show(&endpoint.request(&path).await?);
+        return Ok(());
+    }
+    if drain.cancel {
+        show(&endpoint.delete(&path).await?);
+        return Ok(());
+    }
+    let body = match drain.deadline_s {
+        Some(seconds) => json!({ "deadline_s": seconds }),
+        None => json!({}),
+    };
+    let mut answer = endpoint.post(&path, &body, None).await?;
+    let follows = !drain.no_wait && !as_json;
+    let redraws = std::io::stdout().is_terminal();
+    while follows && answer["phase"] != "empty" {
+        if redraws {
+            // Back to the start of the line, and what was longer before is cleared.
+            print!("\r{}\x1b[K", line(&answer));
+            let _ = std::io::stdout().flush();
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        answer = endpoint.request(&path).await?;
+        if answer["phase"] == "serving" {
+            return Err(CtlError::Other("the drain was cancelled".into()));
+        }
+    }
+    if redraws && follows {
+        print!("\r\x1b[K");
+    }
+    show(&answer);
+    Ok(())
+}
+
+pub async fn rebalance(endpoint: &Endpoint, as_json: bool) -> Result<(), CtlError> {
+    let answer = endpoint.post("/v1/rebalance", &json!({}), None).await?;
+    if as_json {
+        println!("{answer:#}");
+        return Ok(());
+    }
+    for gateway in answer["gateways"].as_array().into_iter().flatten() {
+        println!("{}", line(gateway));
+    }
+    Ok(())
+}
+
+/// `gw-1 draining [#########.....] 70 %  5,400 left at 900/s, 6 s; 2 siblings could take 3,100/s more`
+fn line(answer: &Value) -> String {
+    let number = |key: &str| answer[key].as_u64().unwrap_or(0);
+    let text = |key: &str| answer[key].as_str().unwrap_or("-").to_owned();
+    let (left, began_with) = (number("left"), number("began_with").max(1));
+    let mut line = format!("{} {}", text("gateway"), text("phase"));
+    if answer["phase"] == "draining" {
+        let gone = began_with.saturating_sub(left);
+        let filled = (gone as usize * BAR) / began_with as usize;
+        let bar = "#".repeat(filled) + &".".repeat(BAR - filled);
+        line += &format!(" [{bar}] {} %", gone * 100 / began_with);
+    }
+    line += &format!("  {left} left at {}/s", number("rate_per_s"));
+    if let Some(eta_s) = answer["eta_s"].as_u64() {
+        line += &format!(", {eta_s} s");
+    }
+    let (siblings, spare_per_s) = (number("siblings"), number("spare_per_s"));
+    line + &format!("; {siblings} siblings could take {spare_per_s}/s more")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_is_shown_with_its_rate_and_what_is_left() {
+        let answer = json!({
+            "gateway": "gw-1", "phase": "draining", "began_with": 1000, "left": 250,
+            "rate_per_s": 50, "eta_s": 5, "siblings": 2, "spare_per_s": 800,
+        });
+        let bar = "#".repeat(22) + &".".repeat(8);
+        assert_eq!(
+            line(&answer),
+            format!(
+                "gw-1 draining [{bar}] 75 %  250 left at 50/s, 5 s; 2 siblings could take 800/s more"
+            )
+        );
+    }
+
+    #[test]
+    fn more_connections_than_it_began_with_are_no_negative_progress() {
+        let answer = json!({ "phase": "draining", "began_with": 10, "left": 12 });
+        assert!(line(&answer).contains(" 0 %"));
+    }
+}

@@ -1,0 +1,81 @@
+//! What an operator wants of gateways: to be emptied, to stay after all, to share clients anew. For admin
+//! keys only; the dispatcher passes it on.
+
+use super::{
+    Shared,
+    error::ApiError,
+    extract::{PathText, Whole},
+    producer::Admin,
+};
+use crate::{api::LeaveReply, dispatcher::intake::fields::Fields};
+use axum::{Json, extract::State};
+use serde_json::{Value, json};
+
+pub async fn progress(
+    State(shared): State<Shared>,
+    _: Admin,
+    PathText(id): PathText,
+) -> Result<Json<Value>, ApiError> {
+    let reply = shared.gateways.leave(&id, "", None).await?;
+    Ok(Json(describe(&id, &reply)))
+}
+
+pub async fn drain(
+    State(shared): State<Shared>,
+    _: Admin,
+    PathText(id): PathText,
+    Whole(body): Whole,
+) -> Result<Json<Value>, ApiError> {
+    let mut deadline_s: Option<u64> = None;
+    if !body.is_empty() {
+        let mut fields = Fields::read(&body)?;
+        deadline_s = fields.take("deadline_s", "a number of seconds")?;
+        fields.finish("a drain")?;
+    }
+    let deadline_ms = deadline_s.map(|seconds| seconds.saturating_mul(1_000));
+    tracing::info!(gateway = id, deadline_s, "an operator drains a gateway");
+    let reply = shared.gateways.leave(&id, "drain", deadline_ms).await?;
+    Ok(Json(describe(&id, &reply)))
+}
+
+pub async fn cancel(
+    State(shared): State<Shared>,
+    _: Admin,
+    PathText(id): PathText,
+) -> Result<Json<Value>, ApiError> {
+    tracing::info!(gateway = id, "an operator takes a drain back");
+    let reply = shared.gateways.leave(&id, "stay", None).await?;
+    Ok(Json(describe(&id, &reply)))
+}
+
+/// Every gateway with more than its share is asked; each paces itself.
+pub async fn rebalance(State(shared): State<Shared>, _: Admin) -> Result<Json<Value>, ApiError> {
+    tracing::info!("an operator shares the clients anew");
+    let mut gateways = Vec::new();
+    for lease in shared.gateways.live().await? {
+        let id = lease.owner.gateway.as_str();
+        if !lease.info.draining {
+            let reply = shared.gateways.leave(id, "rebalance", None).await?;
+            gateways.push(describe(id, &reply));
+        }
+    }
+    Ok(Json(json!({ "gateways": gateways })))
+}
+
+fn describe(id: &str, reply: &LeaveReply) -> Value {
+    let left = reply.left;
+    let eta_s = match reply.rate_per_s {
+        0 => None,
+        rate => Some(left.div_ceil(u64::from(rate))),
+    };
+    json!({
+        "gateway": id,
+        "phase": reply.phase,
+        "began_with": reply.began_with,
+        "left": left,
+        "rate_per_s": reply.rate_per_s,
+        "eta_s": eta_s,
+        "siblings": reply.siblings,
+        "spare_per_s": reply.spare_per_s,
+    })
+}
