@@ -340,6 +340,13 @@ pub enum Fate {
     Read,
 }
 
+impl Fate {
+    /// A client said it, of an id that it named; everything else a gateway saw of a record it was given.
+    pub fn is_said_by_client(self) -> bool {
+        matches!(self, Fate::Acked | Fate::Read)
+    }
+}
+
 text_form!(Fate {
     Written => "written", Deferred => "deferred", NotHere => "not_here", Unsupported => "unsupported",
     Expired => "expired", Collapsed => "collapsed", Acked => "acked", Read => "read",

@@ -88,7 +88,7 @@ impl DispatcherMetrics {
             ),
             outcomes_refused: metrics.counters(
                 "outcomes_refused_total",
-                "Outcomes that were not taken, by cause.",
+                "Outcomes that were not taken, by cause (not_the_users: a client spoke of an id its user does not have).",
                 &["cause"],
             ),
             lookups: metrics.counters(

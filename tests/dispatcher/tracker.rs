@@ -5,8 +5,10 @@ use herald::{
     bus::{Target, Topic},
     dispatcher::store::RowKind,
     envelope::{Fate, outcomes_record},
+    ids::NotificationId,
     position::Position,
 };
+use reqwest::Method;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,6 +132,41 @@ async fn a_read_takes_a_position_and_reaches_the_other_gateways_and_sync() {
         (&json!("read"), &json!(mark.pos))
     );
     assert_eq!(reply.cursors["user:local"], mark.pos.value());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_say_of_ids_that_are_not_theirs_is_dropped_and_counted() {
+    let rig = Rig::start().await;
+    let gateway = rig.gateway("gw-1", 0, &["42", "43"]).await;
+    let id = rig.post_to("42", "one").await;
+    rig.routed().await;
+    let made_up = NotificationId::generate();
+    let start = Position::START;
+    let said = vec![
+        outcome(made_up, "42", start, Fate::Read),
+        outcome(made_up, "42", start, Fate::Acked),
+        outcome(id, "43", start, Fate::Read),
+        outcome(id, "43", start, Fate::Acked),
+    ];
+    rig.report(&gateway, Some(0), said).await;
+    let body = json!({ "ids": [made_up] });
+    let answer = rig
+        .call(Method::POST, "/v1/users/42/read", Some(body))
+        .await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.body["id"]),
+        (202, &Value::Null)
+    );
+
+    rig.routed().await;
+    assert_eq!(rows(&*rig.store, "42").await.len(), 1);
+    assert_eq!(rows(&*rig.store, "43").await.len(), 0);
+    let path = format!("/v1/notifications/{made_up}/delivery");
+    assert_eq!(rig.call(Method::GET, &path, None).await.status, 404);
+    let path = format!("/v1/notifications/{id}/delivery?user=43");
+    assert_eq!(rig.call(Method::GET, &path, None).await.status, 404);
+    let metrics = rig.metrics.render();
+    assert!(metrics.contains("herald_outcomes_refused_total{cause=\"not_the_users\"} 4"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

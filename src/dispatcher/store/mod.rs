@@ -167,6 +167,13 @@ pub trait Store: Send + Sync + 'static {
     /// Unread notifications of the user stream and unread broadcasts.
     async fn unread(&self, user: &UserId) -> Result<u64, StoreError>;
 
+    /// Which of these ids the user may mark read: those the user has ([`Store::record`]) and has not read.
+    async fn unread_among(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError>;
+
     /// Which of these ids the user has read (broadcasts included).
     async fn read_among(
         &self,
@@ -207,7 +214,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Row>, StoreError>;
 
-    /// Enters `pending` for channels of accepted work; never overwrites a later state.
+    /// Enters `pending` for channels of accepted work; never overwrites a later state. Whoever hands a
+    /// record to a gateway before its row is stored does this first: a client may acknowledge it at once.
     async fn pending(
         &self,
         entries: &[(NotificationId, UserId, Channel)],
@@ -215,8 +223,10 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
 
     /// Merges outcomes into the delivery log. States only move forward:
-    /// pending < not_here < deferred < written < delivered < read.
-    async fn record(&self, outcomes: &[Outcome]) -> Result<(), StoreError>;
+    /// pending < not_here < deferred < written < delivered < read. What a client said of an id that its user
+    /// does not have is left out; answers how many those were. A user has what is in the inbox, every
+    /// broadcast, and what the log holds of the user already.
+    async fn record(&self, outcomes: &[Outcome]) -> Result<usize, StoreError>;
 
     /// States of a notification, of one user or (up to `limit`) of all.
     async fn delivery(

@@ -4,7 +4,9 @@
 //! Invariants:
 //! * a batch is accepted only after everything in it is durable: in the store, or as a whole on
 //!   `delivery`, where a tracker reads it later; taking it twice changes nothing;
-//! * `not_here` and `read` outcomes become records of their own before the batch is accepted.
+//! * `not_here` and `read` outcomes become records of their own before the batch is accepted;
+//! * a client speaks only of what its user has: marks and acknowledgements of other ids are dropped and
+//!   counted. Rows are stored before anything is pushed, so a client never speaks too early.
 
 mod read_marks;
 mod reroute;
@@ -112,11 +114,6 @@ impl Tracker {
         outcomes: &[Outcome],
         finished: Option<u32>,
     ) -> Result<(), TrackError> {
-        let mut records = self.read_marks(outcomes).await?;
-        records.extend(self.reroute(outcomes, finished).await?);
-        if !records.is_empty() {
-            self.produce(records).await?;
-        }
         // What became of a read mark is of no interest: its row is what counts.
         let logged: Vec<Outcome> = outcomes
             .iter()
@@ -124,7 +121,16 @@ impl Tracker {
             .cloned()
             .collect();
         if !logged.is_empty() {
-            self.store.record(&logged).await?;
+            let left_out = self.store.record(&logged).await?;
+            let refused = &self.metrics.outcomes_refused;
+            let counter = refused.with_label_values(&["not_the_users"]);
+            counter.inc_by(left_out as u64);
+        }
+        // After the log, which tells what the user has.
+        let mut records = self.read_marks(outcomes).await?;
+        records.extend(self.reroute(outcomes, finished).await?);
+        if !records.is_empty() {
+            self.produce(records).await?;
         }
         for outcome in outcomes {
             let counter = &self.metrics.outcomes;
@@ -134,14 +140,14 @@ impl Tracker {
     }
 
     /// Marks ids read for a user: durable on `raw` when it returns. Answers the mark's id, or `None`
-    /// when all were read before.
+    /// when all were read before or are not the user's.
     pub async fn mark_read(
         &self,
         user: &UserId,
         ids: Vec<NotificationId>,
         at_ms: u64,
     ) -> Result<Option<NotificationId>, TrackError> {
-        let Some((id, record)) = self.read_mark(user, ids, at_ms).await else {
+        let Some((id, record)) = self.read_mark(user, &ids, at_ms).await? else {
             return Ok(None);
         };
         self.produce(vec![record]).await?;

@@ -4,7 +4,7 @@
 use super::{TrackError, Tracker};
 use crate::{
     bus::{Record, Target, Topic},
-    dispatcher::intake::GENERATION,
+    dispatcher::{intake::GENERATION, store::StoreError},
     envelope::{Fate, Head, Kind, Outcome, Priority},
     ids::{NotificationId, UserId},
 };
@@ -50,25 +50,24 @@ impl Tracker {
         }
         let mut records = Vec::with_capacity(by_user.len());
         for (user, (ids, at_ms)) in by_user {
-            let mark = self.read_mark(user, ids.into_iter().collect(), at_ms).await;
+            let ids: Vec<NotificationId> = ids.into_iter().collect();
+            let mark = self.read_mark(user, &ids, at_ms).await?;
             records.extend(mark.map(|(_, record)| record));
         }
         Ok(records)
     }
 
-    /// The record of a mark, without what was read before; `None` when nothing is left.
+    /// The record of a mark, without what was read before or is not the user's; `None` when nothing is left.
+    /// Decided here, before the record is made: the router stores every mark it reads.
     pub(super) async fn read_mark(
         &self,
         user: &UserId,
-        mut ids: Vec<NotificationId>,
+        ids: &[NotificationId],
         at_ms: u64,
-    ) -> Option<(NotificationId, (Target, Record))> {
-        // With the store away all are marked once more: that does no harm.
-        if let Ok(read) = self.store.read_among(user, &ids).await {
-            ids.retain(|id| !read.contains(id));
-        }
+    ) -> Result<Option<(NotificationId, (Target, Record))>, StoreError> {
+        let ids = self.store.unread_among(user, ids).await?;
         if ids.is_empty() {
-            return None;
+            return Ok(None);
         }
         let id = mark_id(user, &ids, at_ms);
         let head = Head {
@@ -83,7 +82,7 @@ impl Tracker {
         let key = Bytes::copy_from_slice(user.as_str().as_bytes());
         let value = serde_json::to_vec(&ids).expect("ids are plain data");
         let record = head.into_record(key, value);
-        Some((id, (Target::Keyed(Topic::Raw(GENERATION)), record)))
+        Ok(Some((id, (Target::Keyed(Topic::Raw(GENERATION)), record))))
     }
 }
 

@@ -70,7 +70,9 @@ pub async fn an_outcome_reported_twice_counts_once(home: &impl Home) {
 }
 
 pub async fn outcomes_of_a_broadcast_are_counted_by_gateway_and_kind(home: &impl Home) {
-    let (store, ada, id) = (home.open(), user("ada"), NotificationId::generate());
+    let (store, ada, announced) = (home.open(), user("ada"), broadcast(at(1)));
+    let id = announced.id;
+    store.append_broadcast(announced).await.unwrap();
     let mut outcomes = Vec::new();
     for (gateway, fate, devices) in [
         ("gw-1.7", Fate::Written, 500),
@@ -98,6 +100,52 @@ pub async fn outcomes_of_a_broadcast_are_counted_by_gateway_and_kind(home: &impl
     ];
     assert_eq!(seen, expected);
     assert_eq!(store.delivery(id, None, 2).await.unwrap().len(), 2);
+}
+
+pub async fn what_a_client_says_of_an_id_its_user_does_not_have_leaves_nothing(home: &impl Home) {
+    let (store, ada, bob) = (home.open(), user("ada"), user("bob"));
+    let own = stored(&store, &ada, &[1]).await[0];
+    let mark = read_mark(&ada, at(2), &[own]);
+    store.append(vec![mark.clone()]).await.unwrap();
+    let unheard_of = NotificationId::generate();
+    let said = [
+        (unheard_of, &ada, Fate::Read),
+        (unheard_of, &ada, Fate::Acked),
+        (own, &bob, Fate::Read),
+        (mark.id, &ada, Fate::Read),
+        (own, &ada, Fate::Acked),
+    ];
+    let outcomes = said.map(|(id, user, fate)| outcome(id, Some(user), fate));
+    assert_eq!(store.record(&outcomes).await, Ok(4));
+    assert_eq!(store.delivery(unheard_of, None, 10).await.unwrap(), []);
+    assert_eq!(store.delivery(mark.id, None, 10).await.unwrap(), []);
+    assert_eq!(store.delivery(own, None, 10).await.unwrap().len(), 1);
+    assert_eq!(in_app_state(&store, own, "ada").await.0, "delivered");
+
+    let next = stored(&store, &ada, &[3]).await[0];
+    let ids = [own, next, unheard_of, mark.id];
+    assert_eq!(store.unread_among(&ada, &ids).await.unwrap(), [next]);
+    assert_eq!(store.unread_among(&bob, &ids).await.unwrap(), []);
+}
+
+pub async fn what_a_gateway_was_given_may_be_acknowledged_before_its_row_is_stored(
+    home: &impl Home,
+) {
+    let (store, ada) = (home.open(), user("ada"));
+    // The gateway says in one batch that it wrote it and that it was acknowledged, in whatever order.
+    let written = NotificationId::generate();
+    let batch = [Fate::Acked, Fate::Written].map(|fate| outcome(written, Some(&ada), fate));
+    assert_eq!(store.record(&batch).await, Ok(0));
+    assert_eq!(in_app_state(&store, written, "ada").await.0, "delivered");
+
+    let pending = NotificationId::generate();
+    let entry = (pending, ada.clone(), Channel::InApp);
+    store.pending(&[entry], 5).await.unwrap();
+    let read = outcome(pending, Some(&ada), Fate::Read);
+    assert_eq!(store.record(&[read]).await, Ok(0));
+    assert_eq!(in_app_state(&store, pending, "ada").await.0, "read");
+    let unread = store.unread_among(&ada, &[pending]).await.unwrap();
+    assert_eq!(unread, [pending]);
 }
 
 pub async fn pending_never_hides_an_outcome(home: &impl Home) {

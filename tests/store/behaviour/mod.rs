@@ -51,6 +51,8 @@ macro_rules! every_behaviour_holds_in {
             the_furthest_gateway_gives_the_state_and_its_devices
             an_outcome_reported_twice_counts_once
             outcomes_of_a_broadcast_are_counted_by_gateway_and_kind
+            what_a_client_says_of_an_id_its_user_does_not_have_leaves_nothing
+            what_a_gateway_was_given_may_be_acknowledged_before_its_row_is_stored
             pending_never_hides_an_outcome
             the_latest_states_of_a_user_come_newest_first
             an_idempotency_key_is_claimed_once_until_it_is_done

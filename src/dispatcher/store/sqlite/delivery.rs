@@ -3,11 +3,12 @@
 //! Invariants:
 //! * what one gateway said of one user only moves forward by rank, so that outcomes may come twice and
 //!   out of order;
+//! * what a client said of an id its user does not have leaves no row: else anybody could write the log;
 //! * of a broadcast there is one count per gateway and state, never a row per user (but for `read`).
 //!
 //! The state shown is the furthest any gateway reached, with the devices of the gateways that reached it.
 
-use super::{encode, schema::Failure};
+use super::{encode, reading, schema::Failure};
 use crate::{
     dispatcher::store::{DeliveryState, PENDING, StoreError, rank, state},
     envelope::{Channel, Outcome},
@@ -38,7 +39,30 @@ pub fn pending(
     Ok(())
 }
 
-pub fn record(connection: &Connection, outcomes: &[Outcome]) -> Result<(), Failure> {
+/// Answers how many were left out.
+pub fn record(connection: &Connection, outcomes: &[Outcome]) -> Result<usize, Failure> {
+    // What the gateway saw first: it shows that the user has what a client speaks of in the same batch.
+    let (said, seen): (Vec<&Outcome>, Vec<&Outcome>) = outcomes
+        .iter()
+        .partition(|outcome| outcome.fate.is_said_by_client());
+    for outcome in seen {
+        record_one(connection, outcome)?;
+    }
+    let mut left_out = 0;
+    for outcome in said {
+        let had = match &outcome.user {
+            Some(user) => reading::has(connection, user, outcome.id)?,
+            None => false,
+        };
+        match had {
+            true => record_one(connection, outcome)?,
+            false => left_out += 1,
+        }
+    }
+    Ok(left_out)
+}
+
+fn record_one(connection: &Connection, outcome: &Outcome) -> Result<(), Failure> {
     // Of two reports of one state the larger count stands: a batch that is sent again counts once.
     let mut statement = connection.prepare_cached(
         "INSERT INTO deliveries (id, user, channel, gateway, facet, state, rank, devices, at_ms)
@@ -51,24 +75,22 @@ pub fn record(connection: &Connection, outcomes: &[Outcome]) -> Result<(), Failu
             rank = excluded.rank
          WHERE excluded.rank >= rank",
     )?;
-    for outcome in outcomes {
-        let rank = rank(outcome.fate);
-        let (user, facet) = match &outcome.user {
-            Some(user) => (user.as_str(), 0),
-            None => ("", rank),
-        };
-        statement.execute(params![
-            outcome.id.0.as_bytes(),
-            user,
-            Channel::InApp.as_str(),
-            outcome.gateway,
-            facet,
-            state(outcome.fate),
-            rank,
-            outcome.devices,
-            encode::ms(outcome.at_ms)
-        ])?;
-    }
+    let rank = rank(outcome.fate);
+    let (user, facet) = match &outcome.user {
+        Some(user) => (user.as_str(), 0),
+        None => ("", rank),
+    };
+    statement.execute(params![
+        outcome.id.0.as_bytes(),
+        user,
+        Channel::InApp.as_str(),
+        outcome.gateway,
+        facet,
+        state(outcome.fate),
+        rank,
+        outcome.devices,
+        encode::ms(outcome.at_ms)
+    ])?;
     Ok(())
 }
 

@@ -116,6 +116,17 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn unread_among(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        let (user, ids) = (user.clone(), ids.to_vec());
+        self.readers
+            .read(move |connection| reading::unread_among(connection, &user, &ids))
+            .await
+    }
+
     async fn read_among(
         &self,
         user: &UserId,
@@ -188,7 +199,7 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn record(&self, outcomes: &[Outcome]) -> Result<(), StoreError> {
+    async fn record(&self, outcomes: &[Outcome]) -> Result<usize, StoreError> {
         let outcomes = outcomes.to_vec();
         self.writer
             .write(move |connection| delivery::record(connection, &outcomes))

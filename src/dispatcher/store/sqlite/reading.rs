@@ -209,6 +209,33 @@ pub fn unread(connection: &Connection, user: &UserId, now_ms: u64) -> Result<u64
     Ok((rows + broadcasts) as u64)
 }
 
+/// The user has it: a notification of the inbox, a broadcast, or one whose fate is logged already (a record
+/// may reach a gateway before its row is stored). CASE looks no further than the first that is true.
+pub fn has(connection: &Connection, user: &UserId, id: NotificationId) -> Result<bool, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT CASE
+         WHEN EXISTS (SELECT 1 FROM inbox WHERE user = ?1 AND id = ?2 AND kind = 0) THEN 1
+         WHEN EXISTS (SELECT 1 FROM broadcasts WHERE id = ?2) THEN 1
+         ELSE EXISTS (SELECT 1 FROM deliveries WHERE id = ?2 AND user = ?1) END",
+    )?;
+    Ok(statement.query_row(params![user.as_str(), id.0.as_bytes()], |row| row.get(0))?)
+}
+
+pub fn unread_among(
+    connection: &Connection,
+    user: &UserId,
+    ids: &[NotificationId],
+) -> Result<Vec<NotificationId>, Failure> {
+    let read = read_among(connection, user, ids)?;
+    let mut unread = Vec::new();
+    for id in ids {
+        if !read.contains(id) && has(connection, user, *id)? {
+            unread.push(*id);
+        }
+    }
+    Ok(unread)
+}
+
 pub fn read_among(
     connection: &Connection,
     user: &UserId,
