@@ -55,14 +55,17 @@ struct Comparison {
     /// Parts to be compared without waiting for their turn.
     at_once: usize,
     last: Instant,
+    /// Between two parts.
+    pause: Duration,
     asked: u64,
     missing: u64,
 }
 
 impl Comparison {
-    fn new(incarnation: u64) -> Comparison {
+    fn new(incarnation: u64, round: Duration) -> Comparison {
         Comparison {
             incarnation,
+            pause: round / PARTS as u32,
             next_part: 0,
             at_once: 0,
             last: Instant::now(),
@@ -78,7 +81,7 @@ impl Comparison {
             self.incarnation = incarnation;
             self.at_once = PARTS;
         }
-        let turn = self.last.elapsed() >= limits::ANTI_ENTROPY / PARTS as u32;
+        let turn = self.last.elapsed() >= self.pause;
         (turn || self.at_once > 0).then_some(self.next_part)
     }
 
@@ -104,6 +107,7 @@ impl Registrar {
         jobs: mpsc::Sender<Job>,
     ) -> Registrar {
         let incarnation = host.registry.incarnation();
+        let comparison = Comparison::new(incarnation, host.pace.anti_entropy);
         Registrar {
             host,
             arrivals,
@@ -112,7 +116,7 @@ impl Registrar {
             away_until: None,
             next_part: 0,
             owed: 0,
-            comparison: Comparison::new(incarnation),
+            comparison,
         }
     }
 
@@ -180,7 +184,7 @@ impl Registrar {
     }
 
     /// Anti-entropy: what the registry lost is owed again. Every part once in
-    /// [`limits::ANTI_ENTROPY`]; all of them in one round when the registry may have forgotten.
+    /// [`Pace::anti_entropy`](super::Pace); all of them in one round when the registry may have forgotten.
     async fn compare(&mut self, owner: &Ownership) {
         let host = self.host.clone();
         let Some(part) = self.comparison.due(host.registry.incarnation()) else {
@@ -214,6 +218,7 @@ impl Registrar {
             if self.call("register", call).await.is_none() {
                 return false;
             }
+            host.metrics.registrations.inc_by(entries.len() as u64);
             let missed = host.table.confirm(entries);
             host.behind.tell(Missed::Registry, missed);
         }

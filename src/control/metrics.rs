@@ -26,6 +26,7 @@ pub struct ControlMetrics {
     pub epoch: IntGauge,
     pub shard: IntGauge,
     pub accuracy_ppm: IntGauge,
+    pub registrations: IntCounter,
     pub leaving: LeavingMetrics,
 }
 
@@ -107,6 +108,10 @@ impl ControlMetrics {
             accuracy_ppm: m.gauge(
                 "registry_accuracy_ppm",
                 "Users the registry holds as it should, per million, over the last full comparison",
+            ),
+            registrations: m.counter(
+                "registrations_total",
+                "Users entered in the registry, again after a new epoch or a loss",
             ),
             leaving: LeavingMetrics::new(m),
         }

@@ -61,6 +61,8 @@ use upstream::SharedUpstream;
 pub struct Pace {
     pub renew: Duration,
     pub removal_after: Duration,
+    /// One comparison of the whole table with the registry.
+    pub anti_entropy: Duration,
 }
 
 impl Default for Pace {
@@ -68,6 +70,7 @@ impl Default for Pace {
         Pace {
             renew: Duration::from_millis(RENEW_MS),
             removal_after: limits::REMOVAL_AFTER,
+            anti_entropy: limits::ANTI_ENTROPY,
         }
     }
 }

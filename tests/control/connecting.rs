@@ -4,9 +4,9 @@ use crate::rig::{Rig, Setup, cursors, routed, until};
 use herald::{
     bus::Topic,
     gateway::mailbox::{FromCore, ToCore},
-    registry::Registry,
+    registry::{Registration, Registry},
 };
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 fn at(journal: &[String], what: &str) -> Option<usize> {
     journal.iter().position(|line| line == what)
@@ -161,5 +161,49 @@ async fn a_start_without_registry_and_dispatcher_is_not_ready_says_why_and_recov
             .iter()
             .any(|message| matches!(message, ToCore::Close { .. }))
     );
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn what_the_registry_lost_is_found_and_entered_again_and_the_accuracy_says_so() {
+    let rig = Rig::ready_with(Setup {
+        anti_entropy: Duration::from_millis(640),
+        ..Setup::default()
+    })
+    .await;
+    for (slot, user) in (1..).zip(["ann", "ben", "cid", "dan"]) {
+        let conn = rig.core().open(slot, user, Some(cursors(1)));
+        rig.core().synced(conn).await;
+    }
+    let accuracy = "registry_accuracy_ppm";
+    until("a look at everyone", async || {
+        (rig.metric(accuracy) == 1_000_000.0).then_some(())
+    })
+    .await;
+    // Behind the gateway's back.
+    let owner = rig.lease().await.owner;
+    let user = "ben".parse().unwrap();
+    let lost = [Registration { user, stamp: 2 }];
+    let all = (1..=4).map(|stamp| Registration {
+        stamp,
+        ..lost[0].clone()
+    });
+    let all: Vec<_> = all.collect();
+    rig.shared.registry.unregister(&owner, &all).await.unwrap();
+    let ben = [lost[0].user.clone()];
+    until("a round that found it", async || {
+        (rig.metric(accuracy) == 750_000.0).then_some(())
+    })
+    .await;
+    until("the entry", async || {
+        let routes = rig.shared.registry.lookup(&ben).await.unwrap();
+        (!routes[0].is_empty()).then_some(())
+    })
+    .await;
+    until("a round that found nothing", async || {
+        (rig.metric(accuracy) == 1_000_000.0).then_some(())
+    })
+    .await;
+    assert_eq!(rig.metric("registrations_total"), 5.0);
     rig.leave().await;
 }

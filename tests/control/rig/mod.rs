@@ -21,6 +21,7 @@ use herald::{
     envelope::{Fate, Head, Kind, Priority, Routed},
     gateway::queues,
     ids::NotificationId,
+    limits,
     metrics::Metrics,
     position::{Cursors, Position},
     registry::{GatewayLease, Registry, Timings, embedded::EmbeddedRegistry},
@@ -60,6 +61,7 @@ pub struct Setup {
     pub shared: Option<Shared>,
     pub dispatcher_away: bool,
     pub registry_away: bool,
+    pub anti_entropy: Duration,
 }
 
 impl Default for Setup {
@@ -83,6 +85,7 @@ impl Default for Setup {
             shared: None,
             dispatcher_away: false,
             registry_away: false,
+            anti_entropy: limits::ANTI_ENTROPY,
         }
     }
 }
@@ -176,6 +179,7 @@ impl Rig {
             pace: Pace {
                 renew: Duration::from_millis(50),
                 removal_after: Duration::from_millis(320),
+                anti_entropy: setup.anti_entropy,
             },
             bus: shared.bus.clone(),
             registry: registry.clone(),

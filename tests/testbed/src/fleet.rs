@@ -131,6 +131,34 @@ impl Fleet {
         }
     }
 
+    /// Another gateway under the id of the `n`th, on ports of its own.
+    pub fn twin(&self, n: usize) -> Gateway {
+        let (client_port, admin_port) = (free_port(), free_port());
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let process = self.gateways[n].process.twin(&[
+            ("gateway.listen", &address(client_port)),
+            ("admin.listen", &address(admin_port)),
+            ("grpc.listen", &address(free_port())),
+        ]);
+        Gateway {
+            process,
+            client_port,
+            admin_port,
+        }
+    }
+
+    /// As [`Fleet::apply_topics`], with this many shards.
+    pub async fn make_topics(&self, shards: u32) {
+        let partitions = |topic: Topic| match topic {
+            Topic::InApp | Topic::Critical => shards,
+            topic => topic.spec().partitions,
+        };
+        let topics = Topic::all().into_iter();
+        let topics: Vec<_> = topics.map(|topic| (topic, partitions(topic))).collect();
+        let namespace = self.namespace.parse().expect("a label");
+        kafka::create_topics(&self.brokers, &namespace, &topics).await;
+    }
+
     /// By the operator's own command.
     pub fn apply_topics(&self) {
         let status = Command::new(binary("herald"))
@@ -150,7 +178,7 @@ impl Fleet {
         }
     }
 
-    async fn ready_at(&self, port: u16) {
+    pub async fn ready_at(&self, port: u16) {
         let unready = async || {
             (self
                 .readyz(port)

@@ -34,6 +34,17 @@ impl Herald {
         }
     }
 
+    /// Another process with the same settings but for these.
+    pub fn twin(&self, settings: &[(&str, &str)]) -> Herald {
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        let mut twin = Herald::new(&arguments, settings);
+        for (key, value) in &self.environment {
+            let own = twin.environment.entry(key.clone());
+            own.or_insert_with(|| value.clone());
+        }
+        twin
+    }
+
     pub fn start(&mut self) {
         assert!(self.running.is_none(), "it runs already");
         let mut command = Command::new(binary("herald"));

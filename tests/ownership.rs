@@ -1,0 +1,228 @@
+//! Who owns what, on a real fleet: gateways that come, go, stand still and are replaced; a registry that comes
+//! back empty. Nothing is lost meanwhile, and nobody registers again who need not.
+
+use std::time::{Duration, Instant};
+use testbed::{Client, Fleet};
+
+/// Each test has a fleet of its own, and the machine may have two cores: one after the other.
+static ONE_FLEET: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Clients `<prefix>0`, `<prefix>1` … of one gateway, who go to others when it does not take them.
+fn clients(fleet: &Fleet, gateway: usize, prefix: &str, count: usize) -> Vec<Client> {
+    (0..count)
+        .map(|n| Client::start(fleet.ws_urls(gateway), fleet.token(&format!("{prefix}{n}"))))
+        .collect()
+}
+
+async fn all_open(fleet: &Fleet, clients: &[&Client]) {
+    fleet
+        .eventually("clients connect", WAIT, async || {
+            clients.iter().filter(|client| !client.is_open()).count()
+        })
+        .await;
+}
+
+/// Posts one notification to each; answers the ids.
+async fn post(fleet: &Fleet, prefix: &str, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    for n in 0..count {
+        let id = fleet.api.notify(&format!("{prefix}{n}"), "title").await;
+        ids.push(id.expect("accepted"));
+    }
+    ids
+}
+
+async fn arrived(fleet: &Fleet, what: &str, clients: &[Client], ids: &[String]) {
+    fleet
+        .eventually(what, WAIT, async || {
+            let pairs = ids.iter().enumerate();
+            pairs
+                .filter(|(n, id)| clients[n % clients.len()].times(id) == 0)
+                .count()
+        })
+        .await;
+}
+
+/// One metric without labels of a gateway.
+async fn metric(fleet: &Fleet, gateway: usize, name: &str) -> i64 {
+    let port = fleet.gateways[gateway].admin_port;
+    number(&fleet.api.metrics(port).await, name)
+}
+
+fn number(metrics: &str, name: &str) -> i64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |value| {
+        value.trim().parse::<f64>().expect("a number") as i64
+    })
+}
+
+async fn shard(fleet: &Fleet, gateway: usize) -> i64 {
+    metric(fleet, gateway, "herald_shard ").await
+}
+
+/// Waits until a gateway says that it is not ready, and why.
+async fn not_ready(fleet: &Fleet, gateway: usize, why: &str) {
+    let port = fleet.gateways[gateway].admin_port;
+    fleet
+        .eventually(&format!("not ready: {why}"), WAIT, async || {
+            let answer = fleet.readyz(port).await;
+            usize::from(!answer.is_some_and(|(status, text)| status == 503 && text.contains(why)))
+        })
+        .await;
+}
+
+/// Four gateways and three shards; the fourth is not started.
+async fn four_for_three() -> Fleet {
+    let mut fleet = Fleet::prepare(4, &[]);
+    fleet.make_topics(3).await;
+    fleet.dispatcher.start();
+    for gateway in &mut fleet.gateways[..3] {
+        gateway.process.start();
+    }
+    for gateway in &fleet.gateways[..3] {
+        fleet.ready_at(gateway.admin_port).await;
+    }
+    fleet
+}
+
+/// Leaves in order; whoever waits for a shard has it then.
+async fn leave_to(fleet: &mut Fleet, leaver: usize, waiting: usize) {
+    fleet.gateways[leaver].process.signal(libc::SIGTERM);
+    fleet.gateways[leaver].process.wait();
+    fleet.ready_at(fleet.gateways[waiting].admin_port).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_waits_for_a_free_shard_and_those_that_stood_still_give_up_what_was_taken_and_lose_nothing()
+ {
+    let _alone = ONE_FLEET.lock().await;
+    let mut fleet = four_for_three().await;
+    let devices = clients(&fleet, 0, "a", 20);
+    let others = clients(&fleet, 1, "b", 5);
+    all_open(&fleet, &devices.iter().chain(&others).collect::<Vec<_>>()).await;
+    fleet.gateways[3].process.start();
+    not_ready(&fleet, 3, "all 3 shards are owned").await;
+
+    // One leaves: the one that waited has its shard, by no one's configuration.
+    let free = shard(&fleet, 2).await;
+    leave_to(&mut fleet, 2, 3).await;
+    assert_eq!(shard(&fleet, 3).await, free);
+    fleet.gateways[2].process.start();
+    not_ready(&fleet, 2, "all 3 shards are owned").await;
+
+    // Two stand still for longer than their leases: the shard of one and the id of the other are taken.
+    let registered = metric(&fleet, 0, "herald_registrations_total ").await;
+    let epoch = metric(&fleet, 0, "herald_epoch ").await;
+    let others_epoch = metric(&fleet, 1, "herald_epoch ").await;
+    let stood_still = Instant::now();
+    for gateway in &fleet.gateways[..2] {
+        gateway.process.signal(libc::SIGSTOP);
+    }
+    let mut twin = fleet.twin(1);
+    twin.process.start();
+    let mut ids = post(&fleet, "a", 20).await;
+    let others_ids = post(&fleet, "b", 5).await;
+    fleet.ready_at(twin.admin_port).await;
+    let metrics = fleet.api.metrics(twin.admin_port).await;
+    assert!(number(&metrics, "herald_epoch ") > others_epoch);
+    fleet.ready_at(fleet.gateways[2].admin_port).await;
+    ids.extend(post(&fleet, "a", 20).await);
+    let left = Duration::from_secs(15).saturating_sub(stood_still.elapsed());
+    tokio::time::sleep(left).await;
+    for gateway in &fleet.gateways[..2] {
+        gateway.process.signal(libc::SIGCONT);
+    }
+    not_ready(&fleet, 0, "shards are owned").await;
+    ids.extend(post(&fleet, "a", 20).await);
+
+    // A place gets free: the one goes on under its epoch, and its clients catch up.
+    leave_to(&mut fleet, 2, 0).await;
+    ids.extend(post(&fleet, "a", 20).await);
+    arrived(&fleet, "what came meanwhile", &devices, &ids).await;
+    assert_eq!(metric(&fleet, 0, "herald_epoch ").await, epoch);
+    let now = metric(&fleet, 0, "herald_registrations_total ").await;
+    assert_eq!(
+        now, registered,
+        "nobody is entered again under the same epoch"
+    );
+
+    // The other ends, since its id is in use, and its clients find what they missed elsewhere.
+    let status = fleet.gateways[1].process.wait();
+    assert!(!status.success());
+    let log = fleet.gateways[1].process.log();
+    assert!(log.contains("the gateway id gw-2 is in use"), "{log}");
+    arrived(&fleet, "what the other's missed", &others, &others_ids).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_gateways_shard_is_finished_and_an_empty_redis_is_filled_again() {
+    const USERS: usize = 40;
+    let _alone = ONE_FLEET.lock().await;
+    let mut fleet = Fleet::start(2, &[]).await;
+    let stays = clients(&fleet, 1, "b", USERS);
+    let moves = clients(&fleet, 0, "a", USERS);
+    all_open(&fleet, &stays.iter().chain(&moves).collect::<Vec<_>>()).await;
+    let old_shard = shard(&fleet, 0).await;
+    let old_epoch = metric(&fleet, 0, "herald_epoch ").await;
+
+    // What is posted while a gateway stands still waits in its shard; then the gateway dies.
+    fleet.gateways[0].process.signal(libc::SIGSTOP);
+    let ids = post(&fleet, "a", USERS).await;
+    fleet.gateways[0].process.kill();
+    let died = Instant::now();
+    fleet
+        .eventually("the shard is finished", WAIT, async || {
+            let metrics = fleet.api.metrics(fleet.dispatcher_admin).await;
+            let name = "herald_finished_total{result=\"not_here\"} ";
+            USERS.saturating_sub(number(&metrics, name) as usize)
+        })
+        .await;
+    println!("finished {:?} after the kill", died.elapsed());
+    arrived(&fleet, "what the dead one left", &moves, &ids).await;
+
+    // It comes back: the same shard, a later epoch.
+    fleet.gateways[0].process.start();
+    fleet.ready().await;
+    assert_eq!(shard(&fleet, 0).await, old_shard);
+    let epoch = metric(&fleet, 0, "herald_epoch ").await;
+    assert!(epoch > old_epoch);
+
+    // Redis comes back empty: owners keep what they have, everyone is entered again.
+    let shards = [shard(&fleet, 0).await, shard(&fleet, 1).await];
+    fleet.redis.kill();
+    // What all hosts share takes none of them out of the load balancer.
+    for gateway in &fleet.gateways {
+        fleet
+            .eventually("degraded, and why", WAIT, async || {
+                let answer = fleet.readyz(gateway.admin_port).await;
+                let named = answer
+                    .is_some_and(|(status, text)| status == 200 && text.contains("\"registry\""));
+                usize::from(!named)
+            })
+            .await;
+    }
+    fleet.redis.restart();
+    let mut ids = post(&fleet, "b", USERS).await;
+    fleet
+        .eventually("users are entered again", WAIT, async || {
+            let gone = |prefix: &str, n: usize| {
+                let key = format!("{}:conn:{prefix}{n}", fleet.namespace);
+                fleet.redis.raw(&["EXISTS", &key]) != ":1\r\n"
+            };
+            let users = (0..USERS).flat_map(|n| [("a", n), ("b", n)]);
+            users.filter(|(prefix, n)| gone(prefix, *n)).count()
+        })
+        .await;
+    ids.extend(post(&fleet, "b", USERS).await);
+    arrived(&fleet, "what came meanwhile", &stays, &ids).await;
+    assert_eq!([shard(&fleet, 0).await, shard(&fleet, 1).await], shards);
+    assert_eq!(metric(&fleet, 0, "herald_epoch ").await, epoch);
+    fleet.gateways[0].process.signal(libc::SIGTERM);
+    fleet.gateways[0].process.wait();
+    fleet.gateways[0].process.start();
+    fleet.ready().await;
+    assert!(metric(&fleet, 0, "herald_epoch ").await > epoch);
+    assert_eq!(shard(&fleet, 0).await, shards[0]);
+}
