@@ -69,6 +69,7 @@ impl Keeper {
     /// Keeps the leases until `stop`, then gives them back.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Refused> {
         let mut named = self.host.named_epoch.subscribe();
+        let mut phases = self.host.leaving.phases();
         loop {
             let wait = tokio::select! {
                 () = stop.cancelled() => break,
@@ -79,6 +80,8 @@ impl Keeper {
                 () = tokio::time::sleep(wait) => {}
                 // A dispatcher named a higher epoch of our shard: look at once.
                 _ = named.changed() => {}
+                // Who sends clients here, or takes ours, reads it in the lease.
+                _ = phases.changed() => {}
             }
         }
         self.release().await;

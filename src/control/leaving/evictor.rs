@@ -2,13 +2,20 @@
 
 use super::pacing::{Pacer, Sibling};
 use crate::{
-    config::Drain, control::host::Host, gateway::mailbox::ToCore, limits, registry::GatewayLease,
+    config::Drain,
+    control::host::Host,
+    gateway::mailbox::ToCore,
+    limits,
+    registry::{GatewayLease, RENEW_MS},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// One step of the pacing.
 const STEP: Duration = Duration::from_secs(1);
+
+/// By now every lease has been renewed since.
+const LEASES_TOLD: Duration = Duration::from_millis(2 * RENEW_MS);
 
 pub(super) struct Evictor {
     host: Arc<Host>,
@@ -68,6 +75,10 @@ impl Evictor {
             let own = self.host.table.connections();
             let mean = (own + others.connections).div_ceil(hosts);
             let excess = own.saturating_sub(mean);
+            if excess == 0 && budget.is_none() && self.began.elapsed() < LEASES_TOLD {
+                // A host that joined just now may not show yet.
+                continue;
+            }
             let left = *budget.get_or_insert(excess);
             let most = u32::try_from(excess.min(left)).unwrap_or(u32::MAX);
             if most == 0 {

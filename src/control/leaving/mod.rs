@@ -78,6 +78,8 @@ pub struct Progress {
 pub struct Leaving {
     wish: watch::Sender<Wish>,
     progress: watch::Sender<Progress>,
+    /// Changes with every phase: the lease tells it to the siblings at once.
+    phases: watch::Sender<()>,
     /// Cores without a connection.
     drained: watch::Sender<BTreeSet<u16>>,
     /// Since when newcomers are sent elsewhere.
@@ -107,6 +109,10 @@ impl Leaving {
         *self.wish.borrow() == Wish::Exit
     }
 
+    pub fn phases(&self) -> watch::Receiver<()> {
+        self.phases.subscribe()
+    }
+
     pub fn progress(&self) -> Progress {
         *self.progress.borrow()
     }
@@ -131,6 +137,7 @@ impl Leaving {
             began_with: host.table.connections(),
             ..Progress::default()
         });
+        self.phases.send_replace(());
     }
 }
 
@@ -203,10 +210,10 @@ fn stay(host: &Host) {
 async fn empty(host: &Arc<Host>, drain: Drain, for_good: bool) {
     let leaving = &host.leaving;
     let since = *leaving.since.lock().get_or_insert_with(Instant::now);
-    leaving.begin(Phase::Grace, host);
     let connections = host.table.connections();
     tracing::info!(connections, "leaving: not ready from now on");
     host.draining.store(true, Ordering::Relaxed);
+    leaving.begin(Phase::Grace, host);
     host.fails(Cause::Draining, "leaving: clients are sent elsewhere");
     tokio::time::sleep_until(since + Duration::from_millis(drain.grace_ms)).await;
     if for_good {

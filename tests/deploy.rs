@@ -1,0 +1,149 @@
+//! A fleet behind a real HAProxy while it is changed under load: a gateway drained and taken back, clients
+//! shared anew, every gateway replaced in turn. Nothing is lost, and no gateway is asked for more than it
+//! takes.
+
+use serde_json::Value;
+use std::process::{Command, Output, Stdio};
+use testbed::{Fleet, HaProxy, PATIENCE, child::Guarded, herald::binary};
+
+/// Accepts a second of each gateway: low, so that pacing shows with few clients.
+const ACCEPTS_PER_S: usize = 100;
+const CLIENTS: usize = 450;
+
+fn metric(text: &str, name: &str) -> usize {
+    let line = text.lines().find(|line| line.starts_with(name));
+    let value = line.and_then(|line| line.rsplit(' ').next());
+    value
+        .and_then(|value| value.parse::<f64>().ok())
+        .unwrap_or(0.0) as usize
+}
+
+async fn users_at(fleet: &Fleet, n: usize) -> usize {
+    let port = fleet.gateways[n].admin_port;
+    metric(&fleet.api.metrics(port).await, "herald_connections_open ")
+}
+
+/// Clients that follow the rules, and a numbered stream to them.
+fn swarm(fleet: &Fleet, proxy: &HaProxy, posts: usize) -> Guarded {
+    let mut command = Command::new(binary("swarm"));
+    command
+        .args(["--url", &proxy.ws_url(), "--post-url", &fleet.api.url("")])
+        .args([
+            "--users",
+            &format!("1..{CLIENTS}"),
+            "--count",
+            &posts.to_string(),
+        ])
+        .args(["--connect-rate", "150", "--rate", "25", "--give-up-s", "60"])
+        .arg("--secret-file")
+        .arg(fleet.token_file())
+        .arg("--api-key-file")
+        .arg(fleet.admin_key_file())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Guarded::spawn(command).expect("swarm starts")
+}
+
+/// As an operator does it, from a shell.
+async fn ctl(fleet: &Fleet, arguments: &[&str]) -> Value {
+    let mut command = Command::new(binary("herald"));
+    command.arg("ctl").args(arguments).arg("--json");
+    command.env("HERALD_URL", fleet.api.url(""));
+    command.env("HERALD_API_KEY_FILE", fleet.admin_key_file());
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = output.unwrap().expect("it runs");
+    let said = String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{arguments:?}: {said}\n{}", fleet.logs());
+    serde_json::from_slice(&stdout).expect("JSON")
+}
+
+/// Follows a drain to its end; in no second more are sent away than the others take together.
+async fn drained(fleet: &Fleet, id: &str, others: usize) {
+    fleet
+        .eventually(&format!("{id} is empty"), PATIENCE * 2, async || {
+            let answer = ctl(fleet, &["drain", id, "--status"]).await;
+            let rate = answer["rate_per_s"].as_u64().unwrap() as usize;
+            assert!(rate <= others * ACCEPTS_PER_S, "{answer:#}");
+            usize::from(answer["phase"] != "empty")
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_is_drained_rebalanced_and_replaced_under_load_and_nothing_is_lost() {
+    let accepts = ACCEPTS_PER_S.to_string();
+    let settings = [
+        ("gateway.accepts_per_s", accepts.as_str()),
+        ("gateway.proxy_trusted", "[\"127.0.0.0/8\"]"),
+        // HAProxy looks once a second and believes the second answer.
+        ("drain.grace_ms", "3000"),
+    ];
+    let mut fleet = Fleet::start(3, &settings).await;
+    let proxy = HaProxy::start(&fleet);
+    let swarm = swarm(&fleet, &proxy, 1_500);
+    let all_in = async || {
+        let mut here = 0;
+        for n in 0..3 {
+            here += users_at(&fleet, n).await;
+        }
+        CLIENTS.saturating_sub(here)
+    };
+    fleet.eventually("everyone is in", PATIENCE, all_in).await;
+
+    // Drained by an operator: empty, alive, and nobody comes back to it.
+    ctl(&fleet, &["drain", "gw-1"]).await;
+    drained(&fleet, "gw-1", 2).await;
+    assert_eq!(users_at(&fleet, 0).await, 0);
+    fleet
+        .eventually("everyone is in again", PATIENCE, all_in)
+        .await;
+
+    // Taken back, it is empty until clients are shared anew.
+    ctl(&fleet, &["drain", "gw-1", "--cancel"]).await;
+    fleet.ready().await;
+    ctl(&fleet, &["rebalance"]).await;
+    let mean = CLIENTS / 3;
+    fleet
+        .eventually("gw-1 has its share", PATIENCE * 2, async || {
+            (mean * 8 / 10).saturating_sub(users_at(&fleet, 0).await)
+        })
+        .await;
+
+    // A rolling deploy, one after the other.
+    for n in 0..3 {
+        fleet.gateways[n].process.signal(libc::SIGTERM);
+        let status = fleet.gateways[n].process.wait();
+        assert_eq!(status.code(), Some(0), "{}", fleet.logs());
+        fleet.gateways[n].process.start();
+        fleet.ready().await;
+    }
+
+    let output = tokio::task::spawn_blocking(move || swarm.output())
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {said}\n{}", fleet.logs()));
+    assert_eq!(report["missing"], 0, "{report:#}");
+    assert_eq!(report["never_connected"], 0, "{report:#}");
+    assert!(output.status.success(), "{report:#}\n{said}");
+}
+
+#[test]
+fn the_shipped_haproxy_configuration_is_valid() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/haproxy.cfg");
+    let judged = Command::new("/usr/sbin/haproxy")
+        .args(["-c", "-f", path])
+        .output();
+    let judged = judged.expect("haproxy is installed (apt-get install haproxy)");
+    assert!(
+        judged.status.success(),
+        "{}",
+        String::from_utf8_lossy(&judged.stderr)
+    );
+}
