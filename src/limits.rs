@@ -362,6 +362,12 @@ pub const SPOOL_GROUP: usize = 256;
 pub const SPOOL_GROUP_BYTES: usize = 4 << 20;
 /// An fsync that takes longer is a refusal: 503.
 pub const SPOOL_WAIT: Duration = Duration::from_secs(2);
+/// Critical notifications on their direct way, one per user: waiting (over: they come with the replay), in one
+/// look-up and one call to each gateway (with the largest bodies below [`GRPC_MESSAGE_BYTES`]), and such
+/// batches at once.
+pub const DIRECT_WAITING: usize = 16_384;
+pub const DIRECT_BATCH: usize = 64;
+pub const DIRECT_AT_ONCE: usize = 16;
 /// Between tries of a bus that takes nothing.
 pub const SPOOL_PROBE_EVERY: Duration = Duration::from_millis(500);
 /// Replay: records and bytes of one batch, and of one second, beside the traffic that goes on.

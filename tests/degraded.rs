@@ -20,6 +20,7 @@ struct Accepted {
     user: usize,
     id: String,
     spooled: bool,
+    critical: bool,
     posted: Instant,
     answered: Instant,
 }
@@ -95,6 +96,7 @@ async fn post(http: &reqwest::Client, url: &str, n: usize) -> Option<Accepted> {
         user,
         id: body["id"].as_str()?.to_owned(),
         spooled: body["durability"] == "spooled",
+        critical,
         posted,
         answered: Instant::now(),
     })
@@ -207,6 +209,16 @@ async fn with_kafka_killed_under_load_what_is_answered_202_arrives_once_whatever
     let metrics = fleet.api.metrics(fleet.dispatcher_admin).await;
     assert!(metrics.contains("herald_spool_active 1"), "{metrics}");
     let (p50, p99) = answer_times(&load.spooled());
+
+    let mut urgent = load.spooled();
+    urgent.retain(|one| one.critical);
+    fleet
+        .eventually("critical, directly", Duration::from_secs(20), async || {
+            let missing = |one: &&Accepted| clients[one.user].times(&one.id) == 0;
+            urgent.iter().filter(missing).count()
+        })
+        .await;
+    assert!(urgent.len() > 20, "only {} were critical", urgent.len());
 
     fleet.dispatcher.kill();
     fleet.dispatcher.start();

@@ -231,11 +231,15 @@ impl Shared {
         let metrics = DispatcherMetrics::new(&parts.metrics);
         let region = node.region.clone();
         let spool = open_spool(parts.spool.as_ref(), &parts.metrics)?;
+        let direct = spool
+            .as_ref()
+            .map(|spool| spool.direct(registry.clone(), store.clone(), present.clone()));
         Ok(Shared {
             intake: Arc::new(Intake::new(
                 bus.clone(),
                 store.clone(),
                 spool.clone(),
+                direct,
                 region.clone(),
                 metrics.clone(),
             )),

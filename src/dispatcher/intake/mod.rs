@@ -13,15 +13,17 @@ pub mod request;
 use super::{
     metrics::DispatcherMetrics,
     patience::Seldom,
-    spool::Spool,
+    spool::{Direct, Spool},
     store::{Idempotency, SharedStore},
     unix_ms,
 };
 use crate::{
     bus::{BusError, Record, SharedBus, Target, Topic},
-    envelope::{Content, Head, Kind},
+    envelope::{Channel, Content, Head, Kind, Priority, Routed},
     ids::{NotificationId, Region, UserId},
     limits,
+    position::Position,
+    proto::client::frames::{self, Place},
 };
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -71,6 +73,7 @@ pub struct Intake {
     bus: SharedBus,
     store: SharedStore,
     spool: Option<Arc<Spool>>,
+    direct: Option<Direct>,
     region: Region,
     metrics: DispatcherMetrics,
     refusing: Seldom,
@@ -81,6 +84,7 @@ impl Intake {
         bus: SharedBus,
         store: SharedStore,
         spool: Option<Arc<Spool>>,
+        direct: Option<Direct>,
         region: Region,
         metrics: DispatcherMetrics,
     ) -> Intake {
@@ -88,6 +92,7 @@ impl Intake {
             bus,
             store,
             spool,
+            direct,
             region,
             metrics,
             refusing: Seldom::default(),
@@ -215,9 +220,61 @@ impl Intake {
         record.check_size(topic).map_err(|_| too_large())?;
         let priority = submission.content.priority;
         let spooled = spool.append(priority, topic, record).await;
-        spooled
-            .map(|()| Durability::Spooled)
-            .map_err(Refusal::NotSpooled)
+        spooled.map_err(Refusal::NotSpooled)?;
+        if let Some(direct) = &self.direct {
+            self.offer(direct, id, submission);
+        }
+        Ok(Durability::Spooled)
+    }
+
+    /// Critical does not wait for the bus: what is spooled also goes straight to where the users are.
+    fn offer(&self, direct: &Direct, id: NotificationId, submission: &Submission) {
+        let content = &submission.content;
+        let is_urgent = content.priority == Priority::Critical;
+        if !is_urgent || !content.channels.contains(&Channel::InApp) {
+            return;
+        }
+        let users = match &submission.audience {
+            Audience::User(user) => std::slice::from_ref(user),
+            Audience::Users(users) => users,
+            Audience::All => return,
+        };
+        let head = self.head(id, content, true);
+        let stream = self.region.user_stream();
+        let place = Place {
+            stream: &stream,
+            pos: Position::START,
+            prev: Position::START,
+        };
+        let frame = frames::notification(id, place, head.created_ms, content, false);
+        for user in users {
+            direct.offer(Routed {
+                head: head.clone(),
+                user: Some(user.clone()),
+                stream: stream.clone(),
+                pos: Position::START,
+                prev: Position::START,
+                // It would replace what stands at a position, and say so of a range that is none.
+                collapse_key: None,
+                answered: Vec::new(),
+                frame: frame.clone(),
+            });
+        }
+    }
+
+    fn head(&self, id: NotificationId, content: &Content, again: bool) -> Head {
+        let created_ms = created_ms(id);
+        Head {
+            kind: Kind::Notification,
+            id,
+            created_ms,
+            expires_ms: content
+                .ttl_s
+                .map(|ttl_s| created_ms + u64::from(ttl_s) * 1000),
+            priority: content.priority,
+            region: self.region.to_string(),
+            again,
+        }
     }
 
     fn refuse(&self, error: &BusError) -> Refusal {
@@ -258,18 +315,7 @@ impl Intake {
 
     fn record(&self, id: NotificationId, submission: &Submission, again: bool) -> (Topic, Record) {
         let content = &submission.content;
-        let created_ms = created_ms(id);
-        let mut head = Head {
-            kind: Kind::Notification,
-            id,
-            created_ms,
-            expires_ms: content
-                .ttl_s
-                .map(|ttl_s| created_ms + u64::from(ttl_s) * 1000),
-            priority: content.priority,
-            region: self.region.to_string(),
-            again,
-        };
+        let mut head = self.head(id, content, again);
         match &submission.audience {
             Audience::User(user) => {
                 let key = Bytes::copy_from_slice(user.as_str().as_bytes());

@@ -11,6 +11,7 @@ pub struct SpoolMetrics {
     pub bytes: IntGauge,
     pub replayed: IntCounter,
     pub refused: IntCounterVec,
+    direct: IntCounterVec,
 }
 
 impl SpoolMetrics {
@@ -31,6 +32,16 @@ impl SpoolMetrics {
                 "Notifications the spool did not take, by priority and cause.",
                 &["priority", "cause"],
             ),
+            direct: metrics.counters(
+                "direct_total",
+                "Critical notifications handed straight to gateways while the bus is away, by result.",
+                &["result"],
+            ),
         }
+    }
+
+    pub fn count_direct(&self, result: &str, users: usize) {
+        let counter = self.direct.with_label_values(&[result]);
+        counter.inc_by(users as u64);
     }
 }

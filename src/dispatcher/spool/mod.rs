@@ -6,17 +6,21 @@
 //!   `again`, so the router finds the row that exists;
 //! * while the mode lasts nobody waits for the bus: only the replay tries it.
 
+mod direct;
 mod file;
 mod metrics;
 mod replay;
 mod writer;
 
+use super::store::SharedStore;
 use crate::{
+    api::secret::Present,
     bus::{Record, Topic},
     config,
     envelope::Priority,
     limits,
     metrics::Metrics,
+    registry::SharedRegistry,
 };
 use file::{Entry, File, Waiting};
 use metrics::SpoolMetrics;
@@ -25,6 +29,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use writer::{Call, Writer};
 
+pub use direct::Direct;
 pub use replay::run as replay;
 
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -157,6 +162,11 @@ impl Spool {
                 "the bus takes records again: the spool is replayed"
             );
         }
+    }
+
+    /// The way for what is critical; the gateways ask for the secret.
+    pub fn direct(&self, registry: SharedRegistry, store: SharedStore, secret: Present) -> Direct {
+        Direct::start(registry, store, secret, self.metrics.clone())
     }
 
     async fn first(&self, records_max: usize) -> Result<Vec<Waiting>, SpoolError> {
