@@ -218,6 +218,8 @@ pub const CORE_FULL_SHED: Duration = Duration::from_millis(100);
 /// Records of one poll of the shard, and records in flight (outcome not yet accepted) per partition.
 pub const SHARD_POLL: usize = 512;
 pub const SHARD_IN_FLIGHT: usize = 16_384;
+/// Unreadable records of `broadcast` that are on their way to `dlq`. Full: broadcasts wait.
+pub const BROADCAST_DEAD_LETTERS: usize = 64;
 /// Records that wait for a reader, and how long it may stand still before them. Over: `/readyz` says
 /// `degraded`. How often a worker of the dispatcher is looked at.
 pub const LAG_RECORDS: u64 = 10_000;

@@ -3,9 +3,13 @@
 //!
 //! Invariant: a broadcast is either in the store before the end was noted (a sync finds it), or it is read
 //! here. Nothing is committed: the next life starts at its own end.
+//!
+//! A record nobody can read goes to [`dead_letters`], from every gateway that meets it. Others don't wait for
+//! that, until [`limits::BROADCAST_DEAD_LETTERS`] of them are not yet written.
 
 use super::{
     behind::Missed,
+    dead_letters,
     flights::{Flight, Waiter},
     health::Cause,
     host::{Host, unix_ms},
@@ -13,12 +17,13 @@ use super::{
 };
 use crate::{
     bus::{BusError, Consumed, Polled, Start, Topic, TopicPartition},
-    envelope::{EnvelopeError, Kind, Routed, is_expired},
+    envelope::{EnvelopeError, Head, Kind, Routed, is_expired},
     gateway::mailbox::ToCore,
     limits,
     proto::session::Item,
 };
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 const BROADCAST: TopicPartition = TopicPartition {
     topic: Topic::Broadcast,
@@ -28,12 +33,13 @@ const BROADCAST: TopicPartition = TopicPartition {
 /// Runs until dropped.
 pub async fn run(host: Arc<Host>) {
     let mut next = note_end(&host).await;
+    let letters = Arc::new(Semaphore::new(limits::BROADCAST_DEAD_LETTERS));
     host.follows_broadcasts.send_replace(true);
     host.health.works(Cause::Broadcast);
     // Whoever came earlier may have missed one.
     host.behind.tell_all(Missed::Broadcast, &host.table);
     loop {
-        let error = match read(&host, &mut next).await {
+        let error = match read(&host, &mut next, &letters).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
@@ -58,7 +64,11 @@ async fn note_end(host: &Host) -> u64 {
 }
 
 /// One consumer's life; ends with an error only.
-async fn read(host: &Host, next: &mut u64) -> Result<std::convert::Infallible, BusError> {
+async fn read(
+    host: &Arc<Host>,
+    next: &mut u64,
+    letters: &Arc<Semaphore>,
+) -> Result<std::convert::Infallible, BusError> {
     // A group of its own per gateway: nothing is ever committed to it.
     let group = format!("{}.broadcast.{}", host.namespace, host.id);
     let start = [(BROADCAST, Start::At(*next))];
@@ -69,24 +79,34 @@ async fn read(host: &Host, next: &mut u64) -> Result<std::convert::Infallible, B
             .await?;
         if let Polled::Records(records) = polled {
             for consumed in &records {
-                place(host, consumed);
+                if let Err(reason) = place(host, consumed) {
+                    count(host, "unknown", "malformed");
+                    set_aside(host, consumed, reason, letters).await;
+                }
                 *next = consumed.offset + 1;
             }
         }
     }
 }
 
-fn place(host: &Host, consumed: &Consumed) {
+/// Fails with what is wrong with the record.
+fn place(host: &Host, consumed: &Consumed) -> Result<(), String> {
     let routed = match Routed::read(&consumed.record) {
         Ok(routed) => routed,
-        // Not to the dead letters: every gateway of the fleet would write it there.
-        Err(error) => {
-            let result = match error {
-                EnvelopeError::Unsupported { .. } => "unsupported",
-                EnvelopeError::Malformed { .. } => "malformed",
+        Err(EnvelopeError::Malformed { header, reason }) => {
+            return match Head::read(&consumed.record).map(|head| head.kind) {
+                // Of a kind that is not sent this way yet.
+                Ok(kind @ (Kind::Disconnect | Kind::Probe | Kind::Erase)) => {
+                    count(host, kind.as_str(), "unsupported");
+                    Ok(())
+                }
+                _ => Err(format!("{header}: {reason}")),
             };
-            tracing::warn!(offset = consumed.offset, %error, "a broadcast can't be read");
-            return count(host, "unknown", result);
+        }
+        Err(error @ EnvelopeError::Unsupported { .. }) => {
+            tracing::warn!(offset = consumed.offset, %error, "a broadcast of a later release");
+            count(host, "unknown", "unsupported");
+            return Ok(());
         }
     };
     match (routed.head.kind, &routed.user) {
@@ -97,8 +117,24 @@ fn place(host: &Host, consumed: &Consumed) {
             batch.place_if_here(&consumed.record);
             batch.send();
         }
+        (Kind::Notification | Kind::Read, None) => return Err("user: is missing".to_owned()),
         (kind, _) => count(host, kind.as_str(), "unsupported"),
     }
+    Ok(())
+}
+
+async fn set_aside(
+    host: &Arc<Host>,
+    consumed: &Consumed,
+    reason: String,
+    letters: &Arc<Semaphore>,
+) {
+    let letter = letters.clone().acquire_owned().await.expect("never closed");
+    let (host, record, offset) = (host.clone(), consumed.record.clone(), consumed.offset);
+    tokio::spawn(async move {
+        dead_letters::set_aside(&host, BROADCAST, offset, record, &reason).await;
+        drop(letter);
+    });
 }
 
 fn send(host: &Host, routed: &Routed) {

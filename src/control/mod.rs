@@ -3,7 +3,7 @@
 //!
 //! The files in the order of a record's way: [`ownership`] (which shard is ours), `shard` and `broadcast`
 //! (reading), `place` (to whom), `link` (to the cores), `flights` (until the cores answered), `outcomes`
-//! (until a dispatcher accepted), `low_water` (what may be committed). Beside it a connection's way: `inbox`,
+//! (until a dispatcher accepted), `low_water` (what may be committed), `dead_letters`. Beside it a connection's way: `inbox`,
 //! `allowance`, `table`, `connect`, `posts`, `behind`. And the process: `health`, `upkeep`, `admin`, `deliver`,
 //! `leaving`.
 
@@ -12,6 +12,7 @@ mod allowance;
 mod behind;
 mod broadcast;
 mod connect;
+mod dead_letters;
 mod deliver;
 mod flights;
 pub mod grpc_upstream;

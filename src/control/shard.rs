@@ -8,6 +8,7 @@
 //!   that comes meanwhile waits for the broker's answer.
 
 use super::{
+    dead_letters,
     flights::Waiter,
     health::Cause,
     host::{Host, Ownership},
@@ -15,10 +16,7 @@ use super::{
     place::{Batch, DeadLetter},
 };
 use crate::{
-    bus::{
-        BusError, Consumed, Consumer, Polled, Start, Target, Topic, TopicPartition,
-        progress::Progress,
-    },
+    bus::{BusError, Consumed, Consumer, Polled, Start, Topic, TopicPartition, progress::Progress},
     limits,
 };
 use parking_lot::Mutex;
@@ -281,26 +279,12 @@ fn label(topic: Topic) -> &'static str {
     }
 }
 
-/// Puts records nobody can read on `dlq`, as they were, and only then lets their offsets go.
-pub async fn set_aside(host: Arc<Host>, at: TopicPartition, dead: Vec<DeadLetter>) {
+/// Only a record that is on `dlq` lets its offset go.
+async fn set_aside(host: Arc<Host>, at: TopicPartition, dead: Vec<DeadLetter>) {
     for letter in dead {
-        let mut record = letter.record;
-        let offset = match &letter.waiter {
-            Waiter::Offset(finished) => finished.offset.to_string(),
-            Waiter::Call(_) | Waiter::Nobody => String::new(),
-        };
-        tracing::warn!(topic = %at.topic.suffix(), partition = at.partition, %offset,
-            reason = letter.reason, "record set aside on dlq");
-        record.set("dlq_reason", letter.reason);
-        record.set("dlq_topic", at.topic.suffix());
-        record.set("dlq_partition", at.partition.to_string());
-        record.set("dlq_offset", offset);
-        let target = Target::Keyed(Topic::Dlq);
-        while let Err(error) = host.bus.produce(vec![(target, record.clone())]).await {
-            tracing::debug!(%error, "dlq does not take a record");
-            tokio::time::sleep(limits::AWAY_RETRY).await;
-        }
         if let Waiter::Offset(finished) = letter.waiter {
+            let (offset, reason) = (finished.offset, &letter.reason);
+            dead_letters::set_aside(&host, at, offset, letter.record, reason).await;
             finished.done();
         }
     }

@@ -89,3 +89,37 @@ async fn a_record_for_one_user_on_broadcast_is_delivered_where_the_user_is_and_e
     assert_eq!(rig.fates(absent_id), []);
     rig.leave().await;
 }
+
+#[tokio::test]
+async fn a_broadcast_nobody_can_read_goes_to_dlq_as_it_was_and_holds_no_other() {
+    let rig = Rig::ready().await;
+    let (_, mut broken) = broadcast(1);
+    broken.set("pos", "ten");
+    let mut nobodys = routed("nobody", 2);
+    nobodys.user = None;
+    let (id, good) = broadcast(3);
+    let records = [broken.clone(), nobodys.into_record(), good];
+    let records = records.map(|record| (Target::Exact(BROADCAST), record));
+    rig.shared.bus.produce(records.into()).await.unwrap();
+    assert_eq!(next(rig.core()).await.1, id);
+    let mut dead = crate::rig::until("two dead letters", async || {
+        let dead = rig.read_all(Topic::Dlq).await;
+        (dead.len() == 2).then_some(dead)
+    })
+    .await;
+    fn header<'r>(record: &'r Record, name: &str) -> &'r str {
+        std::str::from_utf8(record.header(name).unwrap()).unwrap()
+    }
+    dead.sort_by_key(|record| header(record, "dlq_offset").to_owned());
+    let reasons = ["pos: can't be read", "user: is missing"];
+    for ((record, offset), reason) in dead.iter().zip(["0", "1"]).zip(reasons) {
+        assert_eq!(header(record, "dlq_topic"), "broadcast");
+        assert_eq!(header(record, "dlq_partition"), "0");
+        assert_eq!(header(record, "dlq_offset"), offset);
+        assert_eq!(header(record, "dlq_reason"), reason);
+    }
+    assert_eq!((&dead[0].key, &dead[0].value), (&broken.key, &broken.value));
+    let malformed = rig.metric(r#"records_total{kind="unknown",result="malformed"}"#);
+    assert_eq!(malformed, 2.0);
+    rig.leave().await;
+}
