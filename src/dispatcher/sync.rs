@@ -4,7 +4,8 @@
 //! * `recovered` is said only when nothing between the cursors and the answer can be missing: known
 //!   streams and generations, a read at quorum, nothing lost to retention, and a registry that answers
 //!   (without it the gateway can't know that live frames reach the user);
-//! * a range covers what is left out on purpose (superseded, expired), never what did not fit.
+//! * a range covers what is left out on purpose (superseded, expired), never what did not fit; without a
+//!   cursor it begins before the oldest row that did.
 
 use super::{
     frame,
@@ -44,10 +45,13 @@ struct Part<'a> {
     kept: VecDeque<(u64, Bytes)>,
     /// Everything up to here is in the answer or left out on purpose.
     reached: Position,
+    /// Without a cursor: everything after here is.
+    begins: Position,
 }
 
 struct Waiting {
     pos: Position,
+    prev: Position,
     created_ms: u64,
     /// `None`: left out on purpose, but covered.
     frame: Option<Bytes>,
@@ -148,6 +152,7 @@ impl<'a> Part<'a> {
         Part {
             stream,
             reached: after.unwrap_or(Position::START),
+            begins: rows.head,
             after,
             rows,
             waiting: VecDeque::new(),
@@ -182,6 +187,7 @@ impl<'a> Part<'a> {
             };
             self.waiting.push_back(Waiting {
                 pos: row.pos,
+                prev: row.prev,
                 created_ms: row.created_ms,
                 frame,
             });
@@ -197,18 +203,19 @@ impl<'a> Part<'a> {
     }
 
     fn keep_newest(&mut self) {
-        if let Some(newest) = self.waiting.pop_back()
-            && let Some(frame) = newest.frame
-        {
-            self.kept.push_front((newest.created_ms, frame));
+        if let Some(newest) = self.waiting.pop_back() {
+            self.begins = newest.prev;
+            if let Some(frame) = newest.frame {
+                self.kept.push_front((newest.created_ms, frame));
+            }
         }
     }
 
     /// The range the answer covers, and so the cursor it leads to.
     fn range(&self) -> (Position, Position) {
         match self.after {
-            // What is older than the newest ones is the inbox's.
-            None => (Position::START, self.rows.head),
+            // What is older is the inbox's.
+            None => (self.begins, self.rows.head),
             Some(after) => {
                 let from = after.min(self.rows.head);
                 let to = match self.waiting.is_empty() {
@@ -365,7 +372,7 @@ mod tests {
             part(None, (1..=40).map(|n| row(n, n * 10 + 5, 1)).collect()),
         ];
         fill(&mut parts, 50);
-        assert_eq!(parts[0].range(), (Position::START, at(40)));
+        assert_eq!(parts[0].range(), (at(15), at(40)));
         assert_eq!((parts[0].kept.len(), parts[1].kept.len()), (25, 25));
         assert_eq!(parts[0].kept[0].0, 160);
         assert!(!parts[0].has_more());

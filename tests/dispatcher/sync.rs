@@ -66,6 +66,10 @@ async fn a_newcomer_gets_the_newest_fifty_and_the_heads() {
     let reply = rig.sync("42", &[]).await;
     assert!(reply.recovered && !reply.has_more && reply.items.is_empty());
     assert_eq!((reply.cursors[USER], reply.cursors[ALL]), (0, 0));
+    rig.post_to("42", "first").await;
+    settled(&rig).await;
+    let reply = rig.sync("42", &[]).await;
+    assert_eq!(reply.ranges[USER].from, 0, "nothing is older");
     for n in 0..60 {
         rig.post_to("42", &format!("u{n}")).await;
     }
@@ -83,6 +87,14 @@ async fn a_newcomer_gets_the_newest_fifty_and_the_heads() {
         .unwrap()
         .head;
     assert_eq!(reply.cursors[USER], head.value());
+    // It claims nothing about the rows that are older.
+    let oldest: Value = serde_json::from_slice(&reply.items[0]).unwrap();
+    let range = &reply.ranges[USER];
+    assert_eq!(
+        (json!(range.from), range.to),
+        (oldest["prev"].clone(), head.value())
+    );
+    assert_ne!(range.from, 0);
     // From there on it is complete.
     let reply = rig.sync("42", &[(USER, head.value()), (ALL, 0)]).await;
     assert!(reply.recovered && reply.items.is_empty());
