@@ -61,8 +61,7 @@ async fn connections(State(admin): State<Admin>, Path(user): Path<String>) -> im
     let here = admin.host.table.connections_of(&user);
     let connections: Vec<String> = here
         .into_iter()
-        // How `welcome` ends the connection's name.
-        .map(|conn| format!("{}-{}-{}", conn.core, conn.slot, conn.reuse))
+        .map(|conn| admin.host.outboxes.connection_name(conn))
         .collect();
     let body = json!({
         "user": user,

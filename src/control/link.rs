@@ -56,6 +56,11 @@ impl Outboxes {
         0..self.backlogs.len() as u16
     }
 
+    /// What `welcome` called it.
+    pub fn connection_name(&self, conn: ConnId) -> String {
+        self.link.connection_name(conn)
+    }
+
     /// Queues a message and wakes the core.
     pub fn send(&self, core: u16, message: ToCore) {
         self.queue(core, message);

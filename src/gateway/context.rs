@@ -1,6 +1,11 @@
 //! What the steps of a connection share on one core: settings, the clock of this turn, the ways out.
 
-use super::{mailbox::ConnId, proxy::Newcomer, queues::Mail, stats::Stats};
+use super::{
+    mailbox::{ConnId, ConnectionNames},
+    proxy::Newcomer,
+    queues::Mail,
+    stats::Stats,
+};
 use crate::{
     auth::{AuthError, Verified, Verifier},
     config::{self, ConfigError},
@@ -34,8 +39,7 @@ pub(super) struct Settings {
     /// Peers whose PROXY header is believed, and demanded.
     pub trusted: Trusted,
     started: Instant,
-    /// Stands in connection names, so that those of an earlier life differ.
-    started_unix_ms: u64,
+    pub names: ConnectionNames,
 }
 
 impl Settings {
@@ -50,7 +54,7 @@ impl Settings {
             rules: Rules::new(&gateway.origins, conformance.echo)?,
             gateway: gateway.clone(),
             started: Instant::now(),
-            started_unix_ms: unix_ms(),
+            names: ConnectionNames::new(gateway.id.clone(), unix_ms()),
         })
     }
 
@@ -134,13 +138,6 @@ impl Context {
         let salt = id.slot ^ u32::from(id.core) << 24 ^ u32::from(id.reuse) << 8;
         let config = &self.settings.session;
         Session::new(framing, expires_unix_s, salt, self.now, config)
-    }
-
-    /// `<gateway>.<start>.<core>-<slot>-<reuse>`, as `welcome` tells it.
-    pub fn connection_name(&self, id: ConnId) -> String {
-        let (gateway, started) = (&self.settings.gateway.id, self.settings.started_unix_ms);
-        let ConnId { slot, core, reuse } = id;
-        format!("{gateway}.{started}.{core}-{slot}-{reuse}")
     }
 
     /// Passes a fate on to control, and counts; what else a session asks for is not for one that has ended.

@@ -2,7 +2,7 @@
 
 use crate::{
     envelope::Fate,
-    ids::{NotificationId, UserId},
+    ids::{GatewayId, NotificationId, UserId},
     position::Cursors,
     proto::{
         close::CloseCode,
@@ -19,6 +19,29 @@ pub struct ConnId {
     pub slot: u32,
     pub core: u16,
     pub reuse: u16,
+}
+
+/// How connections are called towards clients and operators: `<gateway>.<start>.<core>-<slot>-<reuse>`. The
+/// start of the process (Unix ms) tells them from those of an earlier life.
+#[derive(Clone, Debug)]
+pub struct ConnectionNames {
+    gateway: GatewayId,
+    started_unix_ms: u64,
+}
+
+impl ConnectionNames {
+    pub fn new(gateway: GatewayId, started_unix_ms: u64) -> ConnectionNames {
+        ConnectionNames {
+            gateway,
+            started_unix_ms,
+        }
+    }
+
+    pub fn of(&self, conn: ConnId) -> String {
+        let (gateway, started) = (&self.gateway, self.started_unix_ms);
+        let ConnId { slot, core, reuse } = conn;
+        format!("{gateway}.{started}.{core}-{slot}-{reuse}")
+    }
 }
 
 /// Control to one core.

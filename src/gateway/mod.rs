@@ -148,5 +148,6 @@ pub fn start(
         listen = reported.recv().expect("a core reports")?;
     }
     tracing::info!(engine = engine.as_str(), cores = count, %listen, "accepting clients");
-    Ok(queues::control_ends(wirings, listen, threads))
+    let names = settings.names.clone();
+    Ok(queues::control_ends(wirings, listen, threads, names))
 }

@@ -97,7 +97,7 @@ impl Open {
                     Framing::Sse => "sse",
                 };
                 context.stats.opened(framing);
-                let name = context.connection_name(id);
+                let name = context.settings.names.of(id);
                 open.session.welcome(
                     &name,
                     context.slot,

@@ -9,7 +9,7 @@
 //! * a core rings by a descriptor of its own table. It must never wake a tokio task itself: the waker would
 //!   write to an eventfd of the table left behind, whose number here is some client's socket.
 
-use super::mailbox::{FromCore, ToCore};
+use super::mailbox::{ConnId, ConnectionNames, FromCore, ToCore};
 use crate::{
     envelope::Fate,
     limits,
@@ -65,6 +65,7 @@ struct Shared {
     cores: Vec<Arc<Wiring>>,
     local_addr: SocketAddr,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    names: ConnectionNames,
 }
 
 impl Cores {
@@ -75,6 +76,11 @@ impl Cores {
 
     pub fn is_empty(&self) -> bool {
         self.shared.cores.is_empty()
+    }
+
+    /// What `welcome` called it.
+    pub fn connection_name(&self, conn: ConnId) -> String {
+        self.shared.names.of(conn)
     }
 
     /// Where clients connect.
@@ -290,6 +296,7 @@ pub fn control_ends(
     wirings: Vec<Arc<Wiring>>,
     local_addr: SocketAddr,
     threads: Vec<JoinHandle<()>>,
+    names: ConnectionNames,
 ) -> (Cores, Inbox) {
     let (ringing, bell) = {
         let first = &wirings[0];
@@ -300,6 +307,7 @@ pub fn control_ends(
             cores: wirings,
             local_addr,
             threads: Mutex::new(threads),
+            names,
         }),
     };
     let inbox = Inbox {
@@ -320,7 +328,8 @@ mod tests {
         let wirings = wire(1).unwrap();
         let (mail, _) = wirings[0].enter().unwrap();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (cores, inbox) = control_ends(wirings, nowhere, Vec::new());
+        let names = ConnectionNames::new("gw-1".parse().unwrap(), 7);
+        let (cores, inbox) = control_ends(wirings, nowhere, Vec::new(), names);
         (cores, inbox, mail)
     }
 

@@ -23,6 +23,10 @@ async fn a_record_reaches_the_users_connections_and_its_outcome_the_dispatcher()
         (body["connections"].as_array().unwrap().len() == 3).then_some(())
     })
     .await;
+    let (_, body) = rig.ask("connections/ann").await;
+    let mut names: Vec<String> = serde_json::from_value(body["connections"].clone()).unwrap();
+    names.sort();
+    assert_eq!(names, ["gw-1.7.0-1-0", "gw-1.7.0-2-0", "gw-1.7.1-1-0"]);
     let routed = routed("ann", 1);
     let id = routed.head.id;
     rig.route(Topic::InApp, vec![routed.into_record()]).await;

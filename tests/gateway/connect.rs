@@ -30,6 +30,11 @@ fn a_token_in_the_authorization_header_opens(engine: Engine) {
         name.ends_with(&format!(".0-{}-{}", conn.slot, conn.reuse)),
         "{name}"
     );
+    assert_eq!(
+        gateway.cores.connection_name(conn),
+        name,
+        "as control lists it"
+    );
     assert!(name.starts_with("gw-1."), "{name}");
 }
 

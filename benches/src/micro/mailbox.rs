@@ -5,7 +5,7 @@ use crate::table::Figure;
 use anyhow::{Context, Result};
 use crossbeam::queue::ArrayQueue;
 use herald::gateway::{
-    mailbox::{FromCore, ToCore},
+    mailbox::{ConnectionNames, FromCore, ToCore},
     queues::{self, Mail},
 };
 use std::{
@@ -33,12 +33,16 @@ pub async fn figures(runs: usize) -> Result<Vec<Figure>> {
     Ok(vec![batch(runs)?, woken])
 }
 
+fn names() -> Result<ConnectionNames> {
+    Ok(ConnectionNames::new("gw-1".parse()?, 0))
+}
+
 /// A message through the queue, in batches, the bell rung once each; nobody sleeps.
 fn batch(runs: usize) -> Result<Figure> {
     let wirings = queues::wire(1)?;
     let (mut mail, bell) = wirings[0].enter()?;
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (cores, _inbox) = queues::control_ends(wirings, nowhere, Vec::new());
+    let (cores, _inbox) = queues::control_ends(wirings, nowhere, Vec::new(), names()?);
     let turn = || {
         for _ in 0..BATCH {
             let sent = cores.send(0, ToCore::StopAccepting);
@@ -72,7 +76,7 @@ async fn hop_ns() -> Result<f64> {
     let wirings = queues::wire(1)?;
     let (mail, bell) = wirings[0].enter()?;
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (cores, mut inbox) = queues::control_ends(wirings, nowhere, Vec::new());
+    let (cores, mut inbox) = queues::control_ends(wirings, nowhere, Vec::new(), names()?);
     let core = thread::spawn(move || answer(mail, bell));
     let mut told = Vec::new();
     let began = Instant::now();

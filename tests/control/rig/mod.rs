@@ -19,7 +19,7 @@ use herald::{
         upstream::{SharedUpstream, SyncReply},
     },
     envelope::{Fate, Head, Kind, Priority, Routed},
-    gateway::queues,
+    gateway::{mailbox::ConnectionNames, queues},
     ids::NotificationId,
     limits,
     metrics::Metrics,
@@ -164,7 +164,8 @@ impl Rig {
             })
             .collect();
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (link, inbox) = queues::control_ends(wirings, loopback, Vec::new());
+        let names = ConnectionNames::new(setup.id.parse().unwrap(), 7);
+        let (link, inbox) = queues::control_ends(wirings, loopback, Vec::new(), names);
         let metrics = Metrics::default();
         let upstream: SharedUpstream = dispatcher.clone();
         let parts = Parts {
