@@ -3,7 +3,9 @@
 //! Invariants:
 //! * what goes this way is in the spool already: whatever fails here is delivered by the replay;
 //! * it has no position (0, which moves no cursor). The replay brings the same id once more with its position;
-//!   clients drop the repeat.
+//!   clients drop the repeat;
+//! * it has no row, so it is entered in the log first: a client may acknowledge it before we hear that it was
+//!   written, and speaks only of what its user has.
 
 use super::metrics::SpoolMetrics;
 use crate::{
@@ -14,8 +16,8 @@ use crate::{
         secret::Present,
     },
     bus::Record,
-    dispatcher::store::SharedStore,
-    envelope::{Fate, Routed, VERSION},
+    dispatcher::{store::SharedStore, unix_ms},
+    envelope::{self, Fate, Routed, VERSION},
     ids::UserId,
     limits,
     registry::SharedRegistry,
@@ -82,6 +84,13 @@ impl Worker {
             self.metrics.count_direct("registry_away", users.len());
             return;
         };
+        let entries: Vec<_> = batch
+            .iter()
+            .filter_map(|one| Some((one.head.id, one.user.clone()?, envelope::Channel::InApp)))
+            .collect();
+        if let Err(error) = self.store.pending(&entries, unix_ms()).await {
+            tracing::debug!(%error, "direct deliveries are not in the log beforehand");
+        }
         let mut calls: HashMap<String, Vec<Record>> = HashMap::new();
         for (routed, routes) in batch.into_iter().zip(routes) {
             let record = routed.into_record();
