@@ -22,4 +22,5 @@ pub mod position;
 pub mod process;
 pub mod proto;
 pub mod registry;
+pub mod serve;
 pub mod sys;

@@ -415,5 +415,21 @@ pub const HTTP_BODY_BYTES: usize = 64 * KIB;
 pub const HTTP_DRAIN_BYTES: usize = 64 * KIB * KIB;
 /// A gateway that answers no gRPC ping for twice this long is gone.
 pub const GRPC_KEEPALIVE: Duration = Duration::from_secs(10);
+/// Calls at once on one gRPC connection. Over: the client's wait.
+pub const GRPC_STREAMS: u32 = 200;
+/// Connections of the HTTP and of the gRPC port, each; a quarter of the descriptors where that is less.
+/// Over: closed, counted. A connection costs its buffer of [`SERVER_HEAD_BYTES`]: 64 MiB a port.
+pub const SERVER_CONNECTIONS: usize = 4_096;
+/// Connections of an admin port; of its own, so that it answers while the others are full. Over: closed,
+/// counted.
+pub const ADMIN_CONNECTIONS: usize = 64;
+/// Head of a request on these ports. Over: 431.
+pub const SERVER_HEAD_BYTES: usize = 16 * KIB;
+/// From accept to the first whole head. Over: closed, counted.
+pub const SERVER_HEAD: Duration = Duration::from_secs(10);
+/// From one request's end to the next. Over: closed; longer than what scrapes and pools wait.
+pub const SERVER_IDLE: Duration = Duration::from_secs(75);
+/// Accepting pauses for so long when the system has no descriptor or memory for it.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long open HTTP and gRPC calls may take to end when the process leaves.
 pub const SERVER_GRACE: Duration = Duration::from_secs(5);

@@ -11,7 +11,6 @@ use axum::{
 };
 use serde_json::json;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 
 #[derive(Clone)]
 struct Admin {
@@ -19,17 +18,13 @@ struct Admin {
     metrics: Metrics,
 }
 
-/// Serves until dropped.
-pub async fn serve(listener: TcpListener, host: Arc<Host>, metrics: Metrics) {
-    let router = Router::new()
+pub fn router(host: Arc<Host>, metrics: Metrics) -> Router {
+    Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(render))
         .route("/connections/{user}", get(connections))
-        .with_state(Admin { host, metrics });
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the admin port ended");
-    }
+        .with_state(Admin { host, metrics })
 }
 
 /// 200 while this host delivers, naming shared parts it has to do without; 503 with the reasons otherwise.

@@ -17,23 +17,16 @@ use crate::{
     limits,
 };
 use std::sync::Arc;
-use tokio::{net::TcpListener, sync::oneshot, time::Instant};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status};
+use tokio::{sync::oneshot, time::Instant};
+use tonic::{Request, Response, Status, service::Routes};
 
 struct Deliveries {
     host: Arc<Host>,
 }
 
-/// Serves until dropped.
-pub async fn serve(listener: TcpListener, host: Arc<Host>, secret: Option<Secret>) {
+pub fn router(host: Arc<Host>, secret: Option<Secret>) -> axum::Router {
     let service = GatewayServer::with_interceptor(Deliveries { host }, Demand::new(secret));
-    let served = tonic::transport::Server::builder()
-        .add_service(service)
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the gRPC port ended");
-    }
+    Routes::new(service).into_axum_router()
 }
 
 #[tonic::async_trait]

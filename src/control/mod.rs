@@ -43,6 +43,7 @@ use crate::{
     limits,
     metrics::Metrics,
     registry::{RENEW_MS, SharedRegistry},
+    serve::{Port, Server},
 };
 use host::Host;
 use leaving::{Phase, Wish};
@@ -284,9 +285,15 @@ impl Control {
         tasks.spawn(leaving::keep_slot(host.clone()));
         tasks.spawn(leaving::run(host.clone(), self.drain));
         tasks.spawn(upkeep::relieve_cores(host.clone()));
-        tasks.spawn(admin::serve(self.admin, host.clone(), self.metrics));
+        let mut open = |port, listener, router| {
+            let server = Server::new(port, &self.metrics);
+            // As long as the process: they end with the set of tasks.
+            tasks.spawn(server.serve(listener, router, CancellationToken::new()));
+        };
+        let admin = admin::router(host.clone(), self.metrics.clone());
+        open(Port::Admin, self.admin, admin);
         if let Some((listener, secret)) = self.grpc {
-            tasks.spawn(deliver::serve(listener, host.clone(), secret));
+            open(Port::Grpc, listener, deliver::router(host.clone(), secret));
         }
         let shared = host.clone();
         tasks.spawn(async move { shared.outcomes.run(reporter).await });

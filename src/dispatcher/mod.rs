@@ -35,8 +35,10 @@ use crate::{
     limits,
     metrics::Metrics,
     registry::SharedRegistry,
+    serve::{Port, Server},
 };
 use api_keys::ApiKeys;
+use futures::FutureExt;
 use gateways::Gateways;
 use health::Health;
 use intake::Intake;
@@ -195,15 +197,20 @@ impl Dispatcher {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Failed> {
         let mut tasks = JoinSet::new();
         self.shared.spawn_workers(&mut tasks, &shutdown);
+        let metrics = self.shared.all_metrics.clone();
+        let mut open = |port, listener, router| {
+            let served = Server::new(port, &metrics).serve(listener, router, shutdown.clone());
+            tasks.spawn(served.map(move |()| port.name()));
+        };
         let api = http::router(self.shared.clone(), self.origins, self.pages);
-        tasks.spawn(http::serve(self.http, api, shutdown.clone()));
+        open(Port::Http, self.http, api);
         if let Some((listener, secret)) = self.grpc {
-            let served = grpc::serve(listener, self.shared.clone(), secret, shutdown.clone());
-            tasks.spawn(served);
+            let router = grpc::router(self.shared.clone(), secret, shutdown.clone());
+            open(Port::Grpc, listener, router);
         }
         if let Some(listener) = self.admin {
-            let admin = health::router(self.shared.health.clone(), self.shared.all_metrics);
-            tasks.spawn(http::serve(listener, admin, shutdown.clone()));
+            let admin = health::router(self.shared.health.clone(), metrics.clone());
+            open(Port::Admin, listener, admin);
         }
         while let Some(ended) = tasks.join_next().await {
             if !shutdown.is_cancelled() {

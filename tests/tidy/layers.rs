@@ -96,7 +96,7 @@ fn the_control_side_never_touches_a_client_socket() {
 }
 
 /// What the two processes may both know.
-const SHARED: [&str; 12] = [
+const SHARED: [&str; 13] = [
     "api",
     "bus",
     "config",
@@ -108,6 +108,7 @@ const SHARED: [&str; 12] = [
     "position",
     "proto::client",
     "registry",
+    "serve",
     "auth",
 ];
 

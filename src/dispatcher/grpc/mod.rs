@@ -15,23 +15,16 @@ use crate::{
 };
 use gateways::Gateways;
 use producers::Producers;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{service::interceptor::InterceptedService, transport::Server};
+use tonic::service::{Routes, interceptor::InterceptedService};
 
-/// Serves until `shutdown`. Answers its name.
-pub async fn serve(
-    listener: TcpListener,
-    shared: Shared,
-    secret: Option<Secret>,
-    shutdown: CancellationToken,
-) -> &'static str {
+/// `shutdown` ends the gateways' open streams.
+pub fn router(shared: Shared, secret: Option<Secret>, shutdown: CancellationToken) -> axum::Router {
     let gateways = Gateways {
         tracker: shared.tracker.clone(),
         sync: shared.sync.clone(),
         metrics: shared.metrics.clone(),
-        shutdown: shutdown.clone(),
+        shutdown,
     };
     let gateways = DispatcherServer::new(gateways)
         .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
@@ -41,26 +34,7 @@ pub async fn serve(
         keys: shared.keys,
     })
     .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES);
-    let leaving = shutdown.clone();
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(limits::GRPC_KEEPALIVE))
-        .http2_keepalive_timeout(Some(limits::GRPC_KEEPALIVE))
-        .add_service(InterceptedService::new(gateways, Demand::new(secret)))
+    Routes::new(InterceptedService::new(gateways, Demand::new(secret)))
         .add_service(producers)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
-            leaving.cancelled().await;
-        });
-    let grace = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(limits::SERVER_GRACE).await;
-    };
-    tokio::select! {
-        result = server => {
-            if let Err(error) = result {
-                tracing::error!(%error, "the gRPC server ended");
-            }
-        }
-        () = grace => tracing::warn!("open gRPC calls were cut off"),
-    }
-    "grpc server"
+        .into_axum_router()
 }

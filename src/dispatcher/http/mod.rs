@@ -34,9 +34,6 @@ use axum::{
     routing::{get, post},
 };
 use error::ApiError;
-use std::future::IntoFuture;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 /// The whole API, and the pages beside it.
 pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Router {
@@ -75,29 +72,4 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
         true => all,
         false => all.layer(middleware::from_fn_with_state(origins.into(), cors::answer)),
     }
-}
-
-/// Serves until `shutdown`; open calls get [`limits::SERVER_GRACE`] to end. Answers its name.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: CancellationToken,
-) -> &'static str {
-    let leaving = shutdown.clone();
-    let server = axum::serve(listener, router)
-        .with_graceful_shutdown(async move { leaving.cancelled().await })
-        .into_future();
-    let grace = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(limits::SERVER_GRACE).await;
-    };
-    tokio::select! {
-        result = server => {
-            if let Err(error) = result {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        }
-        () = grace => tracing::warn!("open HTTP calls were cut off"),
-    }
-    "http server"
 }
