@@ -122,9 +122,9 @@ pub const UNSENT_BYTES: u32 = 16 * KIB as u32;
 
 // ── notifications ──────────────────────────────────────────────────────────────────────────────
 
-/// Body of `POST /v1/notifications` for one user or all. Over: 413.
+/// JSON of a notification as its producer sent it, but for its target. Over: 413.
 pub const NOTIFICATION_BYTES: usize = 32 * KIB;
-/// Body with a list of users. Over: 413.
+/// Body of `POST /v1/notifications`, which may hold a list of users. Over: 413.
 pub const NOTIFICATION_LIST_BYTES: usize = 2 * KIB * KIB - 64 * KIB;
 pub const TARGET_USERS: usize = 10_000;
 /// Levels of objects and lists in `data`. Over: 422. A sync adds three of its own, and the strictest

@@ -135,6 +135,8 @@ fn a_gateway_refuses_a_wrong_value_before_it_opens_anything() {
 fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
     for (key, value) in [
         ("store.path", "/nonexistent/parent/store"),
+        // Its permissions let root make it; the file system does not.
+        ("store.path", "/proc/store"),
         ("store.path", "DIR/token.key"),
         ("store.path", "DIR/token.key/store"),
         ("http.admin_key_file", "DIR/empty"),
@@ -154,6 +156,8 @@ fn a_standalone_refuses_a_wrong_value_before_it_makes_its_directory() {
         ("gateway.cores", "100000"),
         ("gateway.heartbeat_ms", "0"),
         ("store.path", "/nonexistent/parent/store"),
+        // Its permissions let root make it; the file system does not.
+        ("store.path", "/proc/store"),
         ("log.format", "xml"),
     ] {
         refuses("standalone", &[(key, value)], key);

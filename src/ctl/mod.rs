@@ -10,7 +10,7 @@ use crate::{
     auth,
     config::{ConfigError, Secret},
     envelope::{Channel, Priority},
-    ids::UserId,
+    ids::{IdError, UserId},
     process::StartError,
 };
 use clap::{Args, Subcommand};
@@ -156,7 +156,8 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
             });
         }
         Command::User { user } => {
-            let path = format!("/v1/users/{}", connection::path_segment(&user));
+            let user = user_id("USER", &user)?;
+            let path = format!("/v1/users/{}", connection::path_segment(user.as_str()));
             print(&ctl.endpoint.request(&path).await?, show::user);
         }
         Command::Status => print(&ctl.endpoint.request("/v1/status").await?, show::status),
@@ -173,15 +174,19 @@ fn token(
     ttl_s: u64,
     secret_file: Option<PathBuf>,
 ) -> Result<String, CtlError> {
-    let user: UserId = user
-        .parse()
-        .map_err(|error| ConfigError::new("--user", format!("{error}")))?;
+    let user = user_id("--user", user)?;
     let path = match secret_file {
         Some(path) => path,
         None => endpoint.standalone()?.token_secret_file,
     };
     let secret = Secret::from_file("--secret-file", &path)?;
     Ok(auth::mint_hs256(&secret, &user, Duration::from_secs(ttl_s)))
+}
+
+/// An empty id would make another path.
+fn user_id(argument: &str, text: &str) -> Result<UserId, ConfigError> {
+    let user = text.parse();
+    user.map_err(|error: IdError| ConfigError::new(argument, error.to_string()))
 }
 
 impl Send {

@@ -1,7 +1,10 @@
 //! The standalone's data directory: databases, and the secrets it makes for itself at the first start.
 
 use super::StartError;
-use crate::{config::Secret, ctl::StandaloneFile};
+use crate::{
+    config::{ConfigError, Secret},
+    ctl::StandaloneFile,
+};
 use aws_lc_rs::rand;
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -10,6 +13,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Makes the directory of the databases, for its user only, where it is not there. Whether a file system
+/// lets it be made only the attempt can tell.
+pub(super) fn make(path: &Path) -> Result<(), ConfigError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| {
+        let problem = format!(
+            "can't make {}: {error}; name another directory",
+            path.display()
+        );
+        ConfigError::new("store.path", problem)
+    })
+}
+
 pub struct DataDirectory {
     path: PathBuf,
 }
@@ -17,8 +33,7 @@ pub struct DataDirectory {
 impl DataDirectory {
     /// Makes it (for its user only) where it is not there.
     pub fn open(path: &Path) -> Result<DataDirectory, StartError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-        made.map_err(|error| StartError::host(format!("can't make {}: {error}", path.display())))?;
+        make(path)?;
         let path = fs::canonicalize(path).map_err(|error| StartError::host(error.to_string()))?;
         Ok(DataDirectory { path })
     }

@@ -1,6 +1,6 @@
 //! `herald dispatcher`
 
-use super::{Load, StartError, admit_admin, log, runtime, signals, systemd};
+use super::{Load, StartError, admit_admin, data, log, runtime, signals, systemd};
 use crate::{
     bus::kafka::KafkaBus,
     config::{DispatcherConfig, Secret},
@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub fn run(load: impl Load<DispatcherConfig>) -> Result<(), StartError> {
     let config = load()?;
     let level = log::init(&config.log)?;
+    data::make(&config.store.path)?;
     let reload = move || {
         let reloaded = load().and_then(|config| level.set(&config.log));
         log::reloaded(reloaded);

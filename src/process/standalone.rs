@@ -196,7 +196,7 @@ fn greeting(
     // What is not a terminal may be a log, and a token has no business there.
     let token = match std::io::stdout().is_terminal() {
         true => auth::mint_hs256(token_secret, &user, Duration::from_secs(24 * 3600)),
-        false => "of `herald ctl token --user 42`".into(),
+        false => format!("of {}", token_command(data)),
     };
     let key_file = data.admin_key_file();
     let console = match has_console {
@@ -217,6 +217,14 @@ fn greeting(
         data = data.path().display(),
         key_file = key_file.display(),
     )
+}
+
+/// For any shell in any directory.
+fn token_command(data: &DataDirectory) -> String {
+    let binary = std::env::current_exe().unwrap_or_else(|_| "herald".into());
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    let (binary, data) = (quoted(&binary), quoted(data.path()));
+    format!("{binary} ctl token --user 42 --data-dir {data}")
 }
 
 /// Prints the greeting once the process delivers.

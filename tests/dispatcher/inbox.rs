@@ -53,6 +53,18 @@ async fn pages_are_newest_first_with_broadcasts_among_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn data_comes_back_byte_for_byte() {
+    let rig = Rig::start().await;
+    let data = r#"{"z":1.50,"a": 12345678901234567890123,"e":1E2,"u":"\u0041","a":0}"#;
+    let body = format!(r#"{{"target":{{"user":"42"}},"type":"x","data":{data}}}"#);
+    let answer = rig.post_text(&body).await;
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    settled(&rig).await;
+    let page = rig.get_text("/v1/users/42/notifications").await;
+    assert!(page.contains(&format!(r#""data":{data},"#)), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reading_shows_in_the_inbox_for_both_streams() {
     let rig = Rig::start().await;
     let own = rig.post_to("42", "own").await;

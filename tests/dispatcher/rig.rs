@@ -152,13 +152,20 @@ impl Rig {
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
         }
-        let response = request.send().await.unwrap();
-        let retry_after = response.headers().get("retry-after");
-        Answer {
-            retry_after: retry_after.map(|value| value.to_str().unwrap().to_owned()),
-            status: response.status(),
-            body: serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null),
-        }
+        answer(request).await
+    }
+
+    /// A notification as it is written here, not as a library writes it.
+    pub async fn post_text(&self, body: &str) -> Answer {
+        let url = format!("http://{}/v1/notifications", self.addresses.http);
+        let request = self.client.post(url).bearer_auth(&self.key);
+        answer(request.body(body.to_owned())).await
+    }
+
+    pub async fn get_text(&self, path: &str) -> String {
+        let url = format!("http://{}{path}", self.addresses.http);
+        let response = self.client.get(url).bearer_auth(&self.key).send().await;
+        response.unwrap().text().await.unwrap()
     }
 
     pub async fn get(&self, path: &str) -> Value {
@@ -450,4 +457,14 @@ pub async fn readiness(rig: &Rig) -> (u16, serde_json::Value) {
     let url = format!("http://{}/readyz", rig.addresses.admin.unwrap());
     let response = reqwest::get(url).await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let retry_after = response.headers().get("retry-after");
+    Answer {
+        retry_after: retry_after.map(|value| value.to_str().unwrap().to_owned()),
+        status: response.status(),
+        body: serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null),
+    }
 }

@@ -13,13 +13,13 @@ use crate::{
         store::{Row, StoreError},
         unix_ms,
     },
-    envelope::{Content, is_expired},
+    envelope::{Content, Priority, is_expired},
     ids::{IdError, NotificationId, UserId},
     limits,
     position::Position,
 };
 use axum::{Json, extract::State, http::StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 use std::{collections::HashSet, iter::Peekable};
 
@@ -36,12 +36,19 @@ struct PageCursor {
     broadcast: Option<Position>,
 }
 
+#[derive(Serialize)]
+pub struct Page {
+    items: Vec<Item>,
+    unread: u64,
+    next: Option<String>,
+}
+
 pub async fn page(
     State(shared): State<Shared>,
     _: Producer,
     PathText(user): PathText,
     QueryPairs(query): QueryPairs<PageQuery>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Page>, ApiError> {
     let user = parse_user(&user)?;
     let limit = parse_limit(query.limit.as_deref())?;
     let cursor = match query.cursor.as_deref() {
@@ -66,14 +73,16 @@ pub async fn page(
     let node = &shared.node;
     let streams = [node.region.user_stream(), node.region.broadcast_stream()];
     let now_ms = unix_ms();
-    let items: Vec<Value> = page
+    let items = page
         .iter()
         .filter(|entry| !is_expired(entry.row.expires_ms, now_ms))
         .filter_map(|entry| describe(entry, &streams, &read))
         .collect();
-    Ok(Json(
-        json!({ "items": items, "unread": unread, "next": next }),
-    ))
+    Ok(Json(Page {
+        items,
+        unread,
+        next,
+    }))
 }
 
 /// Answers when the mark is durable; it shows once the router stored it.
@@ -160,43 +169,56 @@ async fn read_broadcasts(
     Ok(read.into_iter().collect())
 }
 
+/// A row as an inbox shows it.
+#[derive(Serialize)]
+struct Item {
+    id: NotificationId,
+    stream: String,
+    pos: Position,
+    priority: Priority,
+    created_at: u64,
+    notification_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// As it came, byte for byte: only its producer knows what its numbers and names mean.
+    data: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collapse_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<u64>,
+    read: bool,
+}
+
 fn describe(
     entry: &Entry,
     [user_stream, broadcast_stream]: &[String; 2],
     read: &HashSet<NotificationId>,
-) -> Option<Value> {
+) -> Option<Item> {
     let row = &entry.row;
     let content: Content = serde_json::from_slice(&row.content)
         .inspect_err(|error| tracing::error!(%error, id = %row.id, "a stored row can't be read"))
         .ok()?;
-    let data = content.data.as_deref().map_or("{}", RawValue::get);
-    let data: Value = serde_json::from_str(data).ok()?;
+    let empty = || RawValue::from_string("{}".into()).expect("JSON");
     let stream = match entry.is_broadcast {
         true => broadcast_stream,
         false => user_stream,
     };
-    let mut item = json!({
-        "id": row.id,
-        "stream": stream,
-        "pos": row.pos,
-        "priority": row.priority,
-        "created_at": row.created_ms,
-        "notification_type": content.notification_type,
-        "data": data,
-        "read": row.read || read.contains(&row.id),
-    });
-    let optional = [
-        ("title", content.title.map(Value::from)),
-        ("body", content.body.map(Value::from)),
-        ("collapse_key", content.collapse_key.map(Value::from)),
-        ("expires_at", row.expires_ms.map(Value::from)),
-    ];
-    for (name, value) in optional {
-        if let Some(value) = value {
-            item[name] = value;
-        }
-    }
-    Some(item)
+    Some(Item {
+        id: row.id,
+        stream: stream.clone(),
+        pos: row.pos,
+        priority: row.priority,
+        created_at: row.created_ms,
+        notification_type: content.notification_type,
+        title: content.title,
+        body: content.body,
+        data: content.data.unwrap_or_else(empty),
+        collapse_key: content.collapse_key,
+        expires_at: row.expires_ms,
+        read: row.read || read.contains(&row.id),
+    })
 }
 
 impl PageCursor {

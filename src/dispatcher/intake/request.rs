@@ -9,10 +9,12 @@ use crate::{
     ids::UserId,
     limits,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeSet;
 use thiserror::Error;
+
+const TARGET: &str = "an object with `user`, `users` or `all`";
 
 /// Why a request is not taken. Nothing of it was written.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -99,15 +101,8 @@ pub struct Draft {
     pub data: Option<Box<RawValue>>,
     pub collapse_key: Option<String>,
     pub ttl_s: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TargetFields {
-    user: Option<String>,
-    users: Option<Vec<String>>,
-    #[serde(default)]
-    all: bool,
+    /// Bytes of the JSON as sent, but for its target. By gRPC there is none: what it becomes is measured.
+    pub json_bytes: Option<usize>,
 }
 
 impl Draft {
@@ -123,12 +118,12 @@ impl Draft {
                 problem: "scheduling is not available in this release".into(),
             });
         }
-        let target: TargetFields =
-            fields.demand("target", "an object with `user`, `users` or `all`")?;
+        let raw: &RawValue = fields.demand("target", TARGET)?;
+        let mut target = Fields::within("target", raw, TARGET)?;
         let draft = Draft {
-            user: target.user,
-            users: target.users,
-            all: target.all,
+            user: target.take("user", "a string")?,
+            users: target.take("users", "a list of strings")?,
+            all: target.take("all", "true or false")?.unwrap_or_default(),
             notification_type: fields.take("type", "a string")?,
             priority: fields.take("priority", "a string")?,
             channels: fields.take("channels", "a list of strings")?,
@@ -137,12 +132,11 @@ impl Draft {
             data: fields.take("data", "an object")?,
             collapse_key: fields.take("collapse_key", "a string")?,
             ttl_s: fields.take("ttl_s", "a whole number of seconds")?,
+            json_bytes: Some(body.len() - raw.get().len()),
         };
+        target.finish("a target")?;
         fields.finish("a notification")?;
-        match body.len() > limits::NOTIFICATION_BYTES && draft.users.is_none() {
-            true => Err(too_large_notification()),
-            false => Ok(draft),
-        }
+        Ok(draft)
     }
 
     pub fn check(self) -> Result<Submission, Refusal> {
@@ -167,8 +161,8 @@ impl Draft {
             ttl_s: ttl(self.ttl_s, priority)?,
             producer: String::new(),
         };
-        let bytes = serde_json::to_vec(&content).map_or(0, |text| text.len());
-        if bytes > limits::NOTIFICATION_BYTES {
+        let becomes = || serde_json::to_vec(&content).map_or(0, |text| text.len());
+        if self.json_bytes.unwrap_or_else(becomes) > limits::NOTIFICATION_BYTES {
             return Err(too_large_notification());
         }
         Ok(Submission { audience, content })
@@ -179,7 +173,7 @@ fn too_large_notification() -> Refusal {
     Refusal::TooLarge {
         field: "body".into(),
         problem: format!(
-            "a notification has at most {} B",
+            "the request's JSON has at most {} B beside its `target`",
             limits::NOTIFICATION_BYTES
         ),
     }
@@ -369,7 +363,11 @@ mod tests {
             (r#"{"type":"x"}"#, "target"),
             (r#"{"target":{},"type":"x"}"#, "target"),
             (r#"{"target":{"user":"1","all":true},"type":"x"}"#, "target"),
-            (r#"{"target":{"team":"1"},"type":"x"}"#, "target"),
+            (r#"{"target":"1","type":"x"}"#, "target"),
+            (r#"{"target":{"team":"1"},"type":"x"}"#, "target.team"),
+            (r#"{"target":{"user":1},"type":"x"}"#, "target.user"),
+            (r#"{"target":{"users":"a"},"type":"x"}"#, "target.users"),
+            (r#"{"target":{"all":"yes"},"type":"x"}"#, "target.all"),
             (r#"{"target":{"user":""},"type":"x"}"#, "target.user"),
             (r#"{"target":{"users":[]},"type":"x"}"#, "target.users"),
             (
@@ -431,6 +429,26 @@ mod tests {
         );
         for json in [many, long] {
             assert_eq!(check(&json).unwrap_err().code(), "too_large");
+        }
+    }
+
+    #[test]
+    fn the_bound_is_on_the_request_as_sent_beside_its_target() {
+        let sent = |target: &str, rest_bytes: usize| {
+            let frame = r#"{"target":,"type":"x","body":""}"#.len();
+            let text =
+                "\u{e9}".repeat((rest_bytes - frame) / 2) + &"a".repeat((rest_bytes - frame) % 2);
+            format!(r#"{{"target":{target},"type":"x","body":"{text}"}}"#)
+        };
+        for target in [
+            r#"{"user":"1"}"#,
+            r#"{"users":["1","2"]}"#,
+            r#"{"all":true}"#,
+        ] {
+            check(&sent(target, limits::NOTIFICATION_BYTES)).unwrap();
+            let refusal = check(&sent(target, limits::NOTIFICATION_BYTES + 1)).unwrap_err();
+            let said = "body: the request's JSON has at most 32768 B beside its `target`";
+            assert_eq!(refusal.to_string(), said);
         }
     }
 
