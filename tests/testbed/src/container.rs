@@ -9,8 +9,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+/// Everything of it lives in a process namespace whose first process is nspawn: the kernel ends all of it
+/// with that one, however the test ends. (By itself, the container's process 1 would outlive nspawn.)
 pub struct Container {
-    nspawn: Guarded,
+    unshare: Guarded,
 }
 
 impl Container {
@@ -37,8 +39,8 @@ impl Container {
         }
         command.arg("--boot").stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let nspawn = Guarded::spawn(command).expect("systemd-nspawn starts");
-        let container = Container { nspawn };
+        let unshare = Guarded::spawn(command).expect("systemd-nspawn starts");
+        let container = Container { unshare };
         until(
             "the container boots",
             || {
@@ -52,15 +54,10 @@ impl Container {
 
     /// Runs a command inside.
     pub fn run(&self, command: &[&str]) -> Output {
-        // Its only child is the container's process 1, once there is one.
-        let nspawn = self.nspawn.pid();
-        let children = std::fs::read_to_string(format!("/proc/{nspawn}/task/{nspawn}/children"));
-        let leader = children.unwrap_or_default();
-        let target = leader
-            .split_whitespace()
-            .next()
-            .unwrap_or("none")
-            .to_owned();
+        // unshare's only child is nspawn, whose only child is the container's process 1, once there is one.
+        let nspawn = only_child(&self.unshare.pid().to_string());
+        let leader = nspawn.and_then(|nspawn| only_child(&nspawn));
+        let target = leader.unwrap_or("none".to_owned());
         let spaces = ["--mount", "--uts", "--ipc", "--pid", "--cgroup"];
         let output = Command::new("nsenter")
             .args(["--target", &target])
@@ -83,9 +80,16 @@ impl Container {
     }
 }
 
+fn only_child(pid: &str) -> Option<String> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next().map(str::to_owned)
+}
+
 fn nspawn(root: &Path) -> Command {
-    let mut command = Command::new("systemd-nspawn");
+    let mut command = Command::new("unshare");
     command
+        .args(["--fork", "--pid", "--mount-proc", "--kill-child=KILL"])
+        .arg("systemd-nspawn")
         .args([
             "--quiet",
             "--volatile=overlay",
