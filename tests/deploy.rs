@@ -4,23 +4,15 @@
 
 use serde_json::Value;
 use std::process::{Command, Output, Stdio};
-use testbed::{Fleet, HaProxy, PATIENCE, child::Guarded, herald::binary};
+use testbed::{Fleet, HaProxy, PATIENCE, api::sum_of, child::Guarded, herald::binary};
 
 /// Accepts a second of each gateway: low, so that pacing shows with few clients.
 const ACCEPTS_PER_S: usize = 100;
 const CLIENTS: usize = 450;
 
-fn metric(text: &str, name: &str) -> usize {
-    let line = text.lines().find(|line| line.starts_with(name));
-    let value = line.and_then(|line| line.rsplit(' ').next());
-    value
-        .and_then(|value| value.parse::<f64>().ok())
-        .unwrap_or(0.0) as usize
-}
-
 async fn users_at(fleet: &Fleet, n: usize) -> usize {
     let port = fleet.gateways[n].admin_port;
-    metric(&fleet.api.metrics(port).await, "herald_connections_open ")
+    sum_of(&fleet.api.metrics(port).await, "herald_connections_open ")
 }
 
 /// Clients that follow the rules, and a numbered stream to them.

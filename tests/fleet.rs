@@ -11,7 +11,7 @@ use std::{
     },
     time::Duration,
 };
-use testbed::{Client, Fleet};
+use testbed::{Client, Fleet, api::sum_of};
 
 /// Each test has a fleet of its own, and the machine may have two cores: one after the other.
 static ONE_FLEET: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -93,7 +93,7 @@ async fn shards_are_read_to_their_end(fleet: &Fleet) {
         .eventually("shard lag", Duration::from_secs(30), async || {
             let mut lag = 0;
             for gateway in &fleet.gateways {
-                lag += value(
+                lag += sum_of(
                     &fleet.api.metrics(gateway.admin_port).await,
                     "herald_shard_lag",
                 );
@@ -101,16 +101,6 @@ async fn shards_are_read_to_their_end(fleet: &Fleet) {
             lag
         })
         .await;
-}
-
-/// Sum of a metric family in Prometheus text; a family that is not there fails the test.
-fn value(metrics: &str, family: &str) -> usize {
-    let lines = metrics.lines().filter(|line| line.starts_with(family));
-    let values: Vec<f64> = lines
-        .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
-        .collect();
-    assert!(!values.is_empty(), "{family} is not there:\n{metrics}");
-    values.iter().sum::<f64>() as usize
 }
 
 /// What is killed at one point.

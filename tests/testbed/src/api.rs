@@ -101,6 +101,16 @@ impl Api {
     }
 }
 
+/// Sum of a metric family in Prometheus text; a family that is not there fails the test.
+pub fn sum_of(metrics: &str, family: &str) -> usize {
+    let lines = metrics.lines().filter(|line| line.starts_with(family));
+    let values: Vec<f64> = lines
+        .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+        .collect();
+    assert!(!values.is_empty(), "{family} is not there:\n{metrics}");
+    values.iter().sum::<f64>() as usize
+}
+
 fn notification(user: &str, title: &str) -> Value {
     json!({ "target": { "user": user }, "type": "test", "title": title })
 }
