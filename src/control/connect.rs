@@ -180,7 +180,6 @@ impl Registrar {
             metrics.registrations_owed.set(self.owed as i64);
             self.owed = 0;
         }
-        self.measure();
     }
 
     /// Anti-entropy: what the registry lost is owed again. Every part once in
@@ -268,14 +267,6 @@ impl Registrar {
         let errors = &self.host.metrics.registry_errors;
         errors.with_label_values(&[name]).inc();
         None
-    }
-
-    fn measure(&self) {
-        let metrics = &self.host.metrics;
-        metrics
-            .connections
-            .set(self.host.table.connections() as i64);
-        metrics.users.set(self.host.table.users() as i64);
     }
 }
 

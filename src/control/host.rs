@@ -18,6 +18,7 @@ use crate::{
     envelope::Fate,
     gateway::mailbox::{ConnId, ToCore},
     ids::{GatewayEpoch, GatewayId, Namespace, Region, UserId},
+    metrics::Metrics,
     position::Cursors,
     proto::client::frames,
     registry::{GatewayLease, ShardLease, SharedRegistry},
@@ -70,6 +71,18 @@ pub struct Host {
 }
 
 impl Host {
+    /// Read when they are asked for: what a drain left behind, or a newcomer, shows at once.
+    pub fn measure_table(self: &Arc<Self>, metrics: &Metrics) {
+        let host = self.clone();
+        metrics.computed("connections_open", "Authenticated connections", move || {
+            host.table.connections() as i64
+        });
+        let host = self.clone();
+        metrics.computed("users", "Users with an entry in the table", move || {
+            host.table.users() as i64
+        });
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }

@@ -19,8 +19,6 @@ pub struct ControlMetrics {
     pub behind: IntCounterVec,
     pub syncs: IntCounterVec,
     pub posts: IntCounterVec,
-    pub users: IntGauge,
-    pub connections: IntGauge,
     pub tickets: IntGauge,
     pub unanswered: IntCounter,
     pub epoch: IntGauge,
@@ -96,8 +94,6 @@ impl ControlMetrics {
             ),
             syncs: m.counters("syncs_total", "Sync answers by result", &["result"]),
             posts: m.counters("posts_total", "POST /sse answers by status", &["status"]),
-            users: m.gauge("users", "Users with an entry in the table"),
-            connections: m.gauge("connections_open", "Authenticated connections"),
             tickets: m.gauge("tickets", "Deliveries whose last fate is not known yet"),
             unanswered: m.counter(
                 "tickets_unanswered_total",

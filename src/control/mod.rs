@@ -171,8 +171,10 @@ impl Control {
             opened: Default::default(),
             opened_per_s: Default::default(),
         };
+        let host = Arc::new(host);
+        host.measure_table(&parts.metrics);
         Ok(Control {
-            host: Arc::new(host),
+            host,
             drain: parts.drain,
             inbox: parts.inbox,
             metrics: parts.metrics,
