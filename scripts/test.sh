@@ -24,7 +24,7 @@ stage format cargo fmt --all --check
 stage lints cargo clippy --quiet --workspace --all-targets -- -D warnings
 stage build cargo build --quiet --workspace --bins
 stage unit cargo test --quiet --workspace --lib --bins
-stage 'end to end' cargo test --quiet --workspace --test '*'
+stage 'end to end' scripts/e2e.sh
 stage conformance scripts/conformance.sh
 stage browser scripts/browser.sh
 stage 'no secret in any log' scripts/check-logs.sh "$HERALD_TEST_LOGS"

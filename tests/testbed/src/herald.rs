@@ -4,7 +4,7 @@ use crate::{PATIENCE, child::Guarded};
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -123,15 +123,15 @@ fn variable(key: &str) -> String {
     format!("HERALD_{}", key.replacen('.', "__", 1).to_uppercase())
 }
 
-/// A binary of the workspace, of the build that the running test belongs to.
+/// A binary of the workspace, of the build that the running program belongs to.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    // target/<profile>/deps/<test>
-    let profile = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("a target folder");
-    let path = profile.join(name);
+    let own = std::env::current_exe().expect("a path");
+    // target/<profile>/<program>, or target/<profile>/deps/<test>
+    let mut folder = own.parent().expect("a target folder");
+    if folder.ends_with("deps") {
+        folder = folder.parent().expect("a target folder");
+    }
+    let path = folder.join(name);
     let hint = "cargo build --workspace --bins";
     assert!(path.exists(), "{} is missing: {hint}", path.display());
     path

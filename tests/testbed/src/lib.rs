@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod haproxy;
 pub mod herald;
 pub mod kafka;
+pub mod ports;
 pub mod redis;
 pub mod standalone;
 pub mod wait;
@@ -23,18 +24,6 @@ pub use container::Container;
 pub use fleet::Fleet;
 pub use haproxy::HaProxy;
 pub use herald::Herald;
+pub use ports::free_port;
 pub use standalone::Standalone;
 pub use wait::{PATIENCE, eventually, until};
-
-use std::net::TcpListener;
-
-/// A free port below the range the kernel takes ports of outgoing connections from, so that nobody gets
-/// it between this look and the bind.
-pub fn free_port() -> u16 {
-    loop {
-        let port = rand::random_range(20_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
