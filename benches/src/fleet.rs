@@ -1,12 +1,13 @@
 //! One gateway and one dispatcher on a real Redis and a real Kafka.
 
 use crate::{
-    parts::{Folder, Server, free_port},
+    parts::{Folder, Server},
     process::{Process, sibling},
     standalone::{Doors, settings},
 };
 use anyhow::{Result, ensure};
 use std::process::Command;
+use testbed::free_port;
 
 /// Dropped in this order: Herald's processes first.
 pub struct Fleet {

@@ -1,7 +1,7 @@
 //! The floor as a running process.
 
 use crate::{
-    parts::{Folder, free_port},
+    parts::Folder,
     process::{Process, sibling},
 };
 use anyhow::{Context, Result, bail};
@@ -11,6 +11,7 @@ use std::{
     process::{ChildStdin, ChildStdout},
     time::Duration,
 };
+use testbed::free_port;
 
 pub struct Floor {
     pub process: Process,

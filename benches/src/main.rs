@@ -5,6 +5,7 @@
 //! CPU 0 and the clients to CPU 1, where there are two.
 
 mod broadcast;
+mod crash;
 mod fleet;
 mod floor;
 mod micro;
@@ -48,6 +49,8 @@ enum Part {
     Broadcast,
     /// CPU per message to one user: a gateway on a real Kafka and Redis.
     Unicast,
+    /// Accept rate and time away when a gateway is killed: three gateways behind HAProxy.
+    Crash,
     /// Frames, mailbox, look-up.
     Micro,
 }
@@ -64,6 +67,9 @@ async fn main() -> Result<()> {
     }
     if wants(Part::Unicast) {
         unicast::run(&options).await?;
+    }
+    if wants(Part::Crash) {
+        crash::run(&options).await?;
     }
     Ok(())
 }

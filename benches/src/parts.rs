@@ -1,21 +1,11 @@
-//! A folder for a run, ports, and the real servers that scripts start.
+//! A folder for a run, and the real servers that scripts start.
 
 use anyhow::{Context, Result, bail};
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
 };
-
-/// Below the range the kernel takes ports of outgoing connections from.
-pub fn free_port() -> u16 {
-    loop {
-        let port = rand::random_range(20_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
+use testbed::free_port;
 
 /// Goes with the value.
 pub struct Folder(PathBuf);

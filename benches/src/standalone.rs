@@ -1,7 +1,7 @@
 //! A gateway to measure: the standalone here, a part of a fleet in [`crate::fleet`]; both are asked the same.
 
 use crate::{
-    parts::{Folder, free_port},
+    parts::Folder,
     process::{Process, sibling},
 };
 use anyhow::{Context, Result, bail};
@@ -10,6 +10,7 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
+use testbed::free_port;
 
 /// One core on a CPU of its own, as the floor has it, and nobody pinged while something is measured.
 pub const SETTINGS: [(&str, &str); 5] = [

@@ -44,6 +44,8 @@ pub struct Client {
     /// Away: when to connect. Opening: when to give up. Open: when to leave, as asked.
     at_ms: u64,
     connecting_us: u64,
+    /// When it was lost after it had been open; 0 while it is, and before.
+    lost_us: u64,
 }
 
 const _: () = assert!(size_of::<Client>() <= 512);
@@ -91,6 +93,7 @@ impl Client {
             output: Vec::new(),
             at_ms: u64::MAX,
             connecting_us: 0,
+            lost_us: 0,
         }
     }
 
@@ -341,6 +344,11 @@ impl Client {
         self.at_ms = u64::MAX;
         let took_us = world.now_us().saturating_sub(self.connecting_us);
         world.tally.connect_us.saturating_record(took_us.max(1));
+        if self.lost_us > 0 {
+            let away_us = world.now_us().saturating_sub(self.lost_us);
+            world.tally.return_us.saturating_record(away_us.max(1));
+            self.lost_us = 0;
+        }
     }
 
     /// SSE can't: it is closed when the token runs out, and returns with a new one.
@@ -467,6 +475,7 @@ impl Client {
     fn end(&mut self, end: End, world: &mut World) {
         if self.rules.is_welcomed() && self.socket.is_some() {
             world.tally.counters.connected -= 1;
+            self.lost_us = world.now_us();
         }
         self.socket = None;
         self.input = Vec::new();

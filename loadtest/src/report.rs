@@ -39,6 +39,8 @@ pub struct Report {
     pub counters: Counters,
     pub latency_ms: Option<Latency>,
     pub connect_ms: Option<Latency>,
+    /// From the loss of an open connection to the next `welcome`.
+    pub return_ms: Option<Latency>,
     pub closes: BTreeMap<String, u64>,
     pub failures: BTreeMap<String, u64>,
     pub gaps: BTreeMap<String, u64>,
@@ -133,6 +135,7 @@ impl Report {
             counters: tally.counters,
             latency_ms: Latency::of(&tally.latency_us),
             connect_ms: Latency::of(&tally.connect_us),
+            return_ms: Latency::of(&tally.return_us),
             closes: tally.closes.clone(),
             failures: tally.failures.clone(),
             gaps: tally.gaps.clone(),

@@ -91,6 +91,8 @@ pub struct Tally {
     pub latency_us: Histogram<u64>,
     /// µs from `connect` to `welcome`.
     pub connect_us: Histogram<u64>,
+    /// µs from the loss of an open connection to the next `welcome`.
+    pub return_us: Histogram<u64>,
     /// The longest a thread was away from its sockets.
     pub away_max: Duration,
     /// By (id, client), if asked for.
@@ -112,6 +114,7 @@ impl Tally {
             errors: BTreeMap::new(),
             latency_us: histogram(),
             connect_us: histogram(),
+            return_us: histogram(),
             away_max: Duration::ZERO,
             receipts: with_receipts.then(HashMap::new),
         }
@@ -138,6 +141,7 @@ impl Tally {
         let fits = "same bounds";
         self.latency_us.add(other.latency_us).expect(fits);
         self.connect_us.add(other.connect_us).expect(fits);
+        self.return_us.add(other.return_us).expect(fits);
         if let (Some(mine), Some(theirs)) = (&mut self.receipts, other.receipts) {
             mine.extend(theirs);
         }
