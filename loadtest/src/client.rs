@@ -4,7 +4,7 @@ use crate::{
     courier::{Errand, Posted},
     flock::{Last, World},
     frame::ServerFrame,
-    rules::{Rules, Say, What, Wish, come_back_after_ms},
+    rules::{Rules, Say, What, Wish, come_back_after_ms, unix_us},
     sys::{self, Interest},
     tally::count,
     wire::{
@@ -98,8 +98,12 @@ impl Client {
     }
 
     /// What stands at the end of the run.
-    pub fn into_last(self) -> Last {
+    pub fn into_last(self, world: &World) -> Last {
         Last {
+            cursors: match world.setup.with_accounts {
+                true => self.rules.cursors_text(&world.streams),
+                false => String::new(),
+            },
             number: self.number,
             unique: self.rules.unique(),
             has_hole: self.rules.has_hole(),
@@ -339,6 +343,9 @@ impl Client {
             true => counters.reconnects += 1,
             false => counters.ever_connected += 1,
         }
+        if let Some(accounts) = &mut world.tally.accounts {
+            accounts.welcomed(self.number, unix_us() / 1000);
+        }
         self.ever_welcomed = true;
         self.attempt = 0;
         self.at_ms = u64::MAX;
@@ -476,6 +483,9 @@ impl Client {
         if self.rules.is_welcomed() && self.socket.is_some() {
             world.tally.counters.connected -= 1;
             self.lost_us = world.now_us();
+            if let Some(accounts) = &mut world.tally.accounts {
+                accounts.ended(self.number, unix_us() / 1000);
+            }
         }
         self.socket = None;
         self.input = Vec::new();

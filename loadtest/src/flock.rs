@@ -42,7 +42,7 @@ pub struct Setup {
     pub sources: Vec<IpAddr>,
     pub sse: bool,
     pub backoff_ms: u64,
-    pub with_receipts: bool,
+    pub with_accounts: bool,
     pub started: Instant,
 }
 
@@ -109,6 +109,8 @@ pub struct Last {
     pub all: Numbers,
     pub unique: u64,
     pub has_hole: bool,
+    /// `name=position,…`; empty unless accounts are kept.
+    pub cursors: String,
     /// It never learned whether something is missing.
     pub is_syncing: bool,
     pub ever_welcomed: bool,
@@ -142,7 +144,7 @@ impl Flock {
             world: World {
                 epoll: Epoll::new()?,
                 streams: StreamNames::default(),
-                tally: Tally::new(setup.with_receipts),
+                tally: Tally::new(setup.with_accounts),
                 random: SmallRng::seed_from_u64(rand::random()),
                 buffer: vec![0; BUFFER_BYTES],
                 says: Vec::new(),
@@ -189,8 +191,10 @@ impl Flock {
         for client in &mut self.clients {
             client.leave(&mut self.world);
         }
-        let lasts = self.clients.into_iter().map(Client::into_last);
-        Ok((self.world.tally, lasts.collect()))
+        let world = self.world;
+        let lasts = self.clients.into_iter();
+        let lasts = lasts.map(|client| client.into_last(&world)).collect();
+        Ok((world.tally, lasts))
     }
 
     fn handle(&mut self, event: &Ready) {

@@ -2,12 +2,13 @@
 //!
 //! In the order of a run: [`options`] → [`roster`] (who) → [`capacity`] (whether and how) → [`flock`] (a
 //! thread of clients) → [`client`] (a connection) → [`wire`] → [`frame`] → [`rules`] and [`cursor`] (what
-//! it means) → [`tally`] → [`report`]; beside them [`producer`] and, for SSE, [`courier`].
+//! it means) → [`tally`] → [`report`] and [`accounting`]; beside them [`producer`] and, for SSE, [`courier`].
 //!
 //! Nothing of the herald crate is used: the tool is a second reading of the protocol.
 
 #![deny(unsafe_code)]
 
+mod accounting;
 mod capacity;
 mod client;
 mod courier;

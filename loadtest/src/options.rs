@@ -126,14 +126,15 @@ pub struct Options {
     pub hole_wait_ms: u64,
 
     // ── posting ──
-    /// The dispatcher's HTTP address; posts start when all are connected.
+    /// A dispatcher's HTTP address; several: a post that fails at one is repeated at the next. Posts start
+    /// when all are connected.
     #[arg(
-        long,
+        long = "post-url",
         value_name = "URL",
         requires = "api_key_file",
         help_heading = "Posting"
     )]
-    pub post_url: Option<String>,
+    pub post_urls: Vec<String>,
 
     /// Key to post with.
     #[arg(long, value_name = "FILE", help_heading = "Posting")]
@@ -143,7 +144,7 @@ pub struct Options {
     #[arg(long, default_value_t = 100.0, value_name = "N", value_parser = positive, help_heading = "Posting")]
     pub rate: f64,
 
-    /// How many to post.
+    /// How many to post; SIGTERM ends it earlier, and the run goes on to its result.
     #[arg(
         long,
         default_value_t = 1_000,
@@ -156,7 +157,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value = "users", help_heading = "Posting")]
     pub to: To,
 
-    /// Priority of what is posted.
+    /// Priority of what is posted; "mixed": a random one each.
     #[arg(
         long,
         default_value = "normal",
@@ -169,7 +170,7 @@ pub struct Options {
     #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(..=16_384), help_heading = "Posting")]
     pub body_bytes: u32,
 
-    /// Seed of the random choice of users.
+    /// Seed of the random choice of users and priorities.
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Posting")]
     pub seed: u64,
 
@@ -200,8 +201,9 @@ pub struct Options {
     #[arg(long, value_name = "FILE", help_heading = "Ending and result")]
     pub json: Option<PathBuf>,
 
-    /// Write a line per (id, user, device): how often live, how often by sync, when first.
-    #[arg(long, value_name = "FILE", help_heading = "Ending and result")]
+    /// Write what each device got, how and when, into this directory as JSON lines: `receipts`,
+    /// `devices` and `posts`.
+    #[arg(long, value_name = "DIR", help_heading = "Ending and result")]
     pub accounting: Option<PathBuf>,
 }
 
@@ -298,7 +300,7 @@ impl Options {
         if self.urls.len() > 255 {
             bail!("--url: 255 at most");
         }
-        if self.post_url.is_none() && self.api_key_file.is_some() {
+        if self.post_urls.is_empty() && self.api_key_file.is_some() {
             bail!("--api-key-file is of use with --post-url only");
         }
         Ok(())

@@ -5,6 +5,7 @@
 //! refused, so that "accepted" and "expected" are the same set.
 
 use crate::{
+    accounting::Posted,
     cursor::Numbers,
     frame::{Mark, Target},
     options::{Options, To},
@@ -15,6 +16,7 @@ use crate::{
 use anyhow::{Context, Result};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use reqwest::{StatusCode, header::RETRY_AFTER};
+use serde::Deserialize;
 use serde_json::json;
 use std::{
     borrow::Cow,
@@ -26,12 +28,14 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, sleep_until},
 };
+use uuid::Uuid;
 
 /// Posts on their way at once. Beyond, posts leave late, and their latency says so.
 const IN_FLIGHT: usize = 1_024;
 const ANSWER: Duration = Duration::from_secs(10);
 /// Pause before an attempt is repeated.
 const PAUSE: Duration = Duration::from_millis(250);
+const PRIORITIES: [&str; 4] = ["low", "normal", "high", "critical"];
 
 /// What is known of the posts so far.
 #[derive(Debug, Default)]
@@ -44,6 +48,10 @@ pub struct Ledger {
     pub repeated: u64,
     /// Not accepted for good, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// Each of them, if asked for.
+    pub posts: Option<Vec<Posted>>,
+    /// Nothing more is to be posted.
+    pub enough: bool,
     pub ended: bool,
 }
 
@@ -53,11 +61,30 @@ impl Ledger {
         let to_users: u64 = self.to_user.values().map(Numbers::len).sum();
         to_users * u64::from(devices) + self.to_all.len() * u64::from(clients)
     }
+
+    fn note(&mut self, post: &Post, answer: Option<Accepted>) {
+        let Some(posts) = &mut self.posts else {
+            return;
+        };
+        let (id, durability) = match answer {
+            Some(answer) => (Some(answer.id), answer.durability),
+            None => (None, String::new()),
+        };
+        posts.push(Posted {
+            id,
+            user: post.user.map(|_| post.name.clone()),
+            n: post.n,
+            priority: post.priority.clone(),
+            sent_unix_ms: post.at_us / 1000,
+            answered_unix_ms: unix_us() / 1000,
+            durability,
+        });
+    }
 }
 
 pub struct Producer {
     http: reqwest::Client,
-    url: String,
+    urls: Vec<String>,
     key: String,
     run: String,
     roster_users: u32,
@@ -78,24 +105,33 @@ struct Post {
     name: String,
     n: u32,
     at_us: u64,
+    priority: String,
+}
+
+/// What the server says of a post it took.
+#[derive(Deserialize)]
+struct Accepted {
+    id: Uuid,
+    #[serde(default)]
+    durability: String,
 }
 
 impl Producer {
     /// `None` without `--post-url`.
     pub fn new(options: &Options, roster: &Roster, run: &str) -> Result<Option<Producer>> {
-        let (Some(url), Some(key)) = (&options.post_url, &options.api_key_file) else {
+        let (Some(key), false) = (&options.api_key_file, options.post_urls.is_empty()) else {
             return Ok(None);
         };
-        let url = url.trim_end_matches('/');
+        let ledger = Ledger {
+            posts: options.accounting.is_some().then(Vec::new),
+            ..Ledger::default()
+        };
         Ok(Some(Producer {
             http: reqwest::Client::builder()
                 .timeout(ANSWER)
                 .build()
                 .context("no HTTP client")?,
-            url: match url.contains("/v1/") {
-                true => url.to_owned(),
-                false => format!("{url}/v1/notifications"),
-            },
+            urls: options.post_urls.iter().map(|url| whole(url)).collect(),
             key: roster::read(key)?.trim().to_owned(),
             run: run.to_owned(),
             roster_users: roster.users(),
@@ -106,7 +142,7 @@ impl Producer {
             priority: options.priority.clone(),
             body: "x".repeat(options.body_bytes as usize),
             give_up: Duration::from_secs(options.give_up_s),
-            ledger: Arc::default(),
+            ledger: Arc::new(Mutex::new(ledger)),
         }))
     }
 
@@ -124,6 +160,9 @@ impl Producer {
         for index in 0..producer.count {
             let due = Duration::from_secs_f64(f64::from(index) / producer.rate);
             sleep_until(start + due).await;
+            if producer.ledger.lock().expect("no panics").enough {
+                break;
+            }
             let user = match producer.to {
                 To::All => None,
                 To::Mixed if index % 10 == 9 => None,
@@ -136,6 +175,10 @@ impl Producer {
                 name: user.map_or_else(String::new, |user| roster.user(user)),
                 n: *n,
                 at_us: start_us + due.as_micros() as u64,
+                priority: match producer.priority.as_str() {
+                    "mixed" => PRIORITIES[random.random_range(0..PRIORITIES.len())].to_owned(),
+                    one => one.to_owned(),
+                },
             };
             let permit = Arc::clone(&permits).acquire_owned().await;
             let producer = Arc::clone(&producer);
@@ -156,10 +199,10 @@ impl Producer {
         let target = post.user.map_or("all".into(), |user| user.to_string());
         let key = format!("swarm-{}-{target}-{}", self.run, post.n);
         let give_up_at = Instant::now() + self.give_up;
-        loop {
+        for turn in post.n as usize.. {
             let sent = self
                 .http
-                .post(&self.url)
+                .post(&self.urls[turn % self.urls.len()])
                 .bearer_auth(&self.key)
                 .header("Idempotency-Key", &key)
                 .header("Content-Type", "application/json")
@@ -167,14 +210,16 @@ impl Producer {
                 .send()
                 .await;
             let (why, pause) = match sent {
-                Ok(answer) if answer.status().is_success() => return self.accepted(post),
+                Ok(answer) if answer.status().is_success() => {
+                    return self.accepted(post, answer.json().await.ok());
+                }
                 Ok(answer) => {
                     let status = answer.status();
                     let passes = status.is_server_error()
                         || matches!(status, StatusCode::TOO_MANY_REQUESTS)
                         || matches!(status, StatusCode::REQUEST_TIMEOUT);
                     if !passes {
-                        return self.refused(&format!("HTTP {}", status.as_u16()));
+                        return self.refused(post, &format!("HTTP {}", status.as_u16()));
                     }
                     let seconds = answer.headers().get(RETRY_AFTER);
                     let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
@@ -184,7 +229,7 @@ impl Producer {
                 Err(_) => ("no answer, given up".into(), PAUSE),
             };
             if Instant::now() + pause > give_up_at {
-                return self.refused(&why);
+                return self.refused(post, &why);
             }
             self.ledger.lock().expect("no panics").repeated += 1;
             sleep(pause).await;
@@ -205,7 +250,7 @@ impl Producer {
         json!({
             "target": target,
             "type": "swarm",
-            "priority": self.priority,
+            "priority": post.priority,
             "channels": ["in_app"],
             "title": format!("Number {}", post.n),
             "body": self.body,
@@ -214,16 +259,27 @@ impl Producer {
         .to_string()
     }
 
-    fn accepted(&self, post: &Post) {
+    fn accepted(&self, post: &Post, answer: Option<Accepted>) {
         let mut ledger = self.ledger.lock().expect("no panics");
         ledger.accepted += 1;
+        ledger.note(post, answer);
         match post.user {
             Some(user) => ledger.to_user.entry(user).or_default().insert(post.n),
             None => ledger.to_all.insert(post.n),
         };
     }
 
-    fn refused(&self, why: &str) {
-        count(&mut self.ledger.lock().expect("no panics").refused, why);
+    fn refused(&self, post: &Post, why: &str) {
+        let mut ledger = self.ledger.lock().expect("no panics");
+        ledger.note(post, None);
+        count(&mut ledger.refused, why);
+    }
+}
+
+fn whole(url: &str) -> String {
+    let url = url.trim_end_matches('/');
+    match url.contains("/v1/") {
+        true => url.to_owned(),
+        false => format!("{url}/v1/notifications"),
     }
 }

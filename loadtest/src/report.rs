@@ -10,8 +10,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
-    io::{self, BufWriter, IsTerminal, Write},
-    path::Path,
+    io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
 
@@ -189,22 +188,6 @@ fn peak_resident_bytes() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
-}
-
-/// One line per (id, user, device).
-pub fn write_accounting(file: &Path, roster: &Roster, tally: &Tally) -> io::Result<()> {
-    let mut out = BufWriter::new(std::fs::File::create(file)?);
-    writeln!(out, "#id\tuser\tdevice\tlive\tsync\tfirst_unix_ms")?;
-    for ((id, client), receipt) in tally.receipts.iter().flatten() {
-        let user = roster.user(client / roster.devices());
-        let device = client % roster.devices();
-        writeln!(
-            out,
-            "{id}\t{user}\t{device}\t{}\t{}\t{}",
-            receipt.live, receipt.by_sync, receipt.first_unix_ms
-        )?;
-    }
-    out.flush()
 }
 
 /// On a terminal one line that changes; elsewhere a line now and then. All of it on stderr.

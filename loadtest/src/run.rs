@@ -5,7 +5,7 @@ use crate::{
     flock::{Flock, Last, Link, Setup, Target},
     options::Options,
     producer::{Ledger, Producer},
-    report::{Progress, Report, Wanted, write_accounting},
+    report::{Progress, Report, Wanted},
     roster::Roster,
     rules::Settings,
     sys,
@@ -18,6 +18,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How often the goals are looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -62,7 +63,11 @@ pub fn run(options: &Options) -> Result<bool> {
         elapsed: started.elapsed(),
     };
     let report = Report::new(&wanted, &tally, &lasts);
-    write(options, &roster, &tally, &report)?;
+    if let (Some(directory), Some(accounts)) = (&options.accounting, &tally.accounts) {
+        let written = accounts.write(directory, &roster, &lasts, ledger.as_deref());
+        written.with_context(|| format!("can't write to {}", directory.display()))?;
+    }
+    write(options, &report)?;
     Ok(report.ok)
 }
 
@@ -105,7 +110,7 @@ fn setup(options: &Options, run: &str, roster: &Arc<Roster>) -> Result<(Arc<Setu
         sources: plan.sources,
         sse: options.sse,
         backoff_ms: options.backoff_ms,
-        with_receipts: options.accounting.is_some(),
+        with_accounts: options.accounting.is_some(),
         started: Instant::now(),
     };
     Ok((Arc::new(setup), plan.threads))
@@ -141,11 +146,11 @@ fn start(setup: &Arc<Setup>, threads: usize, connect_rate: u32) -> Result<Vec<Ru
         .collect()
 }
 
-fn stop(flocks: Vec<Running>, with_receipts: bool) -> Result<(Tally, Vec<Last>)> {
+fn stop(flocks: Vec<Running>, with_accounts: bool) -> Result<(Tally, Vec<Last>)> {
     for flock in &flocks {
         flock.link.stop.store(true, Ordering::Relaxed);
     }
-    let (mut tally, mut lasts) = (Tally::new(with_receipts), Vec::new());
+    let (mut tally, mut lasts) = (Tally::new(with_accounts), Vec::new());
     for flock in flocks {
         let ended = flock.thread.join();
         let (more, clients) = ended.map_err(|_| anyhow!("a thread panicked"))??;
@@ -171,6 +176,7 @@ impl Watch<'_> {
     async fn follow(&mut self, producer: Option<Producer>) -> Result<()> {
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
+        let mut enough = signal(SignalKind::terminate()).context("no signals")?;
         let mut waiting = producer;
         let (started, mut all_there) = (Instant::now(), None);
         loop {
@@ -179,6 +185,12 @@ impl Watch<'_> {
                     caught.context("no signals")?;
                     self.progress.say("interrupted");
                     return Ok(());
+                }
+                _ = enough.recv() => {
+                    let Some(ledger) = self.ledger else {
+                        return Ok(());
+                    };
+                    ledger.lock().expect("no panics").enough = true;
                 }
                 () = tokio::time::sleep(LOOK) => {}
             }
@@ -268,11 +280,7 @@ impl Watch<'_> {
     }
 }
 
-fn write(options: &Options, roster: &Roster, tally: &Tally, report: &Report) -> Result<()> {
-    if let Some(file) = &options.accounting {
-        write_accounting(file, roster, tally)
-            .with_context(|| format!("can't write {}", file.display()))?;
-    }
+fn write(options: &Options, report: &Report) -> Result<()> {
     let json = serde_json::to_string_pretty(report)?;
     if let Some(file) = &options.json {
         std::fs::write(file, &json).with_context(|| format!("can't write {}", file.display()))?;

@@ -1,12 +1,9 @@
 //! What one thread counted; added up at the end.
 
+use crate::accounting::Accounts;
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
-use uuid::Uuid;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Distinct reasons kept per map: servers and kernels have few; more is noise.
 const REASONS_MAX: usize = 32;
@@ -72,14 +69,6 @@ impl Counters {
     }
 }
 
-/// How one device got one notification.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Receipt {
-    pub live: u32,
-    pub by_sync: u32,
-    pub first_unix_ms: u64,
-}
-
 #[derive(Debug)]
 pub struct Tally {
     pub counters: Counters,
@@ -95,8 +84,8 @@ pub struct Tally {
     pub return_us: Histogram<u64>,
     /// The longest a thread was away from its sockets.
     pub away_max: Duration,
-    /// By (id, client), if asked for.
-    pub receipts: Option<HashMap<(Uuid, u32), Receipt>>,
+    /// If asked for.
+    pub accounts: Option<Accounts>,
 }
 
 /// 1 µs to 10 min with three digits.
@@ -105,7 +94,7 @@ fn histogram() -> Histogram<u64> {
 }
 
 impl Tally {
-    pub fn new(with_receipts: bool) -> Tally {
+    pub fn new(with_accounts: bool) -> Tally {
         Tally {
             counters: Counters::default(),
             closes: BTreeMap::new(),
@@ -116,7 +105,7 @@ impl Tally {
             connect_us: histogram(),
             return_us: histogram(),
             away_max: Duration::ZERO,
-            receipts: with_receipts.then(HashMap::new),
+            accounts: with_accounts.then(Accounts::default),
         }
     }
 
@@ -142,8 +131,8 @@ impl Tally {
         self.latency_us.add(other.latency_us).expect(fits);
         self.connect_us.add(other.connect_us).expect(fits);
         self.return_us.add(other.return_us).expect(fits);
-        if let (Some(mine), Some(theirs)) = (&mut self.receipts, other.receipts) {
-            mine.extend(theirs);
+        if let (Some(mine), Some(theirs)) = (&mut self.accounts, other.accounts) {
+            mine.add(theirs);
         }
     }
 }

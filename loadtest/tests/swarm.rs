@@ -49,17 +49,24 @@ fn swarm(server: &Server, arguments: &[&str]) -> Run {
 }
 
 impl Run {
-    /// Its exit status, JSON result and lines of accounting.
-    fn end(mut self) -> (ExitStatus, Value, Vec<String>) {
+    /// Its exit status, JSON result and receipts.
+    fn end(&mut self) -> (ExitStatus, Value, Vec<Value>) {
         let status = self.child.wait().expect("it ends");
-        let read = |name| std::fs::read_to_string(self.dir.path().join(name)).expect("written");
-        let accounting = read("accounting")
-            .lines()
-            .skip(1)
-            .map(str::to_owned)
-            .collect();
-        let result = serde_json::from_str(&read("result")).expect("JSON");
-        (status, result, accounting)
+        let result = self.read("result");
+        let result = serde_json::from_str(&result).expect("JSON");
+        (status, result, self.lines("accounting/receipts"))
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).expect("written")
+    }
+
+    fn lines(&self, name: &str) -> Vec<Value> {
+        let text = self.read(name);
+        let lines = text.lines();
+        lines
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
     }
 }
 
@@ -78,7 +85,7 @@ fn everybody_asked_where_the_stream_stands(server: &Server, clients: usize) {
 fn everything_is_received_acknowledged_and_accounted_for_on_each_device() {
     for transport in [&[][..], &["--sse"]] {
         let server = Server::start();
-        let run = swarm(
+        let mut run = swarm(
             &server,
             &[transport, &["--devices", "2", "--expect", "4"]].concat(),
         );
@@ -97,7 +104,7 @@ fn everything_is_received_acknowledged_and_accounted_for_on_each_device() {
             (&json!(0), &json!(true))
         );
         assert_eq!(accounting.len(), 24);
-        let of_device = |line: &&String| line.split('\t').nth(1) == Some("2");
+        let of_device = |receipt: &&Value| receipt["user"] == "2" && receipt["first"] == "live";
         assert_eq!(accounting.iter().filter(of_device).count(), 8);
     }
 }
@@ -106,7 +113,7 @@ fn everything_is_received_acknowledged_and_accounted_for_on_each_device() {
 fn a_hole_is_noticed_and_healed_by_sync() {
     for transport in [&[][..], &["--sse"]] {
         let server = Server::start();
-        let run = swarm(
+        let mut run = swarm(
             &server,
             &[transport, &["--users", "1..1", "--expect", "3"]].concat(),
         );
@@ -131,7 +138,7 @@ fn a_hole_is_noticed_and_healed_by_sync() {
 fn clients_come_back_with_their_cursors_and_catch_up() {
     for transport in [&[][..], &["--sse"]] {
         let server = Server::start();
-        let run = swarm(
+        let mut run = swarm(
             &server,
             &[transport, &["--users", "1..1", "--expect", "2"]].concat(),
         );
@@ -153,7 +160,7 @@ fn clients_come_back_with_their_cursors_and_catch_up() {
 #[test]
 fn what_never_arrives_is_counted_named_and_decides_the_exit_status() {
     let server = Server::start();
-    let run = swarm(&server, &["--expect", "2", "--give-up-s", "1"]);
+    let mut run = swarm(&server, &["--expect", "2", "--give-up-s", "1"]);
     everybody_asked_where_the_stream_stands(&server, 3);
     for user in ["1", "2", "3"] {
         server.send(user, true, json!({}));
@@ -170,7 +177,7 @@ fn what_never_arrives_is_counted_named_and_decides_the_exit_status() {
 #[test]
 fn repeats_are_counted_and_not_taken_for_news() {
     let server = Server::start();
-    let run = swarm(&server, &["--users", "1..1", "--expect", "2"]);
+    let mut run = swarm(&server, &["--users", "1..1", "--expect", "2"]);
     everybody_asked_where_the_stream_stands(&server, 1);
     server.send("1", true, json!({}));
     server.repeat("1");
@@ -184,7 +191,7 @@ fn repeats_are_counted_and_not_taken_for_news() {
 #[test]
 fn a_client_that_is_told_to_stay_away_does() {
     let server = Server::start();
-    let run = swarm(
+    let mut run = swarm(
         &server,
         &["--users", "1..1", "--expect", "1", "--give-up-s", "1"],
     );
@@ -201,7 +208,7 @@ fn a_client_that_is_told_to_stay_away_does() {
 fn what_it_posts_itself_is_expected_at_every_device_of_the_target() {
     let server = Server::start();
     let url = format!("http://{}", server.address);
-    let run = swarm(
+    let mut run = swarm(
         &server,
         &[
             "--devices",
@@ -225,11 +232,35 @@ fn what_it_posts_itself_is_expected_at_every_device_of_the_target() {
 }
 
 #[test]
+fn told_that_it_is_enough_it_posts_no_more_and_waits_for_what_it_posted() {
+    let server = Server::start();
+    let url = format!("http://{}", server.address);
+    let many = ["--count", "1000000", "--rate", "200", "--priority", "mixed"];
+    let mut run = swarm(&server, &[&["--post-url", &url][..], &many].concat());
+    server.wait("some came", |world| world.acknowledged.len() >= 20);
+    let told = Command::new("kill")
+        .arg(run.child.id().to_string())
+        .status();
+    assert!(told.expect("kill is there").success());
+    let (status, result, receipts) = run.end();
+    assert!(status.success(), "{result:#}");
+    assert_eq!(result["posted"]["accepted"], receipts.len());
+    let posts = run.lines("accounting/posts");
+    assert_eq!(posts.len(), receipts.len());
+    let priorities = ["low", "normal", "high", "critical"];
+    assert!(
+        posts
+            .iter()
+            .all(|post| priorities.contains(&post["priority"].as_str().unwrap()))
+    );
+}
+
+#[test]
 fn a_post_that_was_accepted_and_lost_is_named() {
     let server = Server::start();
     server.world.lock().unwrap().lost_posts.insert(7);
     let url = format!("http://{}", server.address);
-    let run = swarm(
+    let mut run = swarm(
         &server,
         &[
             "--users",

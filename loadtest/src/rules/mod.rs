@@ -8,6 +8,7 @@
 //! * After two silent heartbeats a `ping`; after a third the connection is given up.
 
 use crate::{
+    accounting::Way,
     cursor::{Cursor, Numbers},
     frame::{Mark, ServerFrame, Slot, Target},
     tally::{self, Tally},
@@ -125,6 +126,8 @@ pub struct Rules {
     pinged: bool,
     hole_since_ms: Option<u64>,
     sync: Sync,
+    /// What the present sync is for.
+    sync_way: Way,
     /// How often the present sync was asked again.
     sync_repeats: u8,
     welcomed: bool,
@@ -200,7 +203,7 @@ impl Rules {
         let mut wish = None;
         match frame.kind.as_ref() {
             "notification" => {
-                self.notification(frame, true, ctx);
+                self.notification(frame, Way::Live, ctx);
                 self.follow(frame, ctx);
             }
             "read" => {
@@ -231,6 +234,7 @@ impl Rules {
             .streams
             .iter()
             .any(|(_, cursor)| cursor.position().is_some());
+        self.sync_way = Way::Connect;
         self.sync = match (presented, ctx.settings.tail) {
             (true, _) => Sync::Asked(ctx.now_ms),
             (false, true) => Sync::Idle,
@@ -271,7 +275,7 @@ impl Rules {
         Some(&mut self.streams[at].1)
     }
 
-    fn notification(&mut self, frame: &ServerFrame<'_>, live: bool, ctx: &mut Context<'_>) {
+    fn notification(&mut self, frame: &ServerFrame<'_>, way: Way, ctx: &mut Context<'_>) {
         let Some(id) = frame.id else {
             ctx.tally.counters.unreadable += 1;
             return;
@@ -286,20 +290,14 @@ impl Rules {
             Some(mark) => self.all.insert(mark.n),
             None => self.is_fresh(id),
         };
+        let live = way == Way::Live;
         match (fresh, live) {
             (true, _) => self.count_fresh(mark.as_ref(), live, ctx),
             (false, true) => counters.repeated_live += 1,
             (false, false) => counters.repeated_by_sync += 1,
         }
-        if let Some(receipts) = &mut ctx.tally.receipts {
-            let receipt = receipts.entry((id, ctx.client)).or_default();
-            if receipt.live + receipt.by_sync == 0 {
-                receipt.first_unix_ms = unix_us() / 1000;
-            }
-            match live {
-                true => receipt.live += 1,
-                false => receipt.by_sync += 1,
-            }
+        if let Some(accounts) = &mut ctx.tally.accounts {
+            accounts.received(id, ctx.client, way, unix_us() / 1000);
         }
         if ctx.settings.acknowledge {
             self.unacknowledged.push(id);
@@ -338,7 +336,7 @@ impl Rules {
         self.sync_repeats = 0;
         for item in &frame.items {
             match item.kind.as_ref() {
-                "notification" => self.notification(item, false, ctx),
+                "notification" => self.notification(item, self.sync_way, ctx),
                 "read" => ctx.tally.counters.read_marks += 1,
                 _ => ctx.tally.counters.unreadable += 1,
             }
@@ -383,6 +381,7 @@ impl Rules {
             return;
         }
         let wait_ms = frame.sync_after_ms.unwrap_or(0);
+        self.sync_way = Way::Gap;
         self.sync_at(ctx.now_ms + wait_ms);
     }
 
@@ -485,6 +484,7 @@ impl Rules {
                 // Next time for the same hole: again after the wait, and a little more.
                 let more_ms = ctx.random.random_range(0..=ctx.settings.hole_wait_ms);
                 self.hole_since_ms = Some(now_ms + more_ms);
+                self.sync_way = Way::Hole;
                 true
             }
         }
