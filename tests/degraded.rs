@@ -162,7 +162,7 @@ async fn all_arrived(fleet: &Fleet, clients: &[Client], accepted: &[Accepted]) {
 }
 
 async fn readiness(fleet: &Fleet) -> (u16, Value) {
-    match fleet.readyz(fleet.dispatcher_admin).await {
+    match fleet.readyz(fleet.dispatchers[0].admin_port).await {
         Some((status, body)) => (status, serde_json::from_str(&body).expect("JSON")),
         None => (0, Value::Null),
     }
@@ -206,7 +206,7 @@ async fn with_kafka_killed_under_load_what_is_answered_202_arrives_once_whatever
     let (status, body) = readiness(&fleet).await;
     assert_eq!((status, &body["degraded"]), (200, &json!(true)));
     assert_eq!(body["spool"]["active"], json!(true), "{body}");
-    let metrics = fleet.api.metrics(fleet.dispatcher_admin).await;
+    let metrics = fleet.api.metrics(fleet.dispatchers[0].admin_port).await;
     assert!(metrics.contains("herald_spool_active 1"), "{metrics}");
     let (p50, p99) = answer_times(&load.spooled());
 
@@ -220,8 +220,8 @@ async fn with_kafka_killed_under_load_what_is_answered_202_arrives_once_whatever
         .await;
     assert!(urgent.len() > 20, "only {} were critical", urgent.len());
 
-    fleet.dispatcher.kill();
-    fleet.dispatcher.start();
+    fleet.dispatchers[0].process.kill();
+    fleet.dispatchers[0].process.start();
     spooled_more(&fleet, &load, 200).await;
     let mut broker = tokio::task::spawn_blocking(move || {
         broker.restart();

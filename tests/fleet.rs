@@ -152,8 +152,8 @@ async fn with_processes_killed_at_twenty_seeded_points_nothing_is_lost() {
             fleet.gateways[n].process.kill();
         }
         if let Victim::Dispatcher | Victim::Both(_) = victim {
-            fleet.dispatcher.kill();
-            fleet.dispatcher.start();
+            fleet.dispatchers[0].process.kill();
+            fleet.dispatchers[0].process.start();
         }
         if let Victim::Gateway(n) | Victim::Both(n) = victim {
             fleet.gateways[n].process.start();

@@ -77,7 +77,7 @@ async fn not_ready(fleet: &Fleet, gateway: usize, why: &str) {
 async fn four_for_three() -> Fleet {
     let mut fleet = Fleet::prepare(4, &[]);
     fleet.make_topics(3).await;
-    fleet.dispatcher.start();
+    fleet.dispatchers[0].process.start();
     for gateway in &mut fleet.gateways[..3] {
         gateway.process.start();
     }
@@ -174,7 +174,7 @@ async fn a_dead_gateways_shard_is_finished_and_an_empty_redis_is_filled_again() 
     let died = Instant::now();
     fleet
         .eventually("the shard is finished", WAIT, async || {
-            let metrics = fleet.api.metrics(fleet.dispatcher_admin).await;
+            let metrics = fleet.api.metrics(fleet.dispatchers[0].admin_port).await;
             let name = "herald_finished_total{result=\"not_here\"} ";
             USERS.saturating_sub(number(&metrics, name) as usize)
         })

@@ -219,7 +219,7 @@ async fn with_redis_kafka_and_the_dispatcher_down_a_gateway_starts_says_so_and_r
     }
     fleet.redis.restart();
     fleet.apply_topics();
-    fleet.dispatcher.start();
+    fleet.dispatchers[0].process.start();
     fleet.ready().await;
     assert!(fleet.gateways[0].process.is_running());
 }
@@ -234,8 +234,13 @@ async fn a_gateway_leaves_in_good_order_and_exits_0() {
         "{}",
         fleet.logs()
     );
-    fleet.dispatcher.signal(libc::SIGTERM);
-    assert_eq!(fleet.dispatcher.wait().code(), Some(0), "{}", fleet.logs());
+    fleet.dispatchers[0].process.signal(libc::SIGTERM);
+    assert_eq!(
+        fleet.dispatchers[0].process.wait().code(),
+        Some(0),
+        "{}",
+        fleet.logs()
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A real fleet on this machine: Redis, Kafka with its topics, a dispatcher, gateways.
+//! A real fleet on this machine: Redis, Kafka with its topics, dispatchers, gateways.
 
 use crate::{
     Api, Herald, PATIENCE, eventually, free_port, herald::binary, kafka, redis::RedisServer,
@@ -13,13 +13,20 @@ pub const GRPC_SECRET: &str = "the-fleets-grpc-secret";
 
 pub struct Fleet {
     pub redis: RedisServer,
-    pub dispatcher: Herald,
+    pub dispatchers: Vec<Dispatcher>,
     pub gateways: Vec<Gateway>,
     pub namespace: String,
     pub brokers: String,
     pub dir: TempDir,
+    /// The first dispatcher's.
     pub api: Api,
-    pub dispatcher_admin: u16,
+}
+
+pub struct Dispatcher {
+    pub process: Herald,
+    pub api: Api,
+    pub admin_port: u16,
+    grpc_port: u16,
 }
 
 pub struct Gateway {
@@ -35,22 +42,35 @@ impl Fleet {
 
     /// With a broker of the test's own, which it may kill.
     pub async fn start_on(brokers: String, gateways: usize, settings: &[(&str, &str)]) -> Fleet {
-        let mut fleet = Fleet::prepare_on(brokers, gateways, settings);
+        let mut fleet = Fleet::prepare_on(brokers, 1, gateways, settings);
         fleet.apply_topics();
-        fleet.dispatcher.start();
-        for gateway in &mut fleet.gateways {
+        fleet.run().await;
+        fleet
+    }
+
+    /// Starts all processes of ours and waits until they are ready.
+    pub async fn run(&mut self) {
+        for dispatcher in &mut self.dispatchers {
+            dispatcher.process.start();
+        }
+        for gateway in &mut self.gateways {
             gateway.process.start();
         }
-        fleet.ready().await;
-        fleet
+        self.ready().await;
     }
 
     /// Everything but our own processes: Redis and Kafka run, topics are not there yet.
     pub fn prepare(gateways: usize, settings: &[(&str, &str)]) -> Fleet {
-        Fleet::prepare_on(kafka::brokers(), gateways, settings)
+        Fleet::prepare_on(kafka::brokers(), 1, gateways, settings)
     }
 
-    fn prepare_on(brokers: String, gateways: usize, settings: &[(&str, &str)]) -> Fleet {
+    /// As [`Fleet::prepare`], with a broker of the test's own and several dispatchers, which share a store.
+    pub fn prepare_on(
+        brokers: String,
+        dispatchers: usize,
+        gateways: usize,
+        settings: &[(&str, &str)],
+    ) -> Fleet {
         let redis = RedisServer::start();
         let namespace = kafka::fresh_namespace().to_string();
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -72,29 +92,30 @@ impl Fleet {
             ("log.format", "json"),
         ]
         .map(|(key, value)| (key, value.to_owned()));
-        let address = |port: u16| format!("127.0.0.1:{port}");
-        let (http, admin, grpc) = (free_port(), free_port(), free_port());
-        let store = dir
-            .path()
-            .join("store")
-            .to_str()
-            .expect("a plain path")
-            .to_owned();
-        let spool = dir
-            .path()
-            .join("spool")
-            .to_str()
-            .expect("a plain path")
-            .to_owned();
-        let own = [
-            ("http.listen", address(http)),
-            ("http.admin_key_file", admin_file),
-            ("admin.listen", address(admin)),
-            ("grpc.listen", address(grpc)),
-            ("store.path", store),
-            ("spool.path", spool),
-        ];
-        let dispatcher = process("dispatcher", &shared, &own, &[]);
+        let place = |name: &str| dir.path().join(name).to_str().expect("a path").to_owned();
+        let dispatchers: Vec<Dispatcher> = (1..=dispatchers)
+            .map(|n| {
+                let (http, admin_port, grpc_port) = (free_port(), free_port(), free_port());
+                let own = [
+                    ("http.listen", address(http)),
+                    ("http.admin_key_file", admin_file.clone()),
+                    ("admin.listen", address(admin_port)),
+                    ("grpc.listen", address(grpc_port)),
+                    ("store.path", place("store")),
+                    ("spool.path", place(&format!("spool-{n}"))),
+                ];
+                Dispatcher {
+                    process: process("dispatcher", &shared, &own, &[]),
+                    api: Api::new(http, API_KEY.to_owned()),
+                    admin_port,
+                    grpc_port,
+                }
+            })
+            .collect();
+        let grpc: Vec<String> = dispatchers
+            .iter()
+            .map(|dispatcher| address(dispatcher.grpc_port))
+            .collect();
         let gateways = (1..=gateways)
             .map(|n| {
                 let (client_port, admin_port) = (free_port(), free_port());
@@ -105,7 +126,7 @@ impl Fleet {
                     ("gateway.cores", "2".to_owned()),
                     ("gateway.pin", "false".to_owned()),
                     ("auth.keys", keys),
-                    ("dispatchers.addresses", format!("[\"{}\"]", address(grpc))),
+                    ("dispatchers.addresses", format!("{grpc:?}")),
                     ("admin.listen", address(admin_port)),
                     ("grpc.listen", address(free_port())),
                     ("drain.grace_ms", "0".to_owned()),
@@ -120,21 +141,19 @@ impl Fleet {
             })
             .collect();
         Fleet {
+            api: dispatchers[0].api.clone(),
             redis,
-            dispatcher,
+            dispatchers,
             gateways,
             namespace,
             brokers,
             dir,
-            api: Api::new(http, API_KEY.to_owned()),
-            dispatcher_admin: admin,
         }
     }
 
     /// Another gateway under the id of the `n`th, on ports of its own.
     pub fn twin(&self, n: usize) -> Gateway {
         let (client_port, admin_port) = (free_port(), free_port());
-        let address = |port: u16| format!("127.0.0.1:{port}");
         let process = self.gateways[n].process.twin(&[
             ("gateway.listen", &address(client_port)),
             ("admin.listen", &address(admin_port)),
@@ -173,7 +192,8 @@ impl Fleet {
 
     pub async fn ready(&self) {
         let gateways = self.gateways.iter().map(|gateway| gateway.admin_port);
-        for port in gateways.chain([self.dispatcher_admin]) {
+        let dispatchers = self.dispatchers.iter().map(|one| one.admin_port);
+        for port in gateways.chain(dispatchers) {
             self.ready_at(port).await;
         }
     }
@@ -208,7 +228,8 @@ impl Fleet {
 
     pub fn logs(&self) -> String {
         let gateways = self.gateways.iter().map(|gateway| gateway.process.log());
-        let logs: Vec<String> = gateways.chain([self.dispatcher.log()]).collect();
+        let dispatchers = self.dispatchers.iter().map(|one| one.process.log());
+        let logs: Vec<String> = gateways.chain(dispatchers).collect();
         logs.join("\n────\n")
     }
 
@@ -246,6 +267,10 @@ impl Fleet {
         let key = format!("{}:conn:{user}", self.namespace);
         self.redis.raw(&["HSET", &key, life, "1"]);
     }
+}
+
+fn address(port: u16) -> String {
+    format!("127.0.0.1:{port}")
 }
 
 fn process(
