@@ -321,6 +321,10 @@ pub const POSTING_USERS: usize = 65_536;
 /// is served, and the allocator keeps what a storm took; answered in 10 ms, these are 6,400 a second.
 pub const SYNCS: usize = 64;
 pub const SYNCS_WAITING: usize = 65_536;
+/// Users a second that all gateways together enter again after the registry forgot them, each its share: a Redis
+/// takes more, and lookups and newcomers need the rest. 500,000 connections on each of 3 gateways: 40 s (by
+/// [`REGISTER_BATCH`]); on each of 45: 4 min.
+pub const REENTERED_PER_S: usize = 100_000;
 /// A user gone for this long (at least; twice as long at most) leaves the registry.
 pub const REMOVAL_AFTER: Duration = Duration::from_secs(5);
 /// Every user's entry is compared with the registry once in this time.

@@ -4,7 +4,7 @@
 //! that the standalone and the tests may run several parts in one process.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
@@ -41,6 +41,11 @@ impl Metrics {
 
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help).expect("a valid metric"))
+    }
+
+    /// A share, from 0 to 1.
+    pub fn ratio(&self, name: &str, help: &str) -> Gauge {
+        self.add(Gauge::new(name, help).expect("a valid metric"))
     }
 
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {

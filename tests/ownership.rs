@@ -215,6 +215,11 @@ async fn a_dead_gateways_shard_is_finished_and_an_empty_redis_is_filled_again() 
             users.filter(|(prefix, n)| gone(prefix, *n)).count()
         })
         .await;
+    fleet
+        .eventually("the comparison says what it found", WAIT, async || {
+            metric(&fleet, 1, "herald_registry_accuracy ").await as usize
+        })
+        .await;
     ids.extend(post(&fleet, "b", USERS).await);
     arrived(&fleet, "what came meanwhile", &stays, &ids).await;
     assert_eq!([shard(&fleet, 0).await, shard(&fleet, 1).await], shards);

@@ -110,13 +110,16 @@ async fn reach(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// The window of the host that will vanish, once it is right for two siblings.
+/// The window of the host that will vanish, once it is what two siblings ask for (and no less than the least).
 async fn slot_ms(fleet: &Fleet, clients: u32) -> Result<usize> {
-    let alone_ms = clients as usize * 1_000 / ACCEPTS_PER_S as usize;
-    let mut slot_ms = usize::MAX;
+    const LEAST_MS: f64 = 5_000.0;
+    let floor_ms = f64::from(clients) * 1_000.0 / f64::from(2 * ACCEPTS_PER_S);
+    // 80 % of their limits, and a fifth is not worth telling.
+    let most_ms = (floor_ms / 0.8).max(LEAST_MS) * 1.2;
+    let mut slot_ms = 0;
     reach("the slot is that of two siblings", async || {
         slot_ms = at(fleet, 0, "herald_slot_ms ").await;
-        slot_ms < alone_ms
+        slot_ms as f64 <= most_ms
     })
     .await?;
     Ok(slot_ms)

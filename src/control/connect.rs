@@ -18,7 +18,10 @@ use crate::{
     position::Cursors,
     registry::{Registration, RegistryError},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior},
@@ -85,8 +88,8 @@ impl Comparison {
         (turn || self.at_once > 0).then_some(self.next_part)
     }
 
-    /// A part is done. Answers the accuracy in millionths when it was the last of a round.
-    fn done(&mut self) -> Option<u64> {
+    /// A part is done. Answers the accuracy when it was the last of a round.
+    fn done(&mut self) -> Option<f64> {
         self.last = Instant::now();
         self.at_once = self.at_once.saturating_sub(1);
         self.next_part = (self.next_part + 1) % PARTS;
@@ -95,8 +98,8 @@ impl Comparison {
         }
         let (asked, missing) = (self.asked, self.missing);
         (self.asked, self.missing) = (0, 0);
-        let held = asked.saturating_sub(missing) * 1_000_000;
-        held.checked_div(asked)
+        let held = asked.saturating_sub(missing);
+        (asked > 0).then(|| held as f64 / asked as f64)
     }
 }
 
@@ -165,7 +168,9 @@ impl Registrar {
     /// Looks through the next part of the table: who is owed an entry, who is gone, what was lost.
     async fn scan(&mut self) {
         let owner = self.owner();
-        let scan = self.host.table.scan(self.next_part, limits::REGISTER_BATCH);
+        let live = self.host.live_gateways.load(Ordering::Relaxed);
+        let most = reentered_by_a_scan(live, self.host.pace.removal_after);
+        let scan = self.host.table.scan(self.next_part, most);
         self.owed += scan.owed.len();
         if let Some(owner) = owner {
             if !scan.gone.is_empty() {
@@ -202,8 +207,8 @@ impl Registrar {
             self.comparison.asked += entries.len() as u64;
             self.comparison.missing += missing.len() as u64;
         }
-        if let Some(accuracy_ppm) = self.comparison.done() {
-            host.metrics.accuracy_ppm.set(accuracy_ppm as i64);
+        if let Some(accuracy) = self.comparison.done() {
+            host.metrics.accuracy.set(accuracy);
         }
     }
 
@@ -270,6 +275,13 @@ impl Registrar {
     }
 }
 
+/// This gateway's share of what the fleet may enter again, for one scan of a part.
+fn reentered_by_a_scan(live_gateways: u32, round: Duration) -> usize {
+    let per_round = limits::REENTERED_PER_S as f64 * round.as_secs_f64();
+    let share = per_round / PARTS as f64 / f64::from(live_gateways.max(1));
+    (share as usize).clamp(1, limits::REGISTER_BATCH)
+}
+
 /// Removes everyone still in the table from the registry: the process leaves.
 pub async fn unregister_all(host: &Host, owner: &Ownership, within: Duration) {
     let removal = async {
@@ -282,5 +294,23 @@ pub async fn unregister_all(host: &Host, owner: &Ownership, within: Duration) {
     };
     if !matches!(tokio::time::timeout(within, removal).await, Ok(Ok(()))) {
         tracing::warn!("users could not be removed from the registry: the sweep does it later");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_enters_its_users_again_no_faster_than_a_registry_takes_them() {
+        let round = limits::REMOVAL_AFTER;
+        for gateways in 1..100 {
+            let each = reentered_by_a_scan(gateways, round);
+            let per_s = each * gateways as usize * PARTS / round.as_secs() as usize;
+            assert!(per_s <= limits::REENTERED_PER_S, "{gateways}: {per_s}/s");
+            assert!(each <= limits::REGISTER_BATCH);
+            // 500,000 on each of 45 are back within five minutes.
+            assert!(gateways > 45 || each * PARTS * 300 / round.as_secs() as usize > 500_000);
+        }
     }
 }

@@ -66,6 +66,8 @@ pub struct Host {
     /// Connections opened so far, and a second, lately.
     pub opened: AtomicU64,
     pub opened_per_s: AtomicU32,
+    /// Gateways of the fleet whose leases were live when last looked at; 0 before that.
+    pub live_gateways: AtomicU32,
     /// Stream names of this region, shared by all its items.
     pub streams: [Arc<str>; 2],
 }

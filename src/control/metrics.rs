@@ -1,7 +1,7 @@
 //! What control counts. Labels are bounded: kinds, fates and causes, never ids.
 
 use crate::metrics::Metrics;
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 pub struct ControlMetrics {
     pub ready: IntGauge,
@@ -23,7 +23,7 @@ pub struct ControlMetrics {
     pub unanswered: IntCounter,
     pub epoch: IntGauge,
     pub shard: IntGauge,
-    pub accuracy_ppm: IntGauge,
+    pub accuracy: Gauge,
     pub registrations: IntCounter,
     pub leaving: LeavingMetrics,
 }
@@ -37,6 +37,11 @@ pub struct LeavingMetrics {
 impl ControlMetrics {
     pub fn new(metrics: &Metrics) -> ControlMetrics {
         let m = metrics;
+        let accuracy = m.ratio(
+            "registry_accuracy",
+            "Share of this host's users that the registry held as it should, in the last full comparison; 1 before one",
+        );
+        accuracy.set(1.0);
         ControlMetrics {
             ready: m.gauge("ready", "1 while this host delivers"),
             degraded: m.gauges("degraded", "1 while this cause is present", &["cause"]),
@@ -101,10 +106,7 @@ impl ControlMetrics {
             ),
             epoch: m.gauge("epoch", "Epoch of this gateway's lease; 0 without one"),
             shard: m.gauge("shard", "Shard of this gateway; -1 without one"),
-            accuracy_ppm: m.gauge(
-                "registry_accuracy_ppm",
-                "Users the registry holds as it should, per million, over the last full comparison",
-            ),
+            accuracy,
             registrations: m.counter(
                 "registrations_total",
                 "Users entered in the registry, again after a new epoch or a loss",

@@ -170,6 +170,7 @@ impl Control {
             leaving: Default::default(),
             opened: Default::default(),
             opened_per_s: Default::default(),
+            live_gateways: Default::default(),
         };
         let host = Arc::new(host);
         host.measure_table(&parts.metrics);

@@ -175,9 +175,9 @@ async fn what_the_registry_lost_is_found_and_entered_again_and_the_accuracy_says
         let conn = rig.core().open(slot, user, Some(cursors(1)));
         rig.core().synced(conn).await;
     }
-    let accuracy = "registry_accuracy_ppm";
+    let accuracy = "registry_accuracy";
     until("a look at everyone", async || {
-        (rig.metric(accuracy) == 1_000_000.0).then_some(())
+        (rig.metric(accuracy) == 1.0).then_some(())
     })
     .await;
     // Behind the gateway's back.
@@ -192,7 +192,7 @@ async fn what_the_registry_lost_is_found_and_entered_again_and_the_accuracy_says
     rig.shared.registry.unregister(&owner, &all).await.unwrap();
     let ben = [lost[0].user.clone()];
     until("a round that found it", async || {
-        (rig.metric(accuracy) == 750_000.0).then_some(())
+        (rig.metric(accuracy) == 0.75).then_some(())
     })
     .await;
     until("the entry", async || {
@@ -201,7 +201,7 @@ async fn what_the_registry_lost_is_found_and_entered_again_and_the_accuracy_says
     })
     .await;
     until("a round that found nothing", async || {
-        (rig.metric(accuracy) == 1_000_000.0).then_some(())
+        (rig.metric(accuracy) == 1.0).then_some(())
     })
     .await;
     assert_eq!(rig.metric("registrations_total"), 5.0);

@@ -4,7 +4,7 @@
 //! accepting to. A change is told only when it exceeds 20 %.
 
 use crate::{control::host::Host, gateway::mailbox::ToCore, limits};
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 /// Bounds of the window. Below the least, jitter alone spreads clients well enough.
 const WINDOW_MS_MIN: u32 = 5_000;
@@ -17,11 +17,18 @@ const LOAD: u64 = 80;
 pub async fn keep_slot(host: Arc<Host>) {
     let mut tick = tokio::time::interval(limits::SIBLINGS_EVERY);
     let mut slot = Slot::default();
+    let told = &host.metrics.leaving.slot_ms;
+    told.set(i64::from(slot.window_ms));
+    let mut lived = 0;
     // Of the siblings together, when last heard of.
     let mut accepts_per_s = None;
     loop {
         tick.tick().await;
         if let Ok(leases) = host.registry.gateways().await {
+            let live = leases.iter().filter(|lease| lease.live).count() as u32;
+            // A registry that came back empty has not heard of all of them yet.
+            host.live_gateways.store(live.max(lived), Ordering::Relaxed);
+            lived = live;
             let siblings = host.siblings(&leases).into_iter();
             let limits = siblings.map(|lease| u64::from(lease.info.accepts_limit_per_s));
             accepts_per_s = Some(limits.sum());
@@ -30,7 +37,7 @@ pub async fn keep_slot(host: Arc<Host>) {
         let own = u64::from(host.gateway.accepts_per_s);
         let takers_per_s = accepts_per_s.filter(|&sum| sum > 0).unwrap_or(own);
         if let Some(after_ms_max) = slot.update(host.table.connections(), takers_per_s) {
-            host.metrics.leaving.slot_ms.set(i64::from(after_ms_max));
+            told.set(i64::from(after_ms_max));
             host.outboxes.send_all(|| ToCore::Slot {
                 after_ms_min: 0,
                 after_ms_max,
