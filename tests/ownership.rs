@@ -94,11 +94,39 @@ async fn leave_to(fleet: &mut Fleet, leaver: usize, waiting: usize) {
     fleet.ready_at(fleet.gateways[waiting].admin_port).await;
 }
 
+/// A user's three devices go from gateway to gateway while notifications flow: none is missed, and none comes
+/// live more often than a record may be looked for.
+async fn wanders(fleet: &Fleet) {
+    const HOPS: u32 = 3;
+    let devices: Vec<Client> = (0..3)
+        .map(|n| Client::start(fleet.ws_urls(n), fleet.token("wanderer")))
+        .collect();
+    all_open(fleet, &devices.iter().collect::<Vec<_>>()).await;
+    let mut ids = Vec::new();
+    for n in 0..150 {
+        ids.push(fleet.api.notify("wanderer", "title").await.unwrap());
+        if n % 5 == 0 {
+            devices[n / 5 % devices.len()].move_on();
+        }
+    }
+    for device in &devices {
+        fleet
+            .eventually("the wanderer has everything", WAIT, async || {
+                ids.iter().filter(|id| device.times(id) == 0).count()
+            })
+            .await;
+        let most = ids.iter().map(|id| device.live(id)).max().unwrap();
+        assert!(most <= 1 + HOPS, "one came live {most} times");
+        assert!(device.seen.lock().unwrap().connects > 3, "it never moved");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_waits_for_a_free_shard_and_those_that_stood_still_give_up_what_was_taken_and_lose_nothing()
  {
     let _alone = ONE_FLEET.lock().await;
     let mut fleet = four_for_three().await;
+    wanders(&fleet).await;
     let devices = clients(&fleet, 0, "a", 20);
     let others = clients(&fleet, 1, "b", 5);
     all_open(&fleet, &devices.iter().chain(&others).collect::<Vec<_>>()).await;

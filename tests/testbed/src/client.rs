@@ -43,10 +43,17 @@ struct Streams {
     cursors: BTreeMap<String, ContiguousCursor>,
 }
 
+/// What a test wants of a client.
+enum Order {
+    Say(Value),
+    /// Break the connection, and come back at the next address.
+    Move,
+}
+
 pub struct Client {
     pub seen: Arc<Mutex<Seen>>,
     streams: Arc<Mutex<Streams>>,
-    orders: tokio::sync::mpsc::UnboundedSender<Value>,
+    orders: tokio::sync::mpsc::UnboundedSender<Order>,
     task: JoinHandle<()>,
 }
 
@@ -80,7 +87,14 @@ impl Client {
 
     /// Sends a frame of the test's own.
     pub fn send(&self, frame: Value) {
-        self.orders.send(frame).expect("the client runs");
+        self.orders
+            .send(Order::Say(frame))
+            .expect("the client runs");
+    }
+
+    /// Breaks the connection without a word; it comes back at the next address.
+    pub fn move_on(&self) {
+        self.orders.send(Order::Move).expect("the client runs");
     }
 
     pub fn cursors(&self) -> BTreeMap<String, Position> {
@@ -138,7 +152,7 @@ impl Device {
         &self,
         url: &str,
         token: &str,
-        orders: &mut tokio::sync::mpsc::UnboundedReceiver<Value>,
+        orders: &mut tokio::sync::mpsc::UnboundedReceiver<Order>,
     ) {
         let Some(mut socket) = self.connect(url, token).await else {
             return;
@@ -158,7 +172,10 @@ impl Device {
                     Some(Ok(_)) => continue,
                     Some(Err(_)) | None => return,
                 },
-                Some(order) = orders.recv() => vec![order],
+                Some(order) = orders.recv() => match order {
+                    Order::Say(frame) => vec![frame],
+                    Order::Move => return,
+                },
                 _ = clock.tick() => self.look_for_holes(&mut hole_since, &mut sync_due),
             };
             for frame in outgoing {
