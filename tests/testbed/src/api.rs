@@ -45,12 +45,13 @@ impl Api {
     /// As a producer does it: a refusal that passes by itself is tried again under the same key.
     pub async fn notify(&self, user: &str, title: &str) -> Result<String, String> {
         let deadline = Instant::now() + PATIENCE;
+        let key = uuid::Uuid::now_v7().to_string();
         loop {
             let request = self.http.post(self.url("/v1/notifications"));
             let request = request
                 .bearer_auth(&self.key)
                 .json(&notification(user, title));
-            let request = request.header("idempotency-key", format!("{user}/{title}"));
+            let request = request.header("idempotency-key", &key);
             match request.send().await {
                 Ok(answer) if answer.status() == 503 && Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
