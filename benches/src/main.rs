@@ -5,7 +5,7 @@
 //! CPU 0 and the clients to CPU 1, where there are two.
 
 mod broadcast;
-mod crash;
+mod deploy;
 mod fleet;
 mod floor;
 mod micro;
@@ -49,8 +49,8 @@ enum Part {
     Broadcast,
     /// CPU per message to one user: a gateway on a real Kafka and Redis.
     Unicast,
-    /// Accept rate and time away when a gateway is killed: three gateways behind HAProxy.
-    Crash,
+    /// Accept rates and times when a gateway is killed and when all are replaced: three behind HAProxy.
+    Deploy,
     /// Frames, mailbox, look-up.
     Micro,
 }
@@ -68,8 +68,8 @@ async fn main() -> Result<()> {
     if wants(Part::Unicast) {
         unicast::run(&options).await?;
     }
-    if wants(Part::Crash) {
-        crash::run(&options).await?;
+    if wants(Part::Deploy) {
+        deploy::run(&options).await?;
     }
     Ok(())
 }
