@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 DATA ?= herald-data
 
-.PHONY: help run test fleet bench swarm clean
+.PHONY: help run test chaos fleet bench swarm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ run: ## install what is missing, build, start the standalone, print where to loo
 
 test: ## install what is missing, then format, lints, unit, end-to-end, conformance, browser
 	@scripts/test.sh
+
+chaos: ## faults by seed on a real fleet, and the account of every notification; HERALD_SEED repeats
+	@scripts/chaos.sh
 
 fleet: ## real Redis and Kafka, one dispatcher, two gateways on this machine, until Ctrl-C
 	@scripts/install.sh parts

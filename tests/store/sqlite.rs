@@ -43,6 +43,38 @@ impl Home for Directory {
     }
 }
 
+// ── several processes on one host ──────────────────────────────────────────────────────────────
+
+/// Dispatchers of one host share a file, and users move between their routers.
+#[tokio::test]
+async fn who_shares_a_file_goes_on_from_what_the_other_committed() {
+    const ROWS: u64 = 200;
+    let home = Directory::new();
+    let (stores, ada) = ([home.sqlite(), home.sqlite()], user("ada"));
+    let others = stores.each_ref().map(|store| busy(store, ROWS));
+    let chain = async {
+        let mut head = Position::START;
+        for (offset, store) in (1..=ROWS).zip(stores.iter().cycle()) {
+            let stored = store.append(vec![row(&ada, at(offset))]).await.unwrap();
+            assert_eq!(stored, [Appended::Stored { prev: head }]);
+            head = at(offset);
+            for store in &stores {
+                let read = store.rows_after(&ada, None, 1).await.unwrap();
+                assert_eq!(read.head, head);
+            }
+        }
+    };
+    futures::join!(chain, futures::future::join_all(others));
+}
+
+/// Writes to users of its own without pause.
+async fn busy(store: &SqliteStore, rows: u64) {
+    let own = user(&NotificationId::generate().to_string());
+    for offset in 1..=rows {
+        store.append(vec![row(&own, at(offset))]).await.unwrap();
+    }
+}
+
 // ── retention ──────────────────────────────────────────────────────────────────────────────────
 
 /// A moment at which everything stored now is past its time.

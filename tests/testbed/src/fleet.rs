@@ -151,6 +151,16 @@ impl Fleet {
         }
     }
 
+    /// An empty Redis makes a first claim of a shard wait, since an owner may live that it forgot. Here nobody
+    /// can have owned one.
+    pub fn nobody_owned_a_shard(&self) {
+        for shard in 0..self.gateways.len() {
+            let key = format!("{}:shard:{shard}", self.namespace);
+            self.redis
+                .raw(&["HSET", &key, "state", "waiting", "until", "1"]);
+        }
+    }
+
     /// Another gateway under the id of the `n`th, on ports of its own.
     pub fn twin(&self, n: usize) -> Gateway {
         let (client_port, admin_port) = (free_port(), free_port());
@@ -206,10 +216,9 @@ impl Fleet {
                 .is_none_or(|(status, _)| status != 200))
             .into()
         };
-        eventually(&format!("port {port} ready"), PATIENCE, unready, || {
-            self.logs()
-        })
-        .await;
+        // A broker's first readers wait until it has made the topic of their offsets.
+        let what = format!("port {port} ready");
+        eventually(&what, PATIENCE * 2, unready, || self.logs()).await;
     }
 
     pub async fn readyz(&self, port: u16) -> Option<(u16, String)> {

@@ -71,9 +71,22 @@ impl RedisServer {
         self.running = None;
     }
 
+    /// Ends in good order and leaves its data to [`RedisServer::start_again`].
+    pub fn save_and_end(&mut self) {
+        // It ends without an answer.
+        let _ = raw(self.port, &["SHUTDOWN", "SAVE"]);
+        self.kill();
+    }
+
     /// Starts it again on the same port, empty.
     pub fn restart(&mut self) {
         self.kill();
+        let _ = std::fs::remove_file(self.directory.path().join("dump.rdb"));
+        self.start_again();
+    }
+
+    /// Starts it on the same port with what it saved.
+    pub fn start_again(&mut self) {
         let deadline = Instant::now() + START_MAX;
         while !self.try_launch() {
             assert!(
