@@ -72,11 +72,12 @@ pub async fn run(options: &Options) -> Result<()> {
     fleet.ready().await;
     let watch = Watch::start(&fleet);
     let mut replaced = Vec::new();
-    for n in 0..3 {
+    // The one that came last has nobody yet.
+    for n in [1, 2, 0] {
         let held = open(&fleet, n).await;
         let began = Instant::now();
         leave(&mut fleet, n).await?;
-        replaced.push((held, began.elapsed()));
+        replaced.push((n + 1, held, began.elapsed()));
         fleet.gateways[n].process.start();
         fleet.ready().await;
     }
@@ -265,16 +266,16 @@ fn print_crash(away_s: &[f64], slot_ms: usize, peaks: &[f64], all_back: Duration
     println!("| most accepted in a second, each of the others | 1/s | {second:.0}, {third:.0} |");
 }
 
-fn print_deploy(report: &Value, replaced: &[(usize, Duration)], peaks: &[f64]) {
+fn print_deploy(report: &Value, replaced: &[(usize, usize, Duration)], peaks: &[f64]) {
     println!(
         "\n### three gateways replaced in turn, grace {} s\n",
         GRACE_MS / 1_000
     );
     println!("| | clients | floor, s | SIGTERM to end, s | most accepted in a second, 1/s |");
     println!("|---|---|---|---|---|");
-    for (n, ((held, took), peak)) in (1..).zip(replaced.iter().zip(peaks)) {
+    for (n, held, took) in replaced {
         let floor_s = *held as f64 / f64::from(2 * ACCEPTS_PER_S);
-        let took_s = took.as_secs_f64();
+        let (took_s, peak) = (took.as_secs_f64(), peaks[n - 1]);
         println!("| gw-{n} | {held} | {floor_s:.1} | {took_s:.1} | {peak:.0} |");
     }
     let (posted, missing) = (&report["posted"]["accepted"], &report["missing"]);
