@@ -81,7 +81,31 @@ impl Guarded {
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
-    /// Stops answering without closing anything, as a host that hangs; until [`Guarded::thaw`].
+}
+
+/// What a test does to a process of any kind: a server of ours or of others.
+#[derive(Default)]
+pub struct Running(Option<Guarded>);
+
+impl Running {
+    pub fn is_started(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// `kill -9`: what is connected to it sees the connection close, later ones are refused.
+    pub fn kill(&mut self) {
+        self.0 = None;
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.guarded().pid()
+    }
+
+    pub fn signal(&self, signal: i32) {
+        self.guarded().signal(signal);
+    }
+
+    /// Stops answering without closing anything, as a host that hangs; until [`Running::thaw`].
     pub fn freeze(&self) {
         self.signal(libc::SIGSTOP);
     }
@@ -89,7 +113,41 @@ impl Guarded {
     pub fn thaw(&self) {
         self.signal(libc::SIGCONT);
     }
+
+    pub(crate) fn began(&mut self, child: Guarded) {
+        self.0 = Some(child);
+    }
+
+    /// Its status once it has ended.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.as_mut().expect("it runs").ended()
+    }
+
+    fn guarded(&self) -> &Guarded {
+        self.0.as_ref().expect("it runs")
+    }
 }
+
+/// For a server that is its process and little more: it is killed, frozen and thawed as that.
+macro_rules! is_a_process {
+    ($server:ty) => {
+        impl std::ops::Deref for $server {
+            type Target = $crate::child::Running;
+
+            fn deref(&self) -> &Self::Target {
+                &self.running
+            }
+        }
+
+        impl std::ops::DerefMut for $server {
+            fn deref_mut(&mut self) -> &mut Self::Target {
+                &mut self.running
+            }
+        }
+    };
+}
+
+pub(crate) use is_a_process;
 
 impl Drop for Guarded {
     /// `kill -9`.

@@ -1,6 +1,9 @@
 //! Herald's own binary as a child: started with settings, killed, started again. Its log is kept.
 
-use crate::{PATIENCE, child::Guarded};
+use crate::{
+    PATIENCE,
+    child::{Guarded, Running, is_a_process},
+};
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
@@ -14,10 +17,12 @@ use std::{
 pub struct Herald {
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
-    running: Option<Guarded>,
+    running: Running,
     log: Arc<Mutex<String>>,
     reader: Option<std::thread::JoinHandle<()>>,
 }
+
+is_a_process!(Herald);
 
 impl Herald {
     /// `settings` are `("gateway.cores", "2")` and become `HERALD_GATEWAY__CORES=2`.
@@ -28,7 +33,7 @@ impl Herald {
         Herald {
             arguments: arguments.iter().map(|text| text.to_string()).collect(),
             environment: environment.collect(),
-            running: None,
+            running: Running::default(),
             log: Arc::default(),
             reader: None,
         }
@@ -46,7 +51,7 @@ impl Herald {
     }
 
     pub fn start(&mut self) {
-        assert!(self.running.is_none(), "it runs already");
+        assert!(!self.running.is_started(), "it runs already");
         let mut command = Command::new(binary("herald"));
         command
             .args(&self.arguments)
@@ -73,7 +78,7 @@ impl Herald {
                 log.push('\n');
             }
         }));
-        self.running = Some(running);
+        self.running.began(running);
     }
 
     /// Everything it ever wrote to standard error.
@@ -81,30 +86,16 @@ impl Herald {
         self.log.lock().expect("nobody panics with it").clone()
     }
 
-    pub fn pid(&self) -> u32 {
-        self.running.as_ref().expect("it runs").pid()
-    }
-
     pub fn is_running(&mut self) -> bool {
-        let running = self.running.as_mut();
-        running.is_some_and(|running| running.ended().is_none())
-    }
-
-    /// `kill -9`.
-    pub fn kill(&mut self) {
-        self.running = None;
-    }
-
-    pub fn signal(&self, signal: i32) {
-        self.running.as_ref().expect("it runs").signal(signal);
+        self.running.is_started() && self.running.ended().is_none()
     }
 
     /// Waits for it to end by itself; its log is whole then.
     pub fn wait(&mut self) -> ExitStatus {
-        let mut running = self.running.take().expect("it runs");
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = running.ended() {
+            if let Some(status) = self.running.ended() {
+                self.running.kill();
                 let reader = self.reader.take().expect("it was started");
                 reader.join().expect("it only reads");
                 return status;

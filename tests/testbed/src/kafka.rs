@@ -6,7 +6,11 @@
 //!
 //! No broker outlives its tests: it dies with the value (`Drop`), at the exit of the process, and with it.
 
-use crate::{certificates, child::Guarded, free_port};
+use crate::{
+    certificates,
+    child::{Guarded, Running, is_a_process},
+    free_port,
+};
 use herald::{bus::Topic, ids::Namespace};
 use rdkafka::{
     ClientConfig,
@@ -30,8 +34,11 @@ pub struct KafkaBroker {
     controller: u16,
     directory: TempDir,
     environment: Vec<(&'static str, String)>,
-    running: Option<Guarded>,
+    /// Killed: what it had acknowledged is in the kernel's cache, so it survives.
+    running: Running,
 }
+
+is_a_process!(KafkaBroker);
 
 /// What clients of a guarded broker show: [`KafkaBroker::start_guarded`].
 pub struct Credentials {
@@ -174,7 +181,7 @@ impl KafkaBroker {
                 controller,
                 directory,
                 environment: environment.unwrap_or_default(),
-                running: None,
+                running: Running::default(),
             };
             if broker.launch() {
                 return broker;
@@ -188,15 +195,6 @@ impl KafkaBroker {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub fn pid(&self) -> u32 {
-        self.guarded().pid()
-    }
-
-    /// `kill -9`. What the broker had acknowledged is in the kernel's cache, so it survives.
-    pub fn kill(&mut self) {
-        self.running = None;
-    }
-
     /// Starts it again on the same ports with the same data.
     pub fn restart(&mut self) {
         self.kill();
@@ -204,19 +202,6 @@ impl KafkaBroker {
         while !self.launch() {
             assert!(Instant::now() < deadline, "no restart: {}", self.log());
         }
-    }
-
-    /// Stops answering without closing anything, as a host that hangs; until [`KafkaBroker::thaw`].
-    pub fn freeze(&self) {
-        self.guarded().freeze();
-    }
-
-    pub fn thaw(&self) {
-        self.guarded().thaw();
-    }
-
-    fn guarded(&self) -> &Guarded {
-        self.running.as_ref().expect("a running broker")
     }
 
     /// True once it serves, false when it ended instead.
@@ -231,7 +216,7 @@ impl KafkaBroker {
                 return false;
             }
             if self.log().contains("Kafka Server started") {
-                self.running = Some(running);
+                self.running.began(running);
                 return true;
             }
             assert!(Instant::now() < deadline, "no start: {}", self.log());

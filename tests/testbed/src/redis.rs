@@ -2,7 +2,10 @@
 //!
 //! It dies with the value (`Drop`) or with the test process.
 
-use crate::{child::Guarded, free_port};
+use crate::{
+    child::{Guarded, Running, is_a_process},
+    free_port,
+};
 use std::{
     io::{Read, Write},
     net::TcpStream,
@@ -22,8 +25,10 @@ pub struct RedisServer {
     port: u16,
     arguments: Vec<String>,
     directory: TempDir,
-    running: Option<Guarded>,
+    running: Running,
 }
+
+is_a_process!(RedisServer);
 
 impl RedisServer {
     pub fn start() -> RedisServer {
@@ -36,7 +41,7 @@ impl RedisServer {
             port: 0,
             arguments: arguments.iter().map(|text| text.to_string()).collect(),
             directory: tempfile::tempdir().expect("a temporary directory"),
-            running: None,
+            running: Running::default(),
         };
         // Another process may take the port between the look and the start: try another one.
         for _ in 0..20 {
@@ -60,15 +65,6 @@ impl RedisServer {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.guarded().pid()
-    }
-
-    /// `kill -9`: clients see the connection close, later ones are refused.
-    pub fn kill(&mut self) {
-        self.running = None;
     }
 
     /// Ends in good order and leaves its data to [`RedisServer::start_again`].
@@ -97,22 +93,9 @@ impl RedisServer {
         }
     }
 
-    /// Stops answering without closing anything, as a host that hangs; until [`RedisServer::thaw`].
-    pub fn freeze(&self) {
-        self.guarded().freeze();
-    }
-
-    pub fn thaw(&self) {
-        self.guarded().thaw();
-    }
-
     /// Sends one command and returns the raw reply (RESP2), as far as one read brings it.
     pub fn raw(&self, command: &[&str]) -> String {
         raw(self.port, command).expect("the server answers")
-    }
-
-    fn guarded(&self) -> &Guarded {
-        self.running.as_ref().expect("a running server")
     }
 
     /// False when it ended at once (the port was taken).
@@ -128,7 +111,7 @@ impl RedisServer {
             let answer = raw(self.port, &["INFO", "server"]).unwrap_or_default();
             // A password keeps INFO from us, but only a Redis says so.
             if answer.contains(&expected) || answer.starts_with("-NOAUTH") {
-                self.running = Some(running);
+                self.running.began(running);
                 return true;
             }
             assert!(Instant::now() < deadline, "redis-server does not answer");
