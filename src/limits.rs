@@ -381,9 +381,11 @@ pub const SPOOL_REPLAY_BATCH: usize = 256;
 pub const SPOOL_REPLAY_BYTES: usize = 1 << 20;
 pub const SPOOL_REPLAY_PER_S: u32 = 5_000;
 pub const SPOOL_REPLAY_BYTES_PER_S: usize = 8 << 20;
-/// Pauses of a worker whose next part is away, and how often it says so.
+/// Pauses of a worker whose next step fails, after how long it says so (by then an outage of the bus is known
+/// to be one, and said), and how often.
 pub const STEP_RETRY_MIN: Duration = Duration::from_millis(50);
 pub const STEP_RETRY_MAX: Duration = Duration::from_secs(2);
+pub const STEP_LOG_AFTER: Duration = Duration::from_secs(4);
 pub const STEP_LOG_EVERY: Duration = Duration::from_secs(10);
 /// Longest wait of one poll; bounds how late a worker notices that the process leaves.
 pub const CONSUMER_WAIT: Duration = Duration::from_millis(500);

@@ -20,6 +20,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use std::{
+    cmp::Ordering::{Equal, Greater, Less},
     collections::HashMap,
     sync::{
         Arc,
@@ -193,23 +194,20 @@ fn refusal(status: &Status) -> UpstreamError {
 
 /// Keeps a stream open to one dispatcher or the next, until the last handle is dropped.
 async fn report_for_ever(shared: Arc<Shared>, mut queue: mpsc::Receiver<Batch>) {
-    let mut said = None;
+    // Dispatchers tried in vain since one answered.
+    let mut in_vain = 0;
     loop {
         let current = shared.current.load(Ordering::Relaxed);
         let address = &shared.addresses[current];
         let ended = stream(&shared, current, &mut queue).await;
         if shared.connected.swap(false, Ordering::Relaxed) {
-            said = None;
+            in_vain = 0;
         }
         let Some(error) = ended else {
             return;
         };
-        // Once per address and cause, not once per try.
-        let news = Some((current, error.to_string()));
-        if said != news {
-            tracing::warn!(address, %error, "no outcome stream to this dispatcher");
-            said = news;
-        }
+        in_vain += 1;
+        say(address, &error, in_vain, shared.clients.len());
         shared
             .current
             .store((current + 1) % shared.clients.len(), Ordering::Relaxed);
@@ -221,6 +219,21 @@ async fn report_for_ever(shared: Arc<Shared>, mut queue: mpsc::Receiver<Batch>) 
             () = tokio::time::sleep(RECONNECT) => {}
             () = closed(&mut queue) => return,
         }
+    }
+}
+
+/// Of an outage once per dispatcher that does not answer, and a warning once none is left.
+fn say(address: &str, error: &UpstreamError, in_vain: usize, dispatchers: usize) {
+    match in_vain.cmp(&dispatchers) {
+        Less => {
+            tracing::info!(address, %error, "no outcome stream to this dispatcher: the next is tried")
+        }
+        Equal => tracing::warn!(
+            address,
+            %error,
+            "no dispatcher takes outcomes: they go to `delivery`, clients get no catch-up; check the dispatchers and dispatchers.addresses, this ends by itself"
+        ),
+        Greater => {}
     }
 }
 

@@ -4,7 +4,8 @@
 //! * a host that was never ready needs every shared part; one that was is only `degraded` without them,
 //!   since taking it out of the load balancer would help nobody;
 //! * what is this host's own (its lease, its shard, leaving) makes it not ready at any time;
-//! * a cause is logged once when it comes (with the cure) and once when it goes.
+//! * a cause is logged once when it comes (with the cure) and once when it goes; of a part that is away the
+//!   part itself warns.
 
 use super::metrics::ControlMetrics;
 use parking_lot::Mutex;
@@ -57,7 +58,11 @@ impl Cause {
 
     /// A part all hosts share: its fault is no reason to send clients elsewhere.
     fn is_shared(self) -> bool {
-        matches!(self, Cause::Registry | Cause::Bus | Cause::Dispatcher) || self.is_lag()
+        self.is_part() || self.is_lag()
+    }
+
+    fn is_part(self) -> bool {
+        matches!(self, Cause::Registry | Cause::Bus | Cause::Dispatcher)
     }
 
     /// A backlog waits on the bus and goes with the shard to whoever takes it, so it hinders no start either.
@@ -119,6 +124,7 @@ impl Health {
         let starting = !state.was_ready && state.problems.get(&cause).is_some_and(|t| *t != text);
         match state.problems.insert(cause, text.clone()) {
             Some(_) if !starting => {}
+            _ if cause.is_part() => tracing::info!(cause = cause.as_str(), "{text}"),
             _ => tracing::warn!(cause = cause.as_str(), "{text}"),
         }
         self.publish(&mut state);

@@ -41,12 +41,12 @@ fn watch_parts(host: &Host) {
         (
             Cause::Registry,
             host.registry.healthy(),
-            "the registry does not answer: the last ownership is kept; check redis.url and the server",
+            "the registry does not answer: the last ownership is kept; check the server and redis.url",
         ),
         (
             Cause::Bus,
             host.bus.healthy(),
-            "the bus does not answer: records wait in it; check kafka.brokers and the brokers",
+            "the bus does not answer: records wait in it; check the brokers and kafka.brokers",
         ),
         (
             Cause::Dispatcher,

@@ -283,7 +283,9 @@ impl Shared {
     }
 
     fn spawn_workers(&self, tasks: &mut JoinSet<&'static str>, shutdown: &CancellationToken) {
-        let patience = Patience::new(shutdown.clone(), self.metrics.retries.clone());
+        let bus = self.bus.clone();
+        let is_said = move || !bus.healthy();
+        let patience = Patience::new(shutdown.clone(), self.metrics.retries.clone(), is_said);
         let outbox = Outbox::new(self.bus.clone(), patience.clone(), self.metrics.clone());
         let region = self.node.region.clone();
         let router = router::Router {

@@ -1,10 +1,12 @@
 //! Waiting for a part that is away: try, back off, try again, until it works or the process leaves.
 //! Nothing is skipped meanwhile; records wait on the bus.
+//!
+//! An outage is logged once, by the part that is away, and not by every step that waits for it.
 
 use crate::limits;
 use parking_lot::Mutex;
 use prometheus::IntCounterVec;
-use std::{fmt::Display, future::Future, time::Duration};
+use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,14 +18,24 @@ pub struct Stopped;
 pub struct Patience {
     shutdown: CancellationToken,
     retries: IntCounterVec,
+    /// A part is away that says so itself.
+    is_said: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Patience {
-    pub fn new(shutdown: CancellationToken, retries: IntCounterVec) -> Patience {
-        Patience { shutdown, retries }
+    pub fn new(
+        shutdown: CancellationToken,
+        retries: IntCounterVec,
+        is_said: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Patience {
+        Patience {
+            shutdown,
+            retries,
+            is_said: Arc::new(is_said),
+        }
     }
 
-    /// Repeats `attempt` until it succeeds. A failure is logged when it starts and every 10 s.
+    /// Repeats `attempt` until it succeeds. A failure that lasts is logged, every 10 s.
     pub async fn until_done<T, E, F, Fut>(
         &self,
         step: &'static str,
@@ -46,7 +58,10 @@ impl Patience {
     /// One pause of a loop that the caller drives.
     pub async fn wait(&self, back_off: &mut BackOff, error: &impl Display) -> Result<(), Stopped> {
         self.retries.with_label_values(&[back_off.step]).inc();
-        back_off.note(error);
+        let lasts = back_off.began.elapsed() >= limits::STEP_LOG_AFTER;
+        if lasts && !(self.is_said)() && back_off.log.is_due() {
+            tracing::warn!(step = back_off.step, %error, "waiting, will try again");
+        }
         tokio::select! {
             () = self.shutdown.cancelled() => Err(Stopped),
             () = tokio::time::sleep(back_off.next()) => Ok(()),
@@ -57,6 +72,7 @@ impl Patience {
 /// Doubling pauses with jitter between the two bounds of `limits`.
 pub struct BackOff {
     step: &'static str,
+    began: Instant,
     pause: Duration,
     log: Seldom,
 }
@@ -80,6 +96,7 @@ impl BackOff {
     pub fn new(step: &'static str) -> BackOff {
         BackOff {
             step,
+            began: Instant::now(),
             pause: limits::STEP_RETRY_MIN,
             log: Seldom::default(),
         }
@@ -90,12 +107,6 @@ impl BackOff {
         self.pause = (pause * 2).min(limits::STEP_RETRY_MAX);
         // Jitter keeps several workers from knocking at the same instant.
         pause.mul_f64(rand::random_range(0.75..1.25))
-    }
-
-    fn note(&self, error: &impl Display) {
-        if self.log.is_due() {
-            tracing::warn!(step = self.step, %error, "waiting, will try again");
-        }
     }
 }
 
@@ -108,7 +119,7 @@ mod tests {
     fn patience() -> (Patience, CancellationToken) {
         let shutdown = CancellationToken::new();
         let retries = Metrics::default().counters("retries_total", "test", &["step"]);
-        (Patience::new(shutdown.clone(), retries), shutdown)
+        (Patience::new(shutdown.clone(), retries, || false), shutdown)
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use std::{collections::BTreeMap, sync::Arc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 #[async_trait]
@@ -72,11 +73,16 @@ async fn read(work: &mut impl Work, surroundings: &Surroundings, reading: &Readi
             .await;
         let Ok(mut consumer) = subscribed else { break };
         reading.begins();
+        let began = Instant::now();
         let consumed = consume(work, consumer.as_mut(), reading, patience, shutdown).await;
         reading.ends();
         let Ok(error) = consumed else { break };
         // A consumer that met an error is replaced: the committed offset is where it goes on.
         drop(consumer);
+        if began.elapsed() > limits::STEP_RETRY_MAX {
+            // It did work: this is another failure.
+            back_off = BackOff::new("consume");
+        }
         if patience.wait(&mut back_off, &error).await.is_err() {
             break;
         }

@@ -20,7 +20,10 @@ use rdkafka::{
 };
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -50,6 +53,7 @@ impl Link {
         let health = Arc::new(Health {
             brokers: config.brokers.clone(),
             gauge: metrics.bus.healthy.clone(),
+            is_said: AtomicBool::new(false),
             cause: Mutex::new("not connected yet".into()),
             wake: Mutex::new(Some(wake)),
         });
@@ -223,6 +227,8 @@ impl Drop for Link {
 pub(super) struct Health {
     brokers: String,
     gauge: IntGauge,
+    /// The outage that lasts was logged.
+    is_said: AtomicBool,
     cause: Mutex<String>,
     /// Gone once the bus is dropped.
     wake: Mutex<Option<Sender<()>>>,
@@ -236,6 +242,7 @@ impl Health {
     pub(super) fn well(&self) {
         if !self.is_well() {
             self.gauge.set(1);
+            self.is_said.store(false, Ordering::Relaxed);
             tracing::info!(brokers = self.brokers, "Kafka answers");
         }
     }
@@ -249,14 +256,14 @@ impl Health {
     }
 
     fn away(&self) {
-        if self.is_well() {
+        self.gauge.set(0);
+        if !self.is_said.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 brokers = self.brokers,
                 cause = *self.cause.lock(),
-                "Kafka does not answer: calls are refused until it does"
+                "Kafka does not answer: calls are refused until it does; check the brokers and kafka.brokers, this ends by itself"
             );
         }
-        self.gauge.set(0);
     }
 
     pub(super) fn unavailable(&self) -> BusError {

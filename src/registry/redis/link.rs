@@ -24,7 +24,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -44,8 +44,9 @@ pub(super) struct Link {
     live: ArcSwapOption<MultiplexedConnection>,
     /// Set when the first try to connect has ended: calls made before wait for it.
     tried: SetOnce<()>,
-    /// Why there is no connection.
+    /// Why there is no connection, and whether the outage that lasts was logged.
     away: ArcSwap<String>,
+    is_said: AtomicBool,
     /// Rung when a call found the connection broken.
     broken: Notify,
     /// Run id of the server that answered last, and how often another one took its place.
@@ -74,6 +75,7 @@ impl Link {
             live: ArcSwapOption::empty(),
             tried: SetOnce::new(),
             away: ArcSwap::from_pointee("not connected yet".to_owned()),
+            is_said: AtomicBool::new(false),
             broken: Notify::new(),
             server: Mutex::new(None),
             incarnation: AtomicU64::new(0),
@@ -195,6 +197,7 @@ impl Link {
                 drop(server);
                 self.metrics.connects.inc();
                 self.metrics.up.set(1);
+                self.is_said.store(false, Ordering::Relaxed);
                 self.live.store(Some(Arc::new(connection)));
                 info!(address = %client.get_connection_info().addr(), "Redis answers");
             }
@@ -206,14 +209,19 @@ impl Link {
         }
     }
 
-    /// Says so once per cause, not once per try.
+    /// Says so once per outage; another cause meanwhile (it answers, but refuses us) is news.
     fn note_away(&self, why: &str) {
         self.metrics.up.set(0);
         let text = format!("Redis at {}: {why}", address(&self.config.url));
-        if **self.away.load() != text {
-            warn!(cause = %text, "the registry is away: ownership is kept, nothing new is claimed");
-            self.away.store(Arc::new(text));
+        if !self.is_said.swap(true, Ordering::Relaxed) {
+            warn!(
+                cause = %text,
+                "Redis does not answer: ownership is kept, nothing new is claimed; check the server and redis.url, this ends by itself"
+            );
+        } else if **self.away.load() != text {
+            info!(cause = %text, "Redis is still away");
         }
+        self.away.store(Arc::new(text));
     }
 
     fn count(&self, operation: &str, cause: &str) {

@@ -80,7 +80,6 @@ impl Guarded {
         // SAFETY: a plain system call on our own child, which is not reaped before this value goes.
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
-
 }
 
 /// What a test does to a process of any kind: a server of ours or of others.

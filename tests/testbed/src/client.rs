@@ -34,6 +34,8 @@ pub struct Seen {
     pub read: BTreeSet<String>,
     pub connects: u32,
     pub syncs: u32,
+    /// What the last sync said.
+    pub recovered: Option<bool>,
     pub close_codes: Vec<u16>,
     pub open: bool,
 }
@@ -284,6 +286,7 @@ impl Device {
         }
         let mut seen = self.seen.lock().unwrap();
         seen.syncs += 1;
+        seen.recovered = Some(recovered);
     }
 
     fn look_for_holes(
