@@ -77,6 +77,7 @@ pub fn sync_reply_to_wire(reply: SyncReply) -> api::SyncReply {
         cursors: cursors_to_wire(&reply.cursors),
         recovered: reply.recovered,
         has_more: reply.has_more,
+        unsettled: reply.unsettled,
     }
 }
 
@@ -98,6 +99,7 @@ pub fn sync_reply_from_wire(wire: api::SyncReply) -> Result<SyncReply, BadField>
         cursors: cursors_from_wire(wire.cursors)?,
         recovered: wire.recovered,
         has_more: wire.has_more,
+        unsettled: wire.unsettled,
     })
 }
 
@@ -162,8 +164,9 @@ mod tests {
             items: vec![Bytes::from_static(b"{}")],
             ranges: [("user:local".to_owned(), (Position::START, at(2)))].into(),
             cursors: [("user:local".to_owned(), at(2))].into(),
-            recovered: true,
+            recovered: false,
             has_more: false,
+            unsettled: true,
         };
         let wire = sync_reply_to_wire(reply.clone());
         assert_eq!(sync_reply_from_wire(wire), Ok(reply));

@@ -101,6 +101,18 @@ async fn catch_up(host: &Host, conn: ConnId, user: &UserId, cursors: Cursors, li
         complete,
     };
     host.outboxes.send(conn.core, message);
+    if reply.unsettled {
+        // Nothing here tells when the dispatcher's cause has ended: the client asks again every heartbeat.
+        let message = ToCore::Behind {
+            conn,
+            sync_after_ms: host.gateway.heartbeat_ms.min(u64::from(u32::MAX)) as u32,
+        };
+        host.outboxes.send(conn.core, message);
+        let behind = &host.metrics.behind;
+        behind
+            .with_label_values(&[Missed::Dispatcher.as_str()])
+            .inc();
+    }
     let result = match complete {
         true => "complete",
         false => "incomplete",

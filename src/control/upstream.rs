@@ -36,6 +36,9 @@ pub struct SyncReply {
     pub cursors: Cursors,
     pub recovered: bool,
     pub has_more: bool,
+    /// Not recovered for a cause that ends by itself (registry away, no quorum): whoever is told so may be
+    /// missed by what comes meanwhile, and has to sync again.
+    pub unsettled: bool,
 }
 
 #[async_trait]

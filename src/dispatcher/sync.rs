@@ -86,7 +86,8 @@ impl Sync {
         limit: usize,
     ) -> Result<SyncReply, StoreError> {
         let limit = limit.clamp(1, limits::SYNC_ITEMS);
-        let doubt = self.doubt_about(&cursors);
+        let registry_away = !self.registry.healthy();
+        let doubt = self.doubt_about(&cursors, registry_away);
         let after = |stream: &str| cursors.get(stream).copied().filter(|at| is_known(*at));
         let (user_after, all_after) = (after(&self.user_stream), after(&self.broadcast_stream));
         let read = self.store.streams_after(user, user_after, all_after, limit);
@@ -106,18 +107,22 @@ impl Sync {
         fill(&mut parts, limit);
         let result = doubt.unwrap_or("recovered");
         self.metrics.sync.with_label_values(&[result]).inc();
-        Ok(reply(parts, doubt.is_none()))
+        let unsettled = registry_away || !parts.iter().all(|part| part.rows.at_quorum);
+        Ok(SyncReply {
+            unsettled,
+            ..reply(parts, doubt.is_none())
+        })
     }
 
     /// What stands against `recovered` before anything is read.
-    fn doubt_about(&self, cursors: &Cursors) -> Option<&'static str> {
+    fn doubt_about(&self, cursors: &Cursors, registry_away: bool) -> Option<&'static str> {
         let ours =
             |stream: &String| *stream == self.user_stream || *stream == self.broadcast_stream;
         if !cursors.keys().all(ours) {
             Some("unknown_stream")
         } else if !cursors.values().all(|at| is_known(*at)) {
             Some("unknown_generation")
-        } else if !self.registry.healthy() {
+        } else if registry_away {
             Some("registry_away")
         } else {
             None
@@ -307,6 +312,7 @@ fn reply(mut parts: [Part<'_>; 2], recovered: bool) -> SyncReply {
         cursors: cursors.collect(),
         recovered,
         has_more: parts.iter().any(Part::has_more),
+        unsettled: false,
     }
 }
 

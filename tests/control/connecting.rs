@@ -3,6 +3,7 @@
 use crate::rig::{Rig, Setup, cursors, routed, until};
 use herald::{
     bus::Topic,
+    control::upstream::SyncReply,
     gateway::mailbox::{FromCore, ToCore},
     registry::{Registration, Registry},
 };
@@ -134,6 +135,21 @@ async fn without_a_dispatcher_a_catch_up_claims_nothing_and_the_client_is_told_w
     assert_eq!(frame["recovered"], false);
     assert_eq!(frame["cursors"]["user:local"], (1u64 << 40) + 3);
     rig.dispatcher.away.store(false, Ordering::Relaxed);
+    rig.core().behind(conn).await;
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn a_catch_up_that_a_dispatcher_could_not_vouch_for_leaves_the_client_behind() {
+    let rig = Rig::ready().await;
+    *rig.dispatcher.reply.lock() = SyncReply {
+        unsettled: true,
+        ..SyncReply::default()
+    };
+    let conn = rig.core().open(1, "ann", Some(cursors(3)));
+    let (complete, frame) = rig.core().synced(conn).await;
+    assert!(!complete);
+    assert_eq!(frame["recovered"], false);
     rig.core().behind(conn).await;
     rig.leave().await;
 }
