@@ -1,35 +1,11 @@
-//! The load tool: clients by the thousand that keep the protocol's rules, and what arrived at them.
-//!
-//! In the order of a run: [`options`] → [`roster`] (who) → [`capacity`] (whether and how) → [`flock`] (a
-//! thread of clients) → [`client`] (a connection) → [`wire`] → [`frame`] → [`rules`] and [`cursor`] (what
-//! it means) → [`tally`] → [`report`] and [`accounting`]; beside them [`producer`] and, for SSE, [`courier`].
-//!
-//! Nothing of the herald crate is used: the tool is a second reading of the protocol.
-
-#![deny(unsafe_code)]
-
-mod accounting;
-mod capacity;
-mod client;
-mod courier;
-mod cursor;
-mod flock;
-mod frame;
-mod options;
-mod producer;
-mod report;
-mod roster;
-mod rules;
-mod run;
-mod sys;
-mod tally;
-mod wire;
+//! The command line of the load tool.
 
 use clap::Parser;
 use std::process::ExitCode;
+use swarm::{options::Options, run};
 
 fn main() -> ExitCode {
-    match run::run(&options::Options::parse()) {
+    match run::run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

@@ -23,7 +23,7 @@ use crate::{
     proto::session::Item,
 };
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 const BROADCAST: TopicPartition = TopicPartition {
     topic: Topic::Broadcast,
@@ -144,7 +144,8 @@ fn send(host: &Host, routed: &Routed) {
     count(host, "broadcast", "delivered");
     let item = Arc::new(Item::routed(routed, host.stream(&routed.stream)));
     let ticket = host.flights.ticket();
-    let flight = Flight::new(routed.head.id, None, routed.pos, &[], 0, Waiter::Nobody);
+    let (id, now) = (routed.head.id, Instant::now());
+    let flight = Flight::new(id, None, routed.pos, &[], 0, Waiter::Nobody, now);
     host.flights.begin([(ticket, flight)]);
     host.outboxes.send_all(|| ToCore::Broadcast {
         ticket,

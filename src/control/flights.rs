@@ -102,6 +102,7 @@ impl Flight {
         answered: &[GatewayEpoch],
         sent: u32,
         waiter: Waiter,
+        since: Instant,
     ) -> Flight {
         Flight {
             id,
@@ -110,7 +111,7 @@ impl Flight {
             answered: answered.iter().map(GatewayEpoch::to_string).collect(),
             sent,
             waiter: Some(waiter),
-            since: Instant::now(),
+            since,
             counts: Counts::default(),
             reported: Counts::default(),
         }
@@ -287,6 +288,7 @@ mod tests {
             &[],
             sent,
             Waiter::Call(call),
+            Instant::now(),
         );
         flights.begin([(ticket, flight)]);
         (flights, ticket)
@@ -350,6 +352,7 @@ mod tests {
             &[],
             0,
             Waiter::Nobody,
+            Instant::now(),
         );
         flights.begin([(ticket, flight)]);
         assert!(flights.fate(ticket, Fate::Written, 9, &speaker()).is_none());

@@ -156,7 +156,8 @@ impl<'a> Batch<'a> {
             pos,
             answered,
         } = subject;
-        let flight = Flight::new(id, user, pos, &answered, sent, waiter);
+        let now = Instant::now();
+        let flight = Flight::new(id, user, pos, &answered, sent, waiter, now);
         self.flights.push((ticket, flight));
     }
 

@@ -9,24 +9,24 @@ pub mod store;
 
 mod broadcast;
 mod fan_out;
-mod finisher;
+pub mod finisher;
 mod frame;
 mod gateways;
 mod grpc;
 mod health;
 mod http;
 mod local;
-mod metrics;
-mod outbox;
-mod patience;
+pub mod metrics;
+pub mod outbox;
+pub mod patience;
 mod reading;
-mod router;
-mod routes;
+pub mod router;
+pub mod routes;
 mod spool;
 mod sweeper;
-mod sync;
-mod tracker;
-mod worker;
+pub mod sync;
+pub mod tracker;
+pub mod worker;
 
 use crate::{
     api::secret::{self, Present},

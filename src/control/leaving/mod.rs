@@ -7,8 +7,8 @@
 //! ends.
 
 mod evictor;
-mod pacing;
-mod slot;
+pub mod pacing;
+pub mod slot;
 
 pub use slot::keep_slot;
 

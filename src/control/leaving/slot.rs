@@ -48,7 +48,7 @@ pub async fn keep_slot(host: Arc<Host>) {
 
 /// The window as advertised last.
 #[derive(Debug)]
-struct Slot {
+pub struct Slot {
     window_ms: u32,
 }
 
@@ -62,7 +62,7 @@ impl Default for Slot {
 
 impl Slot {
     /// The new window, when it differs from the advertised one by more than a fifth.
-    fn update(&mut self, connections: u64, takers_per_s: u64) -> Option<u32> {
+    pub fn update(&mut self, connections: u64, takers_per_s: u64) -> Option<u32> {
         let needed_ms = connections * 1000 * 100 / (takers_per_s.max(1) * LOAD);
         let window_ms = u32::try_from(needed_ms).unwrap_or(u32::MAX);
         let window_ms = window_ms.clamp(WINDOW_MS_MIN, WINDOW_MS_MAX);

@@ -8,7 +8,7 @@
 //!   moves its committed offset) is left alone even if its lease lapsed;
 //! * with the registry away nothing is claimed and nothing is read, for nobody could be looked for.
 
-mod sight;
+pub mod sight;
 
 use super::{
     Shared,

@@ -13,7 +13,11 @@ use super::{
 use crate::ids::{GatewayEpoch, GatewayId, UserId};
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tables::{GatewayRecord, Hold, ShardRecord, State, Tables};
+
+/// Unix ms; it may go back.
+pub type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
 
 pub struct EmbeddedRegistry {
     timings: Timings,
@@ -22,9 +26,14 @@ pub struct EmbeddedRegistry {
 
 impl EmbeddedRegistry {
     pub fn new(timings: Timings) -> EmbeddedRegistry {
+        EmbeddedRegistry::with_clock(timings, Box::new(unix_ms))
+    }
+
+    /// `clock` answers Unix ms; leases and epochs follow it.
+    pub fn with_clock(timings: Timings, clock: Clock) -> EmbeddedRegistry {
         EmbeddedRegistry {
             timings,
-            tables: Mutex::default(),
+            tables: Mutex::new(Tables::new(clock)),
         }
     }
 }
@@ -331,4 +340,9 @@ impl Registry for EmbeddedRegistry {
     fn incarnation(&self) -> u64 {
         0
     }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }

@@ -1,22 +1,22 @@
 //! The tables and what one step does to them.
 
-use super::super::{
-    FinisherLease, GatewayInfo, GatewayLease, Registration, RegistryError, ShardLease, Timings,
-    claim::Seen,
+use super::{
+    super::{
+        FinisherLease, GatewayInfo, GatewayLease, Registration, RegistryError, ShardLease, Timings,
+        claim::Seen,
+    },
+    Clock,
 };
 use crate::{
     ids::{GatewayEpoch, GatewayId, UserId},
     limits,
 };
 use smallvec::SmallVec;
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-#[derive(Default)]
 pub(super) struct Tables {
-    pub(super) last_ms: u64,
+    clock: Clock,
+    last_ms: u64,
     pub(super) gateways: BTreeMap<GatewayId, GatewayRecord>,
     pub(super) shards: BTreeMap<u32, ShardRecord>,
     /// Per user the lives of gateways it is connected to.
@@ -87,11 +87,20 @@ impl GatewayRecord {
 }
 
 impl Tables {
+    pub(super) fn new(clock: Clock) -> Tables {
+        Tables {
+            clock,
+            last_ms: 0,
+            gateways: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            users: HashMap::new(),
+            entered: HashMap::new(),
+        }
+    }
+
     /// Unix ms that never goes back.
     pub(super) fn now_ms(&mut self) -> u64 {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-        let unix_ms = unix.map_or(0, |time| time.as_millis() as u64);
-        self.last_ms = self.last_ms.max(unix_ms);
+        self.last_ms = self.last_ms.max((self.clock)());
         self.last_ms
     }
 

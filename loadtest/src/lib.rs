@@ -1,0 +1,26 @@
+//! The load tool: clients by the thousand that keep the protocol's rules, and what arrived at them.
+//!
+//! In the order of a run: [`options`] → [`roster`] (who) → [`capacity`] (whether and how) → [`flock`] (a
+//! thread of clients) → [`client`] (a connection) → [`wire`] → [`frame`] → [`rules`] and [`cursor`] (what
+//! it means) → [`tally`] → [`report`] and [`accounting`]; beside them [`producer`] and, for SSE, [`courier`].
+//!
+//! Nothing of the herald crate is used: the tool is a second reading of the protocol.
+
+#![deny(unsafe_code)]
+
+mod accounting;
+mod capacity;
+mod client;
+mod courier;
+mod cursor;
+mod flock;
+pub mod frame;
+pub mod options;
+mod producer;
+mod report;
+mod roster;
+pub mod rules;
+pub mod run;
+mod sys;
+pub mod tally;
+mod wire;

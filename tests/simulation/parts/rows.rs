@@ -1,0 +1,339 @@
+//! The store: rows of the inbox by user and position, and the furthest any gateway got with each. By the rules
+//! that `herald::dispatcher::store` states and its SQLite keeps.
+
+use super::clock::{Clock, Part};
+use async_trait::async_trait;
+use herald::{
+    dispatcher::store::{
+        ApiKey, Appended, DeliveryState, Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Store,
+        StoreError, rank, state,
+    },
+    envelope::{Channel, Fate, Outcome},
+    ids::{NotificationId, UserId},
+    position::Position,
+};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, sync::Arc};
+
+pub struct Rows {
+    clock: Arc<Clock>,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    inbox: BTreeMap<UserId, BTreeMap<Position, Row>>,
+    /// Furthest of what each gateway said.
+    log: BTreeMap<(NotificationId, UserId), BTreeMap<String, Outcome>>,
+}
+
+impl Rows {
+    pub fn new(clock: Arc<Clock>) -> Rows {
+        Rows {
+            clock,
+            tables: Mutex::default(),
+        }
+    }
+
+    /// Position and id of the user's rows in `(after, to]`, and whether a later one has superseded it.
+    pub fn between(
+        &self,
+        user: &UserId,
+        after: Position,
+        to: Position,
+    ) -> Vec<(Position, NotificationId, bool)> {
+        let tables = self.tables.lock();
+        let Some(rows) = tables.inbox.get(user) else {
+            return Vec::new();
+        };
+        let wanted = rows.values().filter(|row| row.pos > after && row.pos <= to);
+        wanted
+            .map(|row| (row.pos, row.id, is_superseded(rows, row)))
+            .collect()
+    }
+
+    pub fn head(&self, user: &UserId) -> Position {
+        self.tables.lock().head(user)
+    }
+
+    pub fn has(&self, user: &UserId, id: NotificationId) -> bool {
+        self.tables.lock().find(user, id).is_some()
+    }
+
+    async fn there(&self) {
+        self.clock.way(Part::Store).await;
+    }
+
+    async fn back(&self) {
+        self.clock.way(Part::Store).await;
+    }
+}
+
+impl Tables {
+    fn head(&self, user: &UserId) -> Position {
+        let rows = self.inbox.get(user);
+        rows.and_then(|rows| rows.last_key_value())
+            .map_or(Position::START, |(pos, _)| *pos)
+    }
+
+    fn find(&self, user: &UserId, id: NotificationId) -> Option<&Row> {
+        self.inbox.get(user)?.values().find(|row| row.id == id)
+    }
+
+    fn append(&mut self, new: NewRow) -> Appended {
+        if let Some(row) = self.find(&new.user, new.id) {
+            return Appended::Existing {
+                pos: row.pos,
+                prev: row.prev,
+                written: self.is_written(&new.user, new.id),
+            };
+        }
+        let prev = self.head(&new.user);
+        assert!(new.pos > prev, "rows of a user come in order");
+        let row = Row {
+            pos: new.pos,
+            prev,
+            kind: new.kind,
+            id: new.id,
+            priority: new.priority,
+            created_ms: new.created_ms,
+            expires_ms: new.expires_ms,
+            collapse_key: new.collapse_key,
+            content: new.content,
+            read: false,
+        };
+        self.inbox.entry(new.user).or_default().insert(new.pos, row);
+        Appended::Stored { prev }
+    }
+
+    fn is_written(&self, user: &UserId, id: NotificationId) -> bool {
+        let said = self.log.get(&(id, user.clone())).into_iter().flatten();
+        said.into_iter()
+            .any(|(_, outcome)| rank(outcome.fate) >= rank(Fate::Written))
+    }
+
+    fn record(&mut self, outcome: &Outcome) {
+        let Some(user) = &outcome.user else { return };
+        let said = self.log.entry((outcome.id, user.clone())).or_default();
+        match said.get_mut(&outcome.gateway) {
+            Some(known) if rank(known.fate) >= rank(outcome.fate) => {}
+            _ => {
+                said.insert(outcome.gateway.clone(), outcome.clone());
+            }
+        }
+    }
+}
+
+fn is_superseded(rows: &BTreeMap<Position, Row>, row: &Row) -> bool {
+    row.collapse_key.is_some()
+        && rows
+            .values()
+            .any(|later| later.pos > row.pos && later.collapse_key == row.collapse_key)
+}
+
+#[async_trait]
+impl Store for Rows {
+    async fn append(&self, rows: Vec<NewRow>) -> Result<Vec<Appended>, StoreError> {
+        self.there().await;
+        let appended = {
+            let mut tables = self.tables.lock();
+            rows.into_iter().map(|row| tables.append(row)).collect()
+        };
+        self.back().await;
+        Ok(appended)
+    }
+
+    async fn rows_after(
+        &self,
+        user: &UserId,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<RowsAfter, StoreError> {
+        self.there().await;
+        let answer = {
+            let tables = self.tables.lock();
+            let empty = BTreeMap::new();
+            let rows = tables.inbox.get(user).unwrap_or(&empty);
+            let head = tables.head(user);
+            let from = after.unwrap_or(Position::START);
+            let mut wanted: Vec<Row> = rows
+                .values()
+                .filter(|row| row.pos > from && !is_superseded(rows, row))
+                .cloned()
+                .collect();
+            let has_more = wanted.len() > limit;
+            match after {
+                None => drop(wanted.drain(..wanted.len().saturating_sub(limit))),
+                Some(_) => wanted.truncate(limit),
+            }
+            let covered = match wanted.last() {
+                Some(last) if has_more && after.is_some() => last.pos,
+                _ => head.max(from),
+            };
+            RowsAfter {
+                rows: wanted,
+                covered,
+                has_more: has_more && after.is_some(),
+                head,
+                at_quorum: true,
+                complete: true,
+            }
+        };
+        self.back().await;
+        Ok(answer)
+    }
+
+    async fn page(
+        &self,
+        _: &UserId,
+        _: Option<Position>,
+        _: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        unreachable!("nobody opens the inbox")
+    }
+
+    async fn row(&self, user: &UserId, id: NotificationId) -> Result<Option<Row>, StoreError> {
+        self.there().await;
+        let row = self.tables.lock().find(user, id).cloned();
+        self.back().await;
+        Ok(row)
+    }
+
+    async fn unread(&self, _: &UserId) -> Result<u64, StoreError> {
+        unreachable!("nobody counts the unread")
+    }
+
+    async fn unread_among(
+        &self,
+        _: &UserId,
+        _: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        unreachable!("nobody marks as read")
+    }
+
+    async fn read_among(
+        &self,
+        _: &UserId,
+        _: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        unreachable!("there are no broadcasts to mark")
+    }
+
+    async fn append_broadcast(&self, _: NewBroadcast) -> Result<Position, StoreError> {
+        unreachable!("nothing is posted to all")
+    }
+
+    async fn broadcast_position(&self, _: NotificationId) -> Result<Option<Position>, StoreError> {
+        unreachable!("nothing is posted to all")
+    }
+
+    async fn broadcasts_after(
+        &self,
+        after: Option<Position>,
+        _: usize,
+    ) -> Result<RowsAfter, StoreError> {
+        Ok(RowsAfter {
+            rows: Vec::new(),
+            covered: after.unwrap_or(Position::START),
+            has_more: false,
+            head: Position::START,
+            at_quorum: true,
+            complete: true,
+        })
+    }
+
+    async fn broadcast_page(&self, _: Option<Position>, _: usize) -> Result<Vec<Row>, StoreError> {
+        unreachable!("nobody opens the inbox")
+    }
+
+    async fn pending(
+        &self,
+        _: &[(NotificationId, UserId, Channel)],
+        _: u64,
+    ) -> Result<(), StoreError> {
+        // Below every other state: it changes no decision.
+        self.there().await;
+        Ok(())
+    }
+
+    async fn record(&self, outcomes: &[Outcome]) -> Result<usize, StoreError> {
+        self.there().await;
+        {
+            let mut tables = self.tables.lock();
+            outcomes.iter().for_each(|outcome| tables.record(outcome));
+        }
+        self.back().await;
+        Ok(0)
+    }
+
+    async fn delivery(
+        &self,
+        id: NotificationId,
+        user: Option<&UserId>,
+        _: usize,
+    ) -> Result<Vec<DeliveryState>, StoreError> {
+        self.there().await;
+        let user = user.expect("asked of one user").clone();
+        let furthest = {
+            let tables = self.tables.lock();
+            let said = tables.log.get(&(id, user.clone()));
+            let outcomes = said.into_iter().flat_map(|said| said.values());
+            outcomes.max_by_key(|outcome| rank(outcome.fate)).cloned()
+        };
+        self.back().await;
+        let shown = furthest.map(|outcome| DeliveryState {
+            user: Some(user),
+            channel: Channel::InApp,
+            state: state(outcome.fate).to_owned(),
+            devices: outcome.devices,
+            gateway: outcome.gateway,
+            updated_ms: outcome.at_ms,
+        });
+        Ok(shown.into_iter().collect())
+    }
+
+    async fn recent(
+        &self,
+        _: &UserId,
+        _: usize,
+    ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError> {
+        unreachable!("nobody looks at the log")
+    }
+
+    async fn claim(
+        &self,
+        _: &str,
+        _: &str,
+        _: [u8; 32],
+        _: NotificationId,
+        _: u64,
+    ) -> Result<Idempotency, StoreError> {
+        unreachable!("producers have no keys")
+    }
+
+    async fn finish_claim(&self, _: &str, _: &str) -> Result<(), StoreError> {
+        unreachable!("producers have no keys")
+    }
+
+    async fn release_claim(&self, _: &str, _: &str) -> Result<(), StoreError> {
+        unreachable!("producers have no keys")
+    }
+
+    async fn put_api_key(&self, _: ApiKey) -> Result<(), StoreError> {
+        unreachable!("producers have no keys")
+    }
+
+    async fn api_key(&self, _: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        unreachable!("producers have no keys")
+    }
+
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        unreachable!("producers have no keys")
+    }
+
+    fn forget_heads(&self) {}
+
+    fn healthy(&self) -> bool {
+        true
+    }
+}

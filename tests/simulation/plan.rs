@@ -1,0 +1,276 @@
+//! What a run is made of: who is there, what is posted when, and what goes wrong. All of it follows from the
+//! seed; a shrunk plan is a plan with parts left out.
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+use std::fmt;
+
+/// A rule left out on purpose, to show that its absence is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Broken {
+    #[default]
+    Nothing,
+    /// The router looks users up, then stores their rows.
+    LookUpFirst,
+    /// The client's cursor passes over holes.
+    CursorOverHoles,
+    /// An offset is committed before the record's outcome was accepted.
+    CommitFirst,
+    /// A registry that lost its data begins its epochs anew.
+    EpochsBeginAnew,
+    /// A sweep deletes entries of every life of a gateway.
+    SweepBlindly,
+    /// Clients are sent away without a look at what the siblings can take.
+    EvictBlindly,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub broken: Broken,
+    pub gateways: usize,
+    pub dispatchers: usize,
+    /// Devices; those of one user share its number.
+    pub devices: Vec<usize>,
+    pub posts: Vec<Post>,
+    pub faults: Vec<Fault>,
+    /// `shard = "auto"`; otherwise each gateway has its own.
+    pub auto_shards: bool,
+    pub accepts_per_s: u32,
+    /// One call in so many takes long.
+    pub slow_one_in: u32,
+    /// After this nothing goes wrong any more.
+    pub quiet_at_ms: u64,
+    pub ends_at_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Post {
+    pub at_ms: u64,
+    pub user: usize,
+    pub critical: bool,
+    pub collapses: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    pub at_ms: u64,
+    pub what: What,
+    pub for_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    CrashGateway(usize),
+    /// SIGSTOP: it goes on with what it believed before.
+    PauseGateway(usize),
+    /// It can't reach the registry.
+    CutGateway(usize),
+    DrainGateway(usize),
+    CrashDispatcher(usize),
+    PauseDispatcher(usize),
+    CutDispatcher(usize),
+    /// The registry comes back empty.
+    Forget,
+    /// The registry loses every second entry, and says nothing.
+    LosePart,
+    /// A device takes nothing from its socket.
+    Stall(usize),
+    /// A device leaves and comes back, perhaps elsewhere.
+    Move(usize),
+}
+
+/// Wait after the last fault: a lapsed lease is swept after 60 s.
+const SETTLE_MS: u64 = 100_000;
+const ACTIVE_MS: u64 = 60_000;
+
+impl Plan {
+    pub fn from_seed(seed: u64, broken: Broken) -> Plan {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let gateways = random.random_range(2..=3);
+        let dispatchers = random.random_range(1..=2);
+        let users = random.random_range(3..=8);
+        let devices = (0..users + random.random_range(0..=4usize))
+            .map(|device| device % users)
+            .collect::<Vec<_>>();
+        let mut posts: Vec<Post> = (0..random.random_range(10..=40))
+            .map(|_| Post {
+                at_ms: random.random_range(1_000..ACTIVE_MS + 10_000),
+                user: random.random_range(0..users),
+                critical: random.random_ratio(1, 5),
+                collapses: random.random_ratio(1, 10),
+            })
+            .collect();
+        let mut faults: Vec<Fault> = (0..random.random_range(1..=6))
+            .map(|_| Fault {
+                at_ms: random.random_range(2_000..ACTIVE_MS),
+                what: What::any(&mut random, gateways, dispatchers, devices.len()),
+                for_ms: match random.random_range(0..4) {
+                    0 => random.random_range(100..2_000),
+                    1 => random.random_range(2_000..12_000),
+                    2 => random.random_range(12_000..30_000),
+                    _ => random.random_range(30_000..90_000),
+                },
+            })
+            .collect();
+        // Devices come and go, and just then something is posted.
+        for _ in 0..random.random_range(0..=8) {
+            let device = random.random_range(0..devices.len());
+            let at_ms = random.random_range(2_000..ACTIVE_MS);
+            faults.push(Fault {
+                at_ms,
+                what: What::Move(device),
+                for_ms: 0,
+            });
+            posts.extend((0..random.random_range(1..=3)).map(|_| Post {
+                at_ms: at_ms + random.random_range(0..200),
+                user: devices[device],
+                critical: random.random_ratio(1, 5),
+                collapses: false,
+            }));
+        }
+        faults.sort_by_key(|fault| fault.at_ms);
+        posts.sort_by_key(|post| post.at_ms);
+        let mut plan = Plan {
+            seed,
+            broken,
+            gateways,
+            dispatchers,
+            devices,
+            posts,
+            faults,
+            auto_shards: random.random_ratio(2, 3),
+            accepts_per_s: 1_000,
+            slow_one_in: *[10, 40, 1_000].choose(&mut random).expect("one of them"),
+            quiet_at_ms: 0,
+            ends_at_ms: 0,
+        };
+        plan.set_end();
+        plan
+    }
+
+    /// A fleet of thousands whose gateways are drained or die: nobody is posted anything.
+    pub fn stampede(seed: u64, broken: Broken, fault: What) -> Plan {
+        let gateways = 3;
+        let mut plan = Plan {
+            seed,
+            broken,
+            gateways,
+            dispatchers: 1,
+            devices: (0..3_600).collect(),
+            posts: Vec::new(),
+            faults: vec![Fault {
+                at_ms: 30_000,
+                what: fault,
+                for_ms: 40_000,
+            }],
+            auto_shards: true,
+            accepts_per_s: 100,
+            slow_one_in: 1_000,
+            quiet_at_ms: 0,
+            ends_at_ms: 0,
+        };
+        plan.set_end();
+        plan.ends_at_ms = plan.quiet_at_ms + 5_000;
+        plan
+    }
+
+    fn set_end(&mut self) {
+        let ends = self.faults.iter().map(|fault| fault.at_ms + fault.for_ms);
+        let posted = self.posts.iter().map(|post| post.at_ms);
+        self.quiet_at_ms = ends.chain(posted).max().unwrap_or(0).max(20_000);
+        self.ends_at_ms = self.quiet_at_ms + SETTLE_MS;
+    }
+
+    pub fn blinds_a_dispatcher(&self) -> bool {
+        let blinds = |fault: &Fault| matches!(fault.what, What::CutDispatcher(_));
+        self.faults.iter().any(blinds)
+    }
+
+    /// Live copies of one notification that a device may get: each fault may cause a re-read, of `raw` or of a
+    /// shard, and each of these hops.
+    pub fn copies_bound(&self) -> u32 {
+        1 + 3 * self.faults.len() as u32
+    }
+
+    /// Plans with something left out, the boldest first.
+    pub fn smaller(&self) -> Vec<Plan> {
+        let mut plans = Vec::new();
+        for faults in less_of(&self.faults) {
+            plans.push(Plan {
+                faults,
+                ..self.clone()
+            });
+        }
+        for posts in less_of(&self.posts) {
+            plans.push(Plan {
+                posts,
+                ..self.clone()
+            });
+        }
+        for fewer in [self.devices.len() / 2, self.devices.len().saturating_sub(1)] {
+            if fewer > 0 && fewer < self.devices.len() {
+                plans.push(Plan {
+                    devices: self.devices[..fewer].to_vec(),
+                    ..self.clone()
+                });
+            }
+        }
+        plans.iter_mut().for_each(Plan::set_end);
+        plans
+    }
+}
+
+/// The list without its first half, its second half, and each of its members.
+fn less_of<T: Clone>(all: &[T]) -> Vec<Vec<T>> {
+    let mut lists = Vec::new();
+    if all.len() > 2 {
+        let (first, second) = all.split_at(all.len() / 2);
+        lists.push(first.to_vec());
+        lists.push(second.to_vec());
+    }
+    lists.extend((0..all.len()).map(|left_out| {
+        let mut rest = all.to_vec();
+        rest.remove(left_out);
+        rest
+    }));
+    lists
+}
+
+impl What {
+    fn any(random: &mut SmallRng, gateways: usize, dispatchers: usize, devices: usize) -> What {
+        let gateway = random.random_range(0..gateways);
+        let dispatcher = random.random_range(0..dispatchers);
+        let device = random.random_range(0..devices);
+        match random.random_range(0..14) {
+            0 | 1 => What::CrashGateway(gateway),
+            2 | 3 => What::PauseGateway(gateway),
+            4 => What::CutGateway(gateway),
+            5 => What::DrainGateway(gateway),
+            6 | 7 => What::CrashDispatcher(dispatcher),
+            8 => What::PauseDispatcher(dispatcher),
+            9 => What::CutDispatcher(dispatcher),
+            10 => What::Forget,
+            11 => What::LosePart,
+            12 => What::Stall(device),
+            _ => What::Move(device),
+        }
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::CrashGateway(gateway) => write!(f, "gw-{gateway} is killed"),
+            What::PauseGateway(gateway) => write!(f, "gw-{gateway} is stopped (SIGSTOP)"),
+            What::CutGateway(gateway) => write!(f, "gw-{gateway} is cut off from the registry"),
+            What::DrainGateway(gateway) => write!(f, "gw-{gateway} is drained"),
+            What::CrashDispatcher(one) => write!(f, "dispatcher {one} is killed"),
+            What::PauseDispatcher(one) => write!(f, "dispatcher {one} is stopped (SIGSTOP)"),
+            What::CutDispatcher(one) => write!(f, "dispatcher {one} is cut off from the registry"),
+            What::Forget => write!(f, "the registry restarts empty"),
+            What::LosePart => write!(f, "the registry loses every second entry"),
+            What::Stall(device) => write!(f, "device {device} stops reading"),
+            What::Move(device) => write!(f, "device {device} leaves and comes back"),
+        }
+    }
+}
