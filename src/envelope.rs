@@ -323,6 +323,14 @@ pub struct Outcome {
     pub answered: Vec<String>,
 }
 
+impl Outcome {
+    /// A gateway's own canary said it, of a probe: nobody's notification, so there is nothing to keep. No
+    /// client speaks for nobody.
+    pub fn is_of_a_probe(&self) -> bool {
+        self.user.is_none() && self.fate.is_said_by_client()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {

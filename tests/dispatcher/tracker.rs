@@ -4,7 +4,7 @@ use crate::rig::{Rig, eventually, outcome, rows};
 use herald::{
     bus::{Target, Topic},
     dispatcher::store::RowKind,
-    envelope::{Fate, outcomes_record},
+    envelope::{Fate, Outcome, outcomes_record},
     ids::NotificationId,
     position::Position,
 };
@@ -33,6 +33,26 @@ async fn outcomes_are_in_the_store_when_they_are_answered() {
         assert_eq!(body["states"][0]["state"], state);
         assert_eq!(body["states"][0]["gateway"], gateway.to_string());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_outcome_of_a_gateways_own_probe_is_accepted_and_leaves_nothing() {
+    let rig = Rig::start().await;
+    let gateway = rig.gateway("gw-1", 0, &[]).await;
+    let probe = Outcome {
+        id: NotificationId::generate(),
+        user: None,
+        pos: Position::START,
+        fate: Fate::Acked,
+        devices: 1,
+        gateway: gateway.to_string(),
+        at_ms: 5,
+        answered: Vec::new(),
+    };
+    rig.report(&gateway, Some(0), vec![probe.clone()]).await;
+    let kept = rig.store.delivery(probe.id, None, 8).await.unwrap();
+    assert!(kept.is_empty(), "{kept:?}");
+    assert_eq!(rig.count(Topic::Delivery).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,25 +114,22 @@ impl Tracker {
         outcomes: &[Outcome],
         finished: Option<u32>,
     ) -> Result<(), TrackError> {
-        // What became of a read mark is of no interest: its row is what counts.
-        let logged: Vec<Outcome> = outcomes
-            .iter()
-            .filter(|outcome| !read_marks::is_mark(outcome.id))
-            .cloned()
-            .collect();
-        if !logged.is_empty() {
-            let left_out = self.store.record(&logged).await?;
-            let refused = &self.metrics.outcomes_refused;
-            let counter = refused.with_label_values(&["not_the_users"]);
-            counter.inc_by(left_out as u64);
-        }
+        // What became of a read mark is of no interest: its row is what counts. A probe has none.
+        let is_kept =
+            |outcome: &&Outcome| !read_marks::is_mark(outcome.id) && !outcome.is_of_a_probe();
+        let logged: Vec<Outcome> = outcomes.iter().filter(is_kept).cloned().collect();
+        // Also when there is nothing to keep: who asks by that whether outcomes are accepted means the store.
+        let left_out = self.store.record(&logged).await?;
+        let refused = &self.metrics.outcomes_refused;
+        let counter = refused.with_label_values(&["not_the_users"]);
+        counter.inc_by(left_out as u64);
         // After the log, which tells what the user has.
         let mut records = self.read_marks(outcomes).await?;
         records.extend(self.reroute(outcomes, finished).await?);
         if !records.is_empty() {
             self.produce(records).await?;
         }
-        for outcome in outcomes {
+        for outcome in outcomes.iter().filter(|outcome| !outcome.is_of_a_probe()) {
             let counter = &self.metrics.outcomes;
             counter.with_label_values(&[outcome.fate.as_str()]).inc();
         }
