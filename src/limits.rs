@@ -315,6 +315,24 @@ pub const BEHIND_PER_S: u32 = 5_000;
 /// answered `recovered:false`.
 pub const REGISTER_BATCH: usize = 1_024;
 pub const CONNECTS_WAITING: usize = 65_536;
+/// A probe of the canary is sent this often, and a leg of its round that does not move for the second figure
+/// is stuck: together with a tick below 15 s. A load balancer then takes the host out.
+pub const CANARY_EVERY: Duration = Duration::from_secs(4);
+pub const CANARY_STUCK: Duration = Duration::from_secs(10);
+/// How often the legs are looked at, and what one look may add to their age: a process that had no CPU for
+/// longer was not there to see anything.
+pub const CANARY_TICK: Duration = Duration::from_millis(500);
+pub const CANARY_LAPSE: Duration = Duration::from_secs(1);
+/// While a leg is in doubt, the shared part at its other end is asked this often.
+pub const CANARY_ASK_EVERY: Duration = Duration::from_secs(1);
+/// Probes remembered. Over: what comes of the oldest says nothing any more.
+pub const CANARY_PROBES: usize = 16;
+/// One attempt at a connection of the canary, the pauses between attempts (the kernel chooses the core, so
+/// with many cores there are many), and its read buffer.
+pub const CANARY_CONNECT: Duration = Duration::from_secs(5);
+pub const CANARY_RECONNECT_MIN: Duration = Duration::from_millis(20);
+pub const CANARY_RECONNECT_MAX: Duration = Duration::from_secs(1);
+pub const CANARY_BUFFER_BYTES: usize = 4 * KIB;
 /// Users whose posts of the last seconds are remembered, 60 B each and the name. Over: all start afresh.
 pub const POSTING_USERS: usize = 65_536;
 /// Syncs and posts served at once, and waiting. Over: `recovered:false`, 503. One costs about 16 KB while it

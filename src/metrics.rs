@@ -4,8 +4,8 @@
 //! that the standalone and the tests may run several parts in one process.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -69,6 +69,24 @@ impl Metrics {
             .expect("a metric name is used once");
     }
 
+    /// As [`Metrics::computed`], one value for each number of a label, from 0.
+    pub fn computed_each(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl Fn() -> Vec<f64> + Send + Sync + 'static,
+    ) {
+        let gauges = GaugeVec::new(Opts::new(name, help), &[label]).expect("a valid metric");
+        let computed = ComputedEach {
+            gauges,
+            values: Box::new(values),
+        };
+        self.registry
+            .register(Box::new(computed))
+            .expect("a metric name is used once");
+    }
+
     /// In seconds, over [`LATENCY_BUCKETS_S`].
     pub fn latency(&self, name: &str, help: &str) -> Histogram {
         let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS_S.to_vec());
@@ -113,5 +131,24 @@ impl Collector for Computed {
     fn collect(&self) -> Vec<MetricFamily> {
         self.gauge.set((self.value)());
         self.gauge.collect()
+    }
+}
+
+struct ComputedEach {
+    gauges: GaugeVec,
+    values: Box<dyn Fn() -> Vec<f64> + Send + Sync>,
+}
+
+impl Collector for ComputedEach {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauges.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (number, value) in (self.values)().into_iter().enumerate() {
+            let gauge = self.gauges.with_label_values(&[&number.to_string()]);
+            gauge.set(value);
+        }
+        self.gauges.collect()
     }
 }

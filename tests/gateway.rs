@@ -4,6 +4,8 @@
 mod admission;
 #[path = "gateway/bad_input.rs"]
 mod bad_input;
+#[path = "gateway/canary.rs"]
+mod canary;
 #[path = "gateway/closing.rs"]
 mod closing;
 #[path = "gateway/connect.rs"]

@@ -19,6 +19,7 @@ use crate::{
     position::Cursors,
 };
 use async_trait::async_trait;
+use futures::{StreamExt, stream::FuturesUnordered};
 use std::{
     cmp::Ordering::{Equal, Greater, Less},
     collections::HashMap,
@@ -56,6 +57,7 @@ pub struct GrpcUpstream {
 struct Shared {
     clients: Vec<Client>,
     addresses: Vec<String>,
+    present: Present,
     /// Index of the dispatcher that answered last.
     current: AtomicUsize,
     connected: AtomicBool,
@@ -79,6 +81,7 @@ impl GrpcUpstream {
         let shared = Arc::new(Shared {
             clients: clients?,
             addresses: dispatchers.addresses.clone(),
+            present,
             current: AtomicUsize::new(0),
             connected: AtomicBool::new(false),
             stuck: Notify::new(),
@@ -168,9 +171,45 @@ impl Upstream for GrpcUpstream {
         Err(last)
     }
 
+    async fn accepts(&self, gateway: &GatewayEpoch) -> bool {
+        let Shared {
+            addresses, present, ..
+        } = &*self.shared;
+        let mut asked: FuturesUnordered<_> = addresses
+            .iter()
+            .map(|address| accepts(address, present, gateway))
+            .collect();
+        while let Some(answers) = asked.next().await {
+            if answers {
+                return true;
+            }
+        }
+        false
+    }
+
     fn healthy(&self) -> bool {
         self.shared.connected.load(Ordering::Relaxed)
     }
+}
+
+/// One empty batch over a stream on a connection of its own.
+async fn accepts(address: &str, present: &Present, gateway: &GatewayEpoch) -> bool {
+    let Ok(mut client) = client(address, present) else {
+        return false;
+    };
+    let batch = OutcomeBatch {
+        v: u32::from(VERSION),
+        sequence: 1,
+        gateway: gateway.to_string(),
+        shard: None,
+        outcomes: Vec::new(),
+    };
+    let exchange = async {
+        let opened = client.outcomes(tokio_stream::once(batch)).await.ok()?;
+        opened.into_inner().message().await.ok()?
+    };
+    let reply = tokio::time::timeout(limits::SYNC_WAIT, exchange).await;
+    matches!(reply, Ok(Some(_)))
 }
 
 fn late() -> UpstreamError {

@@ -3,7 +3,8 @@
 //! Invariants:
 //! * a host that was never ready needs every shared part; one that was is only `degraded` without them,
 //!   since taking it out of the load balancer would help nobody;
-//! * what is this host's own (its lease, its shard, leaving) makes it not ready at any time;
+//! * what is this host's own (its lease, its shard, leaving, a leg of the canary's round) makes it not ready
+//!   at any time;
 //! * a cause is logged once when it comes (with the cure) and once when it goes; of a part that is away the
 //!   part itself warns.
 
@@ -24,13 +25,23 @@ pub enum Cause {
     Registry,
     Bus,
     Dispatcher,
+    /// A core does not answer the canary's probes.
+    Core,
+    /// Records of the shard are not read though the broker answers.
+    Consumer,
+    /// Outcomes do not get through to a dispatcher that accepts others.
+    OutcomeStream,
+    /// Probes can't be put into the shard.
+    Produce,
+    /// No dispatcher accepts outcomes, whatever way they come.
+    Outcomes,
     /// The reader of a shard's partition does not keep up.
     CriticalLag,
     InAppLag,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 9] = [
+    pub const ALL: [Cause; 14] = [
         Cause::Lease,
         Cause::Shard,
         Cause::Broadcast,
@@ -38,6 +49,11 @@ impl Cause {
         Cause::Registry,
         Cause::Bus,
         Cause::Dispatcher,
+        Cause::Core,
+        Cause::Consumer,
+        Cause::OutcomeStream,
+        Cause::Produce,
+        Cause::Outcomes,
         Cause::CriticalLag,
         Cause::InAppLag,
     ];
@@ -51,6 +67,11 @@ impl Cause {
             Cause::Registry => "registry",
             Cause::Bus => "bus",
             Cause::Dispatcher => "dispatcher",
+            Cause::Core => "core",
+            Cause::Consumer => "consumer",
+            Cause::OutcomeStream => "outcome_stream",
+            Cause::Produce => "produce",
+            Cause::Outcomes => "outcomes",
             Cause::CriticalLag => "critical_lag",
             Cause::InAppLag => "in_app_lag",
         }
@@ -62,7 +83,10 @@ impl Cause {
     }
 
     fn is_part(self) -> bool {
-        matches!(self, Cause::Registry | Cause::Bus | Cause::Dispatcher)
+        matches!(
+            self,
+            Cause::Registry | Cause::Bus | Cause::Dispatcher | Cause::Produce | Cause::Outcomes
+        )
     }
 
     /// A backlog waits on the bus and goes with the shard to whoever takes it, so it hinders no start either.

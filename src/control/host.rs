@@ -3,12 +3,13 @@
 use super::{
     Pace,
     behind::{Behind, Missed},
+    canary::Canary,
     flights::{Flights, Settled, Speaker, Waiter},
     health::{Cause, Health},
     leaving::Leaving,
     link::Outboxes,
     metrics::ControlMetrics,
-    outcomes::{Identity, NamedEpoch, Outcomes, Reported},
+    outcomes::{Awaits, Identity, NamedEpoch, Outcomes, Reported},
     table::Table,
     upstream::SharedUpstream,
 };
@@ -53,6 +54,7 @@ pub struct Host {
     pub outcomes: Outcomes,
     pub behind: Behind,
     pub health: Health,
+    pub canary: Arc<Canary>,
     pub metrics: Arc<ControlMetrics>,
     pub ownership: watch::Sender<Option<Ownership>>,
     /// Last known epoch and shard, also while they are lost: outcomes name them.
@@ -152,12 +154,12 @@ impl Host {
                 let taken = settled.since.elapsed().as_secs_f64();
                 self.metrics.delivery_latency.observe(taken);
             }
-            let finished = match settled.waiter {
+            let awaits = match settled.waiter {
                 Waiter::Offset(finished) if settled.outcomes.is_empty() => {
                     finished.done();
                     return None;
                 }
-                Waiter::Offset(finished) => Some(finished),
+                Waiter::Offset(finished) => Some(Awaits::Offset(finished)),
                 Waiter::Nobody => None,
                 Waiter::Call(call) => {
                     // A caller that gave up asks again through the bus.
@@ -167,7 +169,7 @@ impl Host {
             };
             Some(Reported {
                 outcomes: settled.outcomes,
-                finished,
+                awaits,
             })
         });
         self.outcomes.submit(reported);

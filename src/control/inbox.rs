@@ -2,6 +2,7 @@
 
 use super::{
     allowance::Allowances,
+    canary,
     connect::Arrival,
     flights::Settled,
     host::Host,
@@ -97,6 +98,9 @@ impl Receiver {
                     false => posts::answer(&self.host, conn, 429, Bytes::new()),
                 }
             }
+            FromCore::Canary { conn, said } => {
+                heard.reported.extend(canary::hear(&self.host, conn, said));
+            }
             FromCore::Drained { core } => self.host.leaving.core_drained(core),
             // Taken by the caller: they share one speaker.
             FromCore::Fate { .. } => {}
@@ -161,7 +165,7 @@ impl Receiver {
         if !outcomes.is_empty() {
             heard.reported.push(Reported {
                 outcomes: SmallVec::from_vec(outcomes),
-                finished: None,
+                awaits: None,
             });
         }
     }

@@ -103,6 +103,11 @@ impl Outboxes {
         self.link.ring(core);
     }
 
+    /// What is known of the cores beside the queues to them.
+    pub fn link(&self) -> &Cores {
+        &self.link
+    }
+
     /// Every core took every message.
     pub fn is_empty(&self) -> bool {
         self.backlogs.iter().all(|b| b.lock().waiting.is_empty())

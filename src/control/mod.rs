@@ -4,13 +4,14 @@
 //! The files in the order of a record's way: [`ownership`] (which shard is ours), `shard` and `broadcast`
 //! (reading), `place` (to whom), `link` (to the cores), `flights` (until the cores answered), `outcomes`
 //! (until a dispatcher accepted), `low_water` (what may be committed), `dead_letters`. Beside it a connection's way: `inbox`,
-//! `allowance`, `table`, `connect`, `posts`, `behind`. And the process: `health`, `upkeep`, `admin`, `deliver`,
-//! `leaving`.
+//! `allowance`, `table`, `connect`, `posts`, `behind`. And the process: `health`, `canary`, `upkeep`, `admin`,
+//! `deliver`, `leaving`.
 
 mod admin;
 mod allowance;
 mod behind;
 mod broadcast;
+mod canary;
 mod connect;
 mod dead_letters;
 mod deliver;
@@ -65,6 +66,8 @@ pub struct Pace {
     pub removal_after: Duration,
     /// One comparison of the whole table with the registry.
     pub anti_entropy: Duration,
+    /// Between two probes of the canary.
+    pub probe: Duration,
 }
 
 impl Default for Pace {
@@ -73,6 +76,7 @@ impl Default for Pace {
             renew: Duration::from_millis(RENEW_MS),
             removal_after: limits::REMOVAL_AFTER,
             anti_entropy: limits::ANTI_ENTROPY,
+            probe: limits::CANARY_EVERY,
         }
     }
 }
@@ -155,6 +159,7 @@ impl Control {
             bus: parts.bus,
             registry: parts.registry,
             upstream: parts.upstream,
+            canary: canary::Canary::new(parts.cores.len()),
             outboxes: link::Outboxes::new(parts.cores),
             table: Default::default(),
             flights: Default::default(),
@@ -174,6 +179,7 @@ impl Control {
         };
         let host = Arc::new(host);
         host.measure_table(&parts.metrics);
+        host.canary.measure(&parts.metrics);
         Ok(Control {
             host,
             drain: parts.drain,
@@ -285,6 +291,7 @@ impl Control {
         tasks.spawn(posts::run(host.clone(), reporter.clone(), queued));
         tasks.spawn(broadcast::run(host.clone()));
         tasks.spawn(upkeep::run(host.clone()));
+        tasks.spawn(canary::run(host.clone()));
         tasks.spawn(leaving::keep_slot(host.clone()));
         tasks.spawn(leaving::run(host.clone(), self.drain));
         tasks.spawn(upkeep::relieve_cores(host.clone()));

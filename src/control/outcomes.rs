@@ -7,7 +7,9 @@
 //!   as well they wait, up to [`limits::OUTCOMES_WAITING`], and above it acknowledgements are dropped,
 //!   counted (clients' acknowledgements hold no offset).
 
-use super::{low_water::LowWater, metrics::ControlMetrics, upstream::SharedUpstream};
+use super::{
+    canary::Round, low_water::LowWater, metrics::ControlMetrics, upstream::SharedUpstream,
+};
 use crate::{
     bus::{SharedBus, Target, Topic},
     envelope::{self, Outcome},
@@ -64,11 +66,24 @@ impl Finished {
     }
 }
 
-/// Outcomes to report, and the offset that waits for them.
-#[derive(Debug)]
+/// What waits for the acceptance of outcomes.
+pub enum Awaits {
+    Offset(Finished),
+    Round(Round),
+}
+
+/// Outcomes to report, and what waits for them.
 pub struct Reported {
     pub outcomes: SmallVec<[Outcome; 1]>,
-    pub finished: Option<Finished>,
+    pub awaits: Option<Awaits>,
+}
+
+/// Who accepted a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taker {
+    Dispatcher,
+    /// The topic `delivery`.
+    Delivery,
 }
 
 /// In whose name outcomes are reported: the gateway's epoch and its shard.
@@ -166,7 +181,7 @@ impl Reporter {
     }
 
     /// Sends a batch until it is accepted.
-    async fn deliver(self, batch: Vec<Reported>, crowded: bool) -> Vec<Reported> {
+    async fn deliver(self, batch: Vec<Reported>, crowded: bool) -> (Vec<Reported>, Taker) {
         let flat: Vec<Outcome> = batch
             .iter()
             .flat_map(|r| r.outcomes.iter().cloned())
@@ -174,7 +189,7 @@ impl Reporter {
         let mut wait = limits::OUTCOMES_RETRY_MIN;
         loop {
             if self.report(&flat).await {
-                return batch;
+                return (batch, Taker::Dispatcher);
             }
             let patience_over = self
                 .failing
@@ -183,7 +198,7 @@ impl Reporter {
             if crowded || patience_over {
                 let groups: Vec<&[Outcome]> = batch.iter().map(|r| r.outcomes.as_slice()).collect();
                 if self.spill(&groups).await {
-                    return batch;
+                    return (batch, Taker::Delivery);
                 }
             }
             tokio::time::sleep(wait).await;
@@ -197,7 +212,7 @@ impl Reporter {
     }
 
     fn count_only(&self, outcomes: &[Outcome]) {
-        for outcome in outcomes {
+        for outcome in outcomes.iter().filter(|outcome| !outcome.is_of_a_probe()) {
             let fate = self
                 .metrics
                 .outcomes
@@ -240,7 +255,7 @@ impl Outcomes {
     pub fn submit(&self, reported: impl IntoIterator<Item = Reported>) {
         let mut queue = self.queue.lock();
         for one in reported {
-            if one.finished.is_none() && queue.waiting.len() >= limits::OUTCOMES_WAITING {
+            if one.awaits.is_none() && queue.waiting.len() >= limits::OUTCOMES_WAITING {
                 self.metrics
                     .outcome_batches
                     .with_label_values(&["dropped"])
@@ -272,17 +287,21 @@ impl Outcomes {
                 flying.push(reporter.clone().deliver(batch, crowded));
             }
             tokio::select! {
-                Some(batch) = flying.next(), if !flying.is_empty() => self.accepted(batch),
+                Some((batch, taker)) = flying.next(), if !flying.is_empty() => {
+                    self.accepted(batch, taker);
+                }
                 () = self.added.notified(), if flying.len() < limits::OUTCOME_BATCHES => {}
             }
         }
     }
 
-    fn accepted(&self, batch: Vec<Reported>) {
+    fn accepted(&self, batch: Vec<Reported>, taker: Taker) {
         self.queue.lock().on_the_way -= batch.len();
-        for reported in batch {
-            if let Some(finished) = reported.finished {
-                finished.done();
+        for awaits in batch.into_iter().filter_map(|reported| reported.awaits) {
+            match (awaits, taker) {
+                (Awaits::Offset(finished), _) => finished.done(),
+                (Awaits::Round(round), Taker::Dispatcher) => round.accepted(),
+                (Awaits::Round(round), Taker::Delivery) => round.set_aside(),
             }
         }
     }

@@ -177,13 +177,16 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Records that ask something of the gateway itself; no outcome is owed for them.
+    /// Records that ask something of the gateway itself; their offset waits for no outcome.
     fn command(&mut self, kind: Kind, record: &Record, waiter: Waiter) {
-        if kind == Kind::Disconnect {
-            let Some(user) = user_of(record) else {
-                return self.malformed(record, "user: is missing".to_owned(), waiter);
-            };
-            self.closes.extend(self.host.table.connections_of(&user));
+        match kind {
+            Kind::Disconnect => {
+                let Some(user) = user_of(record) else {
+                    return self.malformed(record, "user: is missing".to_owned(), waiter);
+                };
+                self.closes.extend(self.host.table.connections_of(&user));
+            }
+            _ => self.probe(record),
         }
         self.count(kind.as_str(), "done");
         self.settled.push(Settled {
@@ -191,6 +194,17 @@ impl<'a> Batch<'a> {
             waiter,
             since: Instant::now(),
         });
+    }
+
+    /// To our own connection on each core. There is no flight: the canary itself looks at what comes of it.
+    fn probe(&mut self, record: &Record) {
+        let Some(id) = header(record, "id").and_then(|text| text.parse().ok()) else {
+            return;
+        };
+        let conns = self.host.canary.give(id);
+        let item = Arc::new(Item::probe(id));
+        let ticket = self.host.flights.ticket();
+        self.per_core(ticket, &item, conns.into());
     }
 
     /// A later release wrote it: said so where the record can be named, never a dead letter.

@@ -206,10 +206,12 @@ impl Reader {
         }
         if let Some(last) = records.last() {
             self.position.store(last.offset + 1, Ordering::Relaxed);
+            self.host.canary.read(self.at, last.offset + 1);
         }
     }
 
     async fn wait_for_room(&self) {
+        self.host.canary.has_no_room(self.at);
         tokio::select! {
             () = self.flow.moved.notified() => {}
             () = self.stop.cancelled() => {}

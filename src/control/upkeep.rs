@@ -1,7 +1,10 @@
 //! What is looked at every second: the shared parts' health, old deliveries, full cores, the slot.
 
 use super::{behind::Missed, health::Cause, host::Host, link::Relief};
-use crate::{envelope::Fate, gateway::mailbox::ToCore};
+use crate::{
+    envelope::{Fate, Kind},
+    gateway::mailbox::ToCore,
+};
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
@@ -93,6 +96,9 @@ fn shed(host: &Host, core: u16, message: ToCore) {
             let speaker = host.speaker();
             let mut settled = Vec::new();
             for delivery in deliveries {
+                if delivery.item.kind == Kind::Probe {
+                    continue;
+                }
                 let devices = delivery.conns.len() as u32;
                 let flights = &host.flights;
                 settled.extend(flights.fate(delivery.ticket, Fate::Deferred, devices, &speaker));

@@ -59,6 +59,10 @@ pub trait Upstream: Send + Sync + 'static {
         limit: usize,
     ) -> Result<SyncReply, UpstreamError>;
 
+    /// Whether a dispatcher accepts outcomes, none in this case, that come over a connection of their own: what
+    /// is stuck then is between here and there, and here.
+    async fn accepts(&self, gateway: &GatewayEpoch) -> bool;
+
     /// Whether a dispatcher answered lately.
     fn healthy(&self) -> bool;
 }

@@ -49,6 +49,11 @@ impl Upstream for Local {
         reply.map_err(|error| UpstreamError::Unavailable(error.to_string()))
     }
 
+    async fn accepts(&self, gateway: &GatewayEpoch) -> bool {
+        let accepted = self.tracker.accept(gateway, None, Vec::new());
+        accepted.await.is_ok()
+    }
+
     fn healthy(&self) -> bool {
         self.store.healthy()
     }

@@ -145,8 +145,6 @@ impl Core {
             match self.door.next() {
                 None => return Ok(()),
                 Some(Ok((socket, peer))) => {
-                    self.door.budget_milli -= 1_000;
-                    self.context.stats.accepted += 1;
                     self.admit(socket, peer)?;
                 }
                 Some(Err(error)) if out_of_descriptors(&error) => {
@@ -164,22 +162,17 @@ impl Core {
         Ok(())
     }
 
-    /// Above the hard limit the socket is dropped; above the soft one it is heard out and refused.
     fn admit(&mut self, socket: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        let gateway = &self.context.settings.gateway;
-        let population = self.population.fetch_add(1, Ordering::Relaxed);
-        if population >= gateway.connections_hard {
-            self.population.fetch_sub(1, Ordering::Relaxed);
-            self.context.stats.refused("hard_limit");
+        let is_canary = self.context.settings.canary.is_expected(peer);
+        let Some(is_over) = self.count_in(is_canary) else {
             return Ok(());
-        }
-        let is_over = population >= gateway.connections_soft;
+        };
         let newcomer = self.context.newcomer(is_over);
         let state = match self.context.settings.trusted.contains(peer.ip()) {
             true => State::Proxied(Box::new(Proxied::new(newcomer))),
             false => State::Requesting(Box::new(Requesting::new(newcomer))),
         };
-        let (slot, reuse) = self.conns.insert(Conn::new(socket, state));
+        let (slot, reuse) = self.conns.insert(Conn::new(socket, state, is_canary));
         let id = ConnId {
             slot,
             core: self.context.core,
@@ -195,6 +188,25 @@ impl Core {
         }
         self.settle(id);
         Ok(())
+    }
+
+    /// Above the hard limit (`None`) the socket is dropped; above the soft one (`true`) it is heard out and
+    /// refused. Our own canary is no client and meets no limit.
+    fn count_in(&mut self, is_canary: bool) -> Option<bool> {
+        if is_canary {
+            self.canaries += 1;
+            return Some(false);
+        }
+        self.door.budget_milli -= 1_000;
+        self.context.stats.accepted += 1;
+        let gateway = &self.context.settings.gateway;
+        let population = self.population.fetch_add(1, Ordering::Relaxed);
+        if population >= gateway.connections_hard {
+            self.population.fetch_sub(1, Ordering::Relaxed);
+            self.context.stats.refused("hard_limit");
+            return None;
+        }
+        Some(population >= gateway.connections_soft)
     }
 
     /// The table is full: the reserve is given up for one answer, then taken again. False if that did not

@@ -26,6 +26,8 @@ pub(super) struct Conn {
     pub unread: bool,
     /// Listed to be flushed at the end of the turn.
     pub touched: bool,
+    /// Our own canary's: not counted, not bounded, not asked to leave.
+    pub canary: bool,
     /// Turn of the last direct write: more of the same turn leaves in one `writev`.
     pub written_turn: u32,
     pub state: State,
@@ -54,7 +56,7 @@ const _: () = assert!(size_of::<Conn>() <= 96);
 const _: () = assert!(Slots::<Conn>::ENTRY_BYTES <= 112);
 
 impl Conn {
-    pub fn new(socket: TcpStream, state: State) -> Conn {
+    pub fn new(socket: TcpStream, state: State, canary: bool) -> Conn {
         Conn {
             socket,
             blocked: false,
@@ -62,6 +64,7 @@ impl Conn {
             peer_ended: false,
             unread: false,
             touched: false,
+            canary,
             written_turn: 0,
             state,
         }
@@ -102,6 +105,7 @@ impl Conn {
         match &self.state {
             State::Open(_) => return Open::lost(self, how, id, context),
             State::Closing(_) | State::Gone => {}
+            _ if self.canary => {}
             _ => context.stats.refused(how),
         }
         self.state = State::Gone;

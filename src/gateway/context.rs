@@ -1,6 +1,7 @@
 //! What the steps of a connection share on one core: settings, the clock of this turn, the ways out.
 
 use super::{
+    canary::CanaryPass,
     mailbox::{ConnId, ConnectionNames},
     proxy::Newcomer,
     queues::Mail,
@@ -40,6 +41,7 @@ pub(super) struct Settings {
     pub trusted: Trusted,
     started: Instant,
     pub names: ConnectionNames,
+    pub canary: Arc<CanaryPass>,
 }
 
 impl Settings {
@@ -55,6 +57,7 @@ impl Settings {
             gateway: gateway.clone(),
             started: Instant::now(),
             names: ConnectionNames::new(gateway.id.clone(), unix_ms()),
+            canary: Arc::new(CanaryPass::generate(gateway.listen)),
         })
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Core {
     pub walks: Walks,
     /// Client sockets of all cores.
     pub population: Arc<AtomicUsize>,
+    /// Sockets of our own canary among the connections: one, or a few while it looks for its core.
+    pub canaries: usize,
     pub ended: bool,
     pub context: Context,
 }
@@ -75,6 +77,7 @@ impl Core {
             letters_left: true,
             walks: Walks::default(),
             population,
+            canaries: 0,
             ended: false,
             context,
         }
@@ -216,8 +219,11 @@ impl Core {
         if matches!(conn.state, State::Gone) {
             self.wheel.clear(&mut self.conns, id.slot);
             // Closes the socket, which also takes it out of the set.
-            drop(self.conns.remove(id.slot));
-            self.population.fetch_sub(1, Ordering::Relaxed);
+            let removed = self.conns.remove(id.slot);
+            match removed.is_some_and(|conn| conn.canary) {
+                true => self.canaries -= 1,
+                false => drop(self.population.fetch_sub(1, Ordering::Relaxed)),
+            }
             return;
         }
         if !conn.touched && conn.wants_flush() {
@@ -256,12 +262,17 @@ impl Core {
             self.settle(id);
         }
         self.walk_by_tick();
-        self.context.stats.publish(self.conns.len());
+        self.context.stats.publish(self.clients());
         self.door.refill();
         match self.context.has_room {
             true => self.door.unmute(&self.park),
             false => Ok(()),
         }
+    }
+
+    /// Connections but for our own canary's.
+    pub fn clients(&self) -> usize {
+        self.conns.len() - self.canaries
     }
 
     fn hand_over(&mut self) -> io::Result<()> {

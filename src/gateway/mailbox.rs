@@ -143,10 +143,22 @@ pub enum FromCore {
         fate: Fate,
         devices: u32,
     },
+    /// Our own canary's connection on this core: no user's, and in no other message.
+    Canary {
+        conn: ConnId,
+        said: CanarySaid,
+    },
     /// Every connection has been asked to leave and is gone.
     Drained {
         core: u16,
     },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum CanarySaid {
+    Opened,
+    Acked(Vec<NotificationId>),
+    Closed,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! balancer) → TLS (to come, `tls.rs`) → [`request`] → [`upgrade`] (WebSocket, event stream, [`posting`] or
 //! a plain answer; authentication by the request) → [`proving`] (authentication by the first message) →
 //! [`open`] → [`closing`]; [`conn`] holds the states. What a core is besides: [`boot`] and [`core`] (the
-//! thread and its turns), [`park`] (where sockets wait), [`flush`] (how bytes leave), [`wheel`] (time),
+//! thread and its turns), [`canary`] (what lets our own canary in), [`park`] (where sockets wait), [`flush`] (how bytes leave), [`wheel`] (time),
 //! [`letters`] and [`walk`] (what control asks of one connection, and of all), [`mailbox`] and [`queues`]
 //! (the way between both).
 //!
@@ -18,6 +18,7 @@
 
 mod accept;
 mod boot;
+pub mod canary;
 mod closing;
 mod conn;
 mod context;
@@ -148,6 +149,8 @@ pub fn start(
         listen = reported.recv().expect("a core reports")?;
     }
     tracing::info!(engine = engine.as_str(), cores = count, %listen, "accepting clients");
-    let names = settings.names.clone();
-    Ok(queues::control_ends(wirings, listen, threads, names))
+    let (names, canary) = (settings.names.clone(), settings.canary.clone());
+    Ok(queues::control_ends(
+        wirings, listen, threads, names, canary,
+    ))
 }

@@ -10,7 +10,7 @@ use super::{
     conn::{Conn, State},
     context::Context,
     flush::{self, Flushed},
-    mailbox::{ConnId, FromCore},
+    mailbox::{CanarySaid, ConnId, FromCore},
 };
 use crate::{
     auth::AuthError,
@@ -37,8 +37,22 @@ pub(super) struct Open {
 #[derive(Clone)]
 pub(super) enum Party {
     User(UserId),
-    /// A conformance suite: its messages come back, control knows nothing of it.
+    Nobody(Purpose),
+}
+
+/// What a connection is for that is no user's. One variant of [`Party`] for all: more would make it larger.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A conformance suite's: its messages come back, control knows nothing of it.
     Echo,
+    /// Our own canary's: it acknowledges probes, and control hears that apart from all clients.
+    Canary,
+}
+
+impl Party {
+    fn is_for(&self, purpose: Purpose) -> bool {
+        matches!(self, Party::Nobody(own) if *own == purpose)
+    }
 }
 
 /// Why an open connection ends.
@@ -90,7 +104,8 @@ impl Open {
             decoder,
         };
         match &open.party {
-            Party::Echo => context.stats.opened("echo"),
+            Party::Nobody(Purpose::Echo) => context.stats.opened("echo"),
+            Party::Nobody(Purpose::Canary) => tell_canary(id, CanarySaid::Opened, context),
             Party::User(user) => {
                 let framing = match open.session.framing() {
                     Framing::WebSocket => "websocket",
@@ -153,14 +168,15 @@ impl Open {
             }
         };
         let actions = &mut context.actions;
-        let is_echo = matches!(self.party, Party::Echo);
+        let is_echo = self.party.is_for(Purpose::Echo);
+        let is_canary = self.party.is_for(Purpose::Canary);
         match event {
             Event::Text(text) if is_echo => {
                 self.session
                     .raw(frame::encode(TEXT, text.as_bytes()), actions);
             }
             Event::Text(text) => {
-                context.stats.received += 1;
+                context.stats.received += u64::from(!is_canary);
                 self.session.receive(text, now, &settings.session, actions);
             }
             Event::Binary(bytes) if is_echo => {
@@ -203,10 +219,14 @@ impl Open {
 
     fn act(&mut self, action: Action, id: ConnId, context: &mut Context) -> Result<(), Ending> {
         let Party::User(user) = &self.party else {
-            return match action {
-                Action::Close { code, reason } => Err(Ending::Ours(code, reason)),
-                _ => Ok(()),
-            };
+            match action {
+                Action::Close { code, reason } => return Err(Ending::Ours(code, reason)),
+                Action::Acked(ids) if self.party.is_for(Purpose::Canary) => {
+                    tell_canary(id, CanarySaid::Acked(ids), context);
+                }
+                _ => {}
+            }
+            return Ok(());
         };
         let (conn, user) = (id, || user.clone());
         let message = match action {
@@ -360,6 +380,7 @@ impl Open {
         context.settle_fates();
         open.tell_closed(id, context);
         match &ending {
+            _ if conn.canary => {}
             Ending::Ours(code, _) => context.stats.closed(&code.code().to_string()),
             Ending::Theirs(_) => context.stats.closed("client"),
             Ending::Left => context.stats.closed("left"),
@@ -377,15 +398,23 @@ impl Open {
         open.session.abandon(&mut context.actions);
         context.settle_fates();
         open.tell_closed(id, context);
-        context.stats.closed(how);
+        if !conn.canary {
+            context.stats.closed(how);
+        }
     }
 
     fn tell_closed(&self, id: ConnId, context: &mut Context) {
-        if let Party::User(user) = &self.party {
-            context.mail.tell(FromCore::Closed {
+        match &self.party {
+            Party::User(user) => context.mail.tell(FromCore::Closed {
                 conn: id,
                 user: user.clone(),
-            });
+            }),
+            Party::Nobody(Purpose::Canary) => tell_canary(id, CanarySaid::Closed, context),
+            Party::Nobody(Purpose::Echo) => {}
         }
     }
+}
+
+fn tell_canary(conn: ConnId, said: CanarySaid, context: &mut Context) {
+    context.mail.tell(FromCore::Canary { conn, said });
 }

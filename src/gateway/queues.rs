@@ -9,7 +9,10 @@
 //! * a core rings by a descriptor of its own table. It must never wake a tokio task itself: the waker would
 //!   write to an eventfd of the table left behind, whose number here is some client's socket.
 
-use super::mailbox::{ConnId, ConnectionNames, FromCore, ToCore};
+use super::{
+    canary::CanaryPass,
+    mailbox::{ConnId, ConnectionNames, FromCore, ToCore},
+};
 use crate::{
     envelope::Fate,
     limits,
@@ -66,6 +69,7 @@ struct Shared {
     local_addr: SocketAddr,
     threads: Mutex<Vec<JoinHandle<()>>>,
     names: ConnectionNames,
+    canary: Arc<CanaryPass>,
 }
 
 impl Cores {
@@ -86,6 +90,11 @@ impl Cores {
     /// Where clients connect.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared.local_addr
+    }
+
+    /// What lets this process's canary in.
+    pub fn canary(&self) -> &CanaryPass {
+        &self.shared.canary
     }
 
     /// Queues a message; the core learns of it by the next [`Cores::ring`].
@@ -297,6 +306,7 @@ pub fn control_ends(
     local_addr: SocketAddr,
     threads: Vec<JoinHandle<()>>,
     names: ConnectionNames,
+    canary: Arc<CanaryPass>,
 ) -> (Cores, Inbox) {
     let (ringing, bell) = {
         let first = &wirings[0];
@@ -308,6 +318,7 @@ pub fn control_ends(
             local_addr,
             threads: Mutex::new(threads),
             names,
+            canary,
         }),
     };
     let inbox = Inbox {
@@ -329,7 +340,8 @@ mod tests {
         let (mail, _) = wirings[0].enter().unwrap();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let names = ConnectionNames::new("gw-1".parse().unwrap(), 7);
-        let (cores, inbox) = control_ends(wirings, nowhere, Vec::new(), names);
+        let canary = Arc::new(CanaryPass::generate(nowhere));
+        let (cores, inbox) = control_ends(wirings, nowhere, Vec::new(), names, canary);
         (cores, inbox, mail)
     }
 

@@ -6,7 +6,7 @@ use super::{
     conn::{Conn, State},
     context::Context,
     mailbox::ConnId,
-    open::{Ending, Open, Party},
+    open::{Ending, Open, Party, Purpose},
     posting::Posting,
     proving::Proving,
     proxy::Newcomer,
@@ -49,7 +49,7 @@ pub(super) fn enter(
         Asked::Plain(answer) => answer_and_go_on(conn, &answer, &reply, context),
         Asked::Echo { response } => {
             let opening = Opening {
-                party: Party::Echo,
+                party: Party::Nobody(Purpose::Echo),
                 framing: Framing::WebSocket,
                 first: response,
                 expires_unix_s: u64::MAX,
@@ -116,6 +116,9 @@ fn websocket(
     id: ConnId,
     context: &mut Context,
 ) {
+    if conn.canary {
+        return canary(conn, response, &presented, reply, id, context);
+    }
     let Some((_, source)) = &presented.token else {
         let cursors = match parse_cursors(&presented) {
             Ok(cursors) => cursors,
@@ -145,6 +148,29 @@ fn websocket(
         }
         Err(refused) => refuse(conn, &refused.answer(), reply, context),
     }
+}
+
+/// Our own canary shows the secret of this start where others show a user's token.
+fn canary(
+    conn: &mut Conn,
+    response: Bytes,
+    presented: &Presented,
+    reply: Reply,
+    id: ConnId,
+    context: &mut Context,
+) {
+    let token = presented.token.as_ref();
+    if !token.is_some_and(|(token, _)| context.settings.canary.admits(token.expose())) {
+        return refuse(conn, &Answer::unauthorized("canary"), reply, context);
+    }
+    let opening = Opening {
+        party: Party::Nobody(Purpose::Canary),
+        framing: Framing::WebSocket,
+        first: response,
+        expires_unix_s: u64::MAX,
+        cursors: None,
+    };
+    opening.enter(conn, id, context);
 }
 
 fn event_stream(

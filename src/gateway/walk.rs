@@ -144,7 +144,7 @@ impl Core {
     pub fn walk_by_tick(&mut self) {
         self.tell_slot_by_tick();
         self.evict_by_tick();
-        if self.walks.leaving && self.conns.len() == 0 {
+        if self.walks.leaving && self.clients() == 0 {
             self.walks.leaving = false;
             let core = self.context.core;
             self.context.mail.tell(FromCore::Drained { core });
@@ -209,6 +209,7 @@ impl Core {
 fn ask_to_leave(conn: &mut Conn, id: ConnId, back_within_ms: u32, context: &mut Context) -> bool {
     let ending = Ending::Ours(CloseCode::Restart, "drain");
     match &mut conn.state {
+        _ if conn.canary => return false,
         State::Open(open) => {
             let after_ms = rand::random_range(0..=back_within_ms);
             open.session

@@ -5,6 +5,7 @@ use crate::table::Figure;
 use anyhow::{Context, Result};
 use crossbeam::queue::ArrayQueue;
 use herald::gateway::{
+    canary::CanaryPass,
     mailbox::{ConnectionNames, FromCore, ToCore},
     queues::{self, Mail},
 };
@@ -13,6 +14,7 @@ use std::{
     io::{Read, Write},
     net::SocketAddr,
     os::unix::net::UnixStream,
+    sync::Arc,
     thread,
     time::Instant,
 };
@@ -37,12 +39,16 @@ fn names() -> Result<ConnectionNames> {
     Ok(ConnectionNames::new("gw-1".parse()?, 0))
 }
 
+fn canary() -> Arc<CanaryPass> {
+    Arc::new(CanaryPass::generate(SocketAddr::from(([127, 0, 0, 1], 0))))
+}
+
 /// A message through the queue, in batches, the bell rung once each; nobody sleeps.
 fn batch(runs: usize) -> Result<Figure> {
     let wirings = queues::wire(1)?;
     let (mut mail, bell) = wirings[0].enter()?;
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (cores, _inbox) = queues::control_ends(wirings, nowhere, Vec::new(), names()?);
+    let (cores, _inbox) = queues::control_ends(wirings, nowhere, Vec::new(), names()?, canary());
     let turn = || {
         for _ in 0..BATCH {
             let sent = cores.send(0, ToCore::StopAccepting);
@@ -76,7 +82,7 @@ async fn hop_ns() -> Result<f64> {
     let wirings = queues::wire(1)?;
     let (mail, bell) = wirings[0].enter()?;
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (cores, mut inbox) = queues::control_ends(wirings, nowhere, Vec::new(), names()?);
+    let (cores, mut inbox) = queues::control_ends(wirings, nowhere, Vec::new(), names()?, canary());
     let core = thread::spawn(move || answer(mail, bell));
     let mut told = Vec::new();
     let began = Instant::now();

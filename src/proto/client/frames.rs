@@ -256,6 +256,11 @@ pub fn error(code: ErrorCode, message: &str) -> Bytes {
     })
 }
 
+/// To a gateway's own canary only.
+pub fn probe(id: NotificationId) -> Bytes {
+    format!(r#"{{"type":"probe","id":"{id}"}}"#).into()
+}
+
 pub fn pong() -> Bytes {
     Bytes::from_static(br#"{"type":"pong"}"#)
 }

@@ -75,6 +75,24 @@ impl Item {
         )
     }
 
+    /// For a gateway's own canary, which acknowledges it by its id.
+    pub fn probe(id: NotificationId) -> Item {
+        let json = frames::probe(id);
+        let (start, lane) = (Position::START, Priority::Critical);
+        let stream = "probe".into();
+        Item::new(
+            Kind::Probe,
+            id,
+            stream,
+            start,
+            start,
+            lane,
+            None,
+            None,
+            &json,
+        )
+    }
+
     /// The frame as a WebSocket client receives it.
     pub fn ws(&self) -> &Bytes {
         &self.ws

@@ -19,7 +19,7 @@ use herald::{
         upstream::{SharedUpstream, SyncReply},
     },
     envelope::{Fate, Head, Kind, Priority, Routed},
-    gateway::{mailbox::ConnectionNames, queues},
+    gateway::{canary::CanaryPass, mailbox::ConnectionNames, queues},
     ids::NotificationId,
     limits,
     metrics::Metrics,
@@ -165,7 +165,8 @@ impl Rig {
             .collect();
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let names = ConnectionNames::new(setup.id.parse().unwrap(), 7);
-        let (link, inbox) = queues::control_ends(wirings, loopback, Vec::new(), names);
+        let canary = Arc::new(CanaryPass::generate(loopback));
+        let (link, inbox) = queues::control_ends(wirings, loopback, Vec::new(), names, canary);
         let metrics = Metrics::default();
         let upstream: SharedUpstream = dispatcher.clone();
         let parts = Parts {
@@ -181,6 +182,8 @@ impl Rig {
                 renew: Duration::from_millis(50),
                 removal_after: Duration::from_millis(320),
                 anti_entropy: setup.anti_entropy,
+                // Its cores are the test's: nobody there answers a probe.
+                probe: Duration::from_secs(3_600),
             },
             bus: shared.bus.clone(),
             registry: registry.clone(),

@@ -55,6 +55,10 @@ impl Upstream for Dispatcher {
         Ok(self.reply.lock().clone())
     }
 
+    async fn accepts(&self, _: &GatewayEpoch) -> bool {
+        self.healthy()
+    }
+
     fn healthy(&self) -> bool {
         !self.away.load(Ordering::Relaxed)
     }

@@ -16,6 +16,7 @@ pub mod kafka;
 pub mod ports;
 pub mod redis;
 pub mod standalone;
+pub mod threads;
 pub mod wait;
 
 pub use api::Api;
