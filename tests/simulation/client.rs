@@ -38,6 +38,7 @@ pub struct Client {
     random: SmallRng,
     pub generation: u32,
     attempt: u32,
+    welcomed_ms: u64,
     connection: Option<(Owner, ConnId)>,
     /// Bytes leave in order.
     said_ms: u64,
@@ -59,6 +60,7 @@ impl Client {
             random: SmallRng::seed_from_u64(number as u64),
             generation: 0,
             attempt: 0,
+            welcomed_ms: 0,
             connection: None,
             said_ms: 0,
             due_ms: 0,
@@ -71,6 +73,10 @@ impl Client {
 
     pub fn is_open(&self) -> bool {
         self.connection.is_some() && self.rules.is_welcomed()
+    }
+
+    pub fn welcomed_ms(&self) -> u64 {
+        self.welcomed_ms
     }
 
     pub fn cursor(&self) -> Position {
@@ -293,6 +299,7 @@ impl World {
         let wish = one.rules.receive(&frame, &mut context);
         if one.rules.is_welcomed() && !was_welcomed {
             one.attempt = 0;
+            one.welcomed_ms = now_ms;
         }
         if self.tally.counters.syncs_false > false_before {
             let number = self.clients[client].user;

@@ -88,8 +88,8 @@ impl Plan {
         let mut random = SmallRng::seed_from_u64(seed);
         let gateways = random.random_range(2..=3);
         let dispatchers = random.random_range(1..=2);
-        let users = random.random_range(3..=8);
-        let devices = (0..users + random.random_range(0..=4usize))
+        let users = random.random_range(2..=6);
+        let devices = (0..users + random.random_range(0..=6usize))
             .map(|device| device % users)
             .collect::<Vec<_>>();
         let mut posts: Vec<Post> = (0..random.random_range(10..=40))
@@ -112,18 +112,33 @@ impl Plan {
                 },
             })
             .collect();
-        // Devices come and go, and just then something is posted.
-        for _ in 0..random.random_range(0..=8) {
+        let quiet_at_ms = quiet_after(&faults);
+        // Devices come and go, and just then something is posted: while things go wrong, and when all is calm.
+        for number in 0..random.random_range(4..=14) {
             let device = random.random_range(0..devices.len());
-            let at_ms = random.random_range(2_000..ACTIVE_MS);
+            let at_ms = match number % 2 {
+                0 => random.random_range(2_000..ACTIVE_MS),
+                _ => quiet_at_ms + random.random_range(35_000..85_000),
+            };
             faults.push(Fault {
                 at_ms,
                 what: What::Move(device),
                 for_ms: 0,
             });
             posts.extend((0..random.random_range(1..=3)).map(|_| Post {
-                at_ms: at_ms + random.random_range(0..200),
+                at_ms: at_ms + random.random_range(0..300),
                 user: devices[device],
+                critical: random.random_ratio(1, 5),
+                collapses: false,
+            }));
+        }
+        // What dies, dies with something on its way.
+        let dying = faults.iter().filter(|fault| fault.is_trouble());
+        let dying: Vec<u64> = dying.map(|fault| fault.at_ms).collect();
+        for at_ms in dying {
+            posts.extend((0..random.random_range(0..=4)).map(|_| Post {
+                at_ms: at_ms - random.random_range(0..60),
+                user: random.random_range(0..users),
                 critical: random.random_ratio(1, 5),
                 collapses: false,
             }));
@@ -175,10 +190,9 @@ impl Plan {
     }
 
     fn set_end(&mut self) {
-        let ends = self.faults.iter().map(|fault| fault.at_ms + fault.for_ms);
-        let posted = self.posts.iter().map(|post| post.at_ms);
-        self.quiet_at_ms = ends.chain(posted).max().unwrap_or(0).max(20_000);
-        self.ends_at_ms = self.quiet_at_ms + SETTLE_MS;
+        self.quiet_at_ms = quiet_after(&self.faults);
+        let posted = self.posts.iter().map(|post| post.at_ms + 15_000);
+        self.ends_at_ms = posted.max().unwrap_or(0).max(self.quiet_at_ms + SETTLE_MS);
     }
 
     pub fn blinds_a_dispatcher(&self) -> bool {
@@ -220,6 +234,13 @@ impl Plan {
     }
 }
 
+/// When the last trouble is over.
+fn quiet_after(faults: &[Fault]) -> u64 {
+    let troubles = faults.iter().filter(|fault| fault.is_trouble());
+    let ends = troubles.map(|fault| fault.at_ms + fault.for_ms);
+    ends.max().unwrap_or(0).max(20_000)
+}
+
 /// The list without its first half, its second half, and each of its members.
 fn less_of<T: Clone>(all: &[T]) -> Vec<Vec<T>> {
     let mut lists = Vec::new();
@@ -234,6 +255,13 @@ fn less_of<T: Clone>(all: &[T]) -> Vec<Vec<T>> {
         rest
     }));
     lists
+}
+
+impl Fault {
+    /// A device that comes and goes is nothing out of the ordinary.
+    pub fn is_trouble(&self) -> bool {
+        !matches!(self.what, What::Move(_))
+    }
 }
 
 impl What {

@@ -18,8 +18,8 @@ const SHRINK_EVENTS_MAX: u64 = 3_000_000;
 /// A broken promise and its shortest story.
 pub struct Found {
     pub plan: Plan,
-    pub violation: Violation,
-    story: Vec<String>,
+    violation: Violation,
+    pub story: Vec<String>,
 }
 
 impl fmt::Display for Found {
@@ -39,15 +39,16 @@ pub fn none(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) {
         events.fetch_add(world.events, Ordering::Relaxed);
         copies.fetch_max(u64::from(world.ledger.copies_max), Ordering::Relaxed);
     });
-    if let Some(found) = found {
+    if let Some((plan, violation)) = found {
+        let found = shrink(plan, violation);
         panic!("{found}\nagain: HERALD_SIMULATION_SEED={}", found.plan.seed);
     }
     let (events, copies) = (events.into_inner(), copies.into_inner());
     println!("{count} seeds, {events} events, {copies} live copies of one notification at most");
 }
 
-/// The first of the seeds that breaks a promise.
-pub fn first(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> Option<Found> {
+/// The first of the seeds that breaks a promise: what it was, and the plan as it came.
+pub fn first(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> Option<(Plan, Violation)> {
     search(seeds, &plan, |_| {})
 }
 
@@ -55,7 +56,7 @@ fn search(
     seeds: Range<u64>,
     plan: &(impl Fn(u64) -> Plan + Sync),
     kept: impl Fn(&World) + Sync,
-) -> Option<Found> {
+) -> Option<(Plan, Violation)> {
     let next = AtomicU64::new(seeds.start);
     let found: Mutex<Option<(u64, Violation)>> = Mutex::new(None);
     std::thread::scope(|scope| {
@@ -83,11 +84,11 @@ fn search(
         }
     });
     let (seed, violation) = found.into_inner().expect("no panic")?;
-    Some(shrink(plan(seed), violation))
+    Some((plan(seed), violation))
 }
 
 /// Leaves out whatever the story does without.
-fn shrink(mut plan: Plan, mut violation: Violation) -> Found {
+pub fn shrink(mut plan: Plan, mut violation: Violation) -> Found {
     let mut events = 0;
     'smaller: loop {
         for candidate in plan.smaller() {

@@ -9,6 +9,7 @@
 use crate::{
     client::Client,
     dispatcher::{Dispatcher, Group},
+    faults::{IN_CALM_MS, Troubles},
     gateway::{ConnEvent, Gateway, GatewayEvent},
     ledger::{Ledger, Violation},
     parts::{Bus, Clock, Deed, Link, Part, Redis, Rows},
@@ -49,6 +50,8 @@ pub enum Event {
     /// Who waited for the call waits no longer.
     Timeout(u64),
     Post(usize),
+    /// By now it has arrived.
+    Expected(usize),
     FaultBegins(usize),
     FaultEnds(usize),
     Restart(Owner),
@@ -136,6 +139,7 @@ pub struct World {
     pub streams: rules::StreamNames,
     pub client_settings: rules::Settings,
     pub ledger: Ledger,
+    pub troubles: Troubles,
     /// Tokio's clock has no virtual time outside of its runtime: instants are counted from here.
     pub began: tokio::time::Instant,
     queue: BinaryHeap<Reverse<Planned>>,
@@ -233,6 +237,7 @@ impl World {
                 expect: None,
             },
             ledger: Ledger::new(plan.copies_bound()),
+            troubles: Troubles::default(),
             began: tokio::time::Instant::now(),
             queue: BinaryHeap::new(),
             numbers: 0,
@@ -480,15 +485,18 @@ impl World {
                 }
             }
             Event::Post(post) => self.post(post),
+            Event::Expected(post) => self.expected(post),
             Event::FaultBegins(fault) => self.fault_begins(fault),
             Event::FaultEnds(fault) => self.fault_ends(fault),
             Event::Restart(Owner::Gateway(gateway, life)) => {
                 if self.gateways[gateway].process.life == life {
+                    self.trouble_ends();
                     self.start_gateway(gateway);
                 }
             }
             Event::Restart(Owner::Dispatcher(dispatcher, life)) => {
                 if self.dispatchers[dispatcher].process.life == life {
+                    self.trouble_ends();
                     self.start_dispatcher(dispatcher);
                 }
             }
@@ -543,6 +551,7 @@ impl World {
             )
         });
         self.notice_growth();
+        self.after(IN_CALM_MS, Owner::World, Event::Expected(number));
     }
 
     pub fn link(&self, holder: String) -> Arc<Link> {

@@ -90,23 +90,23 @@ impl Redis {
     /// Entries held now of each gateway's present life.
     fn living(&self) -> BTreeMap<GatewayEpoch, usize> {
         let leases = at_once(self.tables().gateways()).expect("it always answers");
-        let entered = self.entered.lock();
-        let held = |owner: &GatewayEpoch| {
-            let entries: Vec<Registration> = entered
-                .iter()
-                .filter(|((_, life), _)| life == owner)
-                .map(|((user, _), stamp)| Registration {
+        let live = leases.into_iter().filter(|lease| lease.live);
+        let mut entries: BTreeMap<GatewayEpoch, Vec<Registration>> =
+            live.map(|lease| (lease.owner, Vec::new())).collect();
+        for ((user, life), stamp) in self.entered.lock().iter() {
+            if let Some(entries) = entries.get_mut(life) {
+                entries.push(Registration {
                     user: user.clone(),
                     stamp: *stamp,
-                })
-                .collect();
-            let missing = at_once(self.tables().missing(owner, &entries));
-            entries.len() - missing.expect("it always answers").len()
-        };
-        let living = leases.into_iter().filter(|lease| lease.live);
-        living
-            .map(|lease| (lease.owner.clone(), held(&lease.owner)))
-            .collect()
+                });
+            }
+        }
+        let held = entries.into_iter().map(|(owner, entries)| {
+            let missing = at_once(self.tables().missing(&owner, &entries));
+            let count = entries.len() - missing.expect("it always answers").len();
+            (owner, count)
+        });
+        held.collect()
     }
 
     fn remove(&self, owner: &GatewayEpoch, user: &UserId, stamp: u64) {
