@@ -31,17 +31,23 @@ impl Routes {
     }
 
     /// Distinct shards of each user, in the order asked. Never fails: with the registry away it answers
-    /// from memory, and `None` for a user unknown there.
+    /// from memory. `None` for a user who may be anywhere: unknown there, or entered before a lease that the
+    /// registry lost.
     pub async fn shards(&self, users: &[UserId]) -> Vec<Option<Shards>> {
         match self.lookup(users).await {
             Ok(routes) => {
-                self.count("registry", users.len());
-                let shards: Vec<Shards> = routes.iter().map(|routes| distinct(routes)).collect();
+                let shards: Vec<Option<Shards>> =
+                    routes.iter().map(|routes| distinct(routes)).collect();
                 let mut last_known = self.last_known.lock();
                 for (user, shards) in users.iter().zip(&shards) {
-                    last_known.put(user, shards);
+                    if let Some(shards) = shards {
+                        last_known.put(user, shards);
+                    }
                 }
-                shards.into_iter().map(Some).collect()
+                let known = shards.iter().flatten().count();
+                self.count("registry", known);
+                self.count("unknown", users.len() - known);
+                shards
             }
             Err(error) => {
                 tracing::debug!(%error, "routing by the last known routes");
@@ -81,11 +87,14 @@ impl Routes {
 }
 
 /// A lapsed lease still counts: the bus keeps the record and whoever owns the shard answers.
-fn distinct(routes: &[Route]) -> Shards {
+fn distinct(routes: &[Route]) -> Option<Shards> {
+    if routes.iter().any(Route::leads_nowhere_yet) {
+        return None;
+    }
     let mut shards: Shards = routes.iter().filter_map(|route| route.shard).collect();
     shards.sort_unstable();
     shards.dedup();
-    shards
+    Some(shards)
 }
 
 /// Two halves: a full young one becomes the old one, and what the old one held and nobody asked for
@@ -122,6 +131,10 @@ impl LastKnown {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        metrics::Metrics,
+        registry::{GatewayInfo, Registration, Registry, embedded::EmbeddedRegistry},
+    };
 
     fn user(number: usize) -> UserId {
         number.to_string().parse().unwrap()
@@ -136,6 +149,36 @@ mod tests {
         }
         assert!(last_known.young.len() + last_known.old.len() <= limits::LAST_KNOWN_USERS);
         assert!(last_known.find(&user(1)).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_user_entered_before_the_lease_that_the_registry_lost_may_be_anywhere() {
+        let registry = Arc::new(EmbeddedRegistry::default());
+        let routes = Routes::new(
+            registry.clone(),
+            DispatcherMetrics::new(&Metrics::default()),
+        );
+        let owner: crate::ids::GatewayEpoch = "gw-1.7".parse().unwrap();
+        let entry = Registration {
+            user: user(1),
+            stamp: 1,
+        };
+        registry.register(&owner, &[entry]).await.unwrap();
+        assert_eq!(routes.shards(&[user(1)]).await, [None]);
+        let info = GatewayInfo {
+            grpc: String::new(),
+            shard: Some(3),
+            connections: 1,
+            accepts_limit_per_s: 0,
+            spare_accepts_per_s: 0,
+            region: "local".parse().unwrap(),
+            draining: false,
+        };
+        registry.renew_gateway(&owner, "p1", &info).await.unwrap();
+        assert_eq!(
+            routes.shards(&[user(1)]).await,
+            [Some(Shards::from_slice(&[3]))]
+        );
     }
 
     #[test]

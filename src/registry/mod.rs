@@ -89,6 +89,14 @@ pub struct Route {
     pub live: bool,
 }
 
+impl Route {
+    /// The registry came back empty: the user has been entered again and the gateway's lease has not, so that
+    /// nobody can say which shard reaches the user.
+    pub fn leads_nowhere_yet(&self) -> bool {
+        self.shard.is_none() && self.grpc.is_none()
+    }
+}
+
 /// Whether a connection of ours is still what the registry says, and the stamp to remove it by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {

@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use parse::{Parsed, Unroutable, What, parse};
 use std::{collections::HashSet, time::Instant};
 
-pub use push::{Push, to_shard};
+pub use push::{Push, to_everyone, to_shard};
 
 pub struct Router {
     pub store: SharedStore,

@@ -29,7 +29,7 @@ pub fn to_shard(routed: Routed, shard: u32) -> (Target, Record) {
 }
 
 /// Every gateway reads it; those that do not hold the user say nothing.
-fn to_everyone(routed: Routed) -> (Target, Record) {
+pub fn to_everyone(routed: Routed) -> (Target, Record) {
     let at = TopicPartition {
         topic: Topic::Broadcast,
         partition: 0,

@@ -6,7 +6,7 @@ use crate::{
     bus::{Record, Target},
     dispatcher::{
         frame,
-        router::to_shard,
+        router::{to_everyone, to_shard},
         store::{DeliveryState, Row, RowKind, rank, state},
         unix_ms,
     },
@@ -71,8 +71,11 @@ impl Tracker {
     ) -> Result<(&'static str, Vec<(Target, Record)>), TrackError> {
         let nothing = |result| Ok((result, Vec::new()));
         let answered = answered(outcome);
+        let anywhere = routes
+            .iter()
+            .any(|route| route.leads_nowhere_yet() && !has_answered(&answered, &route.gateway));
         // The log is read only for those that are somewhere.
-        if shards_to_ask(routes, &answered, &[]).is_empty() {
+        if !anywhere && shards_to_ask(routes, &answered, &[]).is_empty() {
             return nothing("absent");
         }
         let states = match is_mark(outcome.id) {
@@ -80,7 +83,7 @@ impl Tracker {
             false => self.store.delivery(outcome.id, Some(user), 8).await?,
         };
         let shards = shards_to_ask(routes, &answered, &states);
-        if shards.is_empty() {
+        if !anywhere && shards.is_empty() {
             return nothing("reached");
         }
         let Some(row) = self.store.row(user, outcome.id).await? else {
@@ -92,6 +95,9 @@ impl Tracker {
         let Some(routed) = self.routed(user, &row, answered) else {
             return nothing("damaged_row");
         };
+        if anywhere {
+            return Ok(("asked_everyone", vec![to_everyone(routed)]));
+        }
         let records = shards
             .into_iter()
             .map(|shard| to_shard(routed.clone(), shard));
