@@ -55,6 +55,8 @@ type Next = Result<Duration, Refused>;
 
 impl Keeper {
     pub fn new(host: Arc<Host>) -> Keeper {
+        // 0 is a shard, and somebody else's until one is owned.
+        host.metrics.shard.set(-1);
         Keeper {
             host,
             holder: Uuid::now_v7().to_string(),
