@@ -2,7 +2,13 @@
 //! that gateway out, by name; then everything the gateways share goes away, which takes none of them out.
 
 use futures::{Stream, StreamExt};
-use herald::api::{OutcomeBatch, OutcomeReply, SyncReply, SyncRequest, dispatcher_server};
+use herald::{
+    api::{OutcomeBatch, OutcomeReply, SyncReply, SyncRequest, dispatcher_server},
+    bus::{Bus, Topic, TopicPartition, kafka::KafkaBus},
+    config,
+    ids::Namespace,
+    metrics::Metrics,
+};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -15,6 +21,7 @@ use std::{
 };
 use testbed::{
     Fleet,
+    api::sum_of,
     kafka::KafkaBroker,
     threads::{self, Stopped},
 };
@@ -153,19 +160,19 @@ async fn start(broker: &KafkaBroker, played: &Stalling) -> (Fleet, Vec<i32>) {
     for gateway in &mut fleet.gateways {
         gateway.process.start();
     }
-    let pid = fleet.gateways[1].process.pid();
+    let (pid, admin_port) = (
+        fleet.gateways[1].process.pid(),
+        fleet.gateways[1].admin_port,
+    );
     let mut before = Vec::new();
     fleet
-        .eventually("it waits for a shard only", WAIT, async || {
-            let Some((503, causes)) = readiness(&fleet, 1).await else {
-                return 1;
-            };
-            before = threads::named(pid, "rdk:");
-            usize::from(
-                !causes
-                    .keys()
-                    .all(|cause| cause == "shard" || cause == "lease"),
-            )
+        .eventually("it has a shard", WAIT, async || {
+            let now = threads::named(pid, "rdk:");
+            match fleet.api.admin(admin_port, "metrics").await {
+                Some((_, metrics)) if !metrics.contains("herald_shard -1\n") => return 0,
+                _ => before = now,
+            }
+            1
         })
         .await;
     fleet.ready().await;
@@ -174,28 +181,38 @@ async fn start(broker: &KafkaBroker, played: &Stalling) -> (Fleet, Vec<i32>) {
     (fleet, readers.into_iter().map(|(id, _)| id).collect())
 }
 
-/// Between two rounds, when nothing waits to be committed: a reader whose commit fails begins anew, with
-/// threads that do not stand still.
+/// When everything that was appended is committed: a reader whose commit fails begins anew, with threads that
+/// do not stand still.
 async fn stop_readers(fleet: &Fleet, readers: &[i32]) -> Stopped {
-    const BETWEEN_S: std::ops::Range<f64> = 1.5..3.5;
+    let namespace: Namespace = fleet.namespace.parse().expect("a label");
+    let kafka = config::Kafka {
+        brokers: fleet.brokers.clone(),
+        ..config::Kafka::default()
+    };
+    let bus = KafkaBus::connect(&kafka, &namespace, &Metrics::default()).expect("it connects");
+    let metrics = fleet.api.metrics(fleet.gateways[1].admin_port).await;
+    let partition = sum_of(&metrics, "herald_shard ") as u32;
+    let group = format!("{namespace}.shard.{partition}");
+    let read_to = async || {
+        let mut ends = Vec::new();
+        for topic in [Topic::Critical, Topic::InApp] {
+            let at = TopicPartition { topic, partition };
+            let end = bus.end(at).await.ok()?;
+            let committed = bus.committed(&group, at).await.ok()??;
+            ends.push((committed == end).then_some(end)?);
+        }
+        Some(ends)
+    };
+    let deadline = Instant::now() + WAIT;
     loop {
-        let stopped = match ages(fleet, 1)
-            .await
-            .iter()
-            .all(|age| BETWEEN_S.contains(age))
-        {
-            true => Stopped::stop(readers.to_vec()),
-            false => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
+        assert!(Instant::now() < deadline, "it is never read to its end");
+        let Some(before) = read_to().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
         };
-        // Otherwise the next round may have begun before they stood still.
-        if ages(fleet, 1)
-            .await
-            .iter()
-            .all(|age| BETWEEN_S.contains(age))
-        {
+        let stopped = Stopped::stop(readers.to_vec());
+        // Otherwise the next round began before they stood still.
+        if read_to().await == Some(before) {
             return stopped;
         }
     }
