@@ -319,6 +319,8 @@ pub const CONNECTS_WAITING: usize = 65_536;
 /// is stuck: together with a tick below 15 s. A load balancer then takes the host out.
 pub const CANARY_EVERY: Duration = Duration::from_secs(4);
 pub const CANARY_STUCK: Duration = Duration::from_secs(10);
+/// In the standalone, which stands behind no balancer: every round is written to its disk, about 27 KB.
+pub const CANARY_EVERY_STANDALONE: Duration = Duration::from_secs(20);
 /// How often the legs are looked at, and what one look may add to their age: a process that had no CPU for
 /// longer was not there to see anything.
 pub const CANARY_TICK: Duration = Duration::from_millis(500);

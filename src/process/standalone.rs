@@ -14,7 +14,7 @@ use crate::{
     console::{self, Console},
     control::{self, Control},
     dispatcher::{self, Dispatcher, store::SharedStore},
-    gateway,
+    gateway, limits,
     metrics::Metrics,
     registry::embedded::EmbeddedRegistry,
 };
@@ -98,7 +98,10 @@ async fn serve(
         drain: config.drain,
         admin: config.admin,
         grpc: None,
-        pace: control::Pace::default(),
+        pace: control::Pace {
+            probe: limits::CANARY_EVERY_STANDALONE,
+            ..control::Pace::default()
+        },
         bus: embedded.bus,
         registry: embedded.registry,
         upstream: dispatcher.local(),
