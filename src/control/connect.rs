@@ -177,7 +177,7 @@ impl Registrar {
                 self.unregister(&owner, &scan.gone).await;
             }
             self.register(&scan.owed).await;
-            self.compare(&owner).await;
+            self.compare(&owner, most - scan.owed.len()).await;
         }
         self.next_part = (self.next_part + 1) % PARTS;
         if self.next_part == 0 {
@@ -187,29 +187,44 @@ impl Registrar {
         }
     }
 
-    /// Anti-entropy: what the registry lost is owed again. Every part once in
-    /// [`Pace::anti_entropy`](super::Pace); all of them in one round when the registry may have forgotten.
-    async fn compare(&mut self, owner: &Ownership) {
-        let host = self.host.clone();
-        let Some(part) = self.comparison.due(host.registry.incarnation()) else {
-            return;
-        };
-        for entries in host
-            .table
-            .registered_in(part)
-            .chunks(limits::REGISTER_BATCH)
-        {
-            let call = host.registry.missing(&owner.gateway, entries);
-            let Some(missing) = self.call("missing", call).await else {
+    /// Anti-entropy: what the registry lost is entered again. Every part once in
+    /// [`Pace::anti_entropy`](super::Pace). When the registry may have forgotten, all of them: at least one a
+    /// scan, and as many as have no more than `room` users, which is the pace at which the lost may be entered.
+    async fn compare(&mut self, owner: &Ownership, mut room: usize) {
+        while let Some(part) = self.comparison.due(self.host.registry.incarnation()) {
+            let Some(compared) = self.compare_part(owner, part, room).await else {
                 return;
             };
+            room = room.saturating_sub(compared);
+            if room == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Answers how many users it asked for. What was lost beyond `room` is left to the next scans.
+    async fn compare_part(
+        &mut self,
+        owner: &Ownership,
+        part: usize,
+        mut room: usize,
+    ) -> Option<usize> {
+        let host = self.host.clone();
+        let registered = host.table.registered_in(part);
+        for entries in registered.chunks(limits::REGISTER_BATCH) {
+            let call = host.registry.missing(&owner.gateway, entries);
+            let missing = self.call("missing", call).await?;
             host.table.owe(&missing);
             self.comparison.asked += entries.len() as u64;
             self.comparison.missing += missing.len() as u64;
+            let now = room.min(missing.len());
+            room -= now;
+            self.register(&missing[..now]).await;
         }
         if let Some(accuracy) = self.comparison.done() {
             host.metrics.accuracy.set(accuracy);
         }
+        Some(registered.len())
     }
 
     async fn register(&mut self, entries: &[Registration]) -> bool {

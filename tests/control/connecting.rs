@@ -5,6 +5,7 @@ use herald::{
     bus::Topic,
     control::upstream::SyncReply,
     gateway::mailbox::{FromCore, ToCore},
+    ids::UserId,
     registry::{Registration, Registry},
 };
 use std::{sync::atomic::Ordering, time::Duration};
@@ -221,5 +222,42 @@ async fn what_the_registry_lost_is_found_and_entered_again_and_the_accuracy_says
     })
     .await;
     assert_eq!(rig.metric("registrations_total"), 5.0);
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn what_a_registry_forgot_is_entered_again_without_waiting_for_the_turn_of_each_part() {
+    // A turn of all parts takes longer than anybody here waits.
+    let rig = Rig::ready_with(Setup {
+        removal_after: Duration::from_secs(96),
+        ..Setup::default()
+    })
+    .await;
+    let names: Vec<String> = (1..=40).map(|n| format!("user-{n}")).collect();
+    for (slot, name) in (1..).zip(&names) {
+        let conn = rig.core().open(slot, name, Some(cursors(1)));
+        rig.core().synced(conn).await;
+    }
+    let owner = rig.lease().await.owner;
+    let users: Vec<UserId> = names.iter().map(|name| name.parse().unwrap()).collect();
+    let entries = (1..=40).flat_map(|stamp| {
+        let of_stamp = move |user: &UserId| Registration {
+            user: user.clone(),
+            stamp,
+        };
+        users.iter().map(of_stamp)
+    });
+    let entries: Vec<_> = entries.collect();
+    let registry = &rig.shared.registry;
+    registry.unregister(&owner, &entries).await.unwrap();
+    rig.registry.incarnation.fetch_add(1, Ordering::Relaxed);
+    until("all entries", async || {
+        let routes = registry.lookup(&users).await.unwrap();
+        routes
+            .iter()
+            .all(|of_user| !of_user.is_empty())
+            .then_some(())
+    })
+    .await;
     rig.leave().await;
 }

@@ -29,7 +29,10 @@ use herald::{
 use parking_lot::Mutex;
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
@@ -61,6 +64,7 @@ pub struct Setup {
     pub shared: Option<Shared>,
     pub dispatcher_away: bool,
     pub registry_away: bool,
+    pub removal_after: Duration,
     pub anti_entropy: Duration,
 }
 
@@ -85,6 +89,7 @@ impl Default for Setup {
             shared: None,
             dispatcher_away: false,
             registry_away: false,
+            removal_after: Duration::from_millis(320),
             anti_entropy: limits::ANTI_ENTROPY,
         }
     }
@@ -143,6 +148,7 @@ impl Rig {
             journal: journal.clone(),
             away: AtomicBool::new(setup.registry_away),
             slow: AtomicBool::new(false),
+            incarnation: AtomicU64::new(0),
         });
         let dispatcher = Arc::new(Dispatcher {
             journal: journal.clone(),
@@ -180,7 +186,7 @@ impl Rig {
             grpc: setup.grpc,
             pace: Pace {
                 renew: Duration::from_millis(50),
-                removal_after: Duration::from_millis(320),
+                removal_after: setup.removal_after,
                 anti_entropy: setup.anti_entropy,
                 // Its cores are the test's: nobody there answers a probe.
                 probe: Duration::from_secs(3_600),

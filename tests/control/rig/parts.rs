@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -70,6 +70,7 @@ pub struct Faulty {
     pub(super) journal: Journal,
     pub away: AtomicBool,
     pub slow: AtomicBool,
+    pub incarnation: AtomicU64,
 }
 
 impl Faulty {
@@ -186,6 +187,6 @@ impl Registry for Faulty {
         !self.away.load(Ordering::Relaxed)
     }
     fn incarnation(&self) -> u64 {
-        0
+        self.incarnation.load(Ordering::Relaxed)
     }
 }
