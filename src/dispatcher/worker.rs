@@ -74,10 +74,10 @@ async fn read(work: &mut impl Work, surroundings: &Surroundings, reading: &Readi
         let Ok(mut consumer) = subscribed else { break };
         reading.begins();
         let began = Instant::now();
-        let consumed = consume(work, consumer.as_mut(), reading, patience, shutdown).await;
+        let consumed = consume(work, consumer.as_mut(), reading, surroundings).await;
         reading.ends();
         let Ok(error) = consumed else { break };
-        // A consumer that met an error is replaced: the committed offset is where it goes on.
+        // It goes on at the committed offset.
         drop(consumer);
         if began.elapsed() > limits::STEP_RETRY_MAX {
             // It did work: this is another failure.
@@ -89,19 +89,32 @@ async fn read(work: &mut impl Work, surroundings: &Surroundings, reading: &Readi
     }
 }
 
-/// Returns the error that ended the consumer. A batch that was read is finished, whoever leaves.
+/// Returns the error for which the consumer has to be replaced. A batch that was read is finished, whoever
+/// leaves.
+///
+/// While the bus is away the consumer stays. One in its place would be another member of the group, and the
+/// broker, once back, would wait for the first, which could not say that it left, until its session ends.
 async fn consume(
     work: &mut impl Work,
     consumer: &mut dyn Consumer,
     reading: &Reading,
-    patience: &Patience,
-    shutdown: &CancellationToken,
+    surroundings: &Surroundings,
 ) -> Result<BusError, Stopped> {
+    let Surroundings {
+        bus,
+        patience,
+        shutdown,
+        ..
+    } = surroundings;
+    let mut failures = Failures::default();
     loop {
         let polled = tokio::select! {
             () = shutdown.cancelled() => return Err(Stopped),
             polled = consumer.poll(limits::ROUTER_BATCH, limits::CONSUMER_WAIT) => polled,
         };
+        if polled.is_ok() {
+            failures = Failures::default();
+        }
         match polled {
             Ok(Polled::Records(records)) => {
                 work.batch(&records).await?;
@@ -114,8 +127,33 @@ async fn consume(
             }
             Ok(Polled::Revoked(partitions)) => reading.revoked(&partitions),
             Ok(Polled::Idle) => {}
-            Err(error) => return Ok(error),
+            Err(error) if failures.are_the_consumers(&error, bus.healthy()) => return Ok(error),
+            Err(error) => patience.wait(&mut failures.back_off, &error).await?,
         }
+    }
+}
+
+/// What a consumer failed at without a success in between.
+struct Failures {
+    back_off: BackOff,
+    /// The last one was met with the bus well.
+    with_bus: bool,
+}
+
+impl Default for Failures {
+    fn default() -> Failures {
+        Failures {
+            back_off: BackOff::new("consume"),
+            with_bus: false,
+        }
+    }
+}
+
+impl Failures {
+    /// It fails for ever, or again though the bus is well: with the first the bus may just have come back.
+    fn are_the_consumers(&mut self, error: &BusError, healthy: bool) -> bool {
+        let again = std::mem::replace(&mut self.with_bus, healthy) && healthy;
+        again || !matches!(error, BusError::Unavailable(_))
     }
 }
 

@@ -75,6 +75,30 @@ async fn with_the_bus_away_it_starts_not_ready_refuses_and_recovers_by_itself() 
     switched.turn(false);
     let (status, body) = readiness(&rig).await;
     assert_eq!((status, &body["degraded"]), (200, &json!(true)));
+    // Who reads stays a member of its group: a second one would wait until the broker gives the first up.
+    eventually(|| async {
+        let metrics = rig.metrics.render();
+        let tried = metrics
+            .lines()
+            .find(|line| line.starts_with("herald_retries_total{step=\"consume\"}"));
+        tried
+            .and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .filter(|tried: &u64| *tried > 8)
+    })
+    .await;
+    let joined = switched.joined.load(Ordering::Relaxed);
+    switched.turn(true);
+    assert_eq!(notify_again(&rig).await, 202);
+    rig.records(Topic::InApp, 0, 2).await;
+    rig.routed().await;
+    assert_eq!(switched.joined.load(Ordering::Relaxed), joined);
+}
+
+async fn notify_again(rig: &Rig) -> u16 {
+    let body = json!({ "target": { "user": "42" }, "type": "x" });
+    let path = "/v1/notifications";
+    let answer = rig.call_as(&rig.key, Method::POST, path, Some(body), Some("again"));
+    answer.await.status.as_u16()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use herald::{
     bus::{
-        Bus, BusError, Consumer, Record, Start, Target, Topic, TopicPartition,
+        Bus, BusError, Consumer, Polled, Record, Start, Target, Topic, TopicPartition,
         embedded::{EmbeddedBus, Options},
     },
     metrics::Metrics,
@@ -12,14 +12,17 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 /// The embedded bus behind a switch.
 pub struct Switched {
     bus: EmbeddedBus,
-    away: AtomicBool,
+    away: Arc<AtomicBool>,
+    /// Members that ever joined a group.
+    pub joined: AtomicUsize,
     /// Every partition ends at 0, as one of a topic that was deleted and made again.
     pub remade: AtomicBool,
 }
@@ -28,7 +31,8 @@ impl Switched {
     pub fn off(dir: &Path, metrics: &Metrics) -> Arc<Switched> {
         Arc::new(Switched {
             bus: EmbeddedBus::open(dir, Options::default(), metrics).unwrap(),
-            away: AtomicBool::new(true),
+            away: Arc::new(AtomicBool::new(true)),
+            joined: AtomicUsize::new(0),
             remade: AtomicBool::new(false),
         })
     }
@@ -38,10 +42,32 @@ impl Switched {
     }
 
     fn check(&self) -> Result<(), BusError> {
-        match self.away.load(Ordering::Relaxed) {
-            true => Err(BusError::Unavailable("switched off".into())),
-            false => Ok(()),
-        }
+        check(&self.away)
+    }
+}
+
+fn check(away: &AtomicBool) -> Result<(), BusError> {
+    match away.load(Ordering::Relaxed) {
+        true => Err(BusError::Unavailable("switched off".into())),
+        false => Ok(()),
+    }
+}
+
+struct Member {
+    consumer: Box<dyn Consumer>,
+    away: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Consumer for Member {
+    async fn poll(&mut self, records_max: usize, wait: Duration) -> Result<Polled, BusError> {
+        check(&self.away)?;
+        self.consumer.poll(records_max, wait).await
+    }
+
+    async fn commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<(), BusError> {
+        check(&self.away)?;
+        self.consumer.commit(next).await
     }
 }
 
@@ -61,7 +87,12 @@ impl Bus for Switched {
         topics: &[Topic],
     ) -> Result<Box<dyn Consumer>, BusError> {
         self.check()?;
-        self.bus.subscribe(group, topics).await
+        let consumer = self.bus.subscribe(group, topics).await?;
+        self.joined.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Member {
+            consumer,
+            away: self.away.clone(),
+        }))
     }
 
     async fn assign(

@@ -52,9 +52,14 @@ pub(super) async fn commit(
         let Some(list) = still_held(consumer, next)? else {
             return Ok(());
         };
-        let error = match attempt(consumer, list, deadline).await? {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
+        let error = match attempt(consumer, list, deadline).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(late) => {
+                // It may wait for a rebalance, and that for us: the next try has to see it.
+                consumer.pump(limits::KAFKA_RETRY_PAUSE).await;
+                return Err(late);
+            }
         };
         let remedy = remedy(&error);
         if remedy == Remedy::Give || Instant::now() >= deadline {
