@@ -37,7 +37,7 @@ pub struct Receipt {
 pub enum Way {
     #[default]
     Live,
-    /// By a sync the server had asked for.
+    /// By a sync the server had asked for, or gave unasked.
     Gap,
     /// By a sync the client asked for, having seen a hole.
     Hole,

@@ -3,7 +3,7 @@
 use crate::scene::{Scene, unix_ms};
 use rand::{RngExt, rngs::StdRng};
 use std::time::Duration;
-use testbed::Herald;
+use testbed::{Fleet, Herald, proxy::Line};
 
 /// A process of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,24 +22,37 @@ pub enum Fault {
     RedisRestarts(Duration),
     /// Redis is killed and comes back empty.
     RedisForgets(Duration),
+    /// One gateway, and only that, can't reach Redis.
+    RedisCutOff(Line, Duration),
     /// The broker is killed and comes back.
     BrokerDies(Duration),
+    /// The broker is killed while the disk under the first dispatcher's spool is full.
+    DiskFull(Duration),
+    /// Some clients stand still: they neither read nor answer.
+    ClientsStop(Duration),
+    /// What these clients and their gateways send each other is dropped on the way.
+    ClientsUnreachable(Duration),
+    /// The wall clock of one process is wrong by so many seconds.
+    ClockSteps(Process, i32, Duration),
 }
+
+/// Whose clocks can be set; the host's is left alone.
+pub const WRONG_CLOCKS: [Process; 2] = [Process::Gateway(1), Process::Dispatcher(1)];
 
 /// A fault while it lasted, by this host's clock.
 #[derive(Clone, Debug)]
 pub struct Window {
     pub name: String,
     pub from_unix_ms: u64,
-    /// Its cause is gone.
+    /// Its cause is gone, and noticed to be.
     pub until_unix_ms: u64,
 }
 
 /// What the last fault left is delivered before the next one begins: the 5 s promised, the pace of syncs that
 /// the server asks for, and some.
 const SETTLE: Duration = Duration::from_secs(8);
-/// How long the broker takes a killed member of a group to live: `limits::KAFKA_SESSION`. What waits in its
-/// partitions waits as long, so the fault lasts no shorter.
+/// How long a broker takes a member of a group to live that was killed, or that gave the broker up while that
+/// was away: `limits::KAFKA_SESSION`. What waits in its partitions waits as long; the fault counts as ended after.
 const GROUP_SESSION: Duration = Duration::from_secs(10);
 
 impl Fault {
@@ -76,8 +89,24 @@ impl Fault {
             ),
             Fault::RedisRestarts(wait(random, 0..15_000)),
             Fault::RedisForgets(wait(random, 0..15_000)),
+            Fault::RedisCutOff(Line::Cut, wait(random, 1_000..20_000)),
+            Fault::RedisCutOff(Line::Silent, wait(random, 1_000..20_000)),
             Fault::BrokerDies(wait(random, 0..10_000)),
+            Fault::DiskFull(wait(random, 3_000..10_000)),
+            Fault::ClientsStop(wait(random, 1_000..25_000)),
+            Fault::ClientsUnreachable(wait(random, 1_000..40_000)),
+            Fault::ClockSteps(WRONG_CLOCKS[0], 90, wait(random, 5_000..10_000)),
+            Fault::ClockSteps(WRONG_CLOCKS[1], -90, wait(random, 5_000..10_000)),
         ]
+    }
+
+    /// How long after its end the broker still waits for members that are gone.
+    fn noticed_after(self) -> Duration {
+        match self {
+            Fault::Kill(Process::Dispatcher(_), away) => GROUP_SESSION.saturating_sub(away),
+            Fault::BrokerDies(_) | Fault::DiskFull(_) => GROUP_SESSION,
+            _ => Duration::ZERO,
+        }
     }
 
     /// Lets it happen and waits until it is over.
@@ -85,18 +114,15 @@ impl Fault {
         let from_unix_ms = unix_ms();
         match self {
             Fault::Kill(process, away) => {
-                process.of(scene).kill();
+                process.of(&mut scene.fleet).kill();
                 tokio::time::sleep(away).await;
-                process.of(scene).start();
-                if matches!(process, Process::Dispatcher(_)) {
-                    tokio::time::sleep(GROUP_SESSION.saturating_sub(away)).await;
-                }
+                process.of(&mut scene.fleet).start();
                 scene.fleet.ready().await;
             }
             Fault::Freeze(process, away) => {
-                process.of(scene).signal(libc::SIGSTOP);
+                process.of(&mut scene.fleet).signal(libc::SIGSTOP);
                 tokio::time::sleep(away).await;
-                process.of(scene).signal(libc::SIGCONT);
+                process.of(&mut scene.fleet).signal(libc::SIGCONT);
             }
             Fault::RedisRestarts(away) => {
                 scene.fleet.redis.save_and_end();
@@ -108,15 +134,41 @@ impl Fault {
                 tokio::time::sleep(away).await;
                 scene.fleet.redis.restart();
             }
-            Fault::BrokerDies(away) => {
-                scene.broker.kill();
+            Fault::RedisCutOff(line, away) => {
+                scene.to_redis.set(line);
                 tokio::time::sleep(away).await;
-                tokio::task::block_in_place(|| scene.broker.restart());
+                scene.to_redis.set(Line::Works);
+            }
+            Fault::BrokerDies(away) => scene.without_broker(away).await,
+            Fault::DiskFull(away) => {
+                let Some(disk) = scene.small_disk.clone() else {
+                    println!("SKIPPED, a full disk: `make chaos` gives the run mounts of its own");
+                    return Window::calm(Duration::ZERO).await;
+                };
+                disk.fill();
+                scene.without_broker(away).await;
+                disk.make_room();
+            }
+            Fault::ClientsStop(away) => {
+                scene.patient_clients().signal(libc::SIGSTOP);
+                tokio::time::sleep(away).await;
+                scene.patient_clients().signal(libc::SIGCONT);
+            }
+            Fault::ClientsUnreachable(away) => {
+                scene.to_gateways.set(Line::Silent);
+                tokio::time::sleep(away).await;
+                scene.to_gateways.set(Line::Works);
+            }
+            Fault::ClockSteps(process, seconds, away) => {
+                scene.set_clock(process, seconds);
+                tokio::time::sleep(away).await;
+                scene.set_clock(process, 0);
             }
         }
-        let until_unix_ms = unix_ms();
+        let noticed = self.noticed_after();
+        let until_unix_ms = unix_ms() + noticed.as_millis() as u64;
         scene.recovered().await;
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(noticed + SETTLE).await;
         Window {
             name: format!("{self:?}"),
             from_unix_ms,
@@ -139,10 +191,10 @@ impl Window {
 }
 
 impl Process {
-    fn of(self, scene: &mut Scene) -> &mut Herald {
+    pub fn of(self, fleet: &mut Fleet) -> &mut Herald {
         match self {
-            Process::Gateway(n) => &mut scene.fleet.gateways[n].process,
-            Process::Dispatcher(n) => &mut scene.fleet.dispatchers[n].process,
+            Process::Gateway(n) => &mut fleet.gateways[n].process,
+            Process::Dispatcher(n) => &mut fleet.dispatchers[n].process,
         }
     }
 }

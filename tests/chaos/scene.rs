@@ -2,10 +2,13 @@
 
 use crate::{
     accounting::{Account, Accounts},
+    disk::SmallDisk,
+    faults::{Process, WRONG_CLOCKS},
     inbox::{self, Inboxes},
 };
 use serde_json::Value;
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -13,11 +16,12 @@ use std::{
 use tempfile::TempDir;
 use testbed::{
     Fleet, HaProxy, api::sum_of, child::Guarded, eventually, herald::binary, kafka::KafkaBroker,
+    proxy::TcpProxy,
 };
 
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Of each kind of client, WebSocket and SSE.
+    /// Of both kinds of clients, WebSocket and SSE.
     pub users: usize,
     pub devices: usize,
     pub posts_per_s: usize,
@@ -27,9 +31,16 @@ pub struct Size {
 pub struct Scene {
     pub fleet: Fleet,
     pub broker: KafkaBroker,
+    /// Between the first gateway and Redis.
+    pub to_redis: TcpProxy,
+    /// Between the last swarm and the load balancer.
+    pub to_gateways: TcpProxy,
+    /// Under the spool of the first dispatcher.
+    pub small_disk: Option<SmallDisk>,
     _proxy: HaProxy,
     swarms: Vec<Swarm>,
     dir: TempDir,
+    seed: u64,
 }
 
 /// One process of clients that follow the rules, and of posts to them.
@@ -42,7 +53,8 @@ struct Swarm {
 const WAIT: Duration = Duration::from_secs(120);
 
 impl Scene {
-    pub async fn start(size: Size) -> Scene {
+    /// A long run has the parts that only its faults need.
+    pub async fn start(seed: u64, size: Size, is_long: bool) -> Scene {
         let broker = tokio::task::spawn_blocking(KafkaBroker::start).await;
         let broker = broker.expect("it starts");
         let settings = [
@@ -54,30 +66,61 @@ impl Scene {
         let mut fleet = Fleet::prepare_on(broker.brokers(), 2, 3, &settings);
         fleet.make_topics(4).await;
         fleet.nobody_owned_a_shard();
+        let to_redis = TcpProxy::start(local(fleet.redis.port())).await;
+        let url = format!("redis://{}", local(to_redis.port()));
+        fleet.gateways[0].process.set("redis.url", &url);
+        let mut small_disk = None;
+        if is_long {
+            small_disk = SmallDisk::mount(&fleet.dir.path().join("spool-1"));
+            for process in WRONG_CLOCKS {
+                let file = clock(&fleet, process);
+                std::fs::write(&file, "+0").expect("a file");
+                process.of(&mut fleet).follow_clock(&file);
+            }
+        }
         fleet.run().await;
         let proxy = HaProxy::start(&fleet);
+        let to_gateways = TcpProxy::start(local(proxy.port())).await;
         let dir = tempfile::tempdir().expect("a temporary directory");
-        // Broadcasts come from the first only: it ends first, and the other's clients see all of them.
-        let kinds = [
-            ("w", &["--to", "mixed"][..]),
-            ("s", &["--to", "users", "--sse"]),
-        ];
-        let swarms = kinds.into_iter().map(|(name, arguments)| {
-            Swarm::start(name, arguments, size, &fleet, &proxy, dir.path())
-        });
+        let kinds = Kind::all(size, proxy.port(), to_gateways.port());
+        let swarms = kinds
+            .iter()
+            .map(|kind| Swarm::start(kind, &fleet, dir.path()))
+            .collect();
         let scene = Scene {
-            swarms: swarms.collect(),
-            broker,
-            _proxy: proxy,
-            dir,
             fleet,
+            broker,
+            to_redis,
+            to_gateways,
+            small_disk,
+            _proxy: proxy,
+            swarms,
+            dir,
+            seed,
         };
-        scene.everyone_is_in(size).await;
+        let clients = kinds.iter().map(|kind| kind.users * kind.devices).sum();
+        scene.everyone_is_in(clients).await;
         scene
     }
 
-    async fn everyone_is_in(&self, size: Size) {
-        let clients = 2 * size.users * size.devices;
+    pub async fn without_broker(&mut self, time: Duration) {
+        self.broker.kill();
+        tokio::time::sleep(time).await;
+        tokio::task::block_in_place(|| self.broker.restart());
+    }
+
+    /// Clients that may be stopped, and may be cut off.
+    pub fn patient_clients(&self) -> &Guarded {
+        &self.swarms.last().expect("until the end").process
+    }
+
+    /// How far the wall clock of a process is from the true one.
+    pub fn set_clock(&self, process: Process, seconds: i32) {
+        let file = clock(&self.fleet, process);
+        std::fs::write(file, format!("{seconds:+}")).expect("a file");
+    }
+
+    async fn everyone_is_in(&self, clients: usize) {
         let fleet = &self.fleet;
         fleet
             .eventually("everyone is in", WAIT, async || {
@@ -137,15 +180,16 @@ impl Scene {
         accounts
     }
 
-    /// Copies logs and accounts to where they survive, for a seed that failed.
-    pub fn keep(&self, seed: u64, verdict: &str) -> PathBuf {
-        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/chaos/seed-{seed}"));
+    /// Copies logs and accounts to where they survive.
+    fn keep(&self) {
+        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/chaos");
+        let place = place.join(format!("seed-{}", self.seed));
         let _ = std::fs::remove_dir_all(&place);
         std::fs::create_dir_all(&place).expect("a directory");
         let write = |name: &str, text: &str| {
             std::fs::write(place.join(name), text).expect("room for a log");
         };
-        write("verdict", verdict);
+        write("broker.log", &self.broker.log());
         for (n, gateway) in (1..).zip(&self.fleet.gateways) {
             write(&format!("gateway-{n}.log"), &gateway.process.log());
         }
@@ -158,36 +202,72 @@ impl Scene {
             .arg(place.join("swarm"))
             .status();
         assert!(copied.is_ok_and(|status| status.success()), "accounts lost");
-        place
+        println!("logs and accounts are in {}", place.display());
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.keep();
+        }
+    }
+}
+
+/// A kind of clients, and what is posted to them.
+struct Kind {
+    name: &'static str,
+    users: usize,
+    devices: usize,
+    posts_per_s: usize,
+    port: u16,
+    arguments: &'static [&'static str],
+}
+
+impl Kind {
+    /// Broadcasts come from the first only: it ends first, so that the others' clients see all of them.
+    fn all(size: Size, port: u16, fragile_port: u16) -> [Kind; 3] {
+        let kind = |name, arguments| Kind {
+            name,
+            users: size.users,
+            devices: size.devices,
+            posts_per_s: size.posts_per_s / 2,
+            port,
+            arguments,
+        };
+        [
+            kind("w", &["--to", "mixed"]),
+            kind("s", &["--to", "users", "--sse"]),
+            Kind {
+                users: 20,
+                devices: 1,
+                posts_per_s: 4,
+                port: fragile_port,
+                ..kind("p", &["--to", "users", "--body-bytes", "8000"])
+            },
+        ]
     }
 }
 
 impl Swarm {
-    fn start(
-        name: &str,
-        arguments: &[&str],
-        size: Size,
-        fleet: &Fleet,
-        proxy: &HaProxy,
-        dir: &Path,
-    ) -> Swarm {
-        let accounts = dir.join(name);
+    fn start(kind: &Kind, fleet: &Fleet, dir: &Path) -> Swarm {
+        let accounts = dir.join(kind.name);
         std::fs::create_dir_all(&accounts).expect("a directory");
         let said = std::fs::File::create(accounts.join("said")).expect("a file");
         let mut command = Command::new(binary("swarm"));
         command
-            .args(["--url", &format!("ws://{}", proxy.address())])
-            .args(["--user-prefix", name])
-            .args(["--users", &format!("1..{}", size.users)])
-            .args(["--devices", &size.devices.to_string()])
+            .args(["--url", &format!("ws://{}", local(kind.port))])
+            .args(["--user-prefix", kind.name])
+            .args(["--users", &format!("1..{}", kind.users)])
+            .args(["--devices", &kind.devices.to_string()])
             .args(["--connect-rate", "300"])
             // Longer than what is promised may take: who needs this was not served live.
             .args(["--hole-wait-ms", "10000"])
-            .args(["--rate", &(size.posts_per_s / 2).to_string()])
+            .args(["--rate", &kind.posts_per_s.to_string()])
             // Until told that it is enough.
             .args(["--count", &u32::MAX.to_string(), "--priority", "mixed"])
             .args(["--give-up-s", "60"])
-            .args(arguments)
+            .args(kind.arguments)
             .arg("--secret-file")
             .arg(fleet.token_file())
             .arg("--api-key-file")
@@ -214,6 +294,15 @@ impl Swarm {
         ended.await.expect("it only waits");
         Account::read(&self.accounts)
     }
+}
+
+/// What the clock of a process follows.
+fn clock(fleet: &Fleet, process: Process) -> PathBuf {
+    fleet.dir.path().join(format!("clock-{process:?}"))
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 pub fn unix_ms() -> u64 {

@@ -334,6 +334,10 @@ impl Rules {
 
     fn synced(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
         self.sync_repeats = 0;
+        if self.sync == Sync::Idle {
+            // On a stream of events the server asks on the client's behalf.
+            self.sync_way = Way::Gap;
+        }
         for item in &frame.items {
             match item.kind.as_ref() {
                 "notification" => self.notification(item, self.sync_way, ctx),

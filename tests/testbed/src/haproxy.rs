@@ -40,12 +40,12 @@ impl HaProxy {
         }
     }
 
-    pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn ws_url(&self) -> String {
-        format!("ws://{}/ws/notifications", self.address())
+        format!("ws://127.0.0.1:{}/ws/notifications", self.port)
     }
 }
 

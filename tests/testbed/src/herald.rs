@@ -7,7 +7,7 @@ use crate::{
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -48,6 +48,30 @@ impl Herald {
             own.or_insert_with(|| value.clone());
         }
         twin
+    }
+
+    /// From its next start on; a setting as in [`Herald::new`].
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.environment.insert(variable(key), value.to_owned());
+    }
+
+    /// From its next start on it reads the wall clock as `file` says: `+90s`, or `+0` for the true one. Its
+    /// other clocks are left alone. A change of the file shows within a second.
+    pub fn follow_clock(&mut self, file: &Path) {
+        let library = ["x86_64", "aarch64"]
+            .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1"))
+            .into_iter()
+            .find(|path| Path::new(path).exists())
+            .expect("libfaketime is installed (apt-get install faketime)");
+        let file = file.to_str().expect("a plain path");
+        for (name, value) in [
+            ("LD_PRELOAD", library.as_str()),
+            ("FAKETIME_TIMESTAMP_FILE", file),
+            ("FAKETIME_CACHE_DURATION", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ] {
+            self.environment.insert(name.to_owned(), value.to_owned());
+        }
     }
 
     pub fn start(&mut self) {

@@ -235,7 +235,7 @@ impl KafkaBroker {
         Guarded::spawn(command).expect("scripts/kafka.sh runs")
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         let path = self.directory.path().join("broker.log");
         std::fs::read_to_string(path).unwrap_or_default()
     }

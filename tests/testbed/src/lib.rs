@@ -14,6 +14,7 @@ pub mod haproxy;
 pub mod herald;
 pub mod kafka;
 pub mod ports;
+pub mod proxy;
 pub mod redis;
 pub mod standalone;
 pub mod threads;
