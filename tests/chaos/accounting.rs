@@ -71,6 +71,8 @@ pub struct Accounts {
     pub devices: Vec<Device>,
     pub posts: Vec<Post>,
     pub inboxes: Inboxes,
+    /// (id, user) without an acknowledgement in storage.
+    pub unacknowledged: BTreeSet<(String, String)>,
     pub reports: Vec<Value>,
 }
 
@@ -99,6 +101,7 @@ impl Accounts {
             devices: Vec::new(),
             posts: Vec::new(),
             reports: Vec::new(),
+            unacknowledged: BTreeSet::new(),
             inboxes,
         };
         for account in accounts {

@@ -2,11 +2,17 @@
 
 use futures::StreamExt;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use testbed::Api;
 
 /// Requests at once.
 const AT_ONCE: usize = 16;
+/// Acknowledgements are on their way as long as one look finds fewer missing than the one before.
+const LOOKS: usize = 5;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub struct Inboxes {
@@ -67,13 +73,23 @@ impl Inbox {
     }
 }
 
-/// Drops those that storage knows to be acknowledged; answers how many are left.
-pub async fn unacknowledged(api: &Api, waiting: &mut Vec<(String, String)>) -> usize {
-    let states = futures::stream::iter(std::mem::take(waiting)).map(async |(id, user)| {
-        let state = api.state(&id, &user).await;
-        (state != "delivered").then_some((id, user))
-    });
-    let left = states.buffer_unordered(AT_ONCE);
-    *waiting = left.filter_map(async |one| one).collect().await;
-    waiting.len()
+/// Those that storage does not know to be acknowledged, once their number stands still. One that left with the
+/// process it was sent to is not repeated.
+pub async fn unacknowledged(
+    api: &Api,
+    mut waiting: Vec<(String, String)>,
+) -> BTreeSet<(String, String)> {
+    let mut still = 0;
+    while still < LOOKS && !waiting.is_empty() {
+        let before = waiting.len();
+        let states = futures::stream::iter(waiting).map(async |(id, user)| {
+            let state = api.state(&id, &user).await;
+            (state != "delivered").then_some((id, user))
+        });
+        let left = states.buffer_unordered(AT_ONCE);
+        waiting = left.filter_map(async |one| one).collect().await;
+        still = if waiting.len() < before { 0 } else { still + 1 };
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    waiting.into_iter().collect()
 }

@@ -15,7 +15,7 @@ use std::{
 };
 use tempfile::TempDir;
 use testbed::{
-    Fleet, HaProxy, api::sum_of, child::Guarded, eventually, herald::binary, kafka::KafkaBroker,
+    Fleet, HaProxy, api::sum_of, child::Guarded, herald::binary, kafka::KafkaBroker,
     proxy::TcpProxy,
 };
 
@@ -167,16 +167,8 @@ impl Scene {
         }
         let users = accounts.iter().flat_map(Account::users).collect();
         let inboxes = Inboxes::read(&self.fleet.api, users).await;
-        let accounts = Accounts::new(accounts, inboxes);
-        let mut waiting = accounts.accepted();
-        let explain = || self.fleet.logs();
-        eventually(
-            "acknowledgements in storage",
-            WAIT,
-            async || inbox::unacknowledged(&self.fleet.api, &mut waiting).await,
-            explain,
-        )
-        .await;
+        let mut accounts = Accounts::new(accounts, inboxes);
+        accounts.unacknowledged = inbox::unacknowledged(&self.fleet.api, accounts.accepted()).await;
         accounts
     }
 

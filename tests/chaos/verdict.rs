@@ -33,6 +33,8 @@ struct Row {
     reconnected: u64,
     late: u64,
     slowest_ms: u64,
+    /// Posts to a user of which storage has no acknowledgement: they are in the inbox.
+    unacknowledged: u64,
 }
 
 pub struct Verdict {
@@ -138,6 +140,9 @@ impl Row {
         };
         self.posts += 1;
         self.spooled += u64::from(post.durability == "spooled");
+        let key = post.user.clone().map(|user| (id.clone(), user));
+        let is_open = key.is_some_and(|key| accounts.unacknowledged.contains(&key));
+        self.unacknowledged += u64::from(is_open);
         let due_unix_ms = post.answered_unix_ms.max(window.until_unix_ms) + LIVE_WITHIN_MS;
         for device in accounts.targets(post) {
             self.pairs += 1;
@@ -241,7 +246,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<44} {:>7} {:>6} {:>7} {:>8} {:>9} {:>8} {:>7} {:>6} {:>6} {:>5} {:>8}",
+            "{:<44} {:>7} {:>6} {:>7} {:>8} {:>9} {:>8} {:>7} {:>6} {:>6} {:>5} {:>8} {:>8}",
             "fault",
             "lasted",
             "posts",
@@ -253,14 +258,15 @@ impl fmt::Display for Verdict {
             "hole",
             "share",
             "late",
-            "slowest"
+            "slowest",
+            "no ack"
         )?;
         for row in &self.rows {
             let stayed = row.live + row.gap + row.hole;
             let share = 100.0 * (row.live + row.gap) as f64 / stayed.max(1) as f64;
             writeln!(
                 f,
-                "{:<44} {:>5} s {:>6} {:>7} {:>8} {:>9} {:>8} {:>7} {:>6} {:>5.1}% {:>5} {:>5} ms",
+                "{:<44} {:>5} s {:>6} {:>7} {:>8} {:>9} {:>8} {:>7} {:>6} {:>5.1}% {:>5} {:>5} ms {:>8}",
                 row.name,
                 row.lasted_ms / 1000,
                 row.posts,
@@ -272,7 +278,8 @@ impl fmt::Display for Verdict {
                 row.hole,
                 share,
                 row.late,
-                row.slowest_ms
+                row.slowest_ms,
+                row.unacknowledged
             )?;
         }
         writeln!(f, "repeats on the wire: {}", self.repeats)?;
