@@ -47,6 +47,12 @@ impl Settings {
             .set("allow.auto.create.topics", "false")
             // Connections that carry nothing are closed by brokers; that is no news.
             .set("log.connection.close", "false")
+            // A broker that its controller took for dead a moment is in no metadata, and librdkafka forgets it.
+            // Without one it asks the configured addresses again: by default after 300 s.
+            .set(
+                "metadata.recovery.rebootstrap.trigger.ms",
+                text(limits::KAFKA_LOST),
+            )
             .set("statistics.interval.ms", text(limits::KAFKA_STATISTICS));
         secure(&mut common, config)?;
         Ok(Settings {
