@@ -381,13 +381,17 @@ pub const SPOOL_BYTES_ALLOWED: RangeInclusive<u64> = 16 << 20..=1 << 40;
 pub const SPOOL_LOW_PERCENT: u64 = 70;
 pub const SPOOL_NORMAL_PERCENT: u64 = 85;
 pub const SPOOL_HIGH_PERCENT: u64 = 95;
-/// Kept free beside the file: what is replayed can be removed from it though the disk is full.
-pub const SPOOL_RESERVE_BYTES: usize = 2 << 20;
+/// Pages of 4 KiB that wait in the spool's log. Over: folded into the file before the next transaction, so that
+/// the log has these, a group and its pages' edges: 5 MiB.
+pub const SPOOL_LOG_PAGES: i64 = 256;
+/// Kept free beside the file: as much as the log holds can be folded, and what is replayed removed, though the
+/// disk is full.
+pub const SPOOL_RESERVE_BYTES: usize = 6 << 20;
 /// Calls that wait for the spool's thread (over: the caller waits), and records and bytes (one record more
 /// than fits) of one fsync.
 pub const SPOOL_QUEUE: usize = 1_024;
 pub const SPOOL_GROUP: usize = 256;
-pub const SPOOL_GROUP_BYTES: usize = 4 << 20;
+pub const SPOOL_GROUP_BYTES: usize = 1 << 20;
 /// An fsync that takes longer is a refusal: 503.
 pub const SPOOL_WAIT: Duration = Duration::from_secs(2);
 /// Critical notifications on their direct way, one per user: waiting (over: they come with the replay), in one
@@ -396,8 +400,9 @@ pub const SPOOL_WAIT: Duration = Duration::from_secs(2);
 pub const DIRECT_WAITING: usize = 16_384;
 pub const DIRECT_BATCH: usize = 64;
 pub const DIRECT_AT_ONCE: usize = 16;
-/// Between tries of a bus that takes nothing.
+/// Between tries of a bus that takes nothing, and of a topic that is not there.
 pub const SPOOL_PROBE_EVERY: Duration = Duration::from_millis(500);
+pub const SPOOL_TOPIC_EVERY: Duration = Duration::from_secs(10);
 /// Replay: records and bytes of one batch, and of one second, beside the traffic that goes on.
 pub const SPOOL_REPLAY_BATCH: usize = 256;
 pub const SPOOL_REPLAY_BYTES: usize = 1 << 20;
@@ -419,6 +424,9 @@ pub const LOOKUP_PAUSE: Duration = Duration::from_millis(100);
 /// Users whose last routes are remembered for when the registry is away; the least lately seen half is
 /// forgotten when it is full. About 120 B each.
 pub const LAST_KNOWN_USERS: usize = 500_000;
+/// Records a second by which one dispatcher asks every gateway for users it does not know the way to. Over: its
+/// router waits, and what it reads waits on the bus.
+pub const ASK_EVERYONE_PER_S: u32 = 5_000;
 /// Verified API keys remembered, and for how long: a revoked key works that much longer.
 pub const API_KEYS_CACHED: usize = 10_000;
 pub const API_KEY_CACHE: Duration = Duration::from_secs(30);

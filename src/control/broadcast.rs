@@ -109,12 +109,12 @@ fn place(host: &Host, consumed: &Consumed) -> Result<(), String> {
             return Ok(());
         }
     };
-    match (routed.head.kind, &routed.user) {
+    match (routed.head.kind, routed.user.clone()) {
         (Kind::Broadcast, None) => send(host, &routed),
         // A router that can't look its user up asks everyone; who has not the user says nothing.
-        (Kind::Notification | Kind::Read, Some(_)) => {
+        (Kind::Notification | Kind::Read, Some(user)) => {
             let mut batch = Batch::new(host);
-            batch.place_if_here(&consumed.record);
+            batch.place_if_here(routed, &user);
             batch.send();
         }
         (Kind::Notification | Kind::Read, None) => return Err("user: is missing".to_owned()),

@@ -81,14 +81,11 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// As [`Batch::place`], but silent when the user is not here: the record went to every gateway.
-    pub fn place_if_here(&mut self, record: &Record) {
-        let here = Routed::read(record)
-            .ok()
-            .and_then(|routed| routed.user)
-            .is_some_and(|user| !self.host.table.connections_of(&user).is_empty());
-        if here {
-            self.place(record, Waiter::Nobody);
+    /// As [`Batch::place`] of a record that went to every gateway: silent when the user is not here.
+    pub fn place_if_here(&mut self, routed: Routed, user: &UserId) {
+        match self.host.table.connections_of(user).is_empty() {
+            true => self.count(routed.head.kind.as_str(), "absent"),
+            false => self.deliver(routed, Waiter::Nobody),
         }
     }
 

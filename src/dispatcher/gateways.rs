@@ -1,4 +1,5 @@
-//! The gateways' own gRPC doors, found by their leases.
+//! The gateways' own gRPC doors, found by their leases. A connection is kept for the next call; how long a call may
+//! take its caller decides.
 
 use crate::{
     api::{LeaveReply, LeaveRequest, gateway_client::GatewayClient, secret::Present},
@@ -7,11 +8,16 @@ use crate::{
     limits,
     registry::{GatewayLease, RegistryError, SharedRegistry},
 };
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use std::sync::Arc;
 use thiserror::Error;
 use tonic::{
     Request, Status, service::interceptor::InterceptedService, transport::Channel,
     transport::Endpoint,
 };
+
+type Client = GatewayClient<InterceptedService<Channel, Present>>;
 
 /// Why a gateway could not be asked, or would not do it.
 #[derive(Debug, Error)]
@@ -34,11 +40,17 @@ pub enum GatewayError {
 pub struct Gateways {
     registry: SharedRegistry,
     present: Present,
+    /// By address.
+    channels: Arc<Mutex<HashMap<String, Channel>>>,
 }
 
 impl Gateways {
     pub fn new(registry: SharedRegistry, present: Present) -> Gateways {
-        Gateways { registry, present }
+        Gateways {
+            registry,
+            present,
+            channels: Arc::default(),
+        }
     }
 
     pub async fn live(&self) -> Result<Vec<GatewayLease>, GatewayError> {
@@ -69,8 +81,11 @@ impl Gateways {
             deadline_ms,
         };
         let mut client = self.client(&address).map_err(&failed)?;
-        let answer = client.leave(Request::new(request)).await;
+        let leave = client.leave(Request::new(request));
+        let answer = tokio::time::timeout(limits::GATEWAY_CALL, leave).await;
+        let late = |_| failed(format!("no answer within {:?}", limits::GATEWAY_CALL));
         answer
+            .map_err(late)?
             .map(tonic::Response::into_inner)
             .map_err(|status| match status.code() {
                 tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument => {
@@ -83,20 +98,30 @@ impl Gateways {
     }
 
     /// Connects when it is used.
-    fn client(
-        &self,
-        address: &str,
-    ) -> Result<GatewayClient<InterceptedService<Channel, Present>>, String> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"));
-        let endpoint = endpoint.map_err(|error| error.to_string())?;
-        let channel = endpoint
-            .connect_timeout(limits::GATEWAY_CALL)
-            .timeout(limits::GATEWAY_CALL)
-            .connect_lazy();
+    pub fn client(&self, address: &str) -> Result<Client, String> {
+        let channel = self.channel(address)?;
         Ok(GatewayClient::with_interceptor(
             channel,
             self.present.clone(),
         ))
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, String> {
+        let mut channels = self.channels.lock();
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"));
+        let endpoint = endpoint.map_err(|error| error.to_string())?;
+        let channel = endpoint
+            .connect_timeout(limits::GATEWAY_CALL)
+            .connect_lazy();
+        if channels.len() >= limits::SHARDS_MAX as usize {
+            // Addresses of gateways long gone; the others are dialled anew.
+            channels.clear();
+        }
+        channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
     }
 }
 

@@ -5,7 +5,11 @@
 //! and taking it out of service would not help.
 
 use super::{spool::Spool, store::SharedStore};
-use crate::{bus::SharedBus, metrics::Metrics, registry::SharedRegistry};
+use crate::{
+    bus::{SharedBus, Topic},
+    metrics::Metrics,
+    registry::SharedRegistry,
+};
 use axum::{
     Json, Router,
     extract::State,
@@ -49,11 +53,14 @@ pub struct Readiness {
 }
 
 /// What the spool is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Spooling {
     /// New notifications go there; else only replay is left.
     pub active: bool,
     pub records: u64,
+    /// Topics that do not exist, though records wait for them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_topics: Vec<String>,
 }
 
 impl fmt::Display for Readiness {
@@ -73,6 +80,9 @@ impl fmt::Display for Readiness {
                 "replaying"
             };
             write!(f, "; {doing}: {} records", spool.records)?;
+            if !spool.missing_topics.is_empty() {
+                write!(f, ", missing: {}", spool.missing_topics.join(", "))?;
+            }
         }
         Ok(())
     }
@@ -138,7 +148,12 @@ impl Health {
 
 fn spooling(spool: &Spool) -> Option<Spooling> {
     let (active, records) = (spool.is_active(), spool.records());
-    (active || records > 0).then_some(Spooling { active, records })
+    let missing = spool.missing().into_iter();
+    (active || records > 0).then(|| Spooling {
+        active,
+        records,
+        missing_topics: missing.map(Topic::suffix).collect(),
+    })
 }
 
 pub(super) fn router(health: Arc<Health>, metrics: Metrics) -> Router {

@@ -238,9 +238,10 @@ impl Shared {
         let metrics = DispatcherMetrics::new(&parts.metrics);
         let region = node.region.clone();
         let spool = open_spool(parts.spool.as_ref(), &parts.metrics)?;
+        let gateways = Gateways::new(registry.clone(), present);
         let direct = spool
             .as_ref()
-            .map(|spool| spool.direct(registry.clone(), store.clone(), present.clone()));
+            .map(|spool| spool.direct(registry.clone(), store.clone(), gateways.clone()));
         Ok(Shared {
             intake: Arc::new(Intake::new(
                 bus.clone(),
@@ -270,7 +271,7 @@ impl Shared {
                 store.clone(),
                 spool.clone(),
             )),
-            gateways: Gateways::new(registry.clone(), present),
+            gateways,
             http_places: Arc::new(Semaphore::new(limits::HTTP_AT_ONCE)),
             all_metrics: parts.metrics,
             node,
@@ -308,13 +309,13 @@ impl Shared {
             region,
         };
         if let Some(spool) = &self.spool {
-            tasks.spawn(spool::replay(
-                spool.clone(),
-                self.bus.clone(),
-                outbox.clone(),
-                patience.clone(),
-                shutdown.clone(),
-            ));
+            let replay = spool::Replay {
+                spool: spool.clone(),
+                bus: self.bus.clone(),
+                outbox: outbox.clone(),
+                patience: patience.clone(),
+            };
+            tasks.spawn(replay.run(shutdown.clone()));
         }
         let delivery = DeliveryTopic {
             tracker: self.tracker.clone(),

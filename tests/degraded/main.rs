@@ -6,6 +6,7 @@
 mod dispatcher_away;
 mod kafka_away;
 mod load;
+mod redis_away;
 mod said;
 
 use serde_json::Value;
@@ -14,7 +15,7 @@ use testbed::{Client, Fleet, kafka::KafkaBroker};
 
 const USERS: usize = 20;
 const GATEWAYS: usize = 3;
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(120);
 /// The least there is, so that a test can fill it.
 const SPOOL_BYTES: &str = "16777216";
 
@@ -95,5 +96,6 @@ fn device(fleet: &Fleet, user: usize, gateway: usize) -> Client {
 async fn a_fleet_that_loses_a_part_it_shares_goes_on_says_so_once_and_loses_nothing() {
     let mut world = World::start().await;
     dispatcher_away::what_is_routed_is_delivered_and_outcomes_go_to_the_topic(&mut world).await;
+    redis_away::users_are_found_where_they_were_or_by_asking_everyone_once(&mut world).await;
     kafka_away::what_is_answered_202_arrives_once_whatever_else_dies(&mut world).await;
 }

@@ -132,26 +132,44 @@ async fn a_spool_that_fills_refuses_low_first_and_keeps_all_it_took() {
     all_are_stored(&rig, &switched, taken).await;
 }
 
-/// The test proper runs in a child, in a mount namespace that has a disk of 6 MB.
+/// Set in a child in which a test proper runs: where its spool stands.
+const PLACE: &str = "HERALD_TEST_SPOOL";
+
+/// Runs this test in a child, made by the command, which finds its spool's place by [`PLACE`].
+fn in_a_child(test: &str, command: &[&str]) {
+    let place = tempfile::tempdir().unwrap();
+    let child = Command::new(command[0])
+        .args(&command[1..])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env(PLACE, place.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        child.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
+}
+
+/// With a disk of 16 MB, of a mount namespace of its own.
 #[test]
 fn a_full_disk_is_a_refusal_and_what_was_taken_before_is_replayed() {
-    let Ok(disk) = std::env::var("HERALD_TEST_SMALL_DISK") else {
-        let place = tempfile::tempdir().unwrap();
-        let script = "mount -t tmpfs -o size=6m none \"$HERALD_TEST_SMALL_DISK\" && exec \"$0\" --exact \
-             spool::a_full_disk_is_a_refusal_and_what_was_taken_before_is_replayed";
-        let child = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
-            .arg(std::env::current_exe().unwrap())
-            .env("HERALD_TEST_SMALL_DISK", place.path())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&child.stdout);
-        assert!(
-            child.status.success() && said.contains("1 passed"),
-            "{said}{}",
-            String::from_utf8_lossy(&child.stderr)
+    let Ok(disk) = std::env::var(PLACE) else {
+        return in_a_child(
+            "spool::a_full_disk_is_a_refusal_and_what_was_taken_before_is_replayed",
+            &[
+                "unshare",
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                "mount -t tmpfs -o size=16m none \"$HERALD_TEST_SPOOL\" && exec \"$@\"",
+                "sh",
+            ],
         );
-        return;
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -167,4 +185,69 @@ fn a_full_disk_is_a_refusal_and_what_was_taken_before_is_replayed() {
         assert_eq!(answer.status, 202, "{}", answer.body);
         assert_eq!(answer.body["durability"], "spooled");
     });
+}
+
+/// The kernel fails writes beyond the limit with an error that is not the one of a full disk.
+fn limit_files_to(bytes: &str) {
+    let limit = Command::new("prlimit")
+        .args(["--pid", &std::process::id().to_string()])
+        .arg(format!("--fsize={bytes}:"))
+        .status();
+    assert!(limit.unwrap().success());
+}
+
+#[test]
+fn a_disk_that_fails_is_a_refusal_and_what_was_taken_before_is_replayed() {
+    let Ok(place) = std::env::var(PLACE) else {
+        return in_a_child(
+            "spool::a_disk_that_fails_is_a_refusal_and_what_was_taken_before_is_replayed",
+            &["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"],
+        );
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (rig, switched) = away(Path::new(&place), 64 << 20).await;
+        let mut taken = BTreeSet::new();
+        limit_files_to("4194304");
+        fill(&rig, "critical", "spool_failed", &mut taken).await;
+        assert!(taken.len() > 20, "only {} were taken", taken.len());
+        let metrics = rig.metrics.render();
+        let refused = "herald_spool_refused_total{cause=\"disk\",priority=\"critical\"} 1";
+        assert!(metrics.contains(refused), "{metrics}");
+        limit_files_to("unlimited");
+        let answer = post(&rig, notification("low", 10), None).await;
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        taken.insert(id_of(&answer.body).to_string());
+        all_are_stored(&rig, &switched, taken).await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_not_there_holds_its_own_records_only() {
+    let place = tempfile::tempdir().unwrap();
+    let (rig, switched) = away(place.path(), 16 << 20).await;
+    switched.lose(Some(Topic::FanOut));
+    let list =
+        json!({ "target": { "users": ["42", "43"] }, "type": "list", "priority": "critical" });
+    let listed = id_of(&post(&rig, list, None).await.body);
+    let alone = id_of(&post(&rig, notification("low", 10), None).await.body);
+    switched.turn(true);
+    eventually(|| async {
+        let stored = rows(&*rig.store, "42").await;
+        stored.iter().any(|row| row.id == alone).then_some(())
+    })
+    .await;
+    let (_, body) = readiness(&rig).await;
+    assert_eq!(
+        body["spool"],
+        json!({ "active": false, "records": 1, "missing_topics": ["fan_out"] })
+    );
+    let metrics = rig.metrics.render();
+    assert!(metrics.contains("herald_spool_topic_missing{topic=\"fan_out\"} 1"));
+
+    switched.lose(None);
+    replayed(&rig).await;
+    let stored = rows(&*rig.store, "43").await;
+    assert_eq!(stored.len(), 1);
+    assert_eq!(stored[0].id, listed);
 }

@@ -8,6 +8,7 @@ use herald::{
     },
     metrics::Metrics,
 };
+use parking_lot::Mutex;
 use std::{
     path::Path,
     sync::{
@@ -23,6 +24,8 @@ pub struct Switched {
     away: Arc<AtomicBool>,
     /// Members that ever joined a group.
     pub joined: AtomicUsize,
+    /// A topic that does not exist.
+    lost: Mutex<Option<Topic>>,
     /// Every partition ends at 0, as one of a topic that was deleted and made again.
     pub remade: AtomicBool,
 }
@@ -33,12 +36,17 @@ impl Switched {
             bus: EmbeddedBus::open(dir, Options::default(), metrics).unwrap(),
             away: Arc::new(AtomicBool::new(true)),
             joined: AtomicUsize::new(0),
+            lost: Mutex::default(),
             remade: AtomicBool::new(false),
         })
     }
 
     pub fn turn(&self, on: bool) {
         self.away.store(!on, Ordering::Relaxed);
+    }
+
+    pub fn lose(&self, topic: Option<Topic>) {
+        *self.lost.lock() = topic;
     }
 
     fn check(&self) -> Result<(), BusError> {
@@ -78,7 +86,15 @@ impl Bus for Switched {
         records: Vec<(Target, Record)>,
     ) -> Result<Vec<(TopicPartition, u64)>, BusError> {
         self.check()?;
-        self.bus.produce(records).await
+        let lost = *self.lost.lock();
+        let to_lost = |(target, _): &(Target, Record)| match target {
+            Target::Keyed(topic) => Some(*topic) == lost,
+            Target::Exact(at) => Some(at.topic) == lost,
+        };
+        match records.iter().find(|record| to_lost(record)) {
+            Some(_) => Err(BusError::NoTopic("lost".into())),
+            None => self.bus.produce(records).await,
+        }
     }
 
     async fn subscribe(

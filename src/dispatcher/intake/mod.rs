@@ -207,7 +207,7 @@ impl Intake {
                 produced = self.produce(id, submission, again) => match produced {
                     Ok(()) => return Ok(Durability::Bus),
                     Err(NotProduced::Refused(refusal)) => return Err(refusal),
-                    // That waits for an operator: everything else would wait behind it in the spool.
+                    // That waits for an operator, so it is not promised.
                     Err(NotProduced::Away(error @ BusError::NoTopic(_))) => {
                         return Err(self.refuse(&error));
                     }

@@ -22,12 +22,16 @@ use crate::{
     bus::{Consumed, Record, Target, Topic},
     envelope::{Channel, Fate, Outcome, is_expired},
     ids::{NotificationId, Region, UserId},
+    limits,
     position::Position,
     proto::client::frames::{self, Place},
 };
 use async_trait::async_trait;
 use parse::{Parsed, Unroutable, What, parse};
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 pub use push::{Push, to_everyone, to_shard};
 
@@ -161,7 +165,12 @@ impl Router {
         let mut out = self.channel_records(taken);
         let pushes = self.pushes(taken).await?;
         out.extend(push::records(pushes, &self.routes, &self.metrics).await);
-        self.outbox.send(out).await
+        let asked = out.iter().filter(|(target, _)| push::asks_everyone(target));
+        let pause = asked.count() as f64 / f64::from(limits::ASK_EVERYONE_PER_S);
+        self.outbox.send(out).await?;
+        // What every gateway has to read is paced; what waits for it waits on the bus.
+        tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+        Ok(())
     }
 
     /// Records for the push, email and sms workers. Their claims drop what is repeated.

@@ -37,6 +37,10 @@ pub fn to_everyone(routed: Routed) -> (Target, Record) {
     (Target::Exact(at), routed.into_record())
 }
 
+pub fn asks_everyone(target: &Target) -> bool {
+    matches!(target, Target::Exact(at) if at.topic == Topic::Broadcast)
+}
+
 /// Looks all users of the batch up at once. A user nobody holds gets no record: the row is in the inbox.
 pub async fn records(
     pushes: Vec<Push>,

@@ -12,11 +12,9 @@ use crate::{
     api::{
         DeliverRequest,
         convert::{outcome_from_wire, record_to_wire},
-        gateway_client::GatewayClient,
-        secret::Present,
     },
     bus::Record,
-    dispatcher::{store::SharedStore, unix_ms},
+    dispatcher::{gateways::Gateways, store::SharedStore, unix_ms},
     envelope::{self, Fate, Routed, VERSION},
     ids::UserId,
     limits,
@@ -24,10 +22,8 @@ use crate::{
 };
 use futures::StreamExt;
 use hashbrown::HashMap;
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
 
 /// The way in. Its task ends when the last of it is dropped.
 pub struct Direct {
@@ -38,10 +34,8 @@ pub struct Direct {
 struct Worker {
     registry: SharedRegistry,
     store: SharedStore,
-    secret: Present,
+    gateways: Gateways,
     metrics: SpoolMetrics,
-    /// By address.
-    channels: Mutex<HashMap<String, Channel>>,
 }
 
 impl Direct {
@@ -49,16 +43,15 @@ impl Direct {
     pub fn start(
         registry: SharedRegistry,
         store: SharedStore,
-        secret: Present,
+        gateways: Gateways,
         metrics: SpoolMetrics,
     ) -> Direct {
         let (queue, waiting) = mpsc::channel(limits::DIRECT_WAITING);
         let worker = Worker {
             registry,
             store,
-            secret,
+            gateways,
             metrics: metrics.clone(),
-            channels: Mutex::default(),
         };
         tokio::spawn(async move {
             ReceiverStream::new(waiting)
@@ -120,10 +113,9 @@ impl Worker {
             v: u32::from(VERSION),
             records: records.into_iter().map(record_to_wire).collect(),
         };
-        let Some(channel) = self.channel(&address) else {
+        let Ok(mut client) = self.gateways.client(&address) else {
             return self.metrics.count_direct("failed", count);
         };
-        let mut client = GatewayClient::with_interceptor(channel, self.secret.clone());
         // A gateway answers after this wait at the latest; the way there takes time too.
         let wait = limits::REPORT_WAIT * 2;
         let reply = match tokio::time::timeout(wait, client.deliver(request)).await {
@@ -148,20 +140,5 @@ impl Worker {
         if let Err(error) = self.store.record(&written).await {
             tracing::debug!(%error, "direct deliveries are not in the log");
         }
-    }
-
-    fn channel(&self, address: &str) -> Option<Channel> {
-        let mut channels = self.channels.lock();
-        if let Some(channel) = channels.get(address) {
-            return Some(channel.clone());
-        }
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-        let channel = endpoint.connect_timeout(limits::REPORT_WAIT).connect_lazy();
-        if channels.len() >= limits::SHARDS_MAX as usize {
-            // Addresses of gateways long gone; the others are dialled anew.
-            channels.clear();
-        }
-        channels.insert(address.to_owned(), channel.clone());
-        Some(channel)
     }
 }

@@ -4,8 +4,12 @@
 //! A record's row id is `rank · 2⁵⁶ + sequence`: the table itself is the order of replay, and what is replayed
 //! goes from one end of its range, which frees whole pages.
 //!
-//! Removing needs room too, for the rollback journal. So a reserve stands beside the file: given up when a full
-//! disk lets nothing be removed, and nothing is taken before it is there again.
+//! A commit is one fsync, of SQLite's write-ahead log, which is folded into the file before it grows over
+//! [`limits::SPOOL_LOG_PAGES`] and a transaction: an answer waits for the disk once, and a rollback journal
+//! would make it wait four times.
+//!
+//! Removing needs room too, to fold what the log holds. So a reserve stands beside the file: given up when a
+//! full disk lets nothing be removed, and nothing is taken before it is there again.
 
 use crate::{
     api,
@@ -28,7 +32,7 @@ const SEQUENCE_BITS: u32 = 56;
 const RANKS: [i64; 2] = [0, 1];
 
 const DATABASE: &str = "spool.db";
-const JOURNAL: &str = "spool.db-journal";
+const LOG: &str = "spool.db-wal";
 const RESERVE: &str = "spool.reserve";
 
 pub struct File {
@@ -68,9 +72,10 @@ impl File {
         let connection = Connection::open(directory.join(DATABASE))?;
         connection.busy_timeout(Duration::from_millis(100))?;
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-        // Not a write-ahead log: on a full disk its end could neither be folded into the file nor grow.
-        connection.pragma_update(None, "journal_mode", "PERSIST")?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // On a full disk that would fail unseen, and the log grow beyond what the reserve can take.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS records
              (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, record BLOB NOT NULL)",
@@ -115,6 +120,7 @@ impl File {
     /// is not, and takes no part.
     pub fn append(&mut self, entries: &[Entry]) -> Result<Vec<bool>, rusqlite::Error> {
         self.keep_reserve()?;
+        self.fold_long_log()?;
         let mut bytes = self.bytes()?;
         let mut next = self.next;
         let transaction = self.connection.unchecked_transaction()?;
@@ -142,12 +148,20 @@ impl File {
         Ok(kept)
     }
 
-    /// The first in the order of replay, within [`limits::SPOOL_REPLAY_BYTES`] (one more than fits).
-    pub fn first(&self, records_max: usize) -> Result<Vec<Waiting>, rusqlite::Error> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT id, topic, record FROM records ORDER BY id LIMIT ?")?;
-        let mut rows = statement.query([records_max as i64])?;
+    /// The first in the order of replay that are not of these topics, within [`limits::SPOOL_REPLAY_BYTES`]
+    /// (one more than fits).
+    pub fn first(
+        &self,
+        records_max: usize,
+        but: &[Topic],
+    ) -> Result<Vec<Waiting>, rusqlite::Error> {
+        let but: Vec<String> = but.iter().map(|topic| topic.suffix()).collect();
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id, topic, record FROM records
+             WHERE instr(?2, ' ' || topic || ' ') = 0 ORDER BY id LIMIT ?1",
+        )?;
+        let but = format!(" {} ", but.join(" "));
+        let mut rows = statement.query(params![records_max as i64, but])?;
         let (mut waiting, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.next()?
             && bytes < limits::SPOOL_REPLAY_BYTES
@@ -169,10 +183,11 @@ impl File {
     }
 
     pub fn remove(&mut self, rows: &[i64]) -> Result<(), rusqlite::Error> {
-        match self.remove_rows(rows) {
+        match self.fold_long_log().and_then(|()| self.remove_rows(rows)) {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
                 self.has_reserve = false;
                 fs::remove_file(self.directory.join(RESERVE)).map_err(|_| error)?;
+                self.fold_log()?;
                 self.remove_rows(rows)
             }
             removed => removed,
@@ -184,7 +199,7 @@ impl File {
         assert_eq!(self.records, 0, "only what is empty may go");
         let directory = self.directory.clone();
         drop(self);
-        for name in [DATABASE, JOURNAL] {
+        for name in [DATABASE, LOG] {
             match fs::remove_file(directory.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -213,6 +228,24 @@ impl File {
         transaction.commit()?;
         self.records -= removed as u64;
         Ok(())
+    }
+
+    /// Before a transaction: so the log holds no more than these pages and those of one transaction.
+    fn fold_long_log(&self) -> Result<(), rusqlite::Error> {
+        let pages = |row: &rusqlite::Row<'_>| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?);
+        let waiting = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(NOOP)", [], pages)?;
+        match waiting < limits::SPOOL_LOG_PAGES {
+            true => Ok(()),
+            false => self.fold_log(),
+        }
+    }
+
+    /// The log begins anew afterwards, in the room it has.
+    fn fold_log(&self) -> Result<(), rusqlite::Error> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
     }
 }
 

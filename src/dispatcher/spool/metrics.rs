@@ -1,7 +1,7 @@
 //! What the spool counts.
 
 use crate::metrics::Metrics;
-use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 #[derive(Clone, Debug)]
 pub struct SpoolMetrics {
@@ -11,6 +11,7 @@ pub struct SpoolMetrics {
     pub bytes: IntGauge,
     pub replayed: IntCounter,
     pub refused: IntCounterVec,
+    pub missing: IntGaugeVec,
     direct: IntCounterVec,
 }
 
@@ -31,6 +32,11 @@ impl SpoolMetrics {
                 "spool_refused_total",
                 "Notifications the spool did not take, by priority and cause.",
                 &["priority", "cause"],
+            ),
+            missing: metrics.gauges(
+                "spool_topic_missing",
+                "1 while records of the spool wait for this topic, which does not exist.",
+                &["topic"],
             ),
             direct: metrics.counters(
                 "direct_total",

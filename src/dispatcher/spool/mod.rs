@@ -4,7 +4,8 @@
 //! * what [`Spool::append`] answered with `Ok` was synced to the disk, and stays until the bus has it;
 //! * a record leaves the file only after `acks=all`. A crash in between replays it once more; it is marked
 //!   `again`, so the router finds the row that exists;
-//! * while the mode lasts nobody waits for the bus: only the replay tries it.
+//! * while the mode lasts nobody waits for the bus: only the replay tries it;
+//! * records of a topic that does not exist wait for it; all others go past them.
 
 mod direct;
 mod file;
@@ -12,9 +13,8 @@ mod metrics;
 mod replay;
 mod writer;
 
-use super::store::SharedStore;
+use super::{gateways::Gateways, store::SharedStore};
 use crate::{
-    api::secret::Present,
     bus::{Record, Topic},
     config,
     envelope::Priority,
@@ -24,13 +24,17 @@ use crate::{
 };
 use file::{Entry, File, Waiting};
 use metrics::SpoolMetrics;
-use std::{fmt::Display, sync::Arc, thread::JoinHandle};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, fmt::Display, sync::Arc, thread::JoinHandle};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use writer::{Call, Writer};
 
 pub use direct::Direct;
-pub use replay::run as replay;
+pub use replay::Replay;
 
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SpoolError {
@@ -63,6 +67,8 @@ pub struct Spool {
     records: watch::Receiver<u64>,
     /// The bus is away: notifications go here without asking it.
     active: watch::Sender<bool>,
+    /// Topics that were not there, and when they are tried again.
+    missing: Mutex<BTreeMap<Topic, Instant>>,
     metrics: SpoolMetrics,
     place: String,
 }
@@ -95,6 +101,7 @@ impl Spool {
             thread: Some(thread),
             records,
             active: watch::Sender::new(false),
+            missing: Mutex::default(),
             metrics,
             place: config.path.display().to_string(),
         }))
@@ -128,6 +135,11 @@ impl Spool {
 
     pub fn is_active(&self) -> bool {
         *self.active.borrow()
+    }
+
+    /// Topics that do not exist, though records wait for them.
+    pub fn missing(&self) -> Vec<Topic> {
+        self.missing.lock().keys().copied().collect()
     }
 
     /// Records that wait for the bus.
@@ -164,13 +176,19 @@ impl Spool {
         }
     }
 
-    /// The way for what is critical; the gateways ask for the secret.
-    pub fn direct(&self, registry: SharedRegistry, store: SharedStore, secret: Present) -> Direct {
-        Direct::start(registry, store, secret, self.metrics.clone())
+    /// The way for what is critical.
+    pub fn direct(
+        &self,
+        registry: SharedRegistry,
+        store: SharedStore,
+        gateways: Gateways,
+    ) -> Direct {
+        Direct::start(registry, store, gateways, self.metrics.clone())
     }
 
-    async fn first(&self, records_max: usize) -> Result<Vec<Waiting>, SpoolError> {
-        self.call(|answer| Call::First(records_max, answer)).await
+    async fn first(&self, records_max: usize, but: &[Topic]) -> Result<Vec<Waiting>, SpoolError> {
+        self.call(|answer| Call::First(records_max, but.to_vec(), answer))
+            .await
     }
 
     async fn remove(&self, rows: Vec<i64>) -> Result<(), SpoolError> {

@@ -5,7 +5,7 @@ use super::{
     file::{Entry, File, Waiting, is_harmless},
     metrics::SpoolMetrics,
 };
-use crate::limits;
+use crate::{bus::Topic, limits};
 use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -13,7 +13,8 @@ type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
 
 pub enum Call {
     Append(Entry, Answer<()>),
-    First(usize, Answer<Vec<Waiting>>),
+    /// So many, but none of these topics.
+    First(usize, Vec<Topic>, Answer<Vec<Waiting>>),
     Remove(Vec<i64>, Answer<()>),
 }
 
@@ -51,8 +52,8 @@ impl Writer {
                     }
                     self.append(&entries, answers);
                 }
-                Call::First(records_max, answer) => {
-                    let first = self.with_file(|file| file.first(records_max));
+                Call::First(records_max, but, answer) => {
+                    let first = self.with_file(|file| file.first(records_max, &but));
                     let _ = answer.send(first);
                 }
                 Call::Remove(rows, answer) => {

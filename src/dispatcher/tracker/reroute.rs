@@ -1,5 +1,8 @@
 //! A gateway answered `not_here`: the user moved between the look-up and the delivery. Asked again where
 //! the user is now, a few times; whatever is not found that way is found by sync.
+//!
+//! With the registry away nobody knows where that is, so every gateway is asked, once: who has not the user says
+//! nothing to that, so no further hop follows.
 
 use super::{TrackError, Tracker, read_marks::is_mark};
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
     limits,
     registry::Route,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 impl Tracker {
     /// Records that follow from the `not_here` among the outcomes; users are looked up all at once. The shard
@@ -44,12 +47,18 @@ impl Tracker {
         if asked.is_empty() {
             return Ok(Vec::new());
         }
-        let Ok(routes) = self.registry.lookup(&users).await else {
-            // The rows are stored: a user who connects elsewhere meets them in the sync at connect.
-            asked.iter().for_each(|_| self.count("registry_away"));
-            return Ok(Vec::new());
-        };
         let mut records = Vec::new();
+        let Ok(routes) = self.registry.lookup(&users).await else {
+            // A user with several devices that left has several answers in here.
+            let mut seen = HashSet::new();
+            asked.retain(|(outcome, user)| seen.insert((outcome.id, *user)));
+            for (outcome, user) in asked {
+                let (result, record) = self.ask_everyone(outcome, user).await?;
+                self.count(result);
+                records.extend(record);
+            }
+            return Ok(records);
+        };
         for ((outcome, user), mut routes) in asked.into_iter().zip(routes) {
             routes.retain(|route| route.shard.is_none() || route.shard != finished);
             let (result, more) = self.next_hop(outcome, user, &routes).await?;
@@ -86,14 +95,9 @@ impl Tracker {
         if !anywhere && shards.is_empty() {
             return nothing("reached");
         }
-        let Some(row) = self.store.row(user, outcome.id).await? else {
-            return nothing("no_row");
-        };
-        if is_expired(row.expires_ms, unix_ms()) {
-            return nothing("expired");
-        }
-        let Some(routed) = self.routed(user, &row, answered) else {
-            return nothing("damaged_row");
+        let routed = match self.again(outcome, user, answered).await? {
+            Ok(routed) => routed,
+            Err(result) => return nothing(result),
         };
         if anywhere {
             return Ok(("asked_everyone", vec![to_everyone(routed)]));
@@ -102,6 +106,34 @@ impl Tracker {
             .into_iter()
             .map(|shard| to_shard(routed.clone(), shard));
         Ok(("rerouted", records.collect()))
+    }
+
+    async fn ask_everyone(
+        &self,
+        outcome: &Outcome,
+        user: &UserId,
+    ) -> Result<(&'static str, Option<(Target, Record)>), TrackError> {
+        match self.again(outcome, user, answered(outcome)).await? {
+            Ok(routed) => Ok(("asked_everyone", Some(to_everyone(routed)))),
+            Err(result) => Ok((result, None)),
+        }
+    }
+
+    /// What is delivered, made from its row; or why it is not any more.
+    async fn again(
+        &self,
+        outcome: &Outcome,
+        user: &UserId,
+        answered: Vec<GatewayEpoch>,
+    ) -> Result<Result<Routed, &'static str>, TrackError> {
+        let Some(row) = self.store.row(user, outcome.id).await? else {
+            return Ok(Err("no_row"));
+        };
+        if is_expired(row.expires_ms, unix_ms()) {
+            return Ok(Err("expired"));
+        }
+        let routed = self.routed(user, &row, answered);
+        Ok(routed.ok_or("damaged_row"))
     }
 
     fn routed(&self, user: &UserId, row: &Row, answered: Vec<GatewayEpoch>) -> Option<Routed> {

@@ -100,6 +100,18 @@ impl Running {
         self.guarded().pid()
     }
 
+    /// User and system time so far.
+    pub fn cpu_ms(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        let stat = stat.expect("it runs");
+        // The name before may hold anything but this; ticks are 10 ms on every Linux we run on.
+        let (_, fields) = stat.rsplit_once(") ").expect("a name");
+        let ticks = fields.split(' ').skip(11).take(2);
+        ticks
+            .map(|ticks| ticks.parse::<u64>().expect("a number") * 10)
+            .sum()
+    }
+
     pub fn signal(&self, signal: i32) {
         self.guarded().signal(signal);
     }

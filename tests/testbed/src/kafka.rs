@@ -114,6 +114,19 @@ pub async fn create_topics(brokers: &str, namespace: &Namespace, topics: &[(Topi
     }
 }
 
+/// Takes a topic away from a fleet that uses it.
+pub async fn delete_topic(brokers: &str, namespace: &str, topic: Topic) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .expect("an admin client");
+    let name = topic.name(&namespace.parse().expect("a label"));
+    let deleted = admin.delete_topics(&[&name], &AdminOptions::new()).await;
+    for result in deleted.expect("the broker answers") {
+        result.expect("a topic that is there");
+    }
+}
+
 /// Records ever appended to a topic.
 pub fn records(brokers: &str, namespace: &Namespace, topic: Topic) -> usize {
     const WAIT: Duration = Duration::from_secs(10);
