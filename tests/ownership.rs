@@ -95,7 +95,14 @@ async fn wanders(fleet: &Fleet) {
         .map(|n| Client::start(fleet.ws_urls(n), fleet.token("wanderer")))
         .collect();
     all_open(fleet, &devices.iter().collect::<Vec<_>>()).await;
-    let mut ids = Vec::new();
+    // Who never had one is new wherever they go, and a newcomer is given the newest only.
+    let mut ids = vec![fleet.api.notify("wanderer", "title").await.unwrap()];
+    fleet
+        .eventually("every device has its first", WAIT, async || {
+            let missing = |device: &&Client| device.times(&ids[0]) == 0;
+            devices.iter().filter(missing).count()
+        })
+        .await;
     for n in 0..150 {
         ids.push(fleet.api.notify("wanderer", "title").await.unwrap());
         if n % 5 == 0 {
