@@ -49,7 +49,7 @@ use spool::{Spool, SpoolError};
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use store::SharedStore;
 use sync::Sync;
@@ -296,6 +296,7 @@ impl Shared {
             patience: patience.clone(),
             metrics: self.metrics.clone(),
             region: region.clone(),
+            pause: Duration::ZERO,
         };
         let fan_out = fan_out::FanOut {
             outbox: outbox.clone(),

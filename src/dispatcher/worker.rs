@@ -14,7 +14,7 @@ use crate::{
     limits,
 };
 use async_trait::async_trait;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,11 @@ pub trait Work: Send {
 
     /// Returns when every record is dealt with durably.
     async fn batch(&mut self, records: &[Consumed]) -> Result<(), Stopped>;
+
+    /// How long others need to take what the last batch put on them.
+    fn pause(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// What every loop needs.
@@ -120,6 +125,12 @@ async fn consume(
                 work.batch(&records).await?;
                 commit(consumer, &records, patience).await?;
                 reading.finished(&records);
+                if !work.pause().is_zero() {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Err(Stopped),
+                        () = tokio::time::sleep(work.pause()) => {}
+                    }
+                }
             }
             Ok(Polled::Assigned(partitions)) => {
                 work.assigned();

@@ -28,6 +28,7 @@ use herald::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -244,6 +245,7 @@ impl World {
             patience,
             metrics: self.metrics.clone(),
             region: self.region.clone(),
+            pause: Duration::ZERO,
         }
     }
 

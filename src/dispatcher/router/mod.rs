@@ -42,6 +42,8 @@ pub struct Router {
     pub patience: Patience,
     pub metrics: DispatcherMetrics,
     pub region: Region,
+    /// What every gateway has to read is paced; what waits for it waits on the bus.
+    pub pause: Duration,
 }
 
 /// A parsed record with the bytes it came in.
@@ -72,7 +74,9 @@ impl Work for Router {
         let mut taken = self.take(records).await?;
         self.store_rows(&mut taken).await?;
         // The log of what is pending need not come first: it never overwrites what a gateway reports.
-        tokio::try_join!(self.enter_pending(&taken), self.send(&taken))?;
+        let ((), asked) = tokio::try_join!(self.enter_pending(&taken), self.send(&taken))?;
+        let pause_s = asked as f64 / f64::from(limits::ASK_EVERYONE_PER_S);
+        self.pause = Duration::from_secs_f64(pause_s);
 
         let now_ms = unix_ms();
         for one in &taken {
@@ -85,6 +89,10 @@ impl Work for Router {
             .router_batch_s
             .observe(started.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    fn pause(&self) -> Duration {
+        self.pause
     }
 }
 
@@ -160,17 +168,16 @@ impl Router {
             .await
     }
 
-    /// Looks the users up and produces what follows from the batch.
-    async fn send(&self, taken: &[Taken<'_>]) -> Result<(), Stopped> {
+    /// Looks the users up and produces what follows from the batch. Answers how many records every gateway
+    /// has to read.
+    async fn send(&self, taken: &[Taken<'_>]) -> Result<usize, Stopped> {
         let mut out = self.channel_records(taken);
         let pushes = self.pushes(taken).await?;
         out.extend(push::records(pushes, &self.routes, &self.metrics).await);
-        let asked = out.iter().filter(|(target, _)| push::asks_everyone(target));
-        let pause = asked.count() as f64 / f64::from(limits::ASK_EVERYONE_PER_S);
+        let asks = |(target, _): &&(Target, Record)| push::asks_everyone(target);
+        let asked = out.iter().filter(asks).count();
         self.outbox.send(out).await?;
-        // What every gateway has to read is paced; what waits for it waits on the bus.
-        tokio::time::sleep(Duration::from_secs_f64(pause)).await;
-        Ok(())
+        Ok(asked)
     }
 
     /// Records for the push, email and sms workers. Their claims drop what is repeated.
