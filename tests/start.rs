@@ -202,6 +202,19 @@ fn a_file_that_is_not_there_is_named() {
     assert!(herald.log().contains("/nonexistent.toml"));
 }
 
+/// What every failing test of a fleet shows must tell one that died from one that does not answer.
+#[test]
+fn a_process_that_ended_unasked_has_its_status_in_its_log() {
+    let mut herald = Herald::new(&["gateway", "--config", "/nonexistent.toml"], &[]);
+    herald.start();
+    let pid = herald.pid();
+    let end = format!("process {pid} is no more: exit status: 64");
+    let is_told = || herald.log().contains(&end);
+    testbed::until("its status is told", is_told, || herald.log());
+    herald.kill();
+    assert!(!herald.log().contains(&end), "{}", herald.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_redis_kafka_and_the_dispatcher_down_a_gateway_starts_says_so_and_recovers() {
     let mut fleet = Fleet::prepare(1, &[]);

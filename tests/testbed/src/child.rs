@@ -4,13 +4,14 @@ use std::{
     io::Read,
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Output},
-    sync::mpsc,
+    sync::{Mutex, MutexGuard, mpsc},
 };
 
 /// A child that dies with this value, and with the test process: the kernel's parent-death signal follows
 /// the thread that started it, so that thread stays as long as the child does.
 pub struct Guarded {
-    child: Child,
+    /// Locked, so that who only looks can ask for its end.
+    child: Mutex<Child>,
     _keeper: mpsc::Sender<()>,
 }
 
@@ -35,39 +36,40 @@ impl Guarded {
         });
         let child = child.recv().expect("the keeper reports")?;
         Ok(Guarded {
-            child,
+            child: Mutex::new(child),
             _keeper: keeper,
         })
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child().id()
     }
 
     /// Its status once it has ended.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("our own child")
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.child().try_wait().expect("our own child")
     }
 
     /// What it writes to standard error, if that was piped and not taken yet.
     pub fn take_stderr(&mut self) -> Option<std::process::ChildStderr> {
-        self.child.stderr.take()
+        self.child().stderr.take()
     }
 
     /// Waits for its end and takes what it wrote.
-    pub fn output(mut self) -> Output {
+    pub fn output(self) -> Output {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let errors = self.child.stderr.take();
+        let errors = self.child().stderr.take();
         let reading = std::thread::spawn(move || {
             if let Some(mut errors) = errors {
                 let _ = errors.read_to_end(&mut stderr);
             }
             stderr
         });
-        if let Some(mut output) = self.child.stdout.take() {
+        let output = self.child().stdout.take();
+        if let Some(mut output) = output {
             let _ = output.read_to_end(&mut stdout);
         }
-        let status = self.child.wait().expect("our own child");
+        let status = self.child().wait().expect("our own child");
         let stderr = reading.join().expect("it only reads");
         Output {
             status,
@@ -77,8 +79,16 @@ impl Guarded {
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: a plain system call on our own child, which is not reaped before this value goes.
-        unsafe { libc::kill(self.child.id() as i32, signal) };
+        let mut child = self.child();
+        // Once it is reaped its number may be another's.
+        if child.try_wait().expect("our own child").is_none() {
+            // SAFETY: a plain system call on our own child, which nobody reaps while it is locked.
+            unsafe { libc::kill(child.id() as i32, signal) };
+        }
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().expect("nobody panics with it")
     }
 }
 
@@ -130,8 +140,15 @@ impl Running {
     }
 
     /// Its status once it has ended.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.0.as_mut().expect("it runs").ended()
+    pub(crate) fn ended(&self) -> Option<ExitStatus> {
+        self.guarded().ended()
+    }
+
+    /// For the output of a failure: nothing while it runs, and after [`Running::kill`].
+    pub(crate) fn end_to_explain(&self) -> Option<String> {
+        let guarded = self.0.as_ref()?;
+        let status = guarded.ended()?;
+        Some(format!("process {} is no more: {status}", guarded.pid()))
     }
 
     fn guarded(&self) -> &Guarded {
@@ -163,7 +180,8 @@ pub(crate) use is_a_process;
 impl Drop for Guarded {
     /// `kill -9`.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }

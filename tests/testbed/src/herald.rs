@@ -105,12 +105,16 @@ impl Herald {
         self.running.began(running);
     }
 
-    /// Everything it ever wrote to standard error.
+    /// Everything it ever wrote to standard error; and its status, should it have ended without being killed.
     pub fn log(&self) -> String {
-        self.log.lock().expect("nobody panics with it").clone()
+        let mut log = self.log.lock().expect("nobody panics with it").clone();
+        if let Some(end) = self.running.end_to_explain() {
+            log.push_str(&format!("{end}\n"));
+        }
+        log
     }
 
-    pub fn is_running(&mut self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.running.is_started() && self.running.ended().is_none()
     }
 
@@ -130,6 +134,17 @@ impl Herald {
                 self.log()
             );
             std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Herald {
+    /// A test that fails may not know that a process ended: that is said whatever the failure prints.
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(end) = self.running.end_to_explain()
+        {
+            eprintln!("herald {}: {end}", self.arguments.join(" "));
         }
     }
 }

@@ -222,7 +222,7 @@ impl KafkaBroker {
         let log = self.directory.path().join("broker.log");
         // An old "started" must not be taken for the new one.
         let _ = std::fs::remove_file(&log);
-        let mut running = self.spawn();
+        let running = self.spawn();
         let deadline = Instant::now() + START_MAX;
         loop {
             if running.ended().is_some() {

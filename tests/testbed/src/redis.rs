@@ -100,7 +100,7 @@ impl RedisServer {
 
     /// False when it ended at once (the port was taken).
     fn try_launch(&mut self) -> bool {
-        let mut running = self.launch();
+        let running = self.launch();
         let deadline = Instant::now() + START_MAX;
         // Only the process we started counts: another server may have won the port.
         let expected = format!("process_id:{}\r", running.pid());
