@@ -218,6 +218,8 @@ impl Dispatcher {
                     Ok(task) => format!("{task} ended before its time"),
                     Err(error) => error.to_string(),
                 };
+                // Said now: the clients of Kafka may take long to end.
+                tracing::error!(cause, "a part of the dispatcher ended: so does the process");
                 shutdown.cancel();
                 return Err(Failed(cause));
             }

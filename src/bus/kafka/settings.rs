@@ -48,7 +48,9 @@ impl Settings {
             // Connections that carry nothing are closed by brokers; that is no news.
             .set("log.connection.close", "false")
             // A broker that its controller took for dead a moment is in no metadata, and librdkafka forgets it.
-            // Without one it asks the configured addresses again: by default after 300 s.
+            // Where a request was on its way it asks the configured addresses again: by default after 300 s. Not
+            // always: a metadata answer without any broker can leave a client with none until the process
+            // restarts (confluentinc/librdkafka#5301).
             .set(
                 "metadata.recovery.rebootstrap.trigger.ms",
                 text(limits::KAFKA_LOST),
