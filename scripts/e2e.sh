@@ -3,7 +3,7 @@
 # be free. Prints each file's time, and all that a failing one said. One that hangs fails after 15 min.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-at_once=${HERALD_TEST_AT_ONCE:-3}
+at_once=${HERALD_TEST_AT_ONCE:-2}
 said=$(mktemp -d)
 trap 'rm -rf "$said"' EXIT
 
