@@ -266,7 +266,7 @@ pub trait Registry: Send + Sync + 'static {
     fn healthy(&self) -> bool;
 
     /// Changes when the registry may have forgotten what was entered (it restarted, another server
-    /// answers): the gateway enters its users again, paced, and tells them they may be behind.
+    /// answers, a renewal found it empty): the gateway enters its users again, paced, and tells them they may be behind.
     fn incarnation(&self) -> u64;
 }
 

@@ -69,6 +69,26 @@ async fn a_redis_that_hangs_costs_one_timeout_and_is_used_again_when_it_answers(
 }
 
 #[tokio::test]
+async fn a_redis_that_was_emptied_while_it_runs_is_noticed_by_the_next_renewal() {
+    let server = RedisServer::start();
+    let registry = open(&impatient(server.url()), &Metrics::default());
+    let owner = registry
+        .acquire_gateway(&gateway("gw-1"), "process", &info(Some(0)))
+        .await
+        .unwrap();
+    let info = info(Some(0));
+    let renew = async || {
+        let renewed = registry.renew_gateway(&owner, "process", &info);
+        renewed.await.unwrap();
+        registry.incarnation()
+    };
+    let before = renew().await;
+    assert_eq!(renew().await, before);
+    server.raw(&["FLUSHALL"]);
+    assert!(renew().await > before);
+}
+
+#[tokio::test]
 async fn an_idle_registry_notices_that_redis_went_away() {
     let mut server = RedisServer::start();
     let registry = open(&impatient(server.url()), &Metrics::default());

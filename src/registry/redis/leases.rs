@@ -85,12 +85,11 @@ impl RedisRegistry {
         info: &GatewayInfo,
     ) -> Result<(), RegistryError> {
         let mut pipeline = redis::pipe();
-        // Again and again, since Redis may have come back empty.
+        // Again and again, since Redis may have been emptied: that the name was not there tells.
         pipeline
             .cmd("SADD")
             .arg(self.keys.gateways())
-            .arg(owner.gateway.as_str())
-            .ignore();
+            .arg(owner.gateway.as_str());
         let key = self.keys.gateway(&owner.gateway);
         scripts::eval(&mut pipeline, scripts::RENEW_GATEWAY, &key)
             .arg(owner.epoch)
@@ -98,7 +97,11 @@ impl RedisRegistry {
             .arg(encode(info))
             .arg(self.timings.lease_ms)
             .arg(limits::REGISTRY_PAST_LIVES);
-        self.decide("renew_gateway", &pipeline).await.map(drop)
+        let (added, reply): (u64, _) = self.link.query("renew_gateway", &pipeline).await?;
+        if added > 0 {
+            self.link.has_forgotten();
+        }
+        scripts::outcome(reply).map(drop)
     }
 
     pub(super) async fn release(&self, owner: &GatewayEpoch) -> Result<(), RegistryError> {

@@ -115,6 +115,11 @@ impl Link {
         self.incarnation.load(Ordering::Relaxed)
     }
 
+    /// What was entered is not there any more, though it may be the same server.
+    pub(super) fn has_forgotten(&self) {
+        self.incarnation.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Sends the commands in one go. `operation` is a metric label: a constant.
     pub(super) async fn query<T: FromRedisValue>(
         &self,
