@@ -392,6 +392,9 @@ pub const SPOOL_RESERVE_BYTES: usize = 6 << 20;
 pub const SPOOL_QUEUE: usize = 1_024;
 pub const SPOOL_GROUP: usize = 256;
 pub const SPOOL_GROUP_BYTES: usize = 1 << 20;
+/// How often the spool's disk is tried, and files that were removed while in use are to be put back.
+pub const SPOOL_TRY_EVERY: Duration = Duration::from_secs(5);
+pub const SPOOL_PUT_BACK_EVERY: Duration = Duration::from_secs(5);
 /// An fsync that takes longer is a refusal: 503.
 pub const SPOOL_WAIT: Duration = Duration::from_secs(2);
 /// Critical notifications on their direct way, one per user: waiting (over: they come with the replay), in one

@@ -58,6 +58,9 @@ pub struct Spooling {
     /// New notifications go there; else only replay is left.
     pub active: bool,
     pub records: u64,
+    /// Why it takes nothing, and how to mend that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
     /// Topics that do not exist, though records wait for them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_topics: Vec<String>,
@@ -80,6 +83,9 @@ impl fmt::Display for Readiness {
                 "replaying"
             };
             write!(f, "; {doing}: {} records", spool.records)?;
+            if let Some(fault) = &spool.fault {
+                write!(f, ", it can't be used: {fault}")?;
+            }
             if !spool.missing_topics.is_empty() {
                 write!(f, ", missing: {}", spool.missing_topics.join(", "))?;
             }
@@ -147,11 +153,12 @@ impl Health {
 }
 
 fn spooling(spool: &Spool) -> Option<Spooling> {
-    let (active, records) = (spool.is_active(), spool.records());
+    let (active, records, fault) = (spool.is_active(), spool.records(), spool.fault());
     let missing = spool.missing().into_iter();
-    (active || records > 0).then(|| Spooling {
+    (active || records > 0 || fault.is_some()).then(|| Spooling {
         active,
         records,
+        fault,
         missing_topics: missing.map(Topic::suffix).collect(),
     })
 }

@@ -85,8 +85,8 @@ pub struct Parts {
 pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("spool.path: {path}: {error}; give it a directory of its own, on a disk with room")]
-    Spool { path: String, error: SpoolError },
+    #[error("spool.path: {0}")]
+    Spool(SpoolError),
     #[error("{key}: can't listen on {address}: {error}")]
     Listen {
         key: &'static str,
@@ -357,13 +357,8 @@ fn open_spool(
     let Some(config) = config else {
         return Ok(None);
     };
-    match Spool::open(config, metrics) {
-        Ok(spool) => Ok(Some(spool)),
-        Err(error) => Err(StartError::Spool {
-            path: config.path.display().to_string(),
-            error,
-        }),
-    }
+    let opened = Spool::open(config, metrics).map_err(StartError::Spool)?;
+    Ok(Some(opened))
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

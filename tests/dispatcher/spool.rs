@@ -251,3 +251,71 @@ async fn a_topic_that_is_not_there_holds_its_own_records_only() {
     assert_eq!(stored.len(), 1);
     assert_eq!(stored[0].id, listed);
 }
+
+/// All at once, so that nothing is put back while it goes on.
+fn take_away(place: &Path) {
+    let aside = place.with_extension("aside");
+    std::fs::rename(place, &aside).unwrap();
+    std::fs::remove_dir_all(&aside).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_somebody_removes_is_there_again_with_all_it_held() {
+    let parent = tempfile::tempdir().unwrap();
+    let place = parent.path().join("spool");
+    let (mut rig, switched) = away(&place, 16 << 20).await;
+    let mut taken = BTreeSet::new();
+    for file in ["", "spool.db", "spool.db-wal"] {
+        let answer = post(&rig, notification("normal", 10), None).await;
+        taken.insert(id_of(&answer.body).to_string());
+        match file {
+            "" => take_away(&place),
+            file => std::fs::remove_file(place.join(file)).unwrap(),
+        }
+        let answer = post(&rig, notification("normal", 10), None).await;
+        assert_eq!(answer.status, 202, "{file:?}: {}", answer.body);
+        taken.insert(id_of(&answer.body).to_string());
+    }
+    // One that nobody writes to is found out, too.
+    take_away(&place);
+    let put_back = || async {
+        let metrics = rig.metrics.render();
+        metrics
+            .contains("herald_spool_put_back_total 4")
+            .then_some(())
+    };
+    eventually(put_back).await;
+    rig.restart().await;
+    all_are_stored(&rig, &switched, taken).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_spool_that_can_not_be_put_back_takes_nothing_and_is_replayed_all_the_same() {
+    let parent = tempfile::tempdir().unwrap();
+    let [place, real, obstacle] =
+        ["spool", "real", "obstacle"].map(|name| parent.path().join(name));
+    std::os::unix::fs::symlink(&real, &place).unwrap();
+    std::fs::create_dir(&real).unwrap();
+    let (rig, switched) = away(&place, 16 << 20).await;
+    let answer = post(&rig, notification("normal", 10), None).await;
+    let mut taken = BTreeSet::from([id_of(&answer.body).to_string()]);
+    std::fs::write(&obstacle, "in the way").unwrap();
+    std::fs::rename(&obstacle, &place).unwrap();
+    std::fs::remove_dir_all(&real).unwrap();
+    fill(&rig, "critical", "spool_failed", &mut taken).await;
+    assert_eq!(taken.len(), 1);
+    let (_, body) = readiness(&rig).await;
+    let fault = body["spool"]["fault"].as_str().unwrap_or_default();
+    assert!(fault.contains(place.to_str().unwrap()), "{body}");
+
+    switched.turn(true);
+    eventually(|| async { (rows(&*rig.store, "42").await.len() == 1).then_some(()) }).await;
+    std::fs::remove_file(&place).unwrap();
+    // It takes notifications again without a restart.
+    replayed(&rig).await;
+    switched.turn(false);
+    let answer = post(&rig, notification("low", 10), None).await;
+    assert_eq!(answer.body["durability"], "spooled", "{}", answer.body);
+    taken.insert(id_of(&answer.body).to_string());
+    all_are_stored(&rig, &switched, taken).await;
+}

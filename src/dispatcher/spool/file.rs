@@ -11,6 +11,7 @@
 //! Removing needs room too, to fold what the log holds. So a reserve stands beside the file: given up when a
 //! full disk lets nothing be removed, and nothing is taken before it is there again.
 
+use super::place::{self, Place};
 use crate::{
     api,
     bus::{Record, Topic},
@@ -19,25 +20,16 @@ use crate::{
 };
 use prost::Message;
 use rusqlite::{Connection, ErrorCode, params};
-use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, path::Path, time::Duration};
 
 /// Bits of a row id that hold the sequence.
 const SEQUENCE_BITS: u32 = 56;
 /// What is not critical keeps one order, so that a user's notifications stay in theirs.
 const RANKS: [i64; 2] = [0, 1];
 
-const DATABASE: &str = "spool.db";
-const LOG: &str = "spool.db-wal";
-const RESERVE: &str = "spool.reserve";
-
 pub struct File {
     connection: Connection,
-    directory: PathBuf,
+    place: Place,
     has_reserve: bool,
     bytes_max: u64,
     page_bytes: u64,
@@ -68,8 +60,9 @@ pub fn encode(record: Record) -> Vec<u8> {
 impl File {
     /// Makes directory and file where they are not there. Only one process may hold it.
     pub fn open(directory: &Path, bytes_max: u64) -> Result<File, rusqlite::Error> {
-        make(directory).map_err(|error| failure(rusqlite::ffi::SQLITE_CANTOPEN, &error))?;
-        let connection = Connection::open(directory.join(DATABASE))?;
+        let can_t_open = |error| failure(rusqlite::ffi::SQLITE_CANTOPEN, &error);
+        place::make(directory).map_err(can_t_open)?;
+        let connection = Connection::open(directory.join(place::DATABASE))?;
         connection.busy_timeout(Duration::from_millis(100))?;
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -94,7 +87,7 @@ impl File {
         }
         let mut file = File {
             connection,
-            directory: directory.to_owned(),
+            place: Place::of_open(directory).map_err(can_t_open)?,
             has_reserve: false,
             bytes_max,
             page_bytes,
@@ -186,7 +179,7 @@ impl File {
         match self.fold_long_log().and_then(|()| self.remove_rows(rows)) {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
                 self.has_reserve = false;
-                fs::remove_file(self.directory.join(RESERVE)).map_err(|_| error)?;
+                self.place.give_up_reserve().map_err(|_| error)?;
                 self.fold_log()?;
                 self.remove_rows(rows)
             }
@@ -194,23 +187,45 @@ impl File {
         }
     }
 
-    /// An empty spool gives its disk back.
-    pub fn discard(self) -> std::io::Result<()> {
+    /// Whether what is written here is found under the path by the next process.
+    pub fn is_in_place(&self) -> bool {
+        self.place.is_theirs()
+    }
+
+    /// Somebody removed the file: a copy of all it holds takes its place, to be opened once this is dropped.
+    pub fn put_back(&self) -> Result<(), io::Error> {
+        self.place.fill(|path| {
+            let into = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+            let copied = self.connection.execute("VACUUM INTO ?", [into]);
+            copied.map(drop).map_err(io::Error::other)
+        })
+    }
+
+    /// An empty spool gives its disk back; a file of that name which is not this one is left alone.
+    pub fn discard(self) -> io::Result<()> {
         assert_eq!(self.records, 0, "only what is empty may go");
-        let directory = self.directory.clone();
-        drop(self);
-        for name in [DATABASE, LOG] {
-            match fs::remove_file(directory.join(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        let is_in_place = self.is_in_place();
+        drop(self.connection);
+        match is_in_place {
+            true => self.place.clear(),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Does nothing, as far as the disk: whether it would take a record now.
+    pub fn try_disk(&mut self) -> Result<(), rusqlite::Error> {
+        self.keep_reserve()?;
+        self.fold_long_log()?;
+        let tries: u32 = self
+            .connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        self.connection
+            .pragma_update(None, "user_version", tries.wrapping_add(1) & 0xff)
     }
 
     fn keep_reserve(&mut self) -> Result<(), rusqlite::Error> {
         if !self.has_reserve {
-            let kept = reserve(&self.directory.join(RESERVE));
+            let kept = self.place.reserve();
             kept.map_err(|error| failure(rusqlite::ffi::SQLITE_FULL, &error))?;
             self.has_reserve = true;
         }
@@ -268,34 +283,7 @@ fn room_for(priority: Priority, bytes_max: u64) -> u64 {
     bytes_max / 100 * percent
 }
 
-fn failure(code: i32, error: &std::io::Error) -> rusqlite::Error {
+fn failure(code: i32, error: &io::Error) -> rusqlite::Error {
     let kind = rusqlite::ffi::Error::new(code);
     rusqlite::Error::SqliteFailure(kind, Some(error.to_string()))
-}
-
-/// Written, because a hole in a file keeps no room.
-fn reserve(path: &Path) -> std::io::Result<()> {
-    let wanted = limits::SPOOL_RESERVE_BYTES;
-    if fs::metadata(path).is_ok_and(|found| found.len() == wanted as u64) {
-        return Ok(());
-    }
-    let written = fs::File::create(path).and_then(|mut file| {
-        file.write_all(&vec![0; wanted])?;
-        file.sync_all()
-    });
-    if written.is_err() {
-        // Half of it is of no use to anybody.
-        let _ = fs::remove_file(path);
-    }
-    written
-}
-
-/// The entry of a fresh directory is made durable too: the file's own is synced by SQLite.
-fn make(directory: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(directory)?;
-    let directory = fs::canonicalize(directory)?;
-    match directory.parent() {
-        Some(parent) => fs::File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
 }

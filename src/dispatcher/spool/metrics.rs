@@ -12,6 +12,8 @@ pub struct SpoolMetrics {
     pub replayed: IntCounter,
     pub refused: IntCounterVec,
     pub missing: IntGaugeVec,
+    /// Its files were removed while in use.
+    pub put_back: IntCounter,
     direct: IntCounterVec,
 }
 
@@ -37,6 +39,10 @@ impl SpoolMetrics {
                 "spool_topic_missing",
                 "1 while records of the spool wait for this topic, which does not exist.",
                 &["topic"],
+            ),
+            put_back: metrics.counter(
+                "spool_put_back_total",
+                "Times the spool's files were removed while in use, and put back.",
             ),
             direct: metrics.counters(
                 "direct_total",

@@ -4,16 +4,18 @@
 //! * what [`Spool::append`] answered with `Ok` was synced to the disk, and stays until the bus has it;
 //! * a record leaves the file only after `acks=all`. A crash in between replays it once more; it is marked
 //!   `again`, so the router finds the row that exists;
+//! * whoever removes its files while they are in use loses nothing: `writer`;
 //! * while the mode lasts nobody waits for the bus: only the replay tries it;
 //! * records of a topic that does not exist wait for it; all others go past them.
 
 mod direct;
 mod file;
 mod metrics;
+mod place;
 mod replay;
 mod writer;
 
-use super::{gateways::Gateways, store::SharedStore};
+use super::{gateways::Gateways, patience::Seldom, store::SharedStore};
 use crate::{
     bus::{Record, Topic},
     config,
@@ -25,7 +27,13 @@ use crate::{
 use file::{Entry, File, Waiting};
 use metrics::SpoolMetrics;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt::Display, sync::Arc, thread::JoinHandle};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
 use thiserror::Error;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -47,8 +55,11 @@ pub enum SpoolError {
 }
 
 impl SpoolError {
-    fn failed(error: impl Display) -> SpoolError {
-        SpoolError::Failed(error.to_string())
+    fn unusable(directory: &Path, error: &impl Display) -> SpoolError {
+        let place = directory.display();
+        SpoolError::Failed(format!(
+            "{place}: {error}; spool.path has to be a directory of its own that can be written, on a disk with room"
+        ))
     }
 
     /// Label of a metric.
@@ -60,6 +71,14 @@ impl SpoolError {
     }
 }
 
+/// What keeps it from taking anything.
+#[derive(Default)]
+struct Fault {
+    why: Option<String>,
+    is_said: bool,
+    seldom: Seldom,
+}
+
 /// Dropping it finishes what was handed over.
 pub struct Spool {
     calls: Option<mpsc::Sender<Call>>,
@@ -69,14 +88,17 @@ pub struct Spool {
     active: watch::Sender<bool>,
     /// Topics that were not there, and when they are tried again.
     missing: Mutex<BTreeMap<Topic, Instant>>,
+    /// Why it took nothing the last time.
+    fault: Mutex<Fault>,
     metrics: SpoolMetrics,
-    place: String,
+    directory: PathBuf,
 }
 
 impl Spool {
     pub fn open(config: &config::Spool, metrics: &Metrics) -> Result<Arc<Spool>, SpoolError> {
         let metrics = SpoolMetrics::new(metrics);
-        let file = File::open(&config.path, config.bytes_max).map_err(SpoolError::failed)?;
+        let unusable = |error: &dyn Display| SpoolError::unusable(&config.path, &error);
+        let file = File::open(&config.path, config.bytes_max).map_err(|error| unusable(&error))?;
         let (calls, inbox) = mpsc::channel(limits::SPOOL_QUEUE);
         let (told, records) = watch::channel(file.records);
         if file.records > 0 {
@@ -89,21 +111,23 @@ impl Spool {
             directory: config.path.clone(),
             bytes_max: config.bytes_max,
             file: Some(file),
+            homeless: None,
             records: told,
             metrics: metrics.clone(),
         };
         let thread = std::thread::Builder::new()
             .name("spool".into())
             .spawn(move || writer.run(inbox))
-            .map_err(SpoolError::failed)?;
+            .map_err(|error| unusable(&error))?;
         Ok(Arc::new(Spool {
             calls: Some(calls),
             thread: Some(thread),
             records,
             active: watch::Sender::new(false),
             missing: Mutex::default(),
+            fault: Mutex::default(),
             metrics,
-            place: config.path.display().to_string(),
+            directory: config.path.clone(),
         }))
     }
 
@@ -119,18 +143,46 @@ impl Spool {
             topic,
             record: file::encode(record),
         };
-        let appended = self.call(|answer| Call::Append(entry, answer));
-        // A disk that hangs is a refusal too.
-        let appended = tokio::time::timeout(limits::SPOOL_WAIT, appended).await;
-        let result = appended.unwrap_or_else(|_| {
-            let waited = limits::SPOOL_WAIT.as_secs();
-            Err(SpoolError::Failed(format!("no fsync within {waited} s")))
-        });
+        let result = self
+            .told(self.call(|answer| Call::Append(entry, answer)))
+            .await;
         if let Err(error) = &result {
             let labels = [priority.as_str(), error.cause()];
             self.metrics.refused.with_label_values(&labels).inc();
         }
         result
+    }
+
+    /// Tries the disk now and then, so that one that fails is known before it is needed, and one that works
+    /// again while nobody sends anything.
+    async fn try_for_ever(&self) {
+        loop {
+            let _ = self.told(self.call(Call::Try)).await;
+            tokio::time::sleep(limits::SPOOL_TRY_EVERY).await;
+        }
+    }
+
+    /// Whether the disk fails is kept. One that hangs fails too.
+    async fn told(
+        &self,
+        done: impl Future<Output = Result<(), SpoolError>>,
+    ) -> Result<(), SpoolError> {
+        let done = tokio::time::timeout(limits::SPOOL_WAIT, done).await;
+        let done = done.unwrap_or_else(|_| {
+            let error = format!("no fsync within {} s", limits::SPOOL_WAIT.as_secs());
+            Err(SpoolError::unusable(&self.directory, &error))
+        });
+        let fault = match &done {
+            Err(SpoolError::Failed(why)) => Some(why.clone()),
+            Ok(()) | Err(SpoolError::Full(_)) => None,
+        };
+        self.fault.lock().is_now(fault);
+        done
+    }
+
+    /// Why it takes nothing, whatever its priority, and how to mend that.
+    pub fn fault(&self) -> Option<String> {
+        self.fault.lock().why.clone()
     }
 
     pub fn is_active(&self) -> bool {
@@ -159,7 +211,7 @@ impl Spool {
             self.metrics.active.set(1);
             tracing::warn!(
                 %error,
-                spool = self.place,
+                spool = %self.directory.display(),
                 "the bus takes nothing: notifications are spooled and replayed when it is back; look after Kafka, this ends by itself"
             );
         }
@@ -207,6 +259,24 @@ impl Spool {
             .await
             .map_err(|_| SpoolError::Failed("its thread ended".into()))?;
         answered.await.map_err(ended)?
+    }
+}
+
+impl Fault {
+    /// On a disk that is almost full a small record may fit between two others: not each of them is said.
+    fn is_now(&mut self, why: Option<String>) {
+        match &why {
+            Some(why) if !self.is_said && self.seldom.is_due() => {
+                tracing::warn!("the spool can't be used: {why}");
+                self.is_said = true;
+            }
+            None if self.is_said => {
+                tracing::info!("the spool can be used again");
+                self.is_said = false;
+            }
+            _ => {}
+        }
+        self.why = why;
     }
 }
 

@@ -40,6 +40,7 @@ impl Replay {
         };
         tokio::select! {
             () = replaying => {}
+            () = self.spool.try_for_ever() => {}
             () = shutdown.cancelled() => {}
         }
         "spool"
