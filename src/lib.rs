@@ -15,6 +15,7 @@ pub mod ctl;
 pub mod dispatcher;
 pub mod envelope;
 pub mod gateway;
+pub mod held;
 pub mod ids;
 pub mod limits;
 pub mod metrics;

@@ -1,5 +1,7 @@
 //! How processes start: wrong configuration, parts that are away, secrets.
 
+#[path = "start/held.rs"]
+mod held;
 #[path = "start/script.rs"]
 mod script;
 #[path = "start/units.rs"]

@@ -32,6 +32,7 @@ use crate::{
     api::secret::{self, Present},
     bus::SharedBus,
     config::{self, ConfigError, Secret},
+    held::HeldError,
     limits,
     metrics::Metrics,
     registry::SharedRegistry,
@@ -45,7 +46,7 @@ use intake::Intake;
 use metrics::DispatcherMetrics;
 use outbox::Outbox;
 use patience::Patience;
-use spool::{Spool, SpoolError};
+use spool::{OpenError, Spool};
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -86,7 +87,7 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("spool.path: {0}")]
-    Spool(SpoolError),
+    Spool(OpenError),
     #[error("{key}: can't listen on {address}: {error}")]
     Listen {
         key: &'static str,
@@ -357,8 +358,13 @@ fn open_spool(
     let Some(config) = config else {
         return Ok(None);
     };
-    let opened = Spool::open(config, metrics).map_err(StartError::Spool)?;
-    Ok(Some(opened))
+    match Spool::open(config, metrics) {
+        Ok(spool) => Ok(Some(spool)),
+        Err(error @ OpenError::Held(HeldError::ByAnother { .. })) => {
+            Err(ConfigError::new("spool.path", error.to_string()).into())
+        }
+        Err(error) => Err(StartError::Spool(error)),
+    }
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     auth::{self, Verifier},
-    bus::embedded::EmbeddedBus,
-    config::{AuthKey, Secret, StandaloneConfig},
+    bus::embedded::{EmbeddedBus, OpenError},
+    config::{AuthKey, ConfigError, Secret, StandaloneConfig},
     console::{self, Console},
     control::{self, Control},
     dispatcher::{self, Dispatcher, store::SharedStore},
@@ -132,8 +132,15 @@ struct Embedded {
 
 impl Embedded {
     fn open(data: &DataDirectory, metrics: &Metrics) -> Result<Embedded, StartError> {
-        let bus = EmbeddedBus::open(data.path(), Default::default(), metrics)
-            .map_err(|error| StartError::host(error.to_string()))?;
+        let bus =
+            EmbeddedBus::open(data.path(), Default::default(), metrics).map_err(
+                |error| match error {
+                    OpenError::Held(error) => {
+                        ConfigError::new("store.path", error.to_string()).into()
+                    }
+                    error => StartError::host(error.to_string()),
+                },
+            )?;
         Ok(Embedded {
             bus: Arc::new(bus),
             registry: Arc::default(),

@@ -41,8 +41,7 @@ async fn a_directory_has_one_bus() {
     let directory = tempfile::tempdir().unwrap();
     let first = embedded(&directory);
     let second = EmbeddedBus::open(directory.path(), Options::default(), &Metrics::default());
-    let held = OpenError::Held(directory.path().to_owned());
-    assert_eq!(second.err(), Some(held));
+    assert!(matches!(second.err(), Some(OpenError::Held(_))));
     drop(first);
     embedded(&directory);
 }

@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, config::DbConfig, params};
 use std::{
     collections::HashMap,
-    fs::File,
     path::{Path, PathBuf},
     sync::atomic::AtomicU64,
     time::Duration,
@@ -45,22 +44,6 @@ pub(super) fn row(partition: u32, offset: u64) -> i64 {
 /// Offset in a row id.
 pub(super) fn offset(row: i64) -> u64 {
     row as u64 & ((1 << OFFSET_BITS) - 1)
-}
-
-/// Takes the directory for this process. The kernel lets go of it however the process ends.
-pub(super) fn hold(dir: &Path) -> Result<File, OpenError> {
-    let path = dir.join("bus.lock");
-    let problem = |error: &dyn std::fmt::Display| OpenError::Unusable {
-        path: path.clone(),
-        problem: error.to_string(),
-    };
-    std::fs::create_dir_all(dir).map_err(|error| problem(&error))?;
-    let file = File::create(&path).map_err(|error| problem(&error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Held(dir.to_owned())),
-        Err(std::fs::TryLockError::Error(error)) => Err(problem(&error)),
-    }
 }
 
 /// Opens the file for writing, makes what is missing and reads where every partition ends.

@@ -19,7 +19,10 @@ use super::{
     Bus, BusError, Consumer, Record, Start, Target, Topic, TopicPartition, metrics::BusMetrics,
     partitioner,
 };
-use crate::metrics::Metrics;
+use crate::{
+    held::{Held, HeldError},
+    metrics::Metrics,
+};
 use async_trait::async_trait;
 use consumer::EmbeddedConsumer;
 use groups::Groups;
@@ -27,7 +30,6 @@ use parking_lot::Mutex;
 use reader::Readers;
 use std::{
     collections::HashMap,
-    fs::File,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -53,8 +55,8 @@ impl Default for Options {
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum OpenError {
-    #[error("{0} is in use by another Herald process: stop it, or choose another directory")]
-    Held(PathBuf),
+    #[error(transparent)]
+    Held(#[from] HeldError),
     #[error(
         "{path} was made by a newer Herald (layout {found}): use that version, or another directory"
     )]
@@ -76,7 +78,7 @@ struct Shared {
     logs: Arc<Logs>,
     groups: Mutex<Groups>,
     metrics: BusMetrics,
-    _held: File,
+    _held: Held,
 }
 
 /// One partition as the process knows it.
@@ -101,7 +103,7 @@ struct Logs {
 impl EmbeddedBus {
     /// Opens or makes `DIR/bus.db`; blocks for as long as SQLite needs to recover the file.
     pub fn open(dir: &Path, options: Options, metrics: &Metrics) -> Result<EmbeddedBus, OpenError> {
-        let held = file::hold(dir)?;
+        let held = Held::take(dir, "bus.lock")?;
         let (connection, logs) = file::open(dir, options)?;
         let logs = Arc::new(logs);
         let metrics = BusMetrics::new(metrics);

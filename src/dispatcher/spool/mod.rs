@@ -20,6 +20,7 @@ use crate::{
     bus::{Record, Topic},
     config,
     envelope::Priority,
+    held::{Held, HeldError},
     limits,
     metrics::Metrics,
     registry::SharedRegistry,
@@ -52,6 +53,15 @@ pub enum SpoolError {
     /// The disk. Whether it was kept is not known.
     #[error("the spool can't be used: {0}")]
     Failed(String),
+}
+
+/// Why there is none.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Held(#[from] HeldError),
+    #[error(transparent)]
+    Unusable(#[from] SpoolError),
 }
 
 impl SpoolError {
@@ -95,7 +105,8 @@ pub struct Spool {
 }
 
 impl Spool {
-    pub fn open(config: &config::Spool, metrics: &Metrics) -> Result<Arc<Spool>, SpoolError> {
+    pub fn open(config: &config::Spool, metrics: &Metrics) -> Result<Arc<Spool>, OpenError> {
+        let held = Held::take(&config.path, "spool.lock")?;
         let metrics = SpoolMetrics::new(metrics);
         let unusable = |error: &dyn Display| SpoolError::unusable(&config.path, &error);
         let file = File::open(&config.path, config.bytes_max).map_err(|error| unusable(&error))?;
@@ -111,6 +122,7 @@ impl Spool {
             directory: config.path.clone(),
             bytes_max: config.bytes_max,
             file: Some(file),
+            held,
             homeless: None,
             records: told,
             metrics: metrics.clone(),

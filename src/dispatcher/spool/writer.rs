@@ -10,8 +10,8 @@ use super::{
     file::{Entry, File, Waiting, is_harmless},
     metrics::SpoolMetrics,
 };
-use crate::{bus::Topic, limits};
-use std::{path::PathBuf, time::Instant};
+use crate::{bus::Topic, held::Held, limits};
+use std::{io, path::PathBuf, time::Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
@@ -30,6 +30,7 @@ pub struct Writer {
     pub bytes_max: u64,
     /// Gone after an error that says nothing about what the file holds: the next call opens it anew.
     pub file: Option<File>,
+    pub held: Held,
     /// The file was removed and could not be put back: why, and when it was tried.
     pub homeless: Option<(String, Instant)>,
     pub records: watch::Sender<u64>,
@@ -127,7 +128,8 @@ impl Writer {
             self.file = Some(file);
             return Err(SpoolError::Failed(why.clone()));
         }
-        if let Err(error) = file.put_back() {
+        let held = self.held.keep().map_err(io::Error::other);
+        if let Err(error) = held.and_then(|()| file.put_back()) {
             let why = format!(
                 "{place}: its files were removed while in use, and can't be put back: {error}; mend the directory, and let nobody clean it up"
             );
@@ -161,7 +163,12 @@ impl Writer {
         let failed = |error| SpoolError::unusable(&self.directory, &error);
         let mut file = match self.file.take() {
             Some(file) => file,
-            None => File::open(&self.directory, self.bytes_max).map_err(failed)?,
+            None => {
+                self.held
+                    .keep()
+                    .map_err(|error| SpoolError::unusable(&self.directory, &error))?;
+                File::open(&self.directory, self.bytes_max).map_err(failed)?
+            }
         };
         let done = work(&mut file);
         // Another look would not find one that was removed.
