@@ -180,7 +180,8 @@ pub const KAFKA_FETCH_BACKOFF: Duration = Duration::from_millis(10);
 pub const KAFKA_SESSION: Duration = Duration::from_secs(10);
 /// Without any broker in the metadata for so long, the configured ones are asked again.
 pub const KAFKA_LOST: Duration = Duration::from_secs(5);
-pub const KAFKA_STATISTICS: Duration = Duration::from_secs(5);
+/// Also how long a client that lost every broker may not notice it.
+pub const KAFKA_STATISTICS: Duration = Duration::from_secs(2);
 /// The health probe: how many without an answer make Kafka count as away, the timeout of one, and the
 /// interval while Kafka answers and while it doesn't.
 pub const KAFKA_PROBES: u32 = 2;

@@ -32,6 +32,7 @@ use testbed::kafka::{self, KafkaBroker};
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(90);
+const READERS: usize = 12;
 
 async fn until(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -102,8 +103,7 @@ async fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     );
     broker.restart();
     until("the bus stays away", || bus.healthy()).await;
-    let end = bus.end(place).await.unwrap();
-    until_end(&bus, end + 50).await;
+    until_more(&bus, 50).await;
     stop.store(true, Ordering::Relaxed);
     let acknowledged = writer.await.unwrap();
 
@@ -125,10 +125,17 @@ async fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     read(&mut member, end as usize - 50).await;
 }
 
-async fn until_end(bus: &SharedBus, end: u64) {
+/// Waits until so many records have come behind those there are; answers the end.
+async fn until_more(bus: &SharedBus, records: u64) -> u64 {
     let deadline = Instant::now() + PATIENCE;
-    while bus.end(at(Topic::InApp, 0)).await.unwrap_or(0) < end {
+    let mut wanted = None;
+    loop {
         assert!(Instant::now() < deadline, "producing does not resume");
+        if let Ok(end) = bus.end(at(Topic::InApp, 0)).await
+            && end >= *wanted.get_or_insert(end + records)
+        {
+            return end;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -156,6 +163,38 @@ async fn silence_of_a_frozen_broker_is_an_error() {
     until("the bus stays away", || bus.healthy()).await;
     let polled = reader.poll(10, Duration::from_millis(50)).await;
     assert!(matches!(polled, Ok(Polled::Idle)), "{polled:?}");
+}
+
+/// Thawed, such a broker is fenced a moment: its answers to who asks for metadata name no broker at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_heard_of_no_broker_any_more_find_them_again() {
+    let broker = KafkaBroker::start();
+    let namespace = kafka::fresh_namespace();
+    kafka::create_topics(&broker.brokers(), &namespace, &TOPICS).await;
+    let bus: SharedBus = Arc::new(connect(broker.brokers(), &namespace));
+    let place = at(Topic::InApp, 0);
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        readers.push(assigned(&bus, place, Start::At(0)).await);
+    }
+    readers.push(bus.subscribe("workers", &[Topic::InApp]).await.unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write_until(bus.clone(), stop.clone()));
+    for reader in &mut readers {
+        read(reader, 50).await;
+    }
+    for longer in [Duration::ZERO, Duration::from_secs(2)] {
+        broker.freeze();
+        until("the silence is not noticed", || !bus.healthy()).await;
+        tokio::time::sleep(longer).await;
+        broker.thaw();
+        until_more(&bus, 50).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    let end = until_more(&bus, 0).await as usize;
+    let all = readers.iter_mut().map(|reader| read(reader, end - 50));
+    futures::future::join_all(all).await;
 }
 
 async fn make(namespace: &Namespace, topic: Topic, partitions: i32, settings: &[(&str, &str)]) {

@@ -63,6 +63,26 @@ pub async fn what_is_answered_202_arrives_once_whatever_else_dies(world: &mut Wo
     world.fleet.ready().await;
 }
 
+/// It stops answering without closing anything, as a host that hangs does.
+pub async fn a_broker_that_stands_still_is_away_and_back_once(world: &mut World) {
+    let load = Load::start(&world.fleet, 8);
+    load.goes_on(&world.fleet, 100).await;
+    world.broker.freeze();
+    load.is_spooled(&world.fleet, 500).await;
+    world.gateways_name("bus", true).await;
+    world.broker.thaw();
+    world.whole_again().await;
+    let accepted = load.stop().await;
+    println!(
+        "{} accepted around a Kafka that stood still",
+        accepted.len()
+    );
+    world.all_arrived(&accepted).await;
+    world.gateways_name("bus", false).await;
+    world.whole_again().await;
+    world.fleet.ready().await;
+}
+
 fn marks(fleet: &Fleet) -> Vec<Mark> {
     let gateways = fleet.gateways.iter().map(|one| &one.process);
     let processes = gateways.chain([&fleet.dispatchers[0].process]);

@@ -142,7 +142,8 @@ fn bus_and_registry_know_neither_process() {
         "config", "envelope", "held", "ids", "limits", "metrics", "position", "api",
     ];
     let sources = rust("src");
-    let mut findings = strangers(&sources, "src/bus", &[&common[..], &["bus"]].concat());
+    let own = [&common[..], &["bus", "sys"]].concat();
+    let mut findings = strangers(&sources, "src/bus", &own);
     findings.extend(strangers(
         &sources,
         "src/registry",

@@ -193,6 +193,8 @@ impl KafkaConsumer {
         records_max: usize,
         wait: Duration,
     ) -> Result<Polled, BusError> {
+        let inner = self.inner();
+        inner.context().reports.brokers().ensure(inner.client());
         self.give_up_revoked()?;
         let deadline = Instant::now() + wait;
         loop {

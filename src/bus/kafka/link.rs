@@ -235,6 +235,11 @@ pub(super) struct Health {
 }
 
 impl Health {
+    /// As configured.
+    pub(super) fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
     pub(super) fn is_well(&self) -> bool {
         self.gauge.get() == 1
     }
@@ -299,6 +304,8 @@ impl Probe {
             }
             // The client's own events would pile up unseen; they say why it is away.
             while self.client.poll(Duration::ZERO).is_some() {}
+            let brokers = self.client.context().brokers();
+            brokers.ensure(self.client.client());
             let pause = match unanswered {
                 0 => limits::KAFKA_PROBE_EVERY,
                 _ => limits::KAFKA_PROBE_AWAY,

@@ -1,6 +1,6 @@
 //! What librdkafka tells about itself, as metrics: its statistics, its errors, its log.
 
-use super::link::Health;
+use super::{brokers::Brokers, link::Health};
 use crate::{bus::metrics::BusMetrics, ids::Namespace, metrics::Metrics};
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
@@ -85,6 +85,7 @@ pub(super) struct Reports {
     health: Arc<Health>,
     /// Label values this consumer has shown: (topic, partition). They go when the partition goes.
     shown: Mutex<BTreeSet<(String, String)>>,
+    brokers: Arc<Brokers>,
 }
 
 impl Reports {
@@ -94,12 +95,14 @@ impl Reports {
         metrics: &KafkaMetrics,
         health: &Arc<Health>,
     ) -> Reports {
+        let lost = metrics.errors.with_label_values(&["no_brokers"]);
         Reports {
             role,
             namespace: namespace.clone(),
             metrics: metrics.clone(),
             health: health.clone(),
             shown: Mutex::default(),
+            brokers: Arc::new(Brokers::new(health.brokers(), lost)),
         }
     }
 
@@ -107,6 +110,10 @@ impl Reports {
         let cause = cause(error.rdkafka_error_code());
         self.metrics.errors.with_label_values(&[cause]).inc();
         self.health.suspect(error.to_string());
+    }
+
+    pub(super) fn brokers(&self) -> &Arc<Brokers> {
+        &self.brokers
     }
 
     fn producer_statistics(&self, statistics: &Statistics) {
@@ -175,6 +182,7 @@ impl ClientContext for Reports {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.brokers.observe(&statistics);
         match &self.role {
             Role::Plain => {}
             Role::Producer => self.producer_statistics(&statistics),

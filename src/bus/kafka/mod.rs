@@ -9,6 +9,7 @@
 //! * the broker may be away at any time, also at start: calls answer `Unavailable` within about 2 s,
 //!   and everything goes on by itself when it is back.
 
+mod brokers;
 mod commit;
 mod consumer;
 mod link;

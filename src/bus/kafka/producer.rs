@@ -1,6 +1,7 @@
 //! The one producer of the process. Every call hands its records over in order and waits for all.
 
 use super::{
+    brokers::Brokers,
     link::Link,
     metrics::{Reports, Role},
     settings::refused,
@@ -23,7 +24,12 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 
 pub(super) struct Producer {
-    current: ArcSwap<FutureProducer<Reports>>,
+    current: ArcSwap<Current>,
+}
+
+struct Current {
+    client: FutureProducer<Reports>,
+    brokers: Arc<Brokers>,
 }
 
 /// A record and where it goes.
@@ -52,10 +58,11 @@ impl Producer {
         link: &Link,
     ) -> Result<Vec<(TopicPartition, u64)>, BusError> {
         let producer = self.current.load_full();
+        producer.brokers.ensure(producer.client.client());
         let mut waiting = Vec::with_capacity(records.len());
         let mut refused = None;
         for placed in records {
-            match enqueue(&producer, placed).await {
+            match enqueue(&producer.client, placed).await {
                 Ok(delivery) => waiting.push(delivery),
                 Err(error) => {
                     refused = Some((placed, error));
@@ -83,8 +90,8 @@ impl Producer {
 
     /// After a fatal error (a broker that lost the producer's state) this client refuses everything for
     /// ever; a new one begins a new series.
-    fn replace_if_dead(&self, dead: &Arc<FutureProducer<Reports>>, link: &Link) {
-        let Some((code, reason)) = dead.client().fatal_error() else {
+    fn replace_if_dead(&self, dead: &Arc<Current>, link: &Link) {
+        let Some((code, reason)) = dead.client.client().fatal_error() else {
             return;
         };
         match make(link) {
@@ -103,9 +110,11 @@ impl Producer {
     }
 }
 
-fn make(link: &Link) -> Result<FutureProducer<Reports>, KafkaError> {
+fn make(link: &Link) -> Result<Current, KafkaError> {
     let reports = link.reports(Role::Producer);
-    link.settings.producer().create_with_context(reports)
+    let brokers = reports.brokers().clone();
+    let client = link.settings.producer().create_with_context(reports)?;
+    Ok(Current { client, brokers })
 }
 
 /// A full queue is waited for, as long as any record may take.

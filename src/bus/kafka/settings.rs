@@ -48,9 +48,8 @@ impl Settings {
             // Connections that carry nothing are closed by brokers; that is no news.
             .set("log.connection.close", "false")
             // A broker that its controller took for dead a moment is in no metadata, and librdkafka forgets it.
-            // Where a request was on its way it asks the configured addresses again: by default after 300 s. Not
-            // always: a metadata answer without any broker can leave a client with none until the process
-            // restarts (confluentinc/librdkafka#5301).
+            // Where a request was on its way it asks the configured addresses again: by default after 300 s. For
+            // the other cases see [`brokers`](super::brokers).
             .set(
                 "metadata.recovery.rebootstrap.trigger.ms",
                 text(limits::KAFKA_LOST),
@@ -65,9 +64,7 @@ impl Settings {
 
     /// Metadata, watermarks, administration: a client that neither produces nor consumes.
     pub(super) fn plain(&self) -> ClientConfig {
-        let mut client = self.common.clone();
-        client.set("statistics.interval.ms", "0");
-        client
+        self.common.clone()
     }
 
     pub(super) fn producer(&self) -> ClientConfig {
