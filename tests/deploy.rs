@@ -99,11 +99,9 @@ async fn a_fleet_is_drained_rebalanced_and_replaced_under_load_and_nothing_is_lo
     ctl(&fleet, &["drain", "gw-1", "--cancel"]).await;
     fleet.ready().await;
     let mean = CLIENTS / 3;
+    ctl(&fleet, &["rebalance"]).await;
     fleet
         .eventually("gw-1 has its share", PATIENCE * 2, async || {
-            // Until HAProxy has seen that it is back, clients sent away return to where they were, and the
-            // others rest then: asked again, they go on.
-            ctl(&fleet, &["rebalance"]).await;
             (mean * 8 / 10).saturating_sub(users_at(&fleet, 0).await)
         })
         .await;

@@ -10,7 +10,8 @@
 
 use super::metrics::ControlMetrics;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
@@ -118,6 +119,7 @@ pub struct Health {
 struct State {
     problems: BTreeMap<Cause, String>,
     was_ready: bool,
+    ready_since: Option<Instant>,
 }
 
 impl Health {
@@ -134,6 +136,7 @@ impl Health {
             state: Mutex::new(State {
                 problems: problems.into(),
                 was_ready: false,
+                ready_since: None,
             }),
             metrics,
         };
@@ -174,8 +177,18 @@ impl Health {
         }
     }
 
+    /// Without a break, up to now.
+    pub fn is_ready_for(&self, long: Duration) -> bool {
+        let since = self.state.lock().ready_since;
+        since.is_some_and(|since| since.elapsed() >= long)
+    }
+
     fn publish(&self, state: &mut State) {
         let ready = is_ready(state);
+        state.ready_since = match ready {
+            true => state.ready_since.or_else(|| Some(Instant::now())),
+            false => None,
+        };
         if ready && !state.was_ready {
             state.was_ready = true;
             tracing::info!("ready");
@@ -231,6 +244,19 @@ mod tests {
         assert!(status.ready);
         assert_eq!(status.problems["bus"], "away");
         assert_eq!(status.to_string(), "ready; bus: away");
+    }
+
+    #[test]
+    fn how_long_a_host_is_ready_counts_from_the_last_time_it_was_not() {
+        let health = ready();
+        assert!(health.is_ready_for(Duration::ZERO));
+        assert!(!health.is_ready_for(Duration::from_secs(3_600)));
+        health.fails(Cause::Bus, "away");
+        assert!(health.is_ready_for(Duration::ZERO), "degraded is ready");
+        health.fails(Cause::Draining, "leaving");
+        assert!(!health.is_ready_for(Duration::ZERO));
+        health.works(Cause::Draining);
+        assert!(health.is_ready_for(Duration::ZERO));
     }
 
     #[test]

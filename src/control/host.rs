@@ -24,9 +24,12 @@ use crate::{
     proto::client::frames,
     registry::{GatewayLease, ShardLease, SharedRegistry},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -42,6 +45,7 @@ pub struct Host {
     pub namespace: Namespace,
     pub region: Region,
     pub gateway: config::Gateway,
+    pub drain: config::Drain,
     /// `host:port` of our gRPC service, empty without one.
     pub grpc: String,
     pub pace: Pace,
@@ -91,10 +95,13 @@ impl Host {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Connections a second this host takes at most: none when it is full or leaves.
+    /// Connections a second this host takes at most: none when it is full or leaves, or before the load
+    /// balancer has seen that it is ready: who is sent away meanwhile would only return to where they were.
     pub fn accepts_limit_per_s(&self) -> u32 {
         let room = self.gateway.connections_soft as u64;
-        match self.table.connections() < room && !self.is_draining() {
+        let seen = Duration::from_millis(self.drain.grace_ms);
+        let takes = self.health.is_ready_for(seen) && !self.is_draining();
+        match takes && self.table.connections() < room {
             true => self.gateway.accepts_per_s,
             false => 0,
         }
@@ -108,14 +115,21 @@ impl Host {
 
     /// Other hosts of the region that take clients.
     pub fn siblings<'a>(&self, leases: &'a [GatewayLease]) -> Vec<&'a GatewayLease> {
-        let is_sibling = |lease: &&GatewayLease| {
+        let takes = |lease: &&GatewayLease| lease.info.accepts_limit_per_s > 0;
+        self.staying(leases).filter(takes).collect()
+    }
+
+    /// Other hosts of the region that live and do not leave, whether they take clients now or not.
+    pub fn staying<'a>(
+        &self,
+        leases: &'a [GatewayLease],
+    ) -> impl Iterator<Item = &'a GatewayLease> {
+        leases.iter().filter(|lease| {
             lease.live
                 && !lease.info.draining
-                && lease.info.accepts_limit_per_s > 0
                 && lease.owner.gateway != self.id
                 && lease.info.region == self.region
-        };
-        leases.iter().filter(is_sibling).collect()
+        })
     }
 
     /// Who says what an outcome says, now.

@@ -111,7 +111,6 @@ pub enum ControlError {
 /// Control with its ports open, ready to run.
 pub struct Control {
     host: Arc<Host>,
-    drain: config::Drain,
     inbox: Inbox,
     metrics: Metrics,
     admin: TcpListener,
@@ -154,6 +153,7 @@ impl Control {
             ],
             region,
             gateway: parts.gateway,
+            drain: parts.drain,
             grpc: advertised,
             pace: parts.pace,
             bus: parts.bus,
@@ -182,7 +182,6 @@ impl Control {
         host.canary.measure(&parts.metrics);
         Ok(Control {
             host,
-            drain: parts.drain,
             inbox: parts.inbox,
             metrics: parts.metrics,
             admin,
@@ -293,7 +292,7 @@ impl Control {
         tasks.spawn(upkeep::run(host.clone()));
         tasks.spawn(canary::run(host.clone()));
         tasks.spawn(leaving::keep_slot(host.clone()));
-        tasks.spawn(leaving::run(host.clone(), self.drain));
+        tasks.spawn(leaving::run(host.clone()));
         tasks.spawn(upkeep::relieve_cores(host.clone()));
         let mut open = |port, listener, router| {
             let server = Server::new(port, &self.metrics);

@@ -1,11 +1,13 @@
 //! Leaving in good order, and at once.
 
-use crate::rig::{Rig, cursors, routed, until};
+use crate::rig::{Rig, Setup, cursors, routed, until};
 use herald::{
+    api::{LeaveReply, LeaveRequest, gateway_client::GatewayClient},
     bus::Topic,
+    config::{Drain, Grpc},
     envelope::Fate,
     gateway::mailbox::{FromCore, ToCore},
-    registry::Registry,
+    registry::{GatewayInfo, Registry, Timings},
 };
 
 #[tokio::test]
@@ -86,4 +88,103 @@ async fn a_second_wish_to_leave_ends_at_once_and_still_gives_the_leases_back() {
     rig.now.cancel();
     rig.running.await.unwrap().unwrap();
     assert!(!rig.shared.registry.gateways().await.unwrap()[0].live);
+}
+
+fn sibling(connections: u64, accepts_per_s: u32) -> GatewayInfo {
+    GatewayInfo {
+        grpc: String::new(),
+        shard: None,
+        connections,
+        accepts_limit_per_s: accepts_per_s,
+        spare_accepts_per_s: accepts_per_s,
+        region: "local".parse().unwrap(),
+        draining: false,
+    }
+}
+
+/// A rig that operators can reach, among siblings whose leases last.
+fn commanded() -> Setup {
+    Setup {
+        grpc: Some(Grpc {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            advertise: None,
+            secret_file: None,
+        }),
+        timings: Timings {
+            lease_ms: 600_000,
+            ..Setup::default().timings
+        },
+        ..Setup::default()
+    }
+}
+
+async fn ask(rig: &Rig, wish: &str) -> LeaveReply {
+    let url = format!("http://{}", rig.grpc.unwrap());
+    let mut client = GatewayClient::connect(url).await.unwrap();
+    let request = LeaveRequest {
+        v: 1,
+        wish: wish.to_owned(),
+        deadline_ms: None,
+    };
+    client.leave(request).await.unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn a_host_takes_clients_only_once_the_load_balancer_has_seen_it() {
+    let rig = Rig::ready().await;
+    until("clients are taken", async || {
+        (rig.lease().await.info.accepts_limit_per_s > 0).then_some(())
+    })
+    .await;
+    rig.leave().await;
+    // Here the balancer has not seen it yet.
+    let drain = Drain {
+        grace_ms: 3_600_000,
+        ..Setup::default().drain
+    };
+    let rig = Rig::ready_with(Setup {
+        drain,
+        ..Setup::default()
+    })
+    .await;
+    rig.core().open(1, "ann", None);
+    let told = until("a lease renewed since", async || {
+        let info = rig.lease().await.info;
+        (info.connections == 1).then_some(info)
+    })
+    .await;
+    assert_eq!((told.accepts_limit_per_s, told.spare_accepts_per_s), (0, 0));
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn clients_are_shared_with_a_host_that_takes_them_only_later() {
+    let rig = Rig::ready_with(commanded()).await;
+    let registry = &rig.shared.registry;
+    for slot in 0..4 {
+        rig.core().open(slot, &format!("u{slot}"), None);
+    }
+    until("four users", async || {
+        (rig.metric("users") == 4.0).then_some(())
+    })
+    .await;
+    let other = "gw-2".parse().unwrap();
+    let info = sibling(2, 1_000);
+    registry.acquire_gateway(&other, "p2", &info).await.unwrap();
+    let joining = "gw-3".parse().unwrap();
+    let info = sibling(0, 0);
+    let owner = registry
+        .acquire_gateway(&joining, "p3", &info)
+        .await
+        .unwrap();
+    ask(&rig, "rebalance").await;
+    let evicted = |message: &ToCore| match message {
+        ToCore::Evict { clients, .. } if *clients > 0 => Some(*clients),
+        _ => None,
+    };
+    assert_eq!(rig.core().expect("the share of gw-2", evicted).await, 1);
+    let info = sibling(0, 1_000);
+    registry.renew_gateway(&owner, "p3", &info).await.unwrap();
+    assert_eq!(rig.core().expect("the share of gw-3", evicted).await, 2);
+    rig.leave().await;
 }

@@ -14,14 +14,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 /// One step of the pacing.
 const STEP: Duration = Duration::from_secs(1);
 
-/// By now every lease has been renewed since.
+/// What a host is now, its lease says by then.
 const LEASES_TOLD: Duration = Duration::from_millis(2 * RENEW_MS);
 
 pub(super) struct Evictor {
     host: Arc<Host>,
     drain: Drain,
     pacer: Pacer,
-    /// There ever was a host to send them to.
+    /// There ever was a host to send them to, be it later.
     had_siblings: bool,
     began: Instant,
 }
@@ -31,6 +31,8 @@ struct Others {
     takers: Vec<Sibling>,
     /// Connections of the takers.
     connections: u64,
+    /// There are hosts that stay, though they may not take clients now: full, or not seen yet.
+    any_stays: bool,
     /// Hosts that leave now, this one included.
     leaving: u32,
 }
@@ -62,30 +64,35 @@ impl Evictor {
     }
 
     /// Until this host has no more than its share, or as many were sent away as it had too many: a balancer
-    /// may send them back here.
+    /// may send them back here. Not before a host that was ready when it began has become a taker.
     pub async fn down_to_the_mean(mut self) {
+        let all_told = Duration::from_millis(self.drain.grace_ms) + LEASES_TOLD;
         let mut steps = steps();
-        let mut budget = None;
+        let (mut takers, mut budget) = (0, 0);
         loop {
             steps.tick().await;
+            let is_told = self.began.elapsed() >= all_told;
             let Some(others) = self.look().await else {
-                return;
+                match is_told {
+                    true => return,
+                    false => continue,
+                }
             };
             let hosts = others.takers.len() as u64 + 1;
             let own = self.host.table.connections();
             let mean = (own + others.connections).div_ceil(hosts);
             let excess = own.saturating_sub(mean);
-            if excess == 0 && budget.is_none() && self.began.elapsed() < LEASES_TOLD {
-                // A host that joined just now may not show yet.
-                continue;
+            if others.takers.len() > takers {
+                // The newcomer's share comes on top of what went to the others.
+                takers = others.takers.len();
+                budget = excess;
             }
-            let left = *budget.get_or_insert(excess);
-            let most = u32::try_from(excess.min(left)).unwrap_or(u32::MAX);
-            if most == 0 {
+            let most = u32::try_from(excess.min(budget)).unwrap_or(u32::MAX);
+            if most == 0 && is_told {
                 return;
             }
             let clients = self.paced(&others).min(most);
-            budget = Some(left - u64::from(clients));
+            budget -= u64::from(clients);
             self.evict(clients, limits::EVICTED_BACK_WITHIN_MS);
         }
     }
@@ -102,7 +109,7 @@ impl Evictor {
     async fn rate(&mut self) -> u32 {
         match self.look().await {
             Some(others) => {
-                self.had_siblings |= !others.takers.is_empty();
+                self.had_siblings |= others.any_stays;
                 match self.had_siblings {
                     true => self.paced(&others),
                     false => self.evenly(),
@@ -142,6 +149,7 @@ impl Evictor {
         Some(Others {
             takers: siblings.iter().map(taker).collect(),
             connections: siblings.iter().map(|lease| lease.info.connections).sum(),
+            any_stays: self.host.staying(&leases).next().is_some(),
             leaving: 1 + leaving.count() as u32,
         })
     }

@@ -154,19 +154,20 @@ impl fmt::Display for Phase {
 }
 
 /// Fulfils one wish after the other. Runs until dropped.
-pub async fn run(host: Arc<Host>, drain: Drain) {
+pub async fn run(host: Arc<Host>) {
     let mut wishes = host.leaving.wish.subscribe();
     loop {
         let wish = *wishes.borrow_and_update();
         tokio::select! {
-            () = fulfil(&host, drain, wish) => {}
+            () = fulfil(&host, wish) => {}
             _ = wishes.changed() => {}
         }
     }
 }
 
 /// Ends only by being dropped: what is fulfilled lasts until the next wish.
-async fn fulfil(host: &Arc<Host>, drain: Drain, wish: Wish) {
+async fn fulfil(host: &Arc<Host>, wish: Wish) {
+    let drain = host.drain;
     match wish {
         Wish::Stay => stay(host),
         Wish::Rebalance => {
