@@ -1,6 +1,6 @@
 //! What the clients and the producers wrote down, put together.
 
-use crate::inbox::Inboxes;
+use crate::{inbox::Inboxes, returned::Returned};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{
@@ -73,6 +73,8 @@ pub struct Accounts {
     pub inboxes: Inboxes,
     /// (id, user) without an acknowledgement in storage.
     pub unacknowledged: BTreeSet<(String, String)>,
+    /// What a new device got by `sync`, of all users of those and some more.
+    pub returned: Returned,
     pub reports: Vec<Value>,
 }
 
@@ -102,6 +104,7 @@ impl Accounts {
             posts: Vec::new(),
             reports: Vec::new(),
             unacknowledged: BTreeSet::new(),
+            returned: Returned::new(),
             inboxes,
         };
         for account in accounts {

@@ -3,12 +3,13 @@
 //!
 //! `HERALD_SEED` repeats a run; `HERALD_CHAOS_ROUNDS` makes it a long one: as many rounds, each with a fleet and
 //! a seed of its own, all kinds of faults, more clients. `HERALD_CHAOS_ONLY=BrokerDies` leaves only faults whose
-//! names begin so.
+//! names begin so; `HERALD_CHAOS_USERS` users instead of 500 suit a machine that has other things to do.
 
 mod accounting;
 mod disk;
 mod faults;
 mod inbox;
+mod returned;
 mod scene;
 mod verdict;
 
@@ -33,15 +34,16 @@ const SEED: u64 = 1;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_fails_nothing_accepted_is_lost_and_who_stayed_connected_got_it_live() {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let rounds: Option<u64> = number("HERALD_CHAOS_ROUNDS");
+    let number = |name| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
+    let rounds = number("HERALD_CHAOS_ROUNDS");
     let first = number("HERALD_SEED").unwrap_or(SEED);
     for seed in first..first + rounds.unwrap_or(1) {
         let mut random = StdRng::seed_from_u64(seed);
-        let (size, mut faults) = match rounds {
+        let (mut size, mut faults) = match rounds {
             None => (SHORT, Fault::short(&mut random)),
             Some(_) => (LONG, Fault::all(&mut random)),
         };
+        size.users = number("HERALD_CHAOS_USERS").map_or(size.users, |users| users as usize);
         faults.shuffle(&mut random);
         if let Ok(only) = std::env::var("HERALD_CHAOS_ONLY") {
             faults.retain(|fault| format!("{fault:?}").starts_with(&only));

@@ -5,6 +5,7 @@ use crate::{
     disk::SmallDisk,
     faults::{Process, WRONG_CLOCKS},
     inbox::{self, Inboxes},
+    returned,
 };
 use serde_json::Value;
 use std::{
@@ -37,7 +38,7 @@ pub struct Scene {
     pub to_gateways: TcpProxy,
     /// Under the spool of the first dispatcher.
     pub small_disk: Option<SmallDisk>,
-    _proxy: HaProxy,
+    proxy: HaProxy,
     swarms: Vec<Swarm>,
     dir: TempDir,
     seed: u64,
@@ -93,7 +94,7 @@ impl Scene {
             to_redis,
             to_gateways,
             small_disk,
-            _proxy: proxy,
+            proxy,
             swarms,
             dir,
             seed,
@@ -169,6 +170,7 @@ impl Scene {
         let inboxes = Inboxes::read(&self.fleet.api, users).await;
         let mut accounts = Accounts::new(accounts, inboxes);
         accounts.unacknowledged = inbox::unacknowledged(&self.fleet.api, accounts.accepted()).await;
+        accounts.returned = returned::by_sync(&self.fleet, self.proxy.port(), &accounts).await;
         accounts
     }
 

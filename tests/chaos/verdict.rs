@@ -40,6 +40,8 @@ struct Row {
 pub struct Verdict {
     rows: Vec<Row>,
     repeats: u64,
+    /// Users of whom a new device asked for all by `sync`.
+    synced: usize,
     /// What the swarms counted.
     reports: Vec<String>,
     findings: Vec<String>,
@@ -55,6 +57,12 @@ pub fn judge(windows: &[Window], accounts: &Accounts, with_times: bool) -> Verdi
         rows[at].take(post, &windows[at], accounts, &mut findings, with_times);
     }
     stored_once(accounts, &mut findings);
+    if with_times && rows[0].late > 0 {
+        let late = rows[0].late;
+        let what = format!("{late} late while nothing failed: fewer clients (HERALD_CHAOS_USERS)");
+        findings.add("the machine is too slow", what);
+    }
+    returned_by_sync(accounts, &mut findings);
     cursors_agree(accounts, &mut findings);
     for (counter, what) in [
         ("/counters/syncs_false", "recovered:true over a hole"),
@@ -73,6 +81,7 @@ pub fn judge(windows: &[Window], accounts: &Accounts, with_times: bool) -> Verdi
     Verdict {
         rows,
         repeats: accounts.repeats(),
+        synced: accounts.returned.len(),
         reports: accounts.reports.iter().map(summary).collect(),
         findings: findings.said,
     }
@@ -219,6 +228,21 @@ fn stored_once(accounts: &Accounts, findings: &mut Findings) {
     }
 }
 
+/// Whatever an inbox holds comes by `sync` to a device that has nothing of it, acknowledged elsewhere or not.
+fn returned_by_sync(accounts: &Accounts, findings: &mut Findings) {
+    for (user, returned) in &accounts.returned {
+        let stored = accounts.inboxes.of(user).times.keys();
+        match returned {
+            Err(why) => findings.add("no sync", format!("{user}: {why}")),
+            Ok(ids) => {
+                for id in stored.filter(|id| !ids.contains(*id)) {
+                    findings.add("not returned by sync", format!("{id} of {user}"));
+                }
+            }
+        }
+    }
+}
+
 /// Without a hole at the end, a cursor is the newest row of its stream.
 fn cursors_agree(accounts: &Accounts, findings: &mut Findings) {
     for device in &accounts.devices {
@@ -282,7 +306,11 @@ impl fmt::Display for Verdict {
                 row.unacknowledged
             )?;
         }
-        writeln!(f, "repeats on the wire: {}", self.repeats)?;
+        let Verdict {
+            repeats, synced, ..
+        } = self;
+        writeln!(f, "repeats on the wire: {repeats}")?;
+        writeln!(f, "users of whom all was asked for by sync: {synced}")?;
         for report in &self.reports {
             writeln!(f, "clients: {report}")?;
         }
