@@ -249,7 +249,8 @@ async fn a_dead_gateways_shard_is_finished_and_an_empty_redis_is_filled_again() 
         .await;
     fleet
         .eventually("the comparison says what it found", WAIT, async || {
-            metric(&fleet, 1, "herald_registry_accuracy ").await as usize
+            let missing = metric(&fleet, 1, "herald_registry_missing_total ").await;
+            usize::from(missing == 0)
         })
         .await;
     ids.extend(post(&fleet, "b", USERS).await);

@@ -11,6 +11,7 @@ mod floor;
 mod micro;
 mod parts;
 mod process;
+mod spool;
 mod standalone;
 mod swarm;
 mod table;
@@ -51,6 +52,8 @@ enum Part {
     Unicast,
     /// Accept rates and times when a gateway is killed and when all are replaced: three behind HAProxy.
     Deploy,
+    /// Answers of the dispatcher while Kafka is away.
+    Spool,
     /// Frames, mailbox, look-up.
     Micro,
 }
@@ -67,6 +70,9 @@ async fn main() -> Result<()> {
     }
     if wants(Part::Unicast) {
         unicast::run(&options).await?;
+    }
+    if wants(Part::Spool) {
+        spool::run(&options).await?;
     }
     if wants(Part::Deploy) {
         deploy::run(&options).await?;

@@ -217,12 +217,13 @@ impl Registrar {
             host.table.owe(&missing);
             self.comparison.asked += entries.len() as u64;
             self.comparison.missing += missing.len() as u64;
+            host.metrics.comparison.missing.inc_by(missing.len() as u64);
             let now = room.min(missing.len());
             room -= now;
             self.register(&missing[..now]).await;
         }
         if let Some(accuracy) = self.comparison.done() {
-            host.metrics.accuracy.set(accuracy);
+            host.metrics.comparison.accuracy.set(accuracy);
         }
         Some(registered.len())
     }

@@ -23,9 +23,30 @@ pub struct ControlMetrics {
     pub unanswered: IntCounter,
     pub epoch: IntGauge,
     pub shard: IntGauge,
-    pub accuracy: Gauge,
+    pub comparison: ComparisonMetrics,
     pub registrations: IntCounter,
     pub leaving: LeavingMetrics,
+}
+
+/// What the registry lost of this host's users.
+pub struct ComparisonMetrics {
+    pub accuracy: Gauge,
+    pub missing: IntCounter,
+}
+
+impl ComparisonMetrics {
+    fn new(metrics: &Metrics) -> ComparisonMetrics {
+        let accuracy = metrics.ratio(
+            "registry_accuracy",
+            "Share of this host's users that the registry held as it should, in the last full comparison; 1 before one",
+        );
+        accuracy.set(1.0);
+        let missing = metrics.counter(
+            "registry_missing_total",
+            "Users that a comparison found missing in the registry, to be entered again",
+        );
+        ComparisonMetrics { accuracy, missing }
+    }
 }
 
 /// How clients leave this host, or would.
@@ -37,11 +58,6 @@ pub struct LeavingMetrics {
 impl ControlMetrics {
     pub fn new(metrics: &Metrics) -> ControlMetrics {
         let m = metrics;
-        let accuracy = m.ratio(
-            "registry_accuracy",
-            "Share of this host's users that the registry held as it should, in the last full comparison; 1 before one",
-        );
-        accuracy.set(1.0);
         ControlMetrics {
             ready: m.gauge("ready", "1 while this host delivers"),
             degraded: m.gauges("degraded", "1 while this cause is present", &["cause"]),
@@ -106,7 +122,7 @@ impl ControlMetrics {
             ),
             epoch: m.gauge("epoch", "Epoch of this gateway's lease; 0 without one"),
             shard: m.gauge("shard", "Shard of this gateway; -1 without one"),
-            accuracy,
+            comparison: ComparisonMetrics::new(metrics),
             registrations: m.counter(
                 "registrations_total",
                 "Users entered in the registry, again after a new epoch or a loss",
