@@ -85,14 +85,6 @@ impl World {
         self.after(fault.for_ms, Owner::World, Event::FaultEnds(number));
     }
 
-    /// A dispatcher that can't reach the registry routes by its memory: whom it does not know of may miss
-    /// something without being told, until the next sync. With that fault everybody comes back once.
-    pub fn everybody_syncs(&mut self) {
-        for client in 0..self.clients.len() {
-            self.leave(client);
-        }
-    }
-
     pub fn fault_ends(&mut self, number: usize) {
         let fault = self.plan.faults[number];
         match fault.what {

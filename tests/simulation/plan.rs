@@ -195,11 +195,6 @@ impl Plan {
         self.ends_at_ms = posted.max().unwrap_or(0).max(self.quiet_at_ms + SETTLE_MS);
     }
 
-    pub fn blinds_a_dispatcher(&self) -> bool {
-        let blinds = |fault: &Fault| matches!(fault.what, What::CutDispatcher(_));
-        self.faults.iter().any(blinds)
-    }
-
     /// Live copies of one notification that a device may get: each fault may cause a re-read, of `raw` or of a
     /// shard, and each of these hops.
     pub fn copies_bound(&self) -> u32 {

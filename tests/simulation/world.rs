@@ -57,7 +57,6 @@ pub enum Event {
     Restart(Owner),
     Route(u32),
     Rebalance,
-    EverybodySyncs,
     Sweep,
     Look,
     Gateway(GatewayEvent),
@@ -264,10 +263,6 @@ impl World {
             let window_ms = (many * 1_500 / accepts_per_s).max(1_500);
             let after_ms = self.random.random_range(500..window_ms);
             self.client_later(client, after_ms, crate::client::ClientEvent::Connect);
-        }
-        if self.plan.blinds_a_dispatcher() {
-            let at_ms = self.plan.quiet_at_ms + 60_000;
-            self.at(at_ms, Owner::World, Event::EverybodySyncs);
         }
         for post in 0..self.plan.posts.len() {
             self.at(self.plan.posts[post].at_ms, Owner::World, Event::Post(post));
@@ -503,7 +498,6 @@ impl World {
             Event::Restart(Owner::World) => {}
             Event::Route(partition) => self.route(partition),
             Event::Rebalance => self.rebalance(),
-            Event::EverybodySyncs => self.everybody_syncs(),
             Event::Sweep => self.sweep(owner),
             Event::Look => self.look_at_shards(owner),
             Event::Gateway(event) => self.gateway_event(owner, event),
