@@ -6,6 +6,10 @@
 //!   request head (or HTTP/2 preface and head), and from one request to the next.
 //! * What is turned away is counted by cause; when the system has no descriptor left, accepting pauses.
 
+mod readiness;
+
+pub use readiness::Readiness;
+
 use crate::{limits, metrics::Metrics, sys};
 use axum::{
     Router,

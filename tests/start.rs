@@ -218,7 +218,8 @@ fn a_process_that_ended_unasked_has_its_status_in_its_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_redis_kafka_and_the_dispatcher_down_a_gateway_starts_says_so_and_recovers() {
+async fn a_gateway_starts_without_anything_and_needs_no_dispatcher_to_be_ready_but_not_to_be_refused()
+ {
     let mut fleet = Fleet::prepare(1, &[]);
     fleet.redis.kill();
     fleet.gateways[0].process.start();
@@ -233,10 +234,41 @@ async fn with_redis_kafka_and_the_dispatcher_down_a_gateway_starts_says_so_and_r
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     fleet.redis.restart();
+    fleet.nobody_owned_a_shard();
     fleet.apply_topics();
+    let named = says(&fleet, admin, 200, "dispatcher").await;
+    assert!(named.contains("dispatchers.addresses"), "{named}");
     fleet.dispatchers[0].process.start();
     fleet.ready().await;
     assert!(fleet.gateways[0].process.is_running());
+
+    // Any other gateway would be let in.
+    let wrong = fleet.dir.path().join("wrong.secret");
+    std::fs::write(&wrong, "not-the-fleets-grpc-secret").unwrap();
+    let mut stranger = fleet.twin(0);
+    stranger.process.set("gateway.id", "gw-9");
+    let wrong = wrong.to_str().unwrap();
+    stranger.process.set("grpc.secret_file", wrong);
+    stranger.process.start();
+    let named = says(&fleet, stranger.admin_port, 503, "dispatcher_refused").await;
+    assert!(named.contains("grpc.secret_file"), "{named}");
+}
+
+/// Waits for a status with this cause, and answers what it says.
+async fn says(fleet: &Fleet, admin: u16, status: u16, cause: &str) -> String {
+    let mut said = String::new();
+    fleet
+        .eventually(&format!("{status}: {cause}"), PATIENCE, async || {
+            let Some((found, body)) = fleet.readyz(admin).await else {
+                return 1;
+            };
+            let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+            let key = if found == 200 { "degraded" } else { "reasons" };
+            said = body[key][cause].as_str().unwrap_or_default().to_owned();
+            usize::from(found != status || !said.contains("check"))
+        })
+        .await;
+    said
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,19 +27,8 @@ pub fn router(host: Arc<Host>, metrics: Metrics) -> Router {
         .with_state(Admin { host, metrics })
 }
 
-/// 200 while this host delivers, naming shared parts it has to do without; 503 with the reasons otherwise.
 async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
-    let status = admin.host.health.status();
-    match status.ready {
-        true => (
-            StatusCode::OK,
-            Json(json!({"ready": true, "degraded": status.problems})),
-        ),
-        false => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            Json(json!({"ready": false, "reasons": status.problems})),
-        ),
-    }
+    admin.host.health.readiness()
 }
 
 async fn render(State(admin): State<Admin>) -> impl IntoResponse {

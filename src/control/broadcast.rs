@@ -55,7 +55,7 @@ async fn note_end(host: &Host) -> u64 {
             Err(error) => {
                 host.fails(
                     Cause::Broadcast,
-                    format!("the end of `broadcast` can't be noted: {error}"),
+                    format!("the end of `broadcast` can't be noted: {error}; it goes on by itself when the bus answers"),
                 );
                 tokio::time::sleep(limits::AWAY_RETRY).await;
             }

@@ -20,6 +20,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use futures::{StreamExt, stream::FuturesUnordered};
+use parking_lot::Mutex;
 use std::{
     cmp::Ordering::{Equal, Greater, Less},
     collections::HashMap,
@@ -61,6 +62,8 @@ struct Shared {
     /// Index of the dispatcher that answered last.
     current: AtomicUsize,
     connected: AtomicBool,
+    /// Why each took no stream the last time.
+    in_vain: Mutex<Vec<UpstreamError>>,
     /// The open stream's dispatcher did not answer in time.
     stuck: Notify,
 }
@@ -73,13 +76,15 @@ impl GrpcUpstream {
     ) -> Result<GrpcUpstream, ConfigError> {
         dispatchers.check()?;
         let present = Present::new(secret)?;
-        let clients: Result<_, _> = dispatchers
+        let clients: Result<Vec<_>, _> = dispatchers
             .addresses
             .iter()
             .map(|address| client(address, &present))
             .collect();
+        let clients = clients?;
         let shared = Arc::new(Shared {
-            clients: clients?,
+            in_vain: Mutex::new(vec![UpstreamError::Untried; clients.len()]),
+            clients,
             addresses: dispatchers.addresses.clone(),
             present,
             current: AtomicUsize::new(0),
@@ -187,8 +192,18 @@ impl Upstream for GrpcUpstream {
         false
     }
 
-    fn healthy(&self) -> bool {
-        self.shared.connected.load(Ordering::Relaxed)
+    fn health(&self) -> Result<(), UpstreamError> {
+        if self.shared.connected.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let in_vain = self.shared.in_vain.lock();
+        let weight = |error: &&UpstreamError| match error {
+            UpstreamError::Unavailable(_) => 0,
+            UpstreamError::Untried => 1,
+            UpstreamError::Refused(_) => 2,
+        };
+        let worst = in_vain.iter().max_by_key(weight);
+        Err(worst.cloned().unwrap_or_else(no_dispatcher))
     }
 }
 
@@ -210,6 +225,15 @@ async fn accepts(address: &str, present: &Present, gateway: &GatewayEpoch) -> bo
     };
     let reply = tokio::time::timeout(limits::SYNC_WAIT, exchange).await;
     matches!(reply, Ok(Some(_)))
+}
+
+fn of(address: &str, error: &UpstreamError) -> UpstreamError {
+    let named = |text: &String| format!("{address}: {text}");
+    match error {
+        UpstreamError::Unavailable(text) => UpstreamError::Unavailable(named(text)),
+        UpstreamError::Refused(text) => UpstreamError::Refused(named(text)),
+        UpstreamError::Untried => UpstreamError::Untried,
+    }
 }
 
 fn late() -> UpstreamError {
@@ -245,6 +269,7 @@ async fn report_for_ever(shared: Arc<Shared>, mut queue: mpsc::Receiver<Batch>) 
         let Some(error) = ended else {
             return;
         };
+        shared.in_vain.lock()[current] = of(address, &error);
         in_vain += 1;
         say(address, &error, in_vain, shared.clients.len());
         shared

@@ -1,16 +1,17 @@
 //! Whether this host delivers, and what stands in the way.
 //!
 //! Invariants:
-//! * a host that was never ready needs every shared part; one that was is only `degraded` without them,
-//!   since taking it out of the load balancer would help nobody;
-//! * what is this host's own (its lease, its shard, leaving, a leg of the canary's round) makes it not ready
-//!   at any time;
+//! * without a shared part a host is only `degraded`, since taking it out of the load balancer would help
+//!   nobody; one that starts then, too: a deploy in an outage would else take the fleet out host by host;
+//! * what another host would not have (no lease, no shard, leaving, a leg of the canary's round, dispatchers that
+//!   refuse it from the start) makes it not ready;
 //! * a cause is logged once when it comes (with the cure) and once when it goes; of a part that is away the
 //!   part itself warns.
 
 use super::metrics::ControlMetrics;
+use crate::serve::Readiness;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +27,8 @@ pub enum Cause {
     Registry,
     Bus,
     Dispatcher,
+    /// One that answers takes nothing from this host, and none ever did: others may be let in.
+    DispatcherRefused,
     /// A core does not answer the canary's probes.
     Core,
     /// Records of the shard are not read though the broker answers.
@@ -42,7 +45,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 14] = [
+    pub const ALL: [Cause; 15] = [
         Cause::Lease,
         Cause::Shard,
         Cause::Broadcast,
@@ -50,6 +53,7 @@ impl Cause {
         Cause::Registry,
         Cause::Bus,
         Cause::Dispatcher,
+        Cause::DispatcherRefused,
         Cause::Core,
         Cause::Consumer,
         Cause::OutcomeStream,
@@ -68,6 +72,7 @@ impl Cause {
             Cause::Registry => "registry",
             Cause::Bus => "bus",
             Cause::Dispatcher => "dispatcher",
+            Cause::DispatcherRefused => "dispatcher_refused",
             Cause::Core => "core",
             Cause::Consumer => "consumer",
             Cause::OutcomeStream => "outcome_stream",
@@ -90,24 +95,9 @@ impl Cause {
         )
     }
 
-    /// A backlog waits on the bus and goes with the shard to whoever takes it, so it hinders no start either.
+    /// A backlog waits on the bus and goes with the shard to whoever takes it.
     fn is_lag(self) -> bool {
         matches!(self, Cause::CriticalLag | Cause::InAppLag)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    pub ready: bool,
-    /// What is wrong, and how to mend it.
-    pub problems: BTreeMap<&'static str, String>,
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(if self.ready { "ready" } else { "not ready" })?;
-        let mut problems = self.problems.iter();
-        problems.try_for_each(|(cause, text)| write!(f, "; {cause}: {text}"))
     }
 }
 
@@ -129,7 +119,7 @@ impl Health {
             (Cause::Lease, "the lease is being acquired"),
             (Cause::Shard, "a shard is being claimed"),
             (Cause::Broadcast, "the end of `broadcast` is being noted"),
-            (Cause::Dispatcher, "no dispatcher has answered yet"),
+            (Cause::DispatcherRefused, "the dispatchers are being asked"),
         ];
         let problems = starting.map(|(cause, text)| (cause, text.to_owned()));
         let health = Health {
@@ -166,12 +156,12 @@ impl Health {
         }
     }
 
-    pub fn status(&self) -> Status {
+    pub fn readiness(&self) -> Readiness {
         let state = self.state.lock();
         let problems = state.problems.iter();
-        Status {
+        Readiness {
             ready: is_ready(&state),
-            problems: problems
+            causes: problems
                 .map(|(cause, text)| (cause.as_str(), text.clone()))
                 .collect(),
         }
@@ -205,11 +195,7 @@ impl Health {
 }
 
 fn is_ready(state: &State) -> bool {
-    let mut causes = state.problems.keys();
-    match state.was_ready {
-        false => causes.all(|cause| cause.is_lag()),
-        true => causes.all(|cause| cause.is_shared()),
-    }
+    state.problems.keys().all(|cause| cause.is_shared())
 }
 
 #[cfg(test)]
@@ -226,23 +212,24 @@ mod tests {
     }
 
     #[test]
-    fn a_start_needs_every_part() {
+    fn a_start_needs_what_is_its_own_and_no_shared_part() {
         let health = Health::new(Arc::new(ControlMetrics::new(&Metrics::default())));
+        health.fails(Cause::Dispatcher, "away");
         for cause in [Cause::Lease, Cause::Shard, Cause::Broadcast] {
             health.works(cause);
         }
-        assert!(!health.status().ready);
-        health.works(Cause::Dispatcher);
-        assert!(health.status().ready);
+        assert!(!health.readiness().ready);
+        health.works(Cause::DispatcherRefused);
+        assert_eq!(health.readiness().to_string(), "ready; dispatcher: away");
     }
 
     #[test]
     fn a_host_that_was_ready_stays_so_without_a_shared_part_and_says_what_is_missing() {
         let health = ready();
         health.fails(Cause::Bus, "away");
-        let status = health.status();
+        let status = health.readiness();
         assert!(status.ready);
-        assert_eq!(status.problems["bus"], "away");
+        assert_eq!(status.causes["bus"], "away");
         assert_eq!(status.to_string(), "ready; bus: away");
     }
 
@@ -260,26 +247,18 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_hinders_no_start_and_is_named() {
-        let health = Health::new(Arc::new(ControlMetrics::new(&Metrics::default())));
+    fn a_backlog_is_named_and_takes_nobody_out() {
+        let health = ready();
         health.fails(Cause::InAppLag, "20000 records wait");
-        for cause in [
-            Cause::Lease,
-            Cause::Shard,
-            Cause::Broadcast,
-            Cause::Dispatcher,
-        ] {
-            health.works(cause);
-        }
-        let status = health.status();
+        let status = health.readiness();
         assert!(status.ready);
-        assert_eq!(status.problems["in_app_lag"], "20000 records wait");
+        assert_eq!(status.causes["in_app_lag"], "20000 records wait");
     }
 
     #[test]
     fn a_host_without_its_shard_is_not_ready_whatever_it_was() {
         let health = ready();
         health.fails(Cause::Shard, "lost");
-        assert!(!health.status().ready);
+        assert!(!health.readiness().ready);
     }
 }

@@ -207,7 +207,7 @@ impl Control {
         let host = self.host.clone();
         move || {
             let connections = host.table.connections();
-            let mut line = format!("{}; connections: {connections}", host.health.status());
+            let mut line = format!("{}; connections: {connections}", host.health.readiness());
             let progress = host.leaving.progress();
             if progress.phase != Phase::Serving {
                 let rate_per_s = progress.rate_per_s;

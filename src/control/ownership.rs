@@ -168,7 +168,7 @@ impl Keeper {
             Err(error) => {
                 host.fails(
                     Cause::Shard,
-                    format!("the shards can't be counted: {error}"),
+                    format!("the shards can't be counted: {error}; it goes on by itself when the bus answers"),
                 );
                 self.renew_gateway(&gateway).await;
                 return Ok(limits::AWAY_RETRY);

@@ -1,6 +1,6 @@
 //! What is looked at every second: the shared parts' health, old deliveries, full cores, the slot.
 
-use super::{behind::Missed, health::Cause, host::Host, link::Relief};
+use super::{behind::Missed, health::Cause, host::Host, link::Relief, upstream::UpstreamError};
 use crate::{
     envelope::{Fate, Kind},
     gateway::mailbox::ToCore,
@@ -20,9 +20,11 @@ const RATE_TICKS: usize = 6;
 pub async fn run(host: Arc<Host>) {
     let mut tick = tokio::time::interval(TICK);
     let mut opened = VecDeque::from([0; RATE_TICKS]);
+    let mut was_accepted = false;
     loop {
         tick.tick().await;
         watch_parts(&host);
+        watch_dispatchers(&host, &mut was_accepted);
         measure_newcomers(&host, &mut opened);
         let swept = host.flights.sweep(Instant::now(), &host.speaker());
         host.metrics.unanswered.inc_by(swept.unanswered);
@@ -51,11 +53,6 @@ fn watch_parts(host: &Host) {
             host.bus.healthy(),
             "the bus does not answer: records wait in it; check the brokers and kafka.brokers",
         ),
-        (
-            Cause::Dispatcher,
-            host.upstream.healthy(),
-            "no dispatcher answers: outcomes go to `delivery`, clients get no catch-up; check dispatchers.addresses",
-        ),
     ];
     for (cause, healthy, text) in parts {
         match healthy {
@@ -63,9 +60,31 @@ fn watch_parts(host: &Host) {
             false => host.fails(cause, text),
         }
     }
-    if host.upstream.healthy() {
-        host.behind.ended(Missed::Dispatcher);
+}
+
+/// Dispatchers that nobody reaches are a shared part that is away. What refuses us from the start would let others
+/// in: a secret or an address of ours is wrong. Refused later, all gateways are.
+fn watch_dispatchers(host: &Host, was_accepted: &mut bool) {
+    match host.upstream.health() {
+        Ok(()) => {
+            *was_accepted = true;
+            host.health.works(Cause::Dispatcher);
+            host.behind.ended(Missed::Dispatcher);
+        }
+        Err(UpstreamError::Untried) => return,
+        Err(error @ UpstreamError::Refused(_)) if !*was_accepted => {
+            host.health.works(Cause::Dispatcher);
+            return host.fails(
+                Cause::DispatcherRefused,
+                format!("{error}; check grpc.secret_file and dispatchers.addresses"),
+            );
+        }
+        Err(error) => host.fails(
+            Cause::Dispatcher,
+            format!("no dispatcher answers: outcomes go to `delivery`, clients get no catch-up ({error}); check dispatchers.addresses"),
+        ),
     }
+    host.health.works(Cause::DispatcherRefused);
 }
 
 /// Retries what full cores did not take, and accounts for what they lose by it. Runs until dropped.

@@ -17,6 +17,8 @@ pub enum UpstreamError {
     /// It answered and refused: a wrong secret, a message it can't read.
     #[error("the dispatcher refused: {0}")]
     Refused(String),
+    #[error("not every dispatcher was tried yet")]
+    Untried,
 }
 
 /// A batch was durably accepted.
@@ -63,8 +65,12 @@ pub trait Upstream: Send + Sync + 'static {
     /// is stuck then is between here and there, and here.
     async fn accepts(&self, gateway: &GatewayEpoch) -> bool;
 
-    /// Whether a dispatcher answered lately.
-    fn healthy(&self) -> bool;
+    /// Whether a dispatcher answered lately; if one refused, that rather than others being away.
+    fn health(&self) -> Result<(), UpstreamError>;
+
+    fn healthy(&self) -> bool {
+        self.health().is_ok()
+    }
 }
 
 pub type SharedUpstream = Arc<dyn Upstream>;

@@ -1,97 +1,27 @@
 //! Whether this dispatcher does its work: the admin port.
 //!
-//! Not ready until every part answered once, and whenever its own store does not. Afterwards a shared
-//! part that is away, or a worker that does not move, makes it `degraded`: it still does what can be done,
-//! and taking it out of service would not help.
+//! Not ready whenever its own store does not answer. A shared part that is away, or a worker that does not move,
+//! makes it `degraded`, from its start on: it still does what can be done (with the bus away it spools), and
+//! taking it out of service would not help.
 
 use super::{spool::Spool, store::SharedStore};
 use crate::{
     bus::{SharedBus, Topic},
     metrics::Metrics,
     registry::SharedRegistry,
+    serve::Readiness,
 };
-use axum::{
-    Json, Router,
-    extract::State,
-    http::{StatusCode, header},
-    response::IntoResponse,
-    routing::get,
-};
+use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use parking_lot::Mutex;
-use serde::Serialize;
-use serde_json::json;
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 pub struct Health {
     bus: SharedBus,
     registry: SharedRegistry,
     store: SharedStore,
     spool: Option<Arc<Spool>>,
-    /// Every part answered once since the start.
-    started: AtomicBool,
     /// Workers that do not keep up, and why.
     slow: Mutex<BTreeMap<&'static str, String>>,
-}
-
-/// One look at the parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Readiness {
-    pub ready: bool,
-    /// Parts that are away.
-    pub away: Vec<&'static str>,
-    /// Workers that do not keep up, and why. What they read is shared, so no other process would do better.
-    pub slow: BTreeMap<&'static str, String>,
-    /// The spool is in use, or has still to be replayed.
-    pub spool: Option<Spooling>,
-}
-
-/// What the spool is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Spooling {
-    /// New notifications go there; else only replay is left.
-    pub active: bool,
-    pub records: u64,
-    /// Why it takes nothing, and how to mend that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fault: Option<String>,
-    /// Topics that do not exist, though records wait for them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub missing_topics: Vec<String>,
-}
-
-impl fmt::Display for Readiness {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(if self.ready { "ready" } else { "not ready" })?;
-        if !self.away.is_empty() {
-            write!(f, "; away: {}", self.away.join(", "))?;
-        }
-        if !self.slow.is_empty() {
-            let slow: Vec<&str> = self.slow.keys().copied().collect();
-            write!(f, "; slow: {}", slow.join(", "))?;
-        }
-        if let Some(spool) = &self.spool {
-            let doing = if spool.active {
-                "spooling"
-            } else {
-                "replaying"
-            };
-            write!(f, "; {doing}: {} records", spool.records)?;
-            if let Some(fault) = &spool.fault {
-                write!(f, ", it can't be used: {fault}")?;
-            }
-            if !spool.missing_topics.is_empty() {
-                write!(f, ", missing: {}", spool.missing_topics.join(", "))?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Health {
@@ -106,7 +36,6 @@ impl Health {
             registry,
             store,
             spool,
-            started: AtomicBool::new(false),
             slow: Mutex::default(),
         }
     }
@@ -129,38 +58,62 @@ impl Health {
         }
     }
 
+    /// Workers that do not keep up, and why. What they read is shared, so no other process would do better.
+    pub fn slow(&self) -> BTreeMap<&'static str, String> {
+        self.slow.lock().clone()
+    }
+
     pub fn readiness(&self) -> Readiness {
         let parts = [
-            ("bus", self.bus.healthy()),
-            ("registry", self.registry.healthy()),
-            ("store", self.store.healthy()),
+            (
+                "bus",
+                self.bus.healthy(),
+                "the bus does not answer: nothing is routed; check the brokers and kafka.brokers",
+            ),
+            (
+                "registry",
+                self.registry.healthy(),
+                "the registry does not answer: who is not known is looked for at every gateway; check the server and redis.url",
+            ),
+            (
+                "store",
+                self.store.healthy(),
+                "the store does not answer: nothing is taken or routed; check the disk of store.path",
+            ),
         ];
-        let away: Vec<&'static str> = parts
-            .iter()
-            .filter(|(_, healthy)| !healthy)
-            .map(|(part, _)| *part)
-            .collect();
-        if away.is_empty() {
-            self.started.store(true, Ordering::Relaxed);
+        let away = parts.into_iter().filter(|(_, healthy, _)| !healthy);
+        let mut causes = self.slow();
+        causes.extend(away.map(|(part, _, text)| (part, text.to_owned())));
+        let mut ready = self.store.healthy();
+        if let Some(spool) = &self.spool {
+            causes.extend(spooling(spool).map(|text| ("spool", text)));
+            // Its own disk: others may take what this one can't.
+            ready &= spool.fault().is_none() || !spool.is_active();
         }
-        Readiness {
-            ready: self.started.load(Ordering::Relaxed) && !away.contains(&"store"),
-            away,
-            slow: self.slow.lock().clone(),
-            spool: self.spool.as_ref().and_then(|spool| spooling(spool)),
-        }
+        Readiness { ready, causes }
     }
 }
 
-fn spooling(spool: &Spool) -> Option<Spooling> {
-    let (active, records, fault) = (spool.is_active(), spool.records(), spool.fault());
-    let missing = spool.missing().into_iter();
-    (active || records > 0 || fault.is_some()).then(|| Spooling {
-        active,
-        records,
-        fault,
-        missing_topics: missing.map(Topic::suffix).collect(),
-    })
+/// What the spool is about, and who ends it.
+fn spooling(spool: &Spool) -> Option<String> {
+    let records = spool.records();
+    let missing: Vec<String> = spool.missing().into_iter().map(Topic::suffix).collect();
+    if let Some(why) = spool.fault() {
+        return Some(format!("nothing can be spooled: {why}"));
+    }
+    if spool.is_active() {
+        return Some(format!(
+            "notifications wait on the disk, {records} of them, until the bus takes them; check the brokers, this ends by itself"
+        ));
+    }
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        return Some(format!(
+            "what is spooled waits for topics that do not exist: {missing}; make them by `herald ctl topics --apply`"
+        ));
+    }
+    (records > 0)
+        .then(|| format!("{records} notifications are replayed to the bus; this ends by itself"))
 }
 
 pub(super) fn router(health: Arc<Health>, metrics: Metrics) -> Router {
@@ -178,24 +131,5 @@ pub(super) fn router(health: Arc<Health>, metrics: Metrics) -> Router {
 }
 
 async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
-    let Readiness {
-        ready,
-        away,
-        slow,
-        spool,
-    } = health.readiness();
-    let status = match ready {
-        true => StatusCode::OK,
-        false => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (
-        status,
-        Json(json!({
-            "ready": ready,
-            "degraded": !away.is_empty() || !slow.is_empty() || spool.is_some(),
-            "away": away,
-            "slow": slow,
-            "spool": spool,
-        })),
-    )
+    health.readiness()
 }

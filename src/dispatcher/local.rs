@@ -54,7 +54,12 @@ impl Upstream for Local {
         accepted.await.is_ok()
     }
 
-    fn healthy(&self) -> bool {
-        self.store.healthy()
+    fn health(&self) -> Result<(), UpstreamError> {
+        match self.store.healthy() {
+            true => Ok(()),
+            false => Err(UpstreamError::Unavailable(
+                "its store does not answer".to_owned(),
+            )),
+        }
     }
 }

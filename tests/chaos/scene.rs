@@ -7,7 +7,7 @@ use crate::{
     inbox::{self, Inboxes},
     returned,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -148,10 +148,7 @@ impl Scene {
                     let answer = fleet.readyz(*port).await;
                     let well = answer.is_some_and(|(status, text)| {
                         let body: Value = serde_json::from_str(&text).expect("JSON");
-                        // A dispatcher says whether, a gateway of what.
-                        let degraded = &body["degraded"];
-                        let none = degraded.as_array().is_none_or(Vec::is_empty);
-                        status == 200 && *degraded != Value::Bool(true) && none
+                        status == 200 && body["degraded"] == json!({})
                     });
                     troubled += usize::from(!well);
                 }

@@ -42,7 +42,7 @@ fn notification(priority: &str, bytes: usize) -> Value {
 async fn replayed(rig: &Rig) {
     eventually(|| async {
         let body = readiness(rig).await.1;
-        (body["spool"].is_null() && body["degraded"] == json!(false)).then_some(())
+        (body["degraded"] == json!({})).then_some(())
     })
     .await;
     rig.drained("notifications.fan_out", Topic::FanOut).await;
@@ -68,8 +68,8 @@ async fn what_was_spooled_is_stored_once_critical_first_and_a_repeated_key_keeps
     assert_eq!(first.body, second.body);
     ids.push(id_of(&first.body));
     let (_, body) = readiness(&rig).await;
-    assert_eq!(body["degraded"], json!(true));
-    assert_eq!(body["spool"], json!({ "active": true, "records": 6 }));
+    let named = body["degraded"]["spool"].as_str().unwrap_or_default();
+    assert!(named.contains("6 of them"), "{body}");
     assert!(rig.metrics.render().contains("herald_spool_active 1"));
 
     // The next process finds what the last one left.
@@ -238,10 +238,8 @@ async fn a_topic_that_is_not_there_holds_its_own_records_only() {
     })
     .await;
     let (_, body) = readiness(&rig).await;
-    assert_eq!(
-        body["spool"],
-        json!({ "active": false, "records": 1, "missing_topics": ["fan_out"] })
-    );
+    let named = body["degraded"]["spool"].as_str().unwrap_or_default();
+    assert!(named.contains("fan_out"), "{body}");
     let metrics = rig.metrics.render();
     assert!(metrics.contains("herald_spool_topic_missing{topic=\"fan_out\"} 1"));
 
@@ -305,8 +303,10 @@ async fn a_removed_spool_that_can_not_be_put_back_takes_nothing_and_is_replayed_
     fill(&rig, "critical", "spool_failed", &mut taken).await;
     assert_eq!(taken.len(), 1);
     let (_, body) = readiness(&rig).await;
-    let fault = body["spool"]["fault"].as_str().unwrap_or_default();
+    // Another dispatcher's disk may do.
+    let fault = body["reasons"]["spool"].as_str().unwrap_or_default();
     assert!(fault.contains(place.to_str().unwrap()), "{body}");
+    assert!(rig.metrics.render().contains("herald_spool_failing 1"));
 
     switched.turn(true);
     eventually(|| async { (rows(&*rig.store, "42").await.len() == 1).then_some(()) }).await;

@@ -52,7 +52,7 @@ pub async fn fleet(State(shared): State<Shared>, _: Producer) -> Result<Json<Val
         Err(_) => None,
     };
     let readiness = shared.health.readiness();
-    let part = |name: &str| match readiness.away.contains(&name) {
+    let part = |name: &str| match readiness.causes.contains_key(name) {
         true => "away",
         false => "ok",
     };
@@ -61,7 +61,7 @@ pub async fn fleet(State(shared): State<Shared>, _: Producer) -> Result<Json<Val
         "region": shared.node.region.as_str(),
         "ready": readiness.ready,
         "parts": { "bus": part("bus"), "registry": part("registry"), "store": part("store") },
-        "slow": readiness.slow,
+        "slow": shared.health.slow(),
         "gateways": gateways.map(|all| all.iter().map(describe_gateway).collect::<Vec<_>>()),
         "shards": shards.map(|all| all.iter().map(describe_shard).collect::<Vec<_>>()),
     })))

@@ -7,6 +7,8 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 pub struct SpoolMetrics {
     /// 1 while notifications go to the spool.
     pub active: IntGauge,
+    /// 1 while the disk takes nothing.
+    pub failing: IntGauge,
     pub records: IntGauge,
     pub bytes: IntGauge,
     pub replayed: IntCounter,
@@ -23,6 +25,10 @@ impl SpoolMetrics {
             active: metrics.gauge(
                 "spool_active",
                 "1 while the bus is away and notifications go to the spool.",
+            ),
+            failing: metrics.gauge(
+                "spool_failing",
+                "1 while nothing can be spooled: the disk fails, or is full.",
             ),
             records: metrics.gauge("spool_records", "Records that wait in the spool."),
             bytes: metrics.gauge("spool_bytes", "Bytes of the spool's file in use."),

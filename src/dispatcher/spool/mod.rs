@@ -188,6 +188,7 @@ impl Spool {
             Err(SpoolError::Failed(why)) => Some(why.clone()),
             Ok(()) | Err(SpoolError::Full(_)) => None,
         };
+        self.metrics.failing.set(i64::from(fault.is_some()));
         self.fault.lock().is_now(fault);
         done
     }

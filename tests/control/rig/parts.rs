@@ -59,8 +59,11 @@ impl Upstream for Dispatcher {
         self.healthy()
     }
 
-    fn healthy(&self) -> bool {
-        !self.away.load(Ordering::Relaxed)
+    fn health(&self) -> Result<(), UpstreamError> {
+        match self.away.load(Ordering::Relaxed) {
+            true => Err(UpstreamError::Unavailable("a test says so".into())),
+            false => Ok(()),
+        }
     }
 }
 

@@ -201,20 +201,29 @@ impl Fleet {
     }
 
     pub async fn ready(&self) {
-        let gateways = self.gateways.iter().map(|gateway| gateway.admin_port);
-        let dispatchers = self.dispatchers.iter().map(|one| one.admin_port);
-        for port in gateways.chain(dispatchers) {
-            self.ready_at(port).await;
+        for gateway in &self.gateways {
+            self.ready_with(gateway.admin_port, &["dispatcher"]).await;
+        }
+        for dispatcher in &self.dispatchers {
+            self.ready_with(dispatcher.admin_port, &["bus", "registry"])
+                .await;
         }
     }
 
     pub async fn ready_at(&self, port: u16) {
+        self.ready_with(port, &[]).await;
+    }
+
+    /// None of these parts is named as being away.
+    async fn ready_with(&self, port: u16, parts: &[&str]) {
         let unready = async || {
-            (self
-                .readyz(port)
-                .await
-                .is_none_or(|(status, _)| status != 200))
-            .into()
+            let is_ready = |(status, body): (u16, String)| {
+                let away = parts
+                    .iter()
+                    .any(|part| body.contains(&format!("\"{part}\"")));
+                status == 200 && !away
+            };
+            usize::from(!self.readyz(port).await.is_some_and(is_ready))
         };
         // A broker's first readers wait until it has made the topic of their offsets.
         let what = format!("port {port} ready");
