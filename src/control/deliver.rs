@@ -15,6 +15,7 @@ use crate::{
     config::Secret,
     envelope::{Outcome, VERSION},
     limits,
+    registry::GatewayLease,
 };
 use std::sync::Arc;
 use tokio::{sync::oneshot, time::Instant};
@@ -83,14 +84,21 @@ impl Gateway for Deliveries {
                 |why: super::leaving::Unwished| Status::failed_precondition(why.to_string());
             leaving.wish(wish).map_err(refused)?;
         }
+        leaving.taken_up().await;
+        let leases = self.host.leases().await;
+        let siblings = leases.as_ref().map(|leases| self.host.siblings(leases));
+        let spare = |siblings: &Vec<&GatewayLease>| {
+            let spare = siblings.iter().map(|lease| lease.info.spare_accepts_per_s);
+            spare.map(u64::from).sum()
+        };
         let progress = leaving.progress();
         Ok(Response::new(LeaveReply {
             phase: progress.phase.to_string(),
             began_with: progress.began_with,
             left: self.host.table.connections(),
             rate_per_s: progress.rate_per_s,
-            siblings: progress.siblings,
-            spare_per_s: progress.spare_per_s,
+            siblings: siblings.as_ref().map(|siblings| siblings.len() as u32),
+            spare_per_s: siblings.as_ref().map(spare),
         }))
     }
 }

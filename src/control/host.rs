@@ -19,6 +19,7 @@ use crate::{
     envelope::Fate,
     gateway::mailbox::{ConnId, ToCore},
     ids::{GatewayEpoch, GatewayId, Namespace, Region, UserId},
+    limits,
     metrics::Metrics,
     position::Cursors,
     proto::client::frames,
@@ -111,6 +112,13 @@ impl Host {
     pub fn spare_accepts_per_s(&self) -> u32 {
         let used = self.opened_per_s.load(Ordering::Relaxed);
         self.accepts_limit_per_s().saturating_sub(used)
+    }
+
+    /// All gateways' leases; `None` when the registry does not say in time for a step of a drain.
+    pub async fn leases(&self) -> Option<Vec<GatewayLease>> {
+        let leases = self.registry.gateways();
+        let leases = tokio::time::timeout(limits::DRAIN_STEP, leases).await;
+        leases.ok()?.ok()
     }
 
     /// Other hosts of the region that take clients.

@@ -96,8 +96,13 @@ fn line(answer: &Value) -> String {
     if let Some(eta_s) = answer["eta_s"].as_u64() {
         line += &format!(", {eta_s} s");
     }
-    let (siblings, spare_per_s) = (number("siblings"), number("spare_per_s"));
-    line + &format!("; {siblings} siblings could take {spare_per_s}/s more")
+    let spare_per_s = number("spare_per_s");
+    line + &match answer["siblings"].as_u64() {
+        None => "; who else takes clients is unknown: the registry is away".to_owned(),
+        Some(0) => "; no other gateway takes clients".to_owned(),
+        Some(1) => format!("; 1 sibling could take {spare_per_s}/s more"),
+        Some(siblings) => format!("; {siblings} siblings could take {spare_per_s}/s more"),
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +122,14 @@ mod tests {
                 "gw-1 draining [{bar}] 75 %  250 left at 50/s, 5 s; 2 siblings could take 800/s more"
             )
         );
+    }
+
+    #[test]
+    fn nobody_else_is_not_the_same_as_nobody_known() {
+        let answer = json!({ "gateway": "gw-1", "phase": "draining", "siblings": 0 });
+        assert!(line(&answer).ends_with("; no other gateway takes clients"));
+        let answer = json!({ "gateway": "gw-1", "phase": "draining", "siblings": null });
+        assert!(line(&answer).contains("is unknown"));
     }
 
     #[test]

@@ -47,8 +47,19 @@ pub fn status(answer: &Value) {
             text(&gateway["gateway"]),
             gateway["shard"],
             gateway["connections"],
-            life(gateway),
+            state(gateway),
         );
+    }
+}
+
+/// What a gateway is to clients.
+fn state(gateway: &Value) -> &'static str {
+    match gateway["draining"].as_bool() {
+        _ if gateway["live"] != true => life(gateway),
+        Some(true) if gateway["connections"] == 0 => "drained",
+        Some(true) => "draining",
+        _ if gateway["accepts_limit_per_s"] == 0 => "live, takes no newcomers now",
+        _ => life(gateway),
     }
 }
 
@@ -65,4 +76,25 @@ fn text(value: &Value) -> &str {
 
 fn array(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_gateway_that_is_being_emptied_is_not_shown_as_any_other() {
+        let shown = |live: bool, draining: bool, connections: u32, limit: u32| {
+            state(&json!({
+                "live": live, "draining": draining, "connections": connections,
+                "accepts_limit_per_s": limit,
+            }))
+        };
+        assert_eq!(shown(true, false, 7, 5_000), "live");
+        assert_eq!(shown(true, true, 7, 0), "draining");
+        assert_eq!(shown(true, true, 0, 0), "drained");
+        assert_eq!(shown(true, false, 7, 0), "live, takes no newcomers now");
+        assert_eq!(shown(false, true, 7, 0), "LAPSED");
+    }
 }

@@ -9,6 +9,7 @@ use herald::{
     gateway::mailbox::{FromCore, ToCore},
     registry::{GatewayInfo, Registry, Timings},
 };
+use std::sync::atomic::Ordering;
 
 #[tokio::test]
 async fn a_gateway_leaves_in_order_and_finishes_what_is_in_flight() {
@@ -177,7 +178,8 @@ async fn clients_are_shared_with_a_host_that_takes_them_only_later() {
         .acquire_gateway(&joining, "p3", &info)
         .await
         .unwrap();
-    ask(&rig, "rebalance").await;
+    let answer = ask(&rig, "rebalance").await;
+    assert_eq!(answer.phase, "rebalancing");
     let evicted = |message: &ToCore| match message {
         ToCore::Evict { clients, .. } if *clients > 0 => Some(*clients),
         _ => None,
@@ -186,5 +188,29 @@ async fn clients_are_shared_with_a_host_that_takes_them_only_later() {
     let info = sibling(0, 1_000);
     registry.renew_gateway(&owner, "p3", &info).await.unwrap();
     assert_eq!(rig.core().expect("the share of gw-3", evicted).await, 2);
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn the_answer_to_an_order_shows_what_came_of_it_and_who_else_takes_clients() {
+    let mut setup = commanded();
+    // For as long as the test looks.
+    setup.drain.grace_ms = 3_600_000;
+    let rig = Rig::ready_with(setup).await;
+    let registry = &rig.shared.registry;
+    for (id, info) in [("gw-2", sibling(2, 1_000)), ("gw-3", sibling(0, 0))] {
+        let id = id.parse().unwrap();
+        registry.acquire_gateway(&id, "p", &info).await.unwrap();
+    }
+    let drained = ask(&rig, "drain").await;
+    assert_eq!(drained.phase, "grace");
+    assert_eq!(drained.siblings, Some(1));
+    assert_eq!(drained.spare_per_s, Some(1_000));
+    assert_eq!(ask(&rig, "stay").await.phase, "serving");
+    assert_eq!(ask(&rig, "drain").await.phase, "grace");
+    rig.registry.away.store(true, Ordering::Relaxed);
+    let unknown = ask(&rig, "").await;
+    assert_eq!((unknown.siblings, unknown.spare_per_s), (None, None));
+    rig.registry.away.store(false, Ordering::Relaxed);
     rig.leave().await;
 }

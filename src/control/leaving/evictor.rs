@@ -11,9 +11,6 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// One step of the pacing.
-const STEP: Duration = Duration::from_secs(1);
-
 /// What a host is now, its lease says by then.
 const LEASES_TOLD: Duration = Duration::from_millis(2 * RENEW_MS);
 
@@ -122,22 +119,12 @@ impl Evictor {
     }
 
     fn paced(&mut self, others: &Others) -> u32 {
-        let rate_per_s = self.pacer.step(&others.takers, others.leaving);
-        let spare = others
-            .takers
-            .iter()
-            .map(|taker| u64::from(taker.spare_per_s));
-        self.host.leaving.progress.send_modify(|progress| {
-            progress.siblings = others.takers.len() as u32;
-            progress.spare_per_s = spare.sum();
-        });
-        rate_per_s
+        self.pacer.step(&others.takers, others.leaving)
     }
 
     /// `None` when the registry does not say.
     async fn look(&self) -> Option<Others> {
-        let leases = tokio::time::timeout(STEP, self.host.registry.gateways()).await;
-        let leases = leases.ok()?.ok()?;
+        let leases = self.host.leases().await?;
         let siblings = self.host.siblings(&leases);
         let taker = |lease: &&GatewayLease| Sibling {
             limit_per_s: lease.info.accepts_limit_per_s,
@@ -186,7 +173,7 @@ impl Evictor {
 }
 
 fn steps() -> tokio::time::Interval {
-    let mut steps = tokio::time::interval(STEP);
+    let mut steps = tokio::time::interval(limits::DRAIN_STEP);
     steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     steps
 }

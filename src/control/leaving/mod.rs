@@ -63,14 +63,13 @@ pub enum Phase {
 /// How far it is. Who is left, the table knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
+    /// What is being fulfilled.
+    pub wish: Wish,
     pub phase: Phase,
     /// Connections when it began.
     pub began_with: u64,
     /// Clients sent away in this second.
     pub rate_per_s: u32,
-    /// Hosts that take them, and what they could take more, together.
-    pub siblings: u32,
-    pub spare_per_s: u64,
 }
 
 /// The wish, and what came of it.
@@ -117,6 +116,13 @@ impl Leaving {
         *self.progress.borrow()
     }
 
+    /// Until the present wish shows in the progress.
+    pub async fn taken_up(&self) {
+        let mut progress = self.progress.subscribe();
+        let shows = progress.wait_for(|progress| progress.wish == *self.wish.borrow());
+        let _ = shows.await;
+    }
+
     /// Until nobody is left.
     pub async fn emptied(&self) {
         let mut progress = self.progress.subscribe();
@@ -131,11 +137,20 @@ impl Leaving {
         });
     }
 
-    fn begin(&self, phase: Phase, host: &Host) {
+    fn begin(&self, wish: Wish, phase: Phase, host: &Host) {
         self.progress.send_replace(Progress {
+            wish,
             phase,
             began_with: host.table.connections(),
-            ..Progress::default()
+            rate_per_s: 0,
+        });
+        self.phases.send_replace(());
+    }
+
+    fn is_empty_now(&self) {
+        self.progress.send_modify(|progress| {
+            progress.phase = Phase::Empty;
+            progress.rate_per_s = 0;
         });
         self.phases.send_replace(());
     }
@@ -167,12 +182,13 @@ pub async fn run(host: Arc<Host>) {
 
 /// Ends only by being dropped: what is fulfilled lasts until the next wish.
 async fn fulfil(host: &Arc<Host>, wish: Wish) {
-    let drain = host.drain;
     match wish {
         Wish::Stay => stay(host),
         Wish::Rebalance => {
-            host.leaving.begin(Phase::Rebalancing, host);
-            Evictor::new(host.clone(), drain).down_to_the_mean().await;
+            host.leaving.begin(wish, Phase::Rebalancing, host);
+            Evictor::new(host.clone(), host.drain)
+                .down_to_the_mean()
+                .await;
             // Another wish may have come meanwhile; it stands.
             host.leaving.wish.send_if_modified(|present| {
                 let done = *present == Wish::Rebalance;
@@ -183,14 +199,14 @@ async fn fulfil(host: &Arc<Host>, wish: Wish) {
             });
         }
         Wish::Drain { deadline_ms } => {
-            let deadline_ms = deadline_ms.unwrap_or(drain.deadline_ms);
+            let deadline_ms = deadline_ms.unwrap_or(host.drain.deadline_ms);
             let drain = Drain {
                 deadline_ms,
-                ..drain
+                ..host.drain
             };
-            empty(host, drain, false).await;
+            empty(host, drain, wish).await;
         }
-        Wish::Exit => empty(host, drain, true).await,
+        Wish::Exit => empty(host, host.drain, wish).await,
     }
     std::future::pending().await
 }
@@ -204,24 +220,24 @@ fn stay(host: &Host) {
         host.leaving.drained.send_modify(BTreeSet::clear);
         host.health.works(Cause::Draining);
     }
-    host.leaving.begin(Phase::Serving, host);
+    host.leaving.begin(Wish::Stay, Phase::Serving, host);
 }
 
 /// From the wish to leave until every connection is gone.
-async fn empty(host: &Arc<Host>, drain: Drain, for_good: bool) {
+async fn empty(host: &Arc<Host>, drain: Drain, wish: Wish) {
     let leaving = &host.leaving;
     let since = *leaving.since.lock().get_or_insert_with(Instant::now);
     let connections = host.table.connections();
     tracing::info!(connections, "leaving: not ready from now on");
     host.draining.store(true, Ordering::Relaxed);
-    leaving.begin(Phase::Grace, host);
+    leaving.begin(wish, Phase::Grace, host);
     host.fails(Cause::Draining, "leaving: clients are sent elsewhere");
     tokio::time::sleep_until(since + Duration::from_millis(drain.grace_ms)).await;
-    if for_good {
+    if wish == Wish::Exit {
         host.outboxes.send_all(|| ToCore::StopAccepting);
     }
     host.outboxes.send_all(|| ToCore::Leave(true));
-    leaving.begin(Phase::Draining, host);
+    leaving.begin(wish, Phase::Draining, host);
     let all = host.outboxes.cores().count();
     let mut gone = leaving.drained.subscribe();
     tokio::select! {
@@ -232,10 +248,7 @@ async fn empty(host: &Arc<Host>, drain: Drain, for_good: bool) {
         }
     }
     host.metrics.leaving.evicting.set(0);
-    leaving.progress.send_modify(|progress| {
-        progress.phase = Phase::Empty;
-        progress.rate_per_s = 0;
-    });
+    leaving.is_empty_now();
 }
 
 /// Until what cores said last has been reported; bounded.

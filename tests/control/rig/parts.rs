@@ -147,6 +147,7 @@ impl Registry for Faulty {
         self.real.release_finisher(lease).await
     }
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
+        self.gate().await?;
         self.real.gateways().await
     }
     async fn shards(&self, count: u32) -> Result<Vec<ShardLease>, RegistryError> {
