@@ -79,6 +79,8 @@ pub const AUTH_LEEWAY_S_MAX: u64 = 3_600;
 pub const JWKS_REFRESH_S_ALLOWED: RangeInclusive<u64> = 1..=86_400;
 pub const DISPATCHERS_MAX: usize = 256;
 pub const DRAIN_MS_MAX: u64 = 3_600_000;
+/// Of a drain with siblings; also one that an operator orders.
+pub const DRAIN_DEADLINE_MS_ALLOWED: RangeInclusive<u64> = 1_000..=DRAIN_MS_MAX;
 /// A file with a secret or a key.
 pub const SECRET_BYTES: u64 = 64 * 1024;
 /// A host name by RFC 1035.

@@ -122,6 +122,7 @@ fn a_gateway_refuses_a_wrong_value_before_it_opens_anything() {
         ("grpc.secret_file", "DIR/empty"),
         ("grpc.advertise", "x"),
         ("drain.window_ms", "99999999999"),
+        ("drain.deadline_ms", "0"),
         ("log.level", "loud=="),
         ("log.level", "foo"),
         ("log.format", "xml"),

@@ -209,7 +209,11 @@ impl Drain {
         let most = limits::DRAIN_MS_MAX;
         within("drain.grace_ms", self.grace_ms, 0..=most)?;
         within("drain.window_ms", self.window_ms, 0..=most)?;
-        within("drain.deadline_ms", self.deadline_ms, 0..=most)
+        within(
+            "drain.deadline_ms",
+            self.deadline_ms,
+            limits::DRAIN_DEADLINE_MS_ALLOWED,
+        )
     }
 }
 

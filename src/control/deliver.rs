@@ -71,7 +71,7 @@ impl Gateway for Deliveries {
             "stay" => Some(Wish::Stay),
             "rebalance" => Some(Wish::Rebalance),
             "drain" => Some(Wish::Drain {
-                deadline_ms: request.deadline_ms,
+                deadline_ms: request.deadline_ms.map(checked).transpose()?,
             }),
             other => {
                 let problem = format!("{other:?} is nothing this gateway can do");
@@ -100,6 +100,18 @@ impl Gateway for Deliveries {
             siblings: siblings.as_ref().map(|siblings| siblings.len() as u32),
             spare_per_s: siblings.as_ref().map(spare),
         }))
+    }
+}
+
+fn checked(deadline_ms: u64) -> Result<u64, Status> {
+    let allowed = limits::DRAIN_DEADLINE_MS_ALLOWED;
+    match allowed.contains(&deadline_ms) {
+        true => Ok(deadline_ms),
+        false => Err(Status::invalid_argument(format!(
+            "a deadline of {deadline_ms} ms is not allowed: {} to {} ms",
+            allowed.start(),
+            allowed.end()
+        ))),
     }
 }
 

@@ -99,11 +99,18 @@ impl Host {
     /// Connections a second this host takes at most: none when it is full or leaves, or before the load
     /// balancer has seen that it is ready: who is sent away meanwhile would only return to where they were.
     pub fn accepts_limit_per_s(&self) -> u32 {
-        let room = self.gateway.connections_soft as u64;
         let seen = Duration::from_millis(self.drain.grace_ms);
-        let takes = self.health.is_ready_for(seen) && !self.is_draining();
-        match takes && self.table.connections() < room {
+        match self.health.is_ready_for(seen) && self.room() > 0 {
             true => self.gateway.accepts_per_s,
+            false => 0,
+        }
+    }
+
+    /// Connections this host could hold on top, once it is sent them.
+    pub fn room(&self) -> u64 {
+        let most = self.gateway.connections_soft as u64;
+        match self.health.is_ready_for(Duration::ZERO) && !self.is_draining() {
+            true => most.saturating_sub(self.table.connections()),
             false => 0,
         }
     }

@@ -354,6 +354,7 @@ impl Keeper {
             connections: self.host.table.connections(),
             accepts_limit_per_s: self.host.accepts_limit_per_s(),
             spare_accepts_per_s: self.host.spare_accepts_per_s(),
+            room: Some(self.host.room()),
             region: self.host.region.clone(),
             draining: self.host.is_draining(),
         }

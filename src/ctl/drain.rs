@@ -14,7 +14,7 @@ const BAR: usize = 30;
 pub struct Drain {
     /// Id of the gateway.
     gateway: String,
-    /// Who is still there after so many seconds is sent away at once; default: drain.deadline_ms.
+    /// Who is still there after so many seconds, 1 to 3600, is sent away at once; default: drain.deadline_ms.
     #[arg(long = "deadline", value_name = "SECONDS")]
     deadline_s: Option<u64>,
     /// Show how far it is, and change nothing.
@@ -23,6 +23,9 @@ pub struct Drain {
     /// Take clients again.
     #[arg(long, conflicts_with = "deadline_s")]
     cancel: bool,
+    /// Though the other gateways have no room for its clients, or there is none.
+    #[arg(long, conflicts_with_all = ["status", "cancel"])]
+    force: bool,
     /// Don't stay until it is empty.
     #[arg(long)]
     no_wait: bool,
@@ -42,10 +45,10 @@ pub async fn run(endpoint: &Endpoint, drain: Drain, as_json: bool) -> Result<(),
         show(&endpoint.delete(&path).await?);
         return Ok(());
     }
-    let body = match drain.deadline_s {
-        Some(seconds) => json!({ "deadline_s": seconds }),
-        None => json!({}),
-    };
+    let mut body = json!({ "force": drain.force });
+    if let Some(seconds) = drain.deadline_s {
+        body["deadline_s"] = seconds.into();
+    }
     let mut answer = endpoint.post(&path, &body, None).await?;
     let follows = !drain.no_wait && !as_json;
     let redraws = std::io::stdout().is_terminal();

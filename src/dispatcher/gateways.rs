@@ -34,6 +34,34 @@ pub enum GatewayError {
     },
     #[error("gateway {id}: {problem}")]
     Refused { id: String, problem: String },
+    #[error(
+        "gateway {id} is the only one in {region} that takes clients: its {clients} clients would lose their connection and find no gateway, and get nothing but what waits in their inboxes later. Start another gateway or take one back first (`herald ctl drain <id> --cancel`); to do it all the same, force it (--force, \"force\": true)"
+    )]
+    Only {
+        id: String,
+        region: String,
+        clients: u64,
+    },
+    #[error(
+        "gateway {id} has {clients} clients, and the others in {region} have room for {room}: the rest would stay until the deadline, then be refused with 503 until there is room. Add a gateway or raise gateway.connections_soft first; to do it all the same, force it (--force, \"force\": true)"
+    )]
+    NoRoom {
+        id: String,
+        region: String,
+        clients: u64,
+        room: u64,
+    },
+    #[error("no gateway lives: start one")]
+    NobodyLives,
+    #[error(
+        "no gateway takes clients: {} drained; take one back with `herald ctl drain <id> --cancel`", are(.0)
+    )]
+    AllDrained(Vec<String>),
+}
+
+fn are(ids: &[String]) -> String {
+    let verb = if ids.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", ids.join(", "))
 }
 
 #[derive(Clone)]
@@ -56,6 +84,27 @@ impl Gateways {
     pub async fn live(&self) -> Result<Vec<GatewayLease>, GatewayError> {
         let leases = self.registry.gateways().await?;
         Ok(leases.into_iter().filter(|lease| lease.live).collect())
+    }
+
+    /// Whether the others could take the clients of a gateway that is to be drained.
+    pub async fn can_be_spared(&self, id: &str) -> Result<(), GatewayError> {
+        can_be_spared(id, &self.live().await?)
+    }
+
+    /// Live gateways that are not being drained; at least one.
+    pub async fn serving(&self) -> Result<Vec<GatewayLease>, GatewayError> {
+        let live = self.live().await?;
+        if live.is_empty() {
+            return Err(GatewayError::NobodyLives);
+        }
+        let (drained, serving): (Vec<_>, Vec<_>) =
+            live.into_iter().partition(|lease| lease.info.draining);
+        match serving.is_empty() {
+            true => Err(GatewayError::AllDrained(
+                drained.iter().map(id_of).collect(),
+            )),
+            false => Ok(serving),
+        }
     }
 
     /// `wish` is `stay`, `drain`, `rebalance`, or nothing to ask only. Answers how far the gateway is.
@@ -122,6 +171,50 @@ impl Gateways {
         }
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
+    }
+}
+
+fn id_of(lease: &GatewayLease) -> String {
+    lease.owner.gateway.to_string()
+}
+
+/// A gateway that nobody knows, or that is being drained already, is none to object to.
+fn can_be_spared(id: &str, live: &[GatewayLease]) -> Result<(), GatewayError> {
+    let own = live.iter().find(|lease| lease.owner.gateway.as_str() == id);
+    let Some(own) = own.filter(|lease| !lease.info.draining) else {
+        return Ok(());
+    };
+    let region = &own.info.region;
+    let stays = |lease: &&GatewayLease| {
+        lease.owner.gateway != own.owner.gateway
+            && !lease.info.draining
+            && lease.info.region == *region
+    };
+    let others: Vec<&GatewayLease> = live.iter().filter(stays).collect();
+    let (id, region) = (id.to_owned(), region.to_string());
+    let clients = own.info.connections;
+    if others.is_empty() {
+        return Err(GatewayError::Only {
+            id,
+            region,
+            clients,
+        });
+    }
+    // Of an older release it is known only that there is some.
+    let room_of = |lease: &&GatewayLease| match lease.info.room {
+        Some(room) => room,
+        None if lease.info.accepts_limit_per_s > 0 => u64::MAX,
+        None => 0,
+    };
+    let room = others.iter().map(room_of).fold(0, u64::saturating_add);
+    match room < clients.max(1) {
+        true => Err(GatewayError::NoRoom {
+            id,
+            region,
+            clients,
+            room,
+        }),
+        false => Ok(()),
     }
 }
 

@@ -171,6 +171,7 @@ mod tests {
             connections: 1,
             accepts_limit_per_s: 0,
             spare_accepts_per_s: 0,
+            room: None,
             region: "local".parse().unwrap(),
             draining: false,
         };

@@ -32,6 +32,10 @@ pub struct GatewayInfo {
     pub accepts_limit_per_s: u32,
     /// Of these, what it could take on top of what came lately.
     pub spare_accepts_per_s: u32,
+    /// Connections it could hold on top, once the load balancer sends them: 0 while it is not ready or
+    /// leaves. `None` from an older release, which does not say.
+    #[serde(default)]
+    pub room: Option<u64>,
     pub region: Region,
     /// It is draining: nobody should send clients there.
     pub draining: bool,

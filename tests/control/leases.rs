@@ -14,6 +14,7 @@ fn info() -> GatewayInfo {
         connections: 0,
         accepts_limit_per_s: 5_000,
         spare_accepts_per_s: 0,
+        room: None,
         region: "local".parse().unwrap(),
         draining: false,
     }

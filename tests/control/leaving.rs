@@ -98,6 +98,7 @@ fn sibling(connections: u64, accepts_per_s: u32) -> GatewayInfo {
         connections,
         accepts_limit_per_s: accepts_per_s,
         spare_accepts_per_s: accepts_per_s,
+        room: None,
         region: "local".parse().unwrap(),
         draining: false,
     }

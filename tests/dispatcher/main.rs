@@ -1,6 +1,7 @@
 //! The dispatcher through its real doors, over the embedded bus, the registry in process and SQLite.
 
 mod doors;
+mod draining;
 mod faults;
 mod finisher;
 mod inbox;

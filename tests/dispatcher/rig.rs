@@ -196,6 +196,7 @@ impl Rig {
             connections: users.len() as u64,
             accepts_limit_per_s: 5_000,
             spare_accepts_per_s: 10,
+            room: Some(10),
             region: "local".parse().unwrap(),
             draining: false,
         };

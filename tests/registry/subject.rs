@@ -117,6 +117,7 @@ pub fn info(shard: Option<u32>) -> GatewayInfo {
         connections: 7,
         accepts_limit_per_s: 5_000,
         spare_accepts_per_s: 100,
+        room: Some(7),
         region: "eu".parse().unwrap(),
         draining: false,
     }

@@ -83,6 +83,7 @@ async fn enter(registry: &impl Registry, users: &[UserId]) -> Result<()> {
         connections: 0,
         accepts_limit_per_s: 5_000,
         spare_accepts_per_s: 0,
+        room: None,
         region: "local".parse::<Region>()?,
         draining: false,
     };

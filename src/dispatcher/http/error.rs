@@ -80,8 +80,13 @@ impl From<GatewayError> for ApiError {
             GatewayError::Unreachable { .. } => {
                 ApiError::new(StatusCode::BAD_GATEWAY, "gateway_away", message)
             }
-            GatewayError::Refused { .. } => {
+            GatewayError::Refused { .. }
+            | GatewayError::NobodyLives
+            | GatewayError::AllDrained(_) => {
                 ApiError::new(StatusCode::CONFLICT, "conflict", message)
+            }
+            GatewayError::Only { .. } | GatewayError::NoRoom { .. } => {
+                ApiError::new(StatusCode::CONFLICT, "no_room", message)
             }
         }
     }

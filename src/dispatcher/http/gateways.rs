@@ -7,7 +7,11 @@ use super::{
     extract::{PathText, Whole},
     producer::Admin,
 };
-use crate::{api::LeaveReply, dispatcher::intake::fields::Fields};
+use crate::{
+    api::LeaveReply,
+    dispatcher::intake::{fields::Fields, request::Refusal},
+    limits,
+};
 use axum::{Json, extract::State};
 use serde_json::{Value, json};
 
@@ -26,14 +30,23 @@ pub async fn drain(
     PathText(id): PathText,
     Whole(body): Whole,
 ) -> Result<Json<Value>, ApiError> {
-    let mut deadline_s: Option<u64> = None;
+    let (mut deadline_s, mut force) = (None, None);
     if !body.is_empty() {
         let mut fields = Fields::read(&body)?;
         deadline_s = fields.take("deadline_s", "a number of seconds")?;
+        force = fields.take("force", "true or false")?;
         fields.finish("a drain")?;
     }
-    let deadline_ms = deadline_s.map(|seconds| seconds.saturating_mul(1_000));
-    tracing::info!(gateway = id, deadline_s, "an operator drains a gateway");
+    let deadline_ms = deadline_s.map(checked_ms).transpose()?;
+    if force != Some(true) {
+        shared.gateways.can_be_spared(&id).await?;
+    }
+    tracing::info!(
+        gateway = id,
+        deadline_s,
+        force,
+        "an operator drains a gateway"
+    );
     let reply = shared.gateways.leave(&id, "drain", deadline_ms).await?;
     Ok(Json(describe(&id, &reply)))
 }
@@ -52,14 +65,24 @@ pub async fn cancel(
 pub async fn rebalance(State(shared): State<Shared>, _: Admin) -> Result<Json<Value>, ApiError> {
     tracing::info!("an operator shares the clients anew");
     let mut gateways = Vec::new();
-    for lease in shared.gateways.live().await? {
+    for lease in shared.gateways.serving().await? {
         let id = lease.owner.gateway.as_str();
-        if !lease.info.draining {
-            let reply = shared.gateways.leave(id, "rebalance", None).await?;
-            gateways.push(describe(id, &reply));
-        }
+        let reply = shared.gateways.leave(id, "rebalance", None).await?;
+        gateways.push(describe(id, &reply));
     }
     Ok(Json(json!({ "gateways": gateways })))
+}
+
+fn checked_ms(deadline_s: u64) -> Result<u64, Refusal> {
+    let (least, most) = limits::DRAIN_DEADLINE_MS_ALLOWED.into_inner();
+    let (least, most) = (least / 1_000, most / 1_000);
+    match (least..=most).contains(&deadline_s) {
+        true => Ok(deadline_s * 1_000),
+        false => Err(Refusal::field(
+            "deadline_s",
+            format!("{deadline_s} is not allowed: {least} to {most} seconds"),
+        )),
+    }
 }
 
 fn describe(id: &str, reply: &LeaveReply) -> Value {

@@ -327,6 +327,7 @@ impl World {
             connections: gateway.table.connections(),
             accepts_limit_per_s: limit,
             spare_accepts_per_s: limit.saturating_sub(gateway.opened_per_s),
+            room: None,
             region: self.region.clone(),
             draining: gateway.draining,
         }

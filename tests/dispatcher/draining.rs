@@ -1,0 +1,83 @@
+//! Orders about gateways that would leave clients without one.
+
+use crate::rig::{Answer, Rig};
+use herald::registry::GatewayInfo;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// A gateway that nobody answers for: an order that is let through ends there.
+async fn enter(rig: &Rig, id: &str, connections: u64, room: u64, draining: bool) {
+    let info = GatewayInfo {
+        grpc: "127.0.0.1:1".into(),
+        shard: None,
+        connections,
+        accepts_limit_per_s: 5_000,
+        spare_accepts_per_s: 5_000,
+        room: Some(room),
+        region: "local".parse().unwrap(),
+        draining,
+    };
+    let id = id.parse().unwrap();
+    let entered = rig.registry.acquire_gateway(&id, "test", &info).await;
+    entered.unwrap();
+}
+
+async fn order(rig: &Rig, path: &str, body: Value) -> Answer {
+    let key = &rig.admin_key;
+    rig.call_as(key, Method::POST, path, Some(body), None).await
+}
+
+fn said(answer: &Answer) -> (u16, String) {
+    let error = &answer.body["error"];
+    let text = format!("{}: {}", error["code"], error["message"]);
+    (answer.status.as_u16(), text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_others_have_no_room_for_has_to_be_forced() {
+    let rig = Rig::start().await;
+    let drain = "/v1/gateways/gw-1/drain";
+    enter(&rig, "gw-1", 450, 1_000, false).await;
+    let (status, text) = said(&order(&rig, drain, json!({})).await);
+    assert_eq!(status, 409, "{text}");
+    for words in ["no_room", "only one in local", "450 clients", "--force"] {
+        assert!(text.contains(words), "{text}");
+    }
+    enter(&rig, "gw-2", 0, 9_000, true).await;
+    assert_eq!(order(&rig, drain, json!({})).await.status, 409);
+    enter(&rig, "gw-3", 0, 449, false).await;
+    let (status, text) = said(&order(&rig, drain, json!({ "force": false })).await);
+    assert_eq!(status, 409, "{text}");
+    assert!(text.contains("have room for 449"), "{text}");
+    let (status, text) = said(&order(&rig, drain, json!({ "force": true })).await);
+    assert_eq!(status, 502, "let through: {text}");
+    enter(&rig, "gw-4", 0, 1, false).await;
+    let (status, text) = said(&order(&rig, drain, json!({})).await);
+    assert_eq!(status, 502, "let through: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_bounded_and_a_refusal_names_the_bounds() {
+    let rig = Rig::start().await;
+    for deadline_s in [0, 3_601, u64::MAX] {
+        let body = json!({ "deadline_s": deadline_s });
+        let (status, text) = said(&order(&rig, "/v1/gateways/gw-1/drain", body).await);
+        assert_eq!(status, 422, "{text}");
+        assert!(text.contains("1 to 3600 seconds"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalance_among_nobody_says_so() {
+    let rig = Rig::start().await;
+    let (status, text) = said(&order(&rig, "/v1/rebalance", json!({})).await);
+    assert_eq!(status, 409, "{text}");
+    assert!(text.contains("no gateway lives"), "{text}");
+    enter(&rig, "gw-1", 0, 0, true).await;
+    enter(&rig, "gw-2", 0, 0, true).await;
+    let (status, text) = said(&order(&rig, "/v1/rebalance", json!({})).await);
+    assert_eq!(status, 409, "{text}");
+    for words in ["gw-1, gw-2 are drained", "--cancel"] {
+        assert!(text.contains(words), "{text}");
+    }
+}
