@@ -7,13 +7,14 @@
 //! * a lost gateway lease means a new epoch, and every user is entered again under it.
 
 use super::{
+    ControlError,
     behind::Missed,
     health::Cause,
     host::{Host, Ownership},
 };
 use crate::{
     bus::Topic,
-    config::Shard,
+    config::{ConfigError, Shard},
     ids::GatewayEpoch,
     limits,
     registry::{GatewayInfo, RegistryError, ShardClaim, ShardLease},
@@ -50,8 +51,8 @@ pub struct Keeper {
     other: (u64, u32),
 }
 
-/// When to go on.
-type Next = Result<Duration, Refused>;
+/// When to go on, or why not.
+type Next = Result<Duration, ControlError>;
 
 impl Keeper {
     pub fn new(host: Arc<Host>) -> Keeper {
@@ -69,7 +70,7 @@ impl Keeper {
     }
 
     /// Keeps the leases until `stop`, then gives them back.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Refused> {
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), ControlError> {
         let mut named = self.host.named_epoch.subscribe();
         let mut phases = self.host.leaving.phases();
         loop {
@@ -150,7 +151,8 @@ impl Keeper {
             return Err(Refused {
                 id: id.to_string(),
                 holder,
-            });
+            }
+            .into());
         }
         self.host.fails(
             Cause::Lease,
@@ -177,11 +179,7 @@ impl Keeper {
         let claim = match (host.gateway.shard, &self.former) {
             (Shard::Auto, _) => ShardClaim::Auto { shards },
             (Shard::Fixed(shard), _) if shard >= shards => {
-                host.fails(Cause::Shard, format!(
-                    "gateway.shard = {shard}, but `in_app` has {shards} partitions: choose a lower one, or add partitions"
-                ));
-                self.renew_gateway(&gateway).await;
-                return Ok(limits::AWAY_RETRY);
+                return self.beyond(&gateway, shard, shards).await;
             }
             (Shard::Fixed(shard), former) => ShardClaim::Exact {
                 shard,
@@ -197,6 +195,22 @@ impl Keeper {
                 Ok(wait)
             }
         }
+    }
+
+    /// The topic has fewer partitions than the configuration counts on: wrong from the start, or made anew.
+    async fn beyond(&mut self, gateway: &GatewayEpoch, shard: u32, shards: u32) -> Next {
+        let problem = format!(
+            "{shard} is not allowed: `in_app` has {shards} partitions. Set \"auto\" or 0 to {}, or add partitions to `in_app` and `critical`",
+            shards.saturating_sub(1)
+        );
+        let error = ConfigError::new("gateway.shard", problem);
+        if self.former.is_none() {
+            self.release().await;
+            return Err(error.into());
+        }
+        self.host.fails(Cause::Shard, error.to_string());
+        self.renew_gateway(gateway).await;
+        Ok(limits::AWAY_RETRY)
     }
 
     /// Says why there is no shard yet; answers when to try again.

@@ -2,6 +2,7 @@
 
 use crate::rig::{Rig, Setup, Shared, cursors, until};
 use herald::{
+    config::Shard,
     control::ControlError,
     registry::{GatewayInfo, Registry, ShardClaim},
 };
@@ -163,4 +164,21 @@ async fn a_gateway_without_a_free_shard_is_not_ready_and_says_so() {
     registry.release_shard(&lease).await.unwrap();
     rig.until_ready().await;
     rig.leave().await;
+}
+
+#[tokio::test]
+async fn a_shard_beyond_the_topics_partitions_ends_the_start_and_names_the_key() {
+    let setup = Setup {
+        shard: Shard::Fixed(99),
+        ..Setup::default()
+    };
+    let rig = Rig::start(setup).await;
+    let ended = rig.running.await.unwrap();
+    let Err(ControlError::Config(error)) = ended else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(error.key, "gateway.shard");
+    assert!(error.problem.contains("99 is not allowed"), "{error}");
+    let left = rig.shared.registry.gateways().await.unwrap();
+    assert!(left.iter().all(|lease| !lease.live), "{left:?}");
 }

@@ -13,7 +13,7 @@ use herald::{
         Bus, Record, SharedBus, Start, Target, Topic, TopicPartition,
         embedded::{EmbeddedBus, Options},
     },
-    config::{Admin, Drain, Gateway, Grpc, Node},
+    config::{Admin, Drain, Gateway, Grpc, Node, Shard},
     control::{
         Control, ControlError, Pace, Parts,
         upstream::{SharedUpstream, SyncReply},
@@ -57,6 +57,7 @@ pub type Journal = Arc<Mutex<Vec<String>>>;
 pub struct Setup {
     pub id: &'static str,
     pub cores: usize,
+    pub shard: Shard,
     pub drain: Drain,
     pub timings: Timings,
     pub grpc: Option<Grpc>,
@@ -73,6 +74,7 @@ impl Default for Setup {
         Setup {
             id: "gw-1",
             cores: 1,
+            shard: Shard::Auto,
             drain: Drain {
                 grace_ms: 20,
                 window_ms: 50,
@@ -179,6 +181,7 @@ impl Rig {
             node: Node::default(),
             gateway: Gateway {
                 id: setup.id.parse().unwrap(),
+                shard: setup.shard,
                 ..Gateway::default()
             },
             drain: setup.drain,
