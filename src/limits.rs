@@ -230,6 +230,8 @@ pub const BROADCAST_DEAD_LETTERS: usize = 64;
 pub const LAG_RECORDS: u64 = 10_000;
 pub const READER_HALTED: Duration = Duration::from_secs(15);
 pub const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// What one look may add to the time a reader stands still: the process was not there for more.
+pub const READER_LAPSE: Duration = Duration::from_secs(8);
 /// Outcomes of one batch, and outcomes waiting while no dispatcher answers; over: to `delivery`.
 pub const OUTCOME_BATCH: usize = 1_024;
 pub const OUTCOMES_WAITING: usize = 65_536;

@@ -1,10 +1,13 @@
 //! Whether a reader keeps up with its partition, told from where it reads and where the partition ends.
 //!
-//! Invariant: nothing is said that was not seen. A reader that has read nothing yet is called halted only
-//! when the partition grew while it was looked at: what lies before may have expired.
+//! Invariants:
+//! * nothing is said that was not seen: a reader that has read nothing yet is called halted only when the
+//!   partition grew while it was looked at, since what lies before may have expired;
+//! * time is what this process was there for: a pause, however long, counts as one [`limits::READER_LAPSE`].
+//!   A process that was stopped finds its readers where it left them, and they are not to blame.
 
 use crate::limits;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Why records wait.
@@ -30,24 +33,32 @@ pub enum Slow {
 struct Seen {
     next: Option<u64>,
     end: u64,
-    at: Instant,
+    at: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Progress(Option<Seen>);
+pub struct Progress {
+    seen: Option<Seen>,
+    looked: Option<Instant>,
+    /// Time that went by between looks.
+    now: Duration,
+}
 
 impl Progress {
     /// `next` is the offset the reader goes on with, where it has read at all; it has to be taken before
     /// `end` is asked for.
     pub fn look(&mut self, next: Option<u64>, end: u64, now: Instant) -> Option<Slow> {
+        let before = self.looked.replace(now).unwrap_or(now);
+        self.now += (now - before).min(limits::READER_LAPSE);
+        let now = self.now;
         let fresh = Seen { next, end, at: now };
-        let seen = *self.0.get_or_insert(fresh);
+        let seen = *self.seen.get_or_insert(fresh);
         let waits = match next {
             Some(next) => end > next,
             None => end > seen.end,
         };
         if !waits || next != seen.next {
-            self.0 = Some(fresh);
+            self.seen = Some(fresh);
         }
         match next {
             Some(next) if next > end => Some(Slow::Remade { next, end }),
@@ -67,15 +78,26 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// What is said of each look, one every 10 s.
+    /// What is said of each look, one in half the time that a reader may stand still.
     fn looks(looks: &[(Option<u64>, u64)]) -> Vec<Option<Slow>> {
         let mut progress = Progress::default();
         let mut now = Instant::now();
         let looks = looks.iter().map(|(next, end)| {
-            now += Duration::from_secs(10);
+            now += limits::READER_HALTED / 2;
             progress.look(*next, *end, now)
         });
         looks.collect()
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_for_minutes_finds_no_reader_halted() {
+        let mut progress = Progress::default();
+        let mut now = Instant::now();
+        assert_eq!(progress.look(Some(1), 2, now), None);
+        now += Duration::from_secs(600);
+        assert_eq!(progress.look(Some(1), 2, now), None);
+        now += limits::READER_HALTED - limits::READER_LAPSE;
+        assert_eq!(progress.look(Some(1), 2, now), Some(Slow::Halted));
     }
 
     #[test]
