@@ -7,6 +7,7 @@
 use super::{spool::Spool, store::SharedStore};
 use crate::{
     bus::{SharedBus, Topic},
+    limits,
     metrics::Metrics,
     registry::SharedRegistry,
     serve::Readiness,
@@ -102,8 +103,10 @@ fn spooling(spool: &Spool) -> Option<String> {
         return Some(format!("nothing can be spooled: {why}"));
     }
     if spool.is_active() {
+        let filled = spool.filled();
         return Some(format!(
-            "notifications wait on the disk, {records} of them, until the bus takes them; check the brokers, this ends by itself"
+            "notifications wait on the disk, {records} of them, until the bus takes them; it is filled to {filled} %, and refuses low from {} % on; check the brokers, this ends by itself",
+            limits::SPOOL_LOW_PERCENT
         ));
     }
     if !missing.is_empty() {

@@ -129,6 +129,9 @@ async fn a_spool_that_fills_refuses_low_first_and_keeps_all_it_took() {
     let metrics = rig.metrics.render();
     let refused = "herald_spool_refused_total{cause=\"full\",priority=\"low\"} 1";
     assert!(metrics.contains(refused), "{metrics}");
+    let (_, body) = readiness(&rig).await;
+    let named = body["degraded"]["spool"].as_str().unwrap_or_default();
+    assert!(named.contains("filled to 99 %"), "{body}");
     all_are_stored(&rig, &switched, taken).await;
 }
 

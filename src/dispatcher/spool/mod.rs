@@ -102,6 +102,7 @@ pub struct Spool {
     fault: Mutex<Fault>,
     metrics: SpoolMetrics,
     directory: PathBuf,
+    bytes_max: u64,
 }
 
 impl Spool {
@@ -140,6 +141,7 @@ impl Spool {
             fault: Mutex::default(),
             metrics,
             directory: config.path.clone(),
+            bytes_max: config.bytes_max,
         }))
     }
 
@@ -210,6 +212,11 @@ impl Spool {
     /// Records that wait for the bus.
     pub fn records(&self) -> u64 {
         *self.records.borrow()
+    }
+
+    /// Of its bound, in percent.
+    pub fn filled(&self) -> u64 {
+        self.metrics.bytes.get() as u64 * 100 / self.bytes_max
     }
 
     /// Returns as soon as notifications go here.
