@@ -69,6 +69,7 @@ impl Fault {
                 Process::Dispatcher(random.random_range(0..2)),
                 wait(random, 0..3_000),
             ),
+            Fault::RedisForgets(wait(random, 0..2_000)),
         ]
     }
 

@@ -54,10 +54,11 @@ async fn whatever_fails_nothing_accepted_is_lost_and_who_stayed_connected_got_it
 
 /// One fleet, these faults one after the other, and the verdict.
 async fn round(seed: u64, size: Size, faults: Vec<Fault>, is_long: bool) {
-    println!("seed {seed}: {faults:?}");
     let mut scene = Scene::start(seed, size, is_long).await;
     let mut windows = vec![Window::calm(Duration::from_secs(3)).await];
     for fault in faults {
+        // One that never ends is the last that was named.
+        println!("seed {seed}: {fault:?}");
         windows.push(fault.happen(&mut scene).await);
     }
     let accounts = scene.account().await;
