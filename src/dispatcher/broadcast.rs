@@ -39,10 +39,15 @@ impl Work for Broadcast {
         vec![Topic::FanOutAll]
     }
 
+    /// Stored by one commit and produced at once: after an outage many wait, each for the ones before it.
     async fn batch(&mut self, records: &[Consumed]) -> Result<(), Stopped> {
+        let mut news: Vec<News> = Vec::new();
         for consumed in records {
             match parse(consumed) {
-                Ok((head, content, pos)) => self.publish(consumed, head, content, pos).await?,
+                Ok(one) if self.is_repeated(&one.row, &news).await? => {
+                    self.metrics.pushes.with_label_values(&["repeated"]).inc();
+                }
+                Ok(one) => news.push(one),
                 Err(NotPublished::Malformed(reason)) => {
                     self.outbox.dead_letter(consumed, "value", &reason).await?;
                 }
@@ -53,76 +58,90 @@ impl Work for Broadcast {
                 }
             }
         }
-        Ok(())
+        if news.is_empty() {
+            return Ok(());
+        }
+        let prevs = self.store(&news).await?;
+        self.publish(news, prevs).await
     }
 }
 
+/// What one record asks for.
+struct News {
+    head: Head,
+    content: Content,
+    row: NewBroadcast,
+}
+
 impl Broadcast {
-    async fn publish(
-        &self,
-        consumed: &Consumed,
-        head: Head,
-        content: Content,
-        pos: Position,
-    ) -> Result<(), Stopped> {
+    /// The lowest position wins, and one worker goes by position: the one below is published, or about to be.
+    /// Asked of every record, since one marked `again` may stand before the first.
+    async fn is_repeated(&self, row: &NewBroadcast, news: &[News]) -> Result<bool, Stopped> {
+        if news.iter().any(|earlier| earlier.row.id == row.id) {
+            return Ok(true);
+        }
         let stands_at = self
             .patience
-            .until_done("find_broadcast", || self.store.broadcast_position(head.id))
+            .until_done("find_broadcast", || self.store.broadcast_position(row.id))
             .await?;
-        if stands_at.is_some_and(|at| at != pos) {
-            // The lowest position wins, and one worker goes by position: that one was published. Asked of
-            // every record, since one marked `again` may stand before the first.
-            self.metrics.pushes.with_label_values(&["repeated"]).inc();
-            return Ok(());
-        }
-        let row = NewBroadcast {
-            pos,
-            id: head.id,
-            priority: head.priority,
-            created_ms: head.created_ms,
-            expires_ms: head.expires_ms,
-            collapse_key: content.collapse_key.clone(),
-            content: consumed.record.value.clone(),
-        };
-        let prev = self
+        Ok(stands_at.is_some_and(|at| at != row.pos))
+    }
+
+    async fn store(&self, news: &[News]) -> Result<Vec<Position>, Stopped> {
+        let rows: Vec<NewBroadcast> = news.iter().map(|one| one.row.clone()).collect();
+        let prevs = self
             .patience
             .until_done("store_broadcast", || {
-                self.store.append_broadcast(row.clone())
+                self.store.append_broadcasts(rows.clone())
             })
             .await?;
-        self.metrics
+        let stored = self
+            .metrics
             .rows
-            .with_label_values(&["broadcast", "stored"])
-            .inc();
-        if is_expired(head.expires_ms, unix_ms()) {
-            self.metrics.pushes.with_label_values(&["expired"]).inc();
-            return Ok(());
-        }
-        let stream = self.region.broadcast_stream();
-        let place = Place {
-            stream: &stream,
-            pos,
-            prev,
-        };
-        let frame = frames::notification(head.id, place, head.created_ms, &content, false);
-        let routed = Routed {
-            head,
-            user: None,
-            stream,
-            pos,
-            prev,
-            collapse_key: content.collapse_key,
-            answered: Vec::new(),
-            frame,
-        };
+            .with_label_values(&["broadcast", "stored"]);
+        stored.inc_by(rows.len() as u64);
+        Ok(prevs)
+    }
+
+    async fn publish(&self, news: Vec<News>, prevs: Vec<Position>) -> Result<(), Stopped> {
         let at = TopicPartition {
             topic: Topic::Broadcast,
             partition: 0,
         };
-        self.metrics.pushes.with_label_values(&["broadcast"]).inc();
-        self.outbox
-            .send(vec![(Target::Exact(at), routed.into_record())])
-            .await
+        let now_ms = unix_ms();
+        let pushed = |result| self.metrics.pushes.with_label_values(&[result]).inc();
+        let mut records = Vec::with_capacity(news.len());
+        for (one, prev) in news.into_iter().zip(prevs) {
+            if is_expired(one.head.expires_ms, now_ms) {
+                pushed("expired");
+                continue;
+            }
+            pushed("broadcast");
+            let record = self.routed(one, prev).into_record();
+            records.push((Target::Exact(at), record));
+        }
+        self.outbox.send(records).await
+    }
+
+    fn routed(&self, news: News, prev: Position) -> Routed {
+        let News { head, content, row } = news;
+        let stream = self.region.broadcast_stream();
+        let place = Place {
+            stream: &stream,
+            pos: row.pos,
+            prev,
+        };
+        let frame = frames::notification(head.id, place, head.created_ms, &content, false);
+        Routed {
+            head,
+            user: None,
+            stream,
+            pos: row.pos,
+            prev,
+            collapse_key: content.collapse_key,
+            answered: Vec::new(),
+            frame,
+        }
     }
 }
 
@@ -131,7 +150,7 @@ enum NotPublished {
     Unsupported(String),
 }
 
-fn parse(consumed: &Consumed) -> Result<(Head, Content, Position), NotPublished> {
+fn parse(consumed: &Consumed) -> Result<News, NotPublished> {
     let head = Head::read(&consumed.record).map_err(|error| match error {
         EnvelopeError::Unsupported { .. } => NotPublished::Unsupported(error.to_string()),
         EnvelopeError::Malformed { .. } => NotPublished::Malformed(error.to_string()),
@@ -140,9 +159,18 @@ fn parse(consumed: &Consumed) -> Result<(Head, Content, Position), NotPublished>
         let what = format!("kind {} in fan_out_all", head.kind);
         return Err(NotPublished::Unsupported(what));
     }
-    let content = serde_json::from_slice(&consumed.record.value)
+    let content: Content = serde_json::from_slice(&consumed.record.value)
         .map_err(|error| NotPublished::Malformed(error.to_string()))?;
     let pos = Position::new(GENERATION, consumed.offset)
         .ok_or_else(|| NotPublished::Malformed("the offset does not fit a position".into()))?;
-    Ok((head, content, pos))
+    let row = NewBroadcast {
+        pos,
+        id: head.id,
+        priority: head.priority,
+        created_ms: head.created_ms,
+        expires_ms: head.expires_ms,
+        collapse_key: content.collapse_key.clone(),
+        content: consumed.record.value.clone(),
+    };
+    Ok(News { head, content, row })
 }

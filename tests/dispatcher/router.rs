@@ -233,3 +233,33 @@ async fn a_broadcast_under_a_key_that_stayed_pending_is_published_once() {
         .await;
     assert_eq!(rig.count(Topic::Broadcast).await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broadcasts_that_waited_are_published_in_their_order_and_a_repeat_among_them_is_not() {
+    let rig = Rig::start().await;
+    let head = || Head {
+        kind: Kind::Broadcast,
+        id: NotificationId::generate(),
+        created_ms: 1,
+        expires_ms: None,
+        priority: Priority::Normal,
+        region: "local".into(),
+        again: false,
+    };
+    let heads = [head(), head(), head()];
+    let records = [0, 1, 0, 2, 1].map(|n: usize| {
+        let content = r#"{"type":"news","channels":["in_app"]}"#;
+        let record = heads[n].clone().into_record("all", content);
+        (Target::Keyed(Topic::FanOutAll), record)
+    });
+    rig.bus.produce(records.to_vec()).await.unwrap();
+    let published = rig.records(Topic::Broadcast, 0, 3).await;
+    let mut prev = Position::START;
+    for (record, head) in published.iter().zip(&heads) {
+        assert_eq!((record.head.id, record.prev), (head.id, prev));
+        prev = record.pos;
+    }
+    rig.drained("notifications.broadcast", Topic::FanOutAll)
+        .await;
+    assert_eq!(rig.count(Topic::Broadcast).await, 3);
+}

@@ -1,7 +1,7 @@
 //! Rows to store, short to write.
 
 use herald::{
-    dispatcher::store::{Appended, NewBroadcast, NewRow, RowKind, SharedStore},
+    dispatcher::store::{Appended, NewBroadcast, NewRow, RowKind, SharedStore, Store},
     envelope::{Fate, Outcome, Priority},
     ids::{NotificationId, UserId},
     position::Position,
@@ -61,6 +61,12 @@ pub fn broadcast(pos: Position) -> NewBroadcast {
         collapse_key: None,
         content: "{\"type\":\"test\",\"channels\":[]}".into(),
     }
+}
+
+/// Stores one broadcast; answers `prev`.
+pub async fn announce(store: &dyn Store, row: NewBroadcast) -> Position {
+    let prevs = store.append_broadcasts(vec![row]).await;
+    prevs.expect("it is stored")[0]
 }
 
 pub fn outcome(id: NotificationId, user: Option<&UserId>, fate: Fate) -> Outcome {

@@ -88,7 +88,7 @@ async fn retention_removes_the_old_and_says_what_a_cursor_lost() {
     let (store, ada) = (home.sqlite(), user("ada"));
     let (first, second) = (row(&ada, at(1)), row(&ada, at(2)));
     store.append(vec![first.clone(), second]).await.unwrap();
-    store.append_broadcast(broadcast(at(1))).await.unwrap();
+    announce(&store, broadcast(at(1))).await;
     let outcome = outcome(first.id, Some(&ada), Fate::Written);
     store.record(&[outcome]).await.unwrap();
     assert_eq!(store.sweep(now_ms()).await, Ok(0));

@@ -181,8 +181,9 @@ pub trait Store: Send + Sync + 'static {
         ids: &[NotificationId],
     ) -> Result<Vec<NotificationId>, StoreError>;
 
-    /// Stores a broadcast; answers `prev`. Idempotent by position.
-    async fn append_broadcast(&self, row: NewBroadcast) -> Result<Position, StoreError>;
+    /// Stores broadcasts in their order, all or none; answers `prev` of each. Idempotent by position.
+    async fn append_broadcasts(&self, rows: Vec<NewBroadcast>)
+    -> Result<Vec<Position>, StoreError>;
 
     /// Where the broadcast of this id stands: a record that was produced twice makes one row.
     async fn broadcast_position(&self, id: NotificationId) -> Result<Option<Position>, StoreError>;

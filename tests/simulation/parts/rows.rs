@@ -219,7 +219,7 @@ impl Store for Rows {
         unreachable!("there are no broadcasts to mark")
     }
 
-    async fn append_broadcast(&self, _: NewBroadcast) -> Result<Position, StoreError> {
+    async fn append_broadcasts(&self, _: Vec<NewBroadcast>) -> Result<Vec<Position>, StoreError> {
         unreachable!("nothing is posted to all")
     }
 

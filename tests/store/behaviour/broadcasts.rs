@@ -6,8 +6,8 @@ use herald::position::Position;
 
 pub async fn broadcasts_form_one_stream(home: &impl Home) {
     let store = home.open();
-    let first = store.append_broadcast(broadcast(at(0))).await.unwrap();
-    let second = store.append_broadcast(broadcast(at(4))).await.unwrap();
+    let first = announce(&*store, broadcast(at(0))).await;
+    let second = announce(&*store, broadcast(at(4))).await;
     assert_eq!((first, second), (Position::START, at(0)));
     let page = store.broadcast_page(None, 50).await.unwrap();
     assert_eq!(offsets(&page), [4, 0]);
@@ -15,13 +15,25 @@ pub async fn broadcasts_form_one_stream(home: &impl Home) {
     assert_eq!(offsets(&page), [0]);
 }
 
+pub async fn broadcasts_of_one_call_stand_one_behind_the_other_or_not_at_all(home: &impl Home) {
+    let store = home.open();
+    let rows = [1, 3, 4].map(|offset| broadcast(at(offset)));
+    let prevs = store.append_broadcasts(rows.to_vec()).await;
+    assert_eq!(prevs, Ok(vec![Position::START, at(1), at(3)]));
+    // The second can't be true: 2 was passed over.
+    let impossible = vec![broadcast(at(5)), broadcast(at(2))];
+    store.append_broadcasts(impossible).await.unwrap_err();
+    let page = store.broadcast_page(None, 50).await.unwrap();
+    assert_eq!(offsets(&page), [4, 3, 1]);
+}
+
 pub async fn a_broadcast_stored_again_answers_the_same_prev(home: &impl Home) {
     let store = home.open();
-    store.append_broadcast(broadcast(at(1))).await.unwrap();
+    announce(&*store, broadcast(at(1))).await;
     let again = broadcast(at(2));
-    store.append_broadcast(again.clone()).await.unwrap();
-    store.append_broadcast(broadcast(at(3))).await.unwrap();
-    assert_eq!(store.append_broadcast(again).await.unwrap(), at(1));
+    announce(&*store, again.clone()).await;
+    announce(&*store, broadcast(at(3))).await;
+    assert_eq!(announce(&*store, again).await, at(1));
     assert_eq!(store.broadcast_page(None, 50).await.unwrap().len(), 3);
 }
 
@@ -30,12 +42,12 @@ pub async fn a_broadcast_of_a_known_id_makes_no_second_row(home: &impl Home) {
     let first = broadcast(at(1));
     let mut again = first.clone();
     again.pos = at(3);
-    store.append_broadcast(first).await.unwrap();
-    store.append_broadcast(broadcast(at(2))).await.unwrap();
-    let prev = store.append_broadcast(again.clone()).await.unwrap();
+    announce(&*store, first).await;
+    announce(&*store, broadcast(at(2))).await;
+    let prev = announce(&*store, again.clone()).await;
     assert_eq!(prev, at(2), "what is pushed for it hides nothing below it");
-    store.append_broadcast(broadcast(at(4))).await.unwrap();
-    assert_eq!(store.append_broadcast(again).await.unwrap(), at(2));
+    announce(&*store, broadcast(at(4))).await;
+    assert_eq!(announce(&*store, again).await, at(2));
     let page = store.broadcast_page(None, 50).await.unwrap();
     assert_eq!(offsets(&page), [4, 2, 1]);
 }
@@ -43,7 +55,7 @@ pub async fn a_broadcast_of_a_known_id_makes_no_second_row(home: &impl Home) {
 pub async fn sync_of_broadcasts_goes_by_pages(home: &impl Home) {
     let store = home.open();
     for offset in 1..=5 {
-        store.append_broadcast(broadcast(at(offset))).await.unwrap();
+        announce(&*store, broadcast(at(offset))).await;
     }
     let page = store.broadcasts_after(Some(at(1)), 3).await.unwrap();
     assert_eq!(offsets(&page.rows), [2, 3, 4]);

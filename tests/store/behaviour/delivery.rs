@@ -72,7 +72,7 @@ pub async fn an_outcome_reported_twice_counts_once(home: &impl Home) {
 pub async fn outcomes_of_a_broadcast_are_counted_by_gateway_and_kind(home: &impl Home) {
     let (store, ada, announced) = (home.open(), user("ada"), broadcast(at(1)));
     let id = announced.id;
-    store.append_broadcast(announced).await.unwrap();
+    announce(&*store, announced).await;
     let mut outcomes = Vec::new();
     for (gateway, fate, devices) in [
         ("gw-1.7", Fate::Written, 500),

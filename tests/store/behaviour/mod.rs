@@ -44,6 +44,7 @@ macro_rules! every_behaviour_holds_in {
             a_row_is_found_by_its_id
             unread_counts_what_is_neither_read_superseded_nor_expired
             broadcasts_form_one_stream
+            broadcasts_of_one_call_stand_one_behind_the_other_or_not_at_all
             a_broadcast_stored_again_answers_the_same_prev
             a_broadcast_of_a_known_id_makes_no_second_row
             sync_of_broadcasts_goes_by_pages

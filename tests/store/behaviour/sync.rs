@@ -116,7 +116,7 @@ pub async fn a_read_mark_of_a_broadcast_counts_for_its_user_only(home: &impl Hom
     let (store, ada, bob) = (home.open(), user("ada"), user("bob"));
     let announced = broadcast(at(1));
     let id = announced.id;
-    store.append_broadcast(announced).await.unwrap();
+    announce(&*store, announced).await;
     store
         .append(vec![read_mark(&ada, at(1), &[id])])
         .await
@@ -192,7 +192,7 @@ pub async fn unread_counts_what_is_neither_read_superseded_nor_expired(home: &im
     ];
     store.append(more).await.unwrap();
     for offset in [1, 2] {
-        store.append_broadcast(broadcast(at(offset))).await.unwrap();
+        announce(&*store, broadcast(at(offset))).await;
     }
     // Row 2, the last score, and two broadcasts.
     assert_eq!(store.unread(&ada).await.unwrap(), 4);

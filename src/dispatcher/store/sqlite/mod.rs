@@ -138,9 +138,17 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn append_broadcast(&self, row: NewBroadcast) -> Result<Position, StoreError> {
+    async fn append_broadcasts(
+        &self,
+        rows: Vec<NewBroadcast>,
+    ) -> Result<Vec<Position>, StoreError> {
         self.writer
-            .write(move |connection| broadcasts::append(connection, &row, now_ms()))
+            .write(move |connection| {
+                let stored = rows.iter();
+                stored
+                    .map(|row| broadcasts::append(connection, row, now_ms()))
+                    .collect()
+            })
             .await
     }
 
