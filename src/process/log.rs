@@ -67,8 +67,12 @@ pub fn reloaded(result: Result<(), ConfigError>) {
     }
 }
 
+/// HTTP/2 warns of each stream that a leaving peer resets; what that means to us is said where the call was
+/// made. Who names it in `log.level` hears it all the same.
+const QUIET: &str = "h2=error";
+
 fn filter(log: &Log) -> Result<EnvFilter, ConfigError> {
-    EnvFilter::try_new(&log.level).map_err(|error| {
+    EnvFilter::try_new(format!("{QUIET},{}", log.level)).map_err(|error| {
         ConfigError::new(
             "log.level",
             format!("{error}: use error, warn, info, debug or trace"),
@@ -120,5 +124,20 @@ mod tests {
             .count();
         assert_eq!(taken, limits::LOG_LINES_PER_S as usize);
         assert!(limit.takes(place, start + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn http_2_is_quiet_unless_it_is_named() {
+        let directives = |level: &str| {
+            let log = Log {
+                level: level.into(),
+                ..Log::default()
+            };
+            filter(&log).unwrap().to_string()
+        };
+        assert!(directives("info").contains("h2=error"));
+        let named = directives("info,h2=debug");
+        assert!(named.contains("h2=debug"), "{named}");
+        assert!(!named.contains("h2=error"), "{named}");
     }
 }
