@@ -17,21 +17,11 @@ async fn users_at(fleet: &Fleet, n: usize) -> usize {
 
 /// Clients that follow the rules, and a numbered stream to them.
 fn swarm(fleet: &Fleet, proxy: &HaProxy, posts: usize) -> Guarded {
-    let mut command = Command::new(binary("swarm"));
+    let mut command = fleet.swarm([proxy.ws_url()]);
     command
-        .args(["--url", &proxy.ws_url(), "--post-url", &fleet.api.url("")])
-        .args([
-            "--users",
-            &format!("1..{CLIENTS}"),
-            "--count",
-            &posts.to_string(),
-        ])
+        .arg(format!("--users=1..{CLIENTS}"))
+        .arg(format!("--count={posts}"))
         .args(["--connect-rate", "150", "--rate", "25", "--give-up-s", "60"])
-        .arg("--secret-file")
-        .arg(fleet.token_file())
-        .arg("--api-key-file")
-        .arg(fleet.admin_key_file())
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     Guarded::spawn(command).expect("swarm starts")

@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
-use testbed::{Fleet, HaProxy, api::sum_of, child::Guarded, herald::binary};
+use testbed::{Fleet, HaProxy, api::sum_of, child::Guarded};
 
 /// Of each gateway: low, so that three, the clients and the load balancers fit on one machine.
 const ACCEPTS_PER_S: u32 = 1_000;
@@ -93,27 +93,18 @@ pub async fn run(options: &Options) -> Result<()> {
 }
 
 fn swarm(fleet: &Fleet, proxies: &[HaProxy], clients: u32) -> Guarded {
-    let mut command = Command::new(binary("swarm"));
-    for proxy in proxies {
-        command.args(["--url", &proxy.ws_url()]);
-    }
+    let mut command = fleet.swarm(proxies.iter().map(HaProxy::ws_url));
     // From before the others come until after the last change.
     let posts = 240 * POSTS_PER_S;
     command
         .arg(format!("--users=1..{clients}"))
         .arg(format!("--connect-rate={}", ACCEPTS_PER_S * 9 / 10))
-        .arg(format!("--post-url={}", fleet.api.url("")))
         .arg(format!("--rate={POSTS_PER_S}"))
         .arg(format!("--count={posts}"))
         .arg(format!("--threads={}", cpus()))
         .arg("--give-up-s=60")
         .arg("--accounting")
         .arg(accounting(fleet))
-        .arg("--secret-file")
-        .arg(fleet.token_file())
-        .arg("--api-key-file")
-        .arg(fleet.admin_key_file())
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     Guarded::spawn(command).expect("swarm starts")

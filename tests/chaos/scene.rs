@@ -15,10 +15,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
-use testbed::{
-    Fleet, HaProxy, api::sum_of, child::Guarded, herald::binary, kafka::KafkaBroker,
-    proxy::TcpProxy,
-};
+use testbed::{Fleet, HaProxy, api::sum_of, child::Guarded, kafka::KafkaBroker, proxy::TcpProxy};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
@@ -245,9 +242,8 @@ impl Swarm {
         let accounts = dir.join(kind.name);
         std::fs::create_dir_all(&accounts).expect("a directory");
         let said = std::fs::File::create(accounts.join("said")).expect("a file");
-        let mut command = Command::new(binary("swarm"));
+        let mut command = fleet.swarm([format!("ws://{}", local(kind.port))]);
         command
-            .args(["--url", &format!("ws://{}", local(kind.port))])
             .args(["--user-prefix", kind.name])
             .args(["--users", &format!("1..{}", kind.users)])
             .args(["--devices", &kind.devices.to_string()])
@@ -259,19 +255,10 @@ impl Swarm {
             .args(["--count", &u32::MAX.to_string(), "--priority", "mixed"])
             .args(["--give-up-s", "60"])
             .args(kind.arguments)
-            .arg("--secret-file")
-            .arg(fleet.token_file())
-            .arg("--api-key-file")
-            .arg(fleet.admin_key_file())
             .arg("--accounting")
             .arg(&accounts)
             .arg("--json")
-            .arg(accounts.join("report"));
-        for dispatcher in &fleet.dispatchers {
-            command.args(["--post-url", &dispatcher.api.url("")]);
-        }
-        command
-            .stdin(Stdio::null())
+            .arg(accounts.join("report"))
             .stdout(Stdio::null())
             .stderr(said);
         let process = Guarded::spawn(command).expect("swarm starts");

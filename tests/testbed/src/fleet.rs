@@ -4,7 +4,11 @@ use crate::{
     Api, Herald, PATIENCE, eventually, free_port, herald::binary, kafka, redis::RedisServer,
 };
 use herald::{auth, bus::Topic, config::Secret};
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
 use tempfile::TempDir;
 
 const TOKEN_SECRET: &str = "the fleet's token secret, long enough for HS256";
@@ -271,6 +275,21 @@ impl Fleet {
 
     pub fn admin_key_file(&self) -> PathBuf {
         self.dir.path().join("admin.key")
+    }
+
+    /// The load tool, with clients of these addresses, producers of every dispatcher and the keys for both.
+    pub fn swarm(&self, ws_urls: impl IntoIterator<Item = String>) -> Command {
+        let mut command = Command::new(binary("swarm"));
+        for url in ws_urls {
+            command.args(["--url", &url]);
+        }
+        for dispatcher in &self.dispatchers {
+            command.args(["--post-url", &dispatcher.api.url("")]);
+        }
+        command.arg("--secret-file").arg(self.token_file());
+        command.arg("--api-key-file").arg(self.admin_key_file());
+        command.stdin(Stdio::null());
+        command
     }
 
     /// Records ever appended to a topic of this fleet.
