@@ -5,6 +5,7 @@ use crate::{
     build::*,
 };
 use herald::{
+    config::Node,
     dispatcher::store::{
         Appended, Idempotency, SharedStore, Store, StoreError,
         sqlite::{FILE, SqliteStore},
@@ -33,7 +34,7 @@ impl Directory {
     }
 
     fn sqlite(&self) -> SqliteStore {
-        SqliteStore::open(self.0.path()).expect("opens")
+        SqliteStore::open(self.0.path(), &Node::default()).expect("opens")
     }
 }
 
@@ -138,7 +139,7 @@ async fn claims_are_swept_after_a_day() {
 // ── the file ───────────────────────────────────────────────────────────────────────────────────
 
 fn open_error(dir: &Path) -> String {
-    match SqliteStore::open(dir) {
+    match SqliteStore::open(dir, &Node::default()) {
         Err(StoreError::Corrupt(cause)) => cause,
         other => panic!("opened a damaged file: {other:?}"),
     }
@@ -163,6 +164,42 @@ fn a_file_of_a_later_release_is_left_alone() {
     assert!(cause.contains("schema 99"), "{cause}");
 }
 
+/// As the release before left it, in `schema-1.sql`.
+#[tokio::test]
+async fn a_file_of_an_earlier_release_is_brought_up_and_keeps_its_rows() {
+    let home = Directory::new();
+    let file = rusqlite::Connection::open(home.0.path().join(FILE)).unwrap();
+    file.execute_batch(include_str!("schema-1.sql")).unwrap();
+    drop(file);
+    for _ in 0..2 {
+        let store = home.sqlite();
+        let ada = store.rows_after(&user("ada"), Some(at(0)), 50).await;
+        let ada = ada.unwrap();
+        assert_eq!((ada.rows.len(), ada.head), (2, at(2)));
+        assert!(ada.rows[0].read, "the read mark of before counts");
+        let broadcasts = store.broadcasts_after(Some(at(0)), 50).await.unwrap();
+        assert_eq!((broadcasts.rows.len(), broadcasts.head), (1, at(1)));
+    }
+    let store = home.sqlite();
+    let appended = store.append(vec![row(&user("ada"), at(3))]).await;
+    assert_eq!(appended.unwrap(), [Appended::Stored { prev: at(2) }]);
+}
+
+#[test]
+fn a_file_of_another_namespace_is_refused_with_its_name() {
+    let home = Directory::new();
+    drop(home.sqlite());
+    let other = Node {
+        namespace: "staging".parse().unwrap(),
+        ..Node::default()
+    };
+    let error = SqliteStore::open(home.0.path(), &other).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Foreign { owner, .. } if owner == "notifications"),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn damage_inside_the_file_is_reported_and_the_store_is_not_healthy() {
     let home = Directory::new();
@@ -174,8 +211,8 @@ async fn damage_inside_the_file_is_reported_and_the_store_is_not_healthy() {
 
     let path = home.0.path().join(FILE);
     let mut bytes = std::fs::read(&path).unwrap();
-    // Everything behind the first pages, where the schema stands.
-    bytes[64 * 1024..].fill(0xA5);
+    // Everything behind the first pages, where schema and owner stand.
+    bytes[128 * 1024..].fill(0xA5);
     std::fs::write(&path, bytes).unwrap();
     let store = home.sqlite();
     assert!(store.healthy());
@@ -190,7 +227,7 @@ fn a_directory_that_cannot_be_made_is_named() {
     let home = Directory::new();
     let file = home.0.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = SqliteStore::open(&file.join("store")).unwrap_err();
+    let error = SqliteStore::open(&file.join("store"), &Node::default()).unwrap_err();
     assert!(
         matches!(&error, StoreError::Unavailable(cause) if cause.contains("file/store")),
         "{error}"
@@ -210,7 +247,8 @@ async fn child_that_appends_until_it_is_killed() {
     let Ok(directory) = std::env::var(CHILD_DIRECTORY) else {
         return;
     };
-    let store = Arc::new(SqliteStore::open(Path::new(&directory)).expect("opens"));
+    let store =
+        Arc::new(SqliteStore::open(Path::new(&directory), &Node::default()).expect("opens"));
     let mut tasks = tokio::task::JoinSet::new();
     for partition in 0..6 {
         let store = Arc::clone(&store);

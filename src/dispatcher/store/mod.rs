@@ -139,6 +139,9 @@ pub enum StoreError {
     /// A defect or a damaged file: an operator has to look.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
+    /// Only at the opening.
+    #[error("{file} belongs to namespace {owner:?}: give each namespace a store.path of its own")]
+    Foreign { file: String, owner: String },
 }
 
 #[async_trait]

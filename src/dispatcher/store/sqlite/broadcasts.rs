@@ -6,7 +6,8 @@ use super::{
     schema::Failure,
 };
 use crate::{
-    dispatcher::store::{NewBroadcast, Row, RowsAfter},
+    dispatcher::store::{NewBroadcast, Row, RowKind, RowsAfter},
+    envelope::VERSION,
     ids::NotificationId,
     limits,
     position::Position,
@@ -22,9 +23,6 @@ macro_rules! superseded {
     };
 }
 
-/// Source of [`row_columns`]: a broadcast has no kind of its own, and nobody's receipt.
-const SOURCE_COLUMNS: &str = "(SELECT 0 AS kind, broadcasts.* FROM broadcasts) AS broadcasts";
-
 /// Stores it once, by position and by id; answers the position before `row.pos`. A re-produced record
 /// of a stored id makes no row, and what is pushed for it stands after whatever is stored below it.
 pub fn append(
@@ -38,8 +36,8 @@ pub fn append(
     }
     let mut statement = connection.prepare_cached(
         "INSERT INTO broadcasts (pos, prev, id, priority, created_ms, expires_ms, collapse_key, content,
-                                 stored_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                                 stored_ms, v, kind)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
     statement.execute(params![
         encode::position(row.pos),
@@ -51,6 +49,8 @@ pub fn append(
         row.collapse_key,
         &row.content[..],
         encode::ms(now_ms),
+        VERSION,
+        encode::kind(RowKind::Notification),
     ])?;
     let mut statement = connection.prepare_cached("UPDATE broadcast_head SET head = ?1")?;
     statement.execute([encode::position(row.pos)])?;
@@ -116,15 +116,13 @@ pub fn after(
     let Some(after) = after else {
         return Ok(reading::newest_first(page(connection, None, limit)?, head));
     };
-    let mut statement = connection.prepare_cached(&format!(
-        concat!(
-            "SELECT ",
-            row_columns!(),
-            ", 0, ",
-            superseded!(),
-            " FROM {} WHERE pos > ?1 ORDER BY pos LIMIT ?2"
-        ),
-        SOURCE_COLUMNS
+    // The zero stands for `read`: a broadcast is nobody's own.
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        row_columns!(),
+        ", 0, ",
+        superseded!(),
+        " FROM broadcasts WHERE pos > ?1 ORDER BY pos LIMIT ?2"
     ))?;
     let rows = statement.query(params![
         encode::position(after),
@@ -140,15 +138,12 @@ pub fn page(
     limit: usize,
 ) -> Result<Vec<Row>, Failure> {
     let before = before.map_or(i64::MAX, encode::position);
-    let mut statement = connection.prepare_cached(&format!(
-        concat!(
-            "SELECT ",
-            row_columns!(),
-            ", 0 FROM {} WHERE pos < ?1 AND NOT ",
-            superseded!(),
-            " ORDER BY pos DESC LIMIT ?2"
-        ),
-        SOURCE_COLUMNS
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        row_columns!(),
+        ", 0 FROM broadcasts WHERE pos < ?1 AND NOT ",
+        superseded!(),
+        " ORDER BY pos DESC LIMIT ?2"
     ))?;
     let rows = statement.query_map(params![before, limit as i64], encode::read_row)?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -9,8 +9,8 @@
 use super::{encode, schema::Failure};
 use crate::{
     dispatcher::store::{Appended, NewRow, RowKind, StoreError, rank},
-    envelope::{Channel, Fate},
-    ids::{NotificationId, UserId},
+    envelope::{Channel, Fate, VERSION},
+    ids::{NotificationId, Region, UserId},
     position::Position,
 };
 use rusqlite::{Connection, OptionalExtension, params};
@@ -19,14 +19,20 @@ use rusqlite::{Connection, OptionalExtension, params};
 pub fn append(
     connection: &Connection,
     rows: &[NewRow],
+    region: &Region,
     now_ms: u64,
 ) -> Result<Vec<Appended>, Failure> {
     rows.iter()
-        .map(|row| append_one(connection, row, now_ms))
+        .map(|row| append_one(connection, row, region, now_ms))
         .collect()
 }
 
-fn append_one(connection: &Connection, row: &NewRow, now_ms: u64) -> Result<Appended, Failure> {
+fn append_one(
+    connection: &Connection,
+    row: &NewRow,
+    region: &Region,
+    now_ms: u64,
+) -> Result<Appended, Failure> {
     if let Some(existing) = existing(connection, row)? {
         return Ok(existing);
     }
@@ -43,6 +49,7 @@ fn append_one(connection: &Connection, row: &NewRow, now_ms: u64) -> Result<Appe
         return Err(went_back("raw", row.pos, head));
     }
     insert(connection, row, head, now_ms)?;
+    advance_head(connection, row, region)?;
     if row.kind == RowKind::Read {
         insert_receipts(connection, row, now_ms)?;
     }
@@ -133,8 +140,8 @@ fn insert(
 ) -> Result<(), Failure> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO inbox (user, pos, prev, kind, id, priority, created_ms, expires_ms, collapse_key,
-                            content, stored_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                            content, stored_ms, v)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?;
     statement.execute(params![
         row.user.as_str(),
@@ -148,12 +155,21 @@ fn insert(
         row.collapse_key,
         &row.content[..],
         encode::ms(now_ms),
+        VERSION,
     ])?;
+    Ok(())
+}
+
+fn advance_head(connection: &Connection, row: &NewRow, region: &Region) -> Result<(), Failure> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO users (user, head) VALUES (?1, ?2)
+        "INSERT INTO users (user, head, region) VALUES (?1, ?2, ?3)
          ON CONFLICT (user) DO UPDATE SET head = excluded.head",
     )?;
-    statement.execute(params![row.user.as_str(), encode::position(row.pos)])?;
+    statement.execute(params![
+        row.user.as_str(),
+        encode::position(row.pos),
+        region.as_str()
+    ])?;
     Ok(())
 }
 

@@ -20,8 +20,9 @@ use super::{
     StoreError,
 };
 use crate::{
+    config::Node,
     envelope::{Channel, Outcome},
-    ids::{NotificationId, UserId},
+    ids::{NotificationId, Region, UserId},
     position::Position,
 };
 use async_trait::async_trait;
@@ -39,17 +40,20 @@ pub use schema::FILE;
 pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
+    region: Region,
 }
 
 impl SqliteStore {
-    /// Opens [`FILE`] in `dir`, making both where they are missing.
-    pub fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
+    /// Opens [`FILE`] in `dir`, making both where they are missing, for the namespace and the region of
+    /// this deployment.
+    pub fn open(dir: &Path, node: &Node) -> Result<SqliteStore, StoreError> {
         std::fs::create_dir_all(dir).map_err(|error| {
             StoreError::Unavailable(format!("can't make {}: {error}", dir.display()))
         })?;
         let path = dir.join(FILE);
-        let writing = schema::open_writer(&path)?;
+        let writing = schema::open_writer(&path, &node.namespace)?;
         Ok(SqliteStore {
+            region: node.region.clone(),
             readers: Readers::open(&path)?,
             writer: Writer::start(writing)?,
         })
@@ -73,8 +77,9 @@ fn now_ms() -> u64 {
 #[async_trait]
 impl Store for SqliteStore {
     async fn append(&self, rows: Vec<NewRow>) -> Result<Vec<Appended>, StoreError> {
+        let region = self.region.clone();
         self.writer
-            .write(move |connection| inbox::append(connection, &rows, now_ms()))
+            .write(move |connection| inbox::append(connection, &rows, &region, now_ms()))
             .await
     }
 

@@ -4,9 +4,11 @@
 //! * WAL with `synchronous=FULL`: a commit that returned is on the disk;
 //! * tables that age are in the order of their arrival (by `sequence`, or by the time in a UUIDv7), so
 //!   that retention removes from the front without an index of its own;
-//! * `user_version` names the schema; a file of a later release is refused untouched.
+//! * `user_version` names the schema; a file of a later release is refused untouched, one of an earlier
+//!   release is brought up to this one before anything is read;
+//! * a file is of one namespace: another's users of the same names must not find each other's rows.
 
-use crate::{dispatcher::store::StoreError, limits};
+use crate::{dispatcher::store::StoreError, ids::Namespace, limits};
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 use std::{path::Path, time::Duration};
 
@@ -14,7 +16,7 @@ use std::{path::Path, time::Duration};
 pub const FILE: &str = "store.sqlite";
 
 /// Schema this release writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 /// How long a statement waits for another process that holds the file (`herald ctl`, a backup).
 const BUSY: Duration = Duration::from_secs(5);
@@ -22,12 +24,15 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Distinct statements of the store: each is prepared once per connection.
 const STATEMENTS: usize = 64;
 
+/// `v` is the envelope version of the record that a row was made of, so that a later release can tell.
 const TABLES: &str = "
--- One row per user ever met. `head` is the newest position, `lost` the newest one retention removed.
+-- One row per user ever met. `head` is the newest position, `lost` the newest one retention removed,
+-- `region` the one that stored the user's first row.
 CREATE TABLE users (
     user TEXT PRIMARY KEY,
     head INTEGER NOT NULL,
-    lost INTEGER NOT NULL DEFAULT 0
+    lost INTEGER NOT NULL DEFAULT 0,
+    region TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE inbox (
@@ -42,7 +47,8 @@ CREATE TABLE inbox (
     expires_ms INTEGER,
     collapse_key TEXT,
     content BLOB NOT NULL,
-    stored_ms INTEGER NOT NULL
+    stored_ms INTEGER NOT NULL,
+    v INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 CREATE UNIQUE INDEX inbox_by_position ON inbox (user, pos);
 CREATE UNIQUE INDEX inbox_by_id ON inbox (user, id, kind);
@@ -66,7 +72,9 @@ CREATE TABLE broadcasts (
     expires_ms INTEGER,
     collapse_key TEXT,
     content BLOB NOT NULL,
-    stored_ms INTEGER NOT NULL
+    stored_ms INTEGER NOT NULL,
+    v INTEGER NOT NULL DEFAULT 1,
+    kind INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX broadcasts_by_collapse_key ON broadcasts (collapse_key, pos) WHERE collapse_key IS NOT NULL;
 CREATE TABLE broadcast_head (
@@ -109,6 +117,24 @@ CREATE TABLE api_keys (
     admin INTEGER NOT NULL,
     created_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Whose file it is.
+CREATE TABLE owner (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    namespace TEXT NOT NULL
+) STRICT;
+";
+
+/// What schema 1 lacks.
+const SINCE_1: &str = "
+ALTER TABLE users ADD COLUMN region TEXT NOT NULL DEFAULT '';
+ALTER TABLE inbox ADD COLUMN v INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE broadcasts ADD COLUMN v INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE broadcasts ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE owner (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    namespace TEXT NOT NULL
+) STRICT;
 ";
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
@@ -168,14 +194,14 @@ impl Failure {
     }
 }
 
-/// Opens the connection that writes, and makes or checks the tables.
-pub fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+/// Opens the connection that writes, makes or checks the tables, and whose they are.
+pub fn open_writer(path: &Path, namespace: &Namespace) -> Result<Connection, StoreError> {
     explained(path, || {
         let connection = open(path, limits::STORE_WRITER_CACHE_KIB)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "journal_size_limit", limits::STORE_WAL_BYTES)?;
-        prepare_tables(&connection)?;
+        prepare_tables(&connection, namespace)?;
         Ok(connection)
     })
 }
@@ -211,15 +237,13 @@ fn open(path: &Path, cache_kib: i64) -> Result<Connection, Failure> {
     Ok(connection)
 }
 
-fn prepare_tables(connection: &Connection) -> Result<(), Failure> {
+fn prepare_tables(connection: &Connection, namespace: &Namespace) -> Result<(), Failure> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    match version {
-        SCHEMA => {}
-        0 => {
-            connection.execute_batch(TABLES)?;
-            connection.pragma_update(None, "user_version", SCHEMA)?;
-        }
+    let statements = match version {
+        SCHEMA => "",
+        0 => TABLES,
+        1 => SINCE_1,
         other => {
             return Err(Failure::corrupt(format!(
                 "{} has schema {other}, this release knows {SCHEMA}: start the release that wrote it, or \
@@ -227,7 +251,27 @@ fn prepare_tables(connection: &Connection) -> Result<(), Failure> {
                 connection.path().unwrap_or(FILE)
             )));
         }
-    }
+    };
+    connection.execute_batch(statements)?;
+    connection.pragma_update(None, "user_version", SCHEMA)?;
+    belong_to(connection, namespace)?;
     connection.execute_batch("COMMIT")?;
     Ok(())
+}
+
+/// The first namespace that opens a file owns it.
+fn belong_to(connection: &Connection, namespace: &Namespace) -> Result<(), Failure> {
+    connection.execute(
+        "INSERT INTO owner VALUES (1, ?1) ON CONFLICT DO NOTHING",
+        [namespace.as_str()],
+    )?;
+    let owner: String =
+        connection.query_row("SELECT namespace FROM owner", [], |row| row.get(0))?;
+    match owner == namespace.as_str() {
+        true => Ok(()),
+        false => Err(Failure::Store(StoreError::Foreign {
+            file: connection.path().unwrap_or(FILE).to_owned(),
+            owner,
+        })),
+    }
 }
