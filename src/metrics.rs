@@ -43,8 +43,8 @@ impl Metrics {
         self.add(IntGauge::new(name, help).expect("a valid metric"))
     }
 
-    /// A share, from 0 to 1.
-    pub fn ratio(&self, name: &str, help: &str) -> Gauge {
+    /// Of what is no whole number: a share from 0 to 1, seconds.
+    pub fn fraction(&self, name: &str, help: &str) -> Gauge {
         self.add(Gauge::new(name, help).expect("a valid metric"))
     }
 

@@ -36,7 +36,7 @@ pub struct ComparisonMetrics {
 
 impl ComparisonMetrics {
     fn new(metrics: &Metrics) -> ComparisonMetrics {
-        let accuracy = metrics.ratio(
+        let accuracy = metrics.fraction(
             "registry_accuracy",
             "Share of this host's users that the registry held as it should, in the last full comparison; 1 before one",
         );

@@ -14,7 +14,7 @@ use crate::{
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Gauge, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionInfo, ErrorKind, FromRedisValue,
     IntoConnectionInfo, Pipeline, RedisError, ServerErrorKind, TlsCertificates,
@@ -26,7 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     sync::{Notify, SetOnce},
@@ -60,6 +60,7 @@ struct LinkMetrics {
     errors: IntCounterVec,
     connects: IntCounter,
     up: IntGauge,
+    skew: Gauge,
 }
 
 impl Link {
@@ -88,10 +89,7 @@ impl Link {
         loop {
             if self.live.load().is_some() {
                 let _ = timeout(PROBE_EVERY, self.broken.notified()).await;
-                // Its failure is what matters, and that the call has noted.
-                let _ = self
-                    .query::<(String,)>("probe", redis::pipe().cmd("PING"))
-                    .await;
+                self.probe().await;
                 continue;
             }
             // The password may have been replaced since.
@@ -105,6 +103,21 @@ impl Link {
                 sleep(CONNECT_EVERY).await;
             }
         }
+    }
+
+    /// That it fails is what matters, and that the call has noted. What it answers shows how far this host's
+    /// clock is off: leases are judged by Redis's, expiry by the hosts' own.
+    async fn probe(&self) {
+        let asked = Instant::now();
+        let mut pipeline = redis::pipe();
+        let answer = self.query("probe", pipeline.cmd("TIME"));
+        let Ok(((seconds, micros),)) = answer.await else {
+            return;
+        };
+        let theirs = Duration::from_secs(seconds) + Duration::from_micros(micros);
+        let ours = SystemTime::now().duration_since(UNIX_EPOCH);
+        let skew_s = skew_s(ours.unwrap_or_default(), theirs, asked.elapsed());
+        self.metrics.skew.set(skew_s);
     }
 
     pub(super) fn healthy(&self) -> bool {
@@ -258,8 +271,17 @@ impl LinkMetrics {
                 "registry_up",
                 "1 while the registry's Redis answers, 0 while it is away",
             ),
+            skew: metrics.fraction(
+                "clock_skew_seconds",
+                "This host's clock less that of the registry's Redis, when it last answered",
+            ),
         }
     }
+}
+
+/// By how much our clock is ahead, `round_trip` after we asked for theirs; it may be wrong by half of that.
+fn skew_s(ours: Duration, theirs: Duration, round_trip: Duration) -> f64 {
+    ours.as_secs_f64() - (theirs + round_trip / 2).as_secs_f64()
 }
 
 /// Connects, and asks the server who it is: another run id means that it may know nothing of us.
@@ -383,6 +405,13 @@ fn address(url: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_behind_has_a_negative_skew() {
+        let at = Duration::from_millis;
+        assert_eq!(skew_s(at(90_500), at(100_000), at(1_000)), -10.0);
+        assert_eq!(skew_s(at(100_500), at(100_000), at(1_000)), 0.0);
+    }
 
     #[test]
     fn an_address_in_a_log_shows_no_password() {
