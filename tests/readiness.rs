@@ -57,6 +57,7 @@ impl dispatcher_server::Dispatcher for Stalling {
                 Ok(batch) => Some(Ok(OutcomeReply {
                     sequence: batch.sequence,
                     shard_epoch: 0,
+                    v: 1,
                 })),
                 Err(status) => Some(Err(status)),
             };

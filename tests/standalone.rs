@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use testbed::{Client, PATIENCE, Standalone};
+use testbed::{Api, Client, PATIENCE, Standalone};
 
 async fn a_notification_arrives_and_its_acknowledgement_is_stored(engine: &str) {
     let herald = Standalone::start(&[("gateway.engine", engine)]).await;
@@ -232,6 +232,47 @@ async fn every_202_stands_behind_an_fsync() {
             synced = false;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_were_replaced_count_from_a_sighup_on() {
+    let mut herald = Standalone::start(&[]).await;
+    let (old_token, old_key) = (herald.token("42"), herald.api_key());
+    let connected = Client::start(vec![herald.ws_url()], old_token.clone());
+    herald
+        .eventually("a client is in", async || connected.is_open())
+        .await;
+
+    for name in ["token.key", "admin.key"] {
+        std::fs::write(
+            herald.file(name),
+            format!("{name} of another day, long enough"),
+        )
+        .unwrap();
+    }
+    herald.process.signal(libc::SIGHUP);
+    herald.api = Api::new(herald.http_port, herald.api_key());
+    herald
+        .eventually("the new admin key is taken", async || {
+            herald.api.notify_once("42", "new").await.is_ok()
+        })
+        .await;
+    let old_api = Api::new(herald.http_port, old_key);
+    let refused = old_api.notify_once("42", "old").await.unwrap_err();
+    assert!(refused.contains("401"), "{refused}");
+
+    let newcomer = Client::start(vec![herald.ws_url()], herald.token("42"));
+    let late = Client::start(vec![herald.ws_url()], old_token);
+    herald
+        .eventually("the new token is taken", async || newcomer.is_open())
+        .await;
+    herald
+        .eventually("the old one is refused", async || {
+            let metrics = herald.metrics().await;
+            metrics.contains("herald_refused_total{cause=\"bad_signature\"}")
+        })
+        .await;
+    assert!(!late.is_open() && connected.is_open());
 }
 
 fn count(path: &std::path::Path, what: &str) -> usize {

@@ -4,7 +4,7 @@ use crate::{
     api,
     bus::Record,
     control::upstream::SyncReply,
-    envelope::Outcome,
+    envelope::{Outcome, VERSION},
     position::{Cursors, Position},
 };
 use bytes::Bytes;
@@ -78,6 +78,7 @@ pub fn sync_reply_to_wire(reply: SyncReply) -> api::SyncReply {
         recovered: reply.recovered,
         has_more: reply.has_more,
         unsettled: reply.unsettled,
+        v: u32::from(VERSION),
     }
 }
 

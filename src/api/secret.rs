@@ -4,21 +4,49 @@
 //! processes still have the old file: add the new one below everywhere, then put it first, then drop the old.
 
 use crate::config::{ConfigError, Grpc, Secret};
+use arc_swap::ArcSwapOption;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use std::sync::Arc;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::Interceptor,
 };
 
-/// Reads `grpc.secret_file`. Off loopback there must be one.
-pub fn from_config(grpc: &Grpc) -> Result<Option<Secret>, ConfigError> {
+/// The secret as its file holds it now: whoever sends or demands it looks here with every call.
+#[derive(Clone, Default)]
+pub struct SharedSecret(Arc<ArcSwapOption<Held>>);
+
+struct Held {
+    secret: Secret,
+    /// Of its first line.
+    bearer: MetadataValue<Ascii>,
+}
+
+impl SharedSecret {
+    /// Reads `grpc.secret_file`. Off loopback there must be one.
+    pub fn from_config(grpc: &Grpc) -> Result<SharedSecret, ConfigError> {
+        let shared = SharedSecret::default();
+        shared.reload(grpc).map(|()| shared)
+    }
+
+    /// Without a file.
+    pub fn of(secret: Secret) -> Result<SharedSecret, ConfigError> {
+        Ok(SharedSecret(Arc::new(ArcSwapOption::from_pointee(
+            Held::new(secret)?,
+        ))))
+    }
+
+    /// Reads it again; what can't be read changes nothing. Calls under way go on.
+    pub fn reload(&self, grpc: &Grpc) -> Result<(), ConfigError> {
+        self.0.store(read(grpc)?.map(Arc::new));
+        Ok(())
+    }
+}
+
+fn read(grpc: &Grpc) -> Result<Option<Held>, ConfigError> {
     match &grpc.secret_file {
-        Some(path) => {
-            let secret = Secret::from_file("grpc.secret_file", path)?;
-            alternatives(&secret).try_for_each(|line| bearer(line).map(drop))?;
-            Ok(Some(secret))
-        }
+        Some(path) => Held::new(Secret::from_file("grpc.secret_file", path)?).map(Some),
         None if grpc.listen.ip().is_loopback() => Ok(None),
         None => Err(ConfigError::new(
             "grpc.secret_file",
@@ -27,6 +55,17 @@ pub fn from_config(grpc: &Grpc) -> Result<Option<Secret>, ConfigError> {
                 grpc.listen
             ),
         )),
+    }
+}
+
+impl Held {
+    fn new(secret: Secret) -> Result<Held, ConfigError> {
+        alternatives(&secret).try_for_each(|line| bearer(line).map(drop))?;
+        let first = alternatives(&secret).next().unwrap_or_default();
+        Ok(Held {
+            bearer: bearer(first)?,
+            secret,
+        })
     }
 }
 
@@ -45,21 +84,20 @@ fn bearer(secret: &str) -> Result<MetadataValue<Ascii>, ConfigError> {
 
 /// Adds the secret to what a client sends.
 #[derive(Clone, Default)]
-pub struct Present(Option<MetadataValue<Ascii>>);
+pub struct Present(SharedSecret);
 
 impl Present {
-    pub fn new(secret: Option<&Secret>) -> Result<Present, ConfigError> {
-        let first = secret.and_then(|secret| alternatives(secret).next());
-        first.map(bearer).transpose().map(Present)
+    pub fn new(secret: SharedSecret) -> Present {
+        Present(secret)
     }
 }
 
 impl Interceptor for Present {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
+        if let Some(held) = &*self.0.0.load() {
             request
                 .metadata_mut()
-                .insert("authorization", value.clone());
+                .insert("authorization", held.bearer.clone());
         }
         Ok(request)
     }
@@ -67,17 +105,18 @@ impl Interceptor for Present {
 
 /// Refuses calls that don't present the secret. Without one configured (loopback only) all may call.
 #[derive(Clone)]
-pub struct Demand(Option<Secret>);
+pub struct Demand(SharedSecret);
 
 impl Demand {
-    pub fn new(secret: Option<Secret>) -> Demand {
+    pub fn new(secret: SharedSecret) -> Demand {
         Demand(secret)
     }
 }
 
 impl Interceptor for Demand {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(secret) = &self.0 else {
+        let held = self.0.0.load();
+        let Some(held) = &*held else {
             return Ok(request);
         };
         let presented = request
@@ -85,7 +124,7 @@ impl Interceptor for Demand {
             .get("authorization")
             .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         let is_ours = |presented: &[u8]| {
-            alternatives(secret).fold(false, |found, ours| {
+            alternatives(&held.secret).fold(false, |found, ours| {
                 found | verify_slices_are_equal(presented, ours.as_bytes()).is_ok()
             })
         };
@@ -110,41 +149,62 @@ mod tests {
         }
     }
 
+    fn shared(file: &str) -> SharedSecret {
+        SharedSecret::of(Secret::new(file)).unwrap()
+    }
+
+    fn lets_in(demanded: &SharedSecret, presented: &SharedSecret) -> bool {
+        let request = Present::new(presented.clone()).call(Request::new(()));
+        let mut demand = Demand::new(demanded.clone());
+        demand.call(request.unwrap()).is_ok()
+    }
+
     #[test]
     fn off_loopback_a_secret_is_demanded_by_name() {
-        assert_eq!(from_config(&grpc("127.0.0.1:0")), Ok(None));
-        let error = from_config(&grpc("0.0.0.0:9250")).unwrap_err();
-        assert_eq!(error.key, "grpc.secret_file");
+        assert!(SharedSecret::from_config(&grpc("127.0.0.1:0")).is_ok());
+        let refused = SharedSecret::from_config(&grpc("0.0.0.0:9250"));
+        assert_eq!(refused.err().unwrap().key, "grpc.secret_file");
     }
 
     #[test]
     fn only_the_same_secret_is_let_in() {
-        let mut demand = Demand::new(Some(Secret::new("one")));
-        let mut present = |secret: Option<&str>| {
-            let secret = secret.map(Secret::new);
-            let mut present = Present::new(secret.as_ref()).unwrap();
-            demand.call(present.call(Request::new(())).unwrap()).is_ok()
-        };
-        assert!(present(Some("one")));
-        assert!(!present(Some("two")));
-        assert!(!present(None));
+        assert!(lets_in(&shared("one"), &shared("one")));
+        assert!(!lets_in(&shared("one"), &shared("two")));
+        assert!(!lets_in(&shared("one"), &SharedSecret::default()));
     }
 
     #[test]
     fn while_a_secret_is_replaced_both_are_taken_and_the_first_is_sent() {
-        let lets_in = |file: &str, secret: &str| {
-            let mut present = Present::new(Some(&Secret::new(secret))).unwrap();
-            let mut demand = Demand::new(Some(Secret::new(file)));
-            demand.call(present.call(Request::new(())).unwrap()).is_ok()
-        };
         // The order of a replacement: whoever has the next file meets whoever has the former one.
-        let files = ["old", "old\nnew", "new\nold", "new"];
+        let files = ["old", "old\nnew", "new\nold", "new"].map(shared);
         for pair in files.windows(2) {
-            assert!(lets_in(pair[0], pair[1]), "{pair:?}");
-            assert!(lets_in(pair[1], pair[0]), "{pair:?}");
+            assert!(lets_in(&pair[0], &pair[1]) && lets_in(&pair[1], &pair[0]));
         }
-        assert!(!lets_in("new", "old"));
-        assert!(!lets_in("old\nnew", "other"));
-        assert!(!lets_in("old\nnew", "ld"));
+        assert!(!lets_in(&shared("new"), &shared("old")));
+        assert!(!lets_in(&shared("old\nnew"), &shared("other")));
+        assert!(!lets_in(&shared("old\nnew"), &shared("ld")));
+    }
+
+    #[test]
+    fn a_file_read_again_counts_for_those_who_hold_the_former_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("grpc.key");
+        std::fs::write(&file, "old").unwrap();
+        let config = Grpc {
+            secret_file: Some(file.clone()),
+            ..grpc("0.0.0.0:9250")
+        };
+        let ours = SharedSecret::from_config(&config).unwrap();
+        let held = ours.clone();
+        std::fs::write(&file, "new").unwrap();
+        assert!(lets_in(&held, &shared("old")));
+        ours.reload(&config).unwrap();
+        assert!(lets_in(&held, &shared("new")) && !lets_in(&held, &shared("old")));
+        std::fs::remove_file(&file).unwrap();
+        assert!(ours.reload(&config).is_err());
+        assert!(
+            lets_in(&held, &shared("new")),
+            "what can't be read changes nothing"
+        );
     }
 }

@@ -4,8 +4,10 @@
 //! The files in `config/` show every key with its unit, default and reason; a test keeps them so.
 
 pub mod check;
+mod reload;
 mod sections;
 
+pub use reload::{Reload, left_for_a_restart};
 pub use sections::*;
 
 use crate::limits;

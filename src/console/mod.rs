@@ -1,7 +1,7 @@
 //! The standalone's console: a page, the client module it uses, and a session for a chosen user. It mints
 //! tokens for whoever asks, so it is only ever mounted on loopback and only answers to a local name.
 
-use crate::{auth, config::Secret, ids::UserId};
+use crate::{auth, config::Secret, dispatcher::api_keys::AdminKey, ids::UserId};
 use axum::{
     Json, Router,
     extract::{Query, State},
@@ -19,7 +19,7 @@ const TOKEN_TTL: Duration = Duration::from_secs(3600);
 #[derive(Clone)]
 pub struct Console {
     pub token_secret: Secret,
-    pub api_key: Secret,
+    pub admin_key: AdminKey,
     /// Port of the gateway's client listener on this host.
     pub gateway_port: u16,
 }
@@ -81,7 +81,8 @@ async fn session(
     };
     let token = auth::mint_hs256(&console.token_secret, &query.user, TOKEN_TTL);
     let ws_url = format!("ws://{name}:{}/ws/notifications", console.gateway_port);
-    let api_key = console.api_key.expose().to_owned();
+    let api_key = console.admin_key.clear();
+    let api_key = api_key.map_or_else(String::new, |key| key.expose().to_owned());
     Json(Session {
         token,
         ws_url,

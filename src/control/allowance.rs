@@ -9,30 +9,29 @@ use std::time::{Duration, Instant};
 const SWEEP_MIN: usize = 1_024;
 
 pub struct Allowances {
-    /// What one post takes of the allowance, and how much may be taken at once.
-    post: Duration,
-    whole: Duration,
     /// When the allowance of a user is whole again.
     whole_at: HashMap<UserId, Instant>,
     /// So many users cause a look at who needs no memory any more.
     sweep_at: usize,
 }
 
-impl Allowances {
-    pub fn new(gateway: &config::Gateway) -> Allowances {
-        let post = Duration::from_secs(1) / gateway.client_messages_per_s.max(1);
+impl Default for Allowances {
+    fn default() -> Self {
         Allowances {
-            post,
-            whole: post * gateway.client_messages_burst,
             whole_at: HashMap::new(),
             sweep_at: SWEEP_MIN,
         }
     }
+}
 
-    /// Whether one more post of this user is taken.
-    pub fn take(&mut self, user: &UserId, now: Instant) -> bool {
-        let whole_at = self.whole_at.get(user).map_or(now, |at| now.max(*at)) + self.post;
-        if whole_at > now + self.whole.max(self.post) {
+impl Allowances {
+    /// Whether one more post of this user is taken, by the rates that are configured now.
+    pub fn take(&mut self, gateway: &config::Gateway, user: &UserId, now: Instant) -> bool {
+        // What one post takes of the allowance, and how much may be taken at once.
+        let post = Duration::from_secs(1) / gateway.client_messages_per_s.max(1);
+        let whole = post * gateway.client_messages_burst.max(1);
+        let whole_at = self.whole_at.get(user).map_or(now, |at| now.max(*at)) + post;
+        if whole_at > now + whole {
             return false;
         }
         if self.whole_at.len() >= self.sweep_at {
@@ -55,19 +54,20 @@ impl Allowances {
 mod tests {
     use super::*;
 
-    fn allowances() -> Allowances {
-        Allowances::new(&config::Gateway {
+    fn rates() -> config::Gateway {
+        config::Gateway {
             client_messages_burst: 3,
             client_messages_per_s: 10,
             ..config::Gateway::default()
-        })
+        }
     }
 
     #[test]
     fn a_burst_is_taken_then_as_many_as_are_refilled() {
-        let (mut allowances, now) = (allowances(), Instant::now());
+        let (mut allowances, rates, now) = (Allowances::default(), rates(), Instant::now());
         let (ann, bob) = ("ann".parse().unwrap(), "bob".parse().unwrap());
-        let mut taken = |user, at_ms| allowances.take(user, now + Duration::from_millis(at_ms));
+        let mut taken =
+            |user, at_ms| allowances.take(&rates, user, now + Duration::from_millis(at_ms));
         assert!(taken(&ann, 0) && taken(&ann, 0) && taken(&ann, 0));
         assert!(!taken(&ann, 0) && !taken(&ann, 99));
         assert!(taken(&bob, 99));
@@ -76,18 +76,18 @@ mod tests {
 
     #[test]
     fn users_who_post_no_more_are_forgotten_and_the_others_are_bounded() {
-        let (mut allowances, now) = (allowances(), Instant::now());
+        let (mut allowances, rates, now) = (Allowances::default(), rates(), Instant::now());
         for n in 0..POSTING_USERS * 2 {
-            allowances.take(&format!("{n}").parse().unwrap(), now);
+            allowances.take(&rates, &format!("{n}").parse().unwrap(), now);
             assert!(allowances.whole_at.len() <= POSTING_USERS);
         }
         let later = now + Duration::from_secs(1);
         for n in 0..=POSTING_USERS {
-            allowances.take(&format!("{n}").parse().unwrap(), later);
+            allowances.take(&rates, &format!("{n}").parse().unwrap(), later);
         }
         let ann = "ann".parse().unwrap();
         allowances.sweep(later + Duration::from_secs(1));
-        allowances.take(&ann, later);
+        allowances.take(&rates, &ann, later);
         assert_eq!(allowances.whole_at.len(), 1);
     }
 }

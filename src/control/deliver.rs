@@ -10,9 +10,8 @@ use crate::{
         DeliverReply, DeliverRequest, LeaveReply, LeaveRequest,
         convert::{outcome_to_wire, record_from_wire},
         gateway_server::{Gateway, GatewayServer},
-        secret::Demand,
+        secret::{Demand, SharedSecret},
     },
-    config::Secret,
     envelope::{Outcome, VERSION},
     limits,
     registry::GatewayLease,
@@ -25,7 +24,7 @@ struct Deliveries {
     host: Arc<Host>,
 }
 
-pub fn router(host: Arc<Host>, secret: Option<Secret>) -> axum::Router {
+pub fn router(host: Arc<Host>, secret: SharedSecret) -> axum::Router {
     let service = GatewayServer::with_interceptor(Deliveries { host }, Demand::new(secret));
     Routes::new(service).into_axum_router()
 }
@@ -61,6 +60,7 @@ impl Gateway for Deliveries {
         let outcomes = collect(calls).await;
         Ok(Response::new(DeliverReply {
             outcomes: outcomes.iter().map(outcome_to_wire).collect(),
+            v: u32::from(VERSION),
         }))
     }
 
@@ -99,6 +99,7 @@ impl Gateway for Deliveries {
             rate_per_s: progress.rate_per_s,
             siblings: siblings.as_ref().map(|siblings| siblings.len() as u32),
             spare_per_s: siblings.as_ref().map(spare),
+            v: u32::from(VERSION),
         }))
     }
 }

@@ -10,9 +10,9 @@ use crate::{
         OutcomeBatch, OutcomeReply, SyncRequest,
         convert::{cursors_to_wire, outcome_to_wire, sync_reply_from_wire},
         dispatcher_client::DispatcherClient,
-        secret::Present,
+        secret::{Present, SharedSecret},
     },
-    config::{ConfigError, Dispatchers, Secret},
+    config::{ConfigError, Dispatchers},
     envelope::{Outcome, VERSION},
     ids::{GatewayEpoch, UserId},
     limits,
@@ -69,13 +69,13 @@ struct Shared {
 }
 
 impl GrpcUpstream {
-    /// Checks addresses and secret; connects in the background. Needs a runtime.
+    /// Checks addresses; connects in the background. Needs a runtime.
     pub fn new(
         dispatchers: &Dispatchers,
-        secret: Option<&Secret>,
+        secret: SharedSecret,
     ) -> Result<GrpcUpstream, ConfigError> {
         dispatchers.check()?;
-        let present = Present::new(secret)?;
+        let present = Present::new(secret);
         let clients: Result<Vec<_>, _> = dispatchers
             .addresses
             .iter()

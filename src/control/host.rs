@@ -25,6 +25,7 @@ use crate::{
     proto::client::frames,
     registry::{GatewayLease, ShardLease, SharedRegistry},
 };
+use arc_swap::{ArcSwap, Guard};
 use std::{
     sync::{
         Arc,
@@ -45,7 +46,7 @@ pub struct Host {
     pub id: GatewayId,
     pub namespace: Namespace,
     pub region: Region,
-    pub gateway: config::Gateway,
+    pub gateway: ArcSwap<config::Gateway>,
     pub drain: config::Drain,
     /// `host:port` of our gRPC service, empty without one.
     pub grpc: String,
@@ -92,6 +93,11 @@ impl Host {
         });
     }
 
+    /// `[gateway]` as it is now.
+    pub fn gateway(&self) -> Guard<Arc<config::Gateway>> {
+        self.gateway.load()
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -101,14 +107,14 @@ impl Host {
     pub fn accepts_limit_per_s(&self) -> u32 {
         let seen = Duration::from_millis(self.drain.grace_ms);
         match self.health.is_ready_for(seen) && self.room() > 0 {
-            true => self.gateway.accepts_per_s,
+            true => self.gateway().accepts_per_s,
             false => 0,
         }
     }
 
     /// Connections this host could hold on top, once it is sent them.
     pub fn room(&self) -> u64 {
-        let most = self.gateway.connections_soft as u64;
+        let most = self.gateway().connections_soft as u64;
         match self.health.is_ready_for(Duration::ZERO) && !self.is_draining() {
             true => most.saturating_sub(self.table.connections()),
             false => 0,

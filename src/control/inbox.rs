@@ -90,7 +90,8 @@ impl Receiver {
                 limit,
             } => self.catch_up(conn, user, cursors, limit),
             FromCore::Post { conn, user, post } => {
-                match self.allowances.take(&user, Instant::now()) {
+                let gateway = self.host.gateway();
+                match self.allowances.take(&gateway, &user, Instant::now()) {
                     true => {
                         let job = Job::Post { conn, user, post };
                         posts::enqueue(&self.host, &self.jobs, job);

@@ -184,6 +184,7 @@ fn may_be_shed(message: &ToCore) -> bool {
         ToCore::Answer { .. }
         | ToCore::Close { .. }
         | ToCore::StopAccepting
+        | ToCore::Reload(_)
         | ToCore::Leave(_)
         | ToCore::Evict { .. }
         | ToCore::Shutdown => false,

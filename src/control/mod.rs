@@ -36,16 +36,17 @@ pub mod upstream;
 pub use ownership::Refused;
 
 use crate::{
-    api::secret,
+    api::secret::SharedSecret,
     bus::SharedBus,
-    config::{self, ConfigError, Secret},
-    gateway::{Cores, Inbox},
+    config::{self, ConfigError},
+    gateway::{Cores, Inbox, mailbox::ToCore},
     ids::GatewayEpoch,
     limits,
     metrics::Metrics,
     registry::{RENEW_MS, SharedRegistry},
     serve::{Port, Server},
 };
+use arc_swap::ArcSwap;
 use host::Host;
 use leaving::{Phase, Wish};
 use outcomes::Reporter;
@@ -114,7 +115,7 @@ pub struct Control {
     inbox: Inbox,
     metrics: Metrics,
     admin: TcpListener,
-    grpc: Option<(TcpListener, Option<Secret>)>,
+    grpc: Option<(TcpListener, SharedSecret)>,
 }
 
 /// Opens the ports and runs until drained after `shutdown`, or at once after `now`.
@@ -132,7 +133,7 @@ impl Control {
         let mut grpc = None;
         let mut advertised = String::new();
         if let Some(config) = &parts.grpc {
-            let secret = secret::from_config(config)?;
+            let secret = SharedSecret::from_config(config)?;
             let listener = listen("grpc.listen", config.listen).await?;
             let address = listener.local_addr()?.to_string();
             advertised = config.advertise.clone().unwrap_or(address);
@@ -152,7 +153,7 @@ impl Control {
                 region.broadcast_stream().into(),
             ],
             region,
-            gateway: parts.gateway,
+            gateway: ArcSwap::from_pointee(parts.gateway),
             drain: parts.drain,
             grpc: advertised,
             pace: parts.pace,
@@ -224,6 +225,22 @@ impl Control {
     pub fn is_ending(&self) -> impl Fn() -> bool + Send + use<> {
         let host = self.host.clone();
         move || host.leaving.is_ending()
+    }
+
+    /// What dispatchers present, to be read again; of nobody in the standalone.
+    pub fn secret(&self) -> SharedSecret {
+        let secret = self.grpc.as_ref().map(|(_, secret)| secret.clone());
+        secret.unwrap_or_default()
+    }
+
+    /// Takes over another `[gateway]`, for those who are connected too.
+    pub fn reload(&self) -> impl Fn(config::Gateway) + Send + use<> {
+        let host = self.host.clone();
+        move |gateway| {
+            let gateway = Arc::new(gateway);
+            host.gateway.store(gateway.clone());
+            host.outboxes.send_all(|| ToCore::Reload(gateway.clone()));
+        }
     }
 
     /// Runs until drained after `shutdown`. `now` ends it at once: leases are still given back, what is in
@@ -308,13 +325,12 @@ impl Control {
         tasks.spawn(async move { shared.outcomes.run(reporter).await });
         let shared = host.clone();
         tasks.spawn(async move { shared.behind.run(&shared.outboxes).await });
-        let allowances = allowance::Allowances::new(&host.gateway);
         let receiver = inbox::Receiver {
             host,
             inbox: self.inbox,
             arrivals,
             jobs,
-            allowances,
+            allowances: Default::default(),
         };
         (tokio::spawn(receiver.run()), tasks)
     }

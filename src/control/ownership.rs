@@ -176,7 +176,7 @@ impl Keeper {
                 return Ok(limits::AWAY_RETRY);
             }
         };
-        let claim = match (host.gateway.shard, &self.former) {
+        let claim = match (host.gateway().shard, &self.former) {
             (Shard::Auto, _) => ShardClaim::Auto { shards },
             (Shard::Fixed(shard), _) if shard >= shards => {
                 return self.beyond(&gateway, shard, shards).await;

@@ -105,7 +105,7 @@ async fn catch_up(host: &Host, conn: ConnId, user: &UserId, cursors: Cursors, li
         // Nothing here tells when the dispatcher's cause has ended: the client asks again every heartbeat.
         let message = ToCore::Behind {
             conn,
-            sync_after_ms: host.gateway.heartbeat_ms.min(u64::from(u32::MAX)) as u32,
+            sync_after_ms: host.gateway().heartbeat_ms.min(u64::from(u32::MAX)) as u32,
         };
         host.outboxes.send(conn.core, message);
         let behind = &host.metrics.behind;

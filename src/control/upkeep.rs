@@ -140,6 +140,7 @@ fn shed(host: &Host, core: u16, message: ToCore) {
         // Never shed.
         ToCore::Answer { .. }
         | ToCore::Close { .. }
+        | ToCore::Reload(_)
         | ToCore::StopAccepting
         | ToCore::Leave(_)
         | ToCore::Evict { .. }

@@ -1,7 +1,11 @@
 //! Producers' keys: stored as hashes, verified by look-up, remembered briefly.
 
-use super::store::{ApiKey, SharedStore, StoreError};
-use crate::{ids::IdError, limits};
+use super::{
+    store::{ApiKey, SharedStore, StoreError},
+    unix_ms,
+};
+use crate::{config::Secret, ids::IdError, limits};
+use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hashbrown::HashMap;
@@ -49,17 +53,52 @@ pub fn hash(clear: &str) -> [u8; 32] {
     digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
+/// The key of `http.admin_key_file`, as the file holds it now; kept in no store, so that one that was
+/// replaced is of no use any more.
+#[derive(Clone, Default)]
+pub struct AdminKey(Arc<ArcSwapOption<(Secret, Arc<ApiKey>)>>);
+
+impl AdminKey {
+    pub fn set(&self, clear: Option<Secret>) {
+        let held = clear.map(|clear| {
+            let key = ApiKey {
+                producer: "admin".into(),
+                hash: hash(clear.expose()),
+                admin: true,
+                created_ms: unix_ms(),
+            };
+            Arc::new((clear, Arc::new(key)))
+        });
+        self.0.store(held);
+    }
+
+    /// In clear, for the standalone's console.
+    pub fn clear(&self) -> Option<Secret> {
+        let held = self.0.load();
+        held.as_ref().map(|held| held.0.clone())
+    }
+
+    /// Hashes are compared, so the time it takes tells nothing of the key.
+    fn with_hash(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>> {
+        let held = self.0.load();
+        let (_, key) = held.as_deref()?;
+        (key.hash == *hash).then(|| key.clone())
+    }
+}
+
 pub struct ApiKeys {
     store: SharedStore,
+    admin: AdminKey,
     verified: Mutex<HashMap<[u8; 32], Verified>>,
 }
 
 type Verified = (Instant, Arc<ApiKey>);
 
 impl ApiKeys {
-    pub fn new(store: SharedStore) -> ApiKeys {
+    pub fn new(store: SharedStore, admin: AdminKey) -> ApiKeys {
         ApiKeys {
             store,
+            admin,
             verified: Mutex::default(),
         }
     }
@@ -67,6 +106,9 @@ impl ApiKeys {
     /// With the store away, a key verified before goes on working.
     pub async fn verify(&self, clear: &str) -> Result<Arc<ApiKey>, KeyError> {
         let hash = hash(clear);
+        if let Some(admin) = self.admin.with_hash(&hash) {
+            return Ok(admin);
+        }
         let known = self.verified.lock().get(&hash).cloned();
         if let Some((at, key)) = &known
             && at.elapsed() < limits::API_KEY_CACHE
@@ -104,6 +146,17 @@ mod tests {
         assert!(clear.starts_with(KEY_PREFIX) && clear.len() > 40);
         assert_eq!(hash(&clear), key.hash);
         assert_ne!(clear, generate("billing", false, 5).unwrap().0);
+    }
+
+    #[test]
+    fn a_replaced_admin_key_is_of_no_use() {
+        let admin = AdminKey::default();
+        assert!(admin.with_hash(&hash("first")).is_none());
+        admin.set(Some(Secret::new("first")));
+        assert!(admin.with_hash(&hash("first")).unwrap().admin);
+        admin.set(Some(Secret::new("second")));
+        assert!(admin.with_hash(&hash("first")).is_none());
+        assert!(admin.with_hash(&hash("second")).is_some());
     }
 
     #[test]

@@ -29,16 +29,16 @@ pub mod tracker;
 pub mod worker;
 
 use crate::{
-    api::secret::{self, Present},
+    api::secret::{Present, SharedSecret},
     bus::SharedBus,
-    config::{self, ConfigError, Secret},
+    config::{self, ConfigError},
     held::HeldError,
     limits,
     metrics::Metrics,
     registry::SharedRegistry,
     serve::{Port, Server},
 };
-use api_keys::ApiKeys;
+use api_keys::{AdminKey, ApiKeys};
 use futures::FutureExt;
 use gateways::Gateways;
 use health::Health;
@@ -67,6 +67,8 @@ pub struct Parts {
     pub http: config::Http,
     /// `None` in the standalone: its gateway reports by [`Local`].
     pub grpc: Option<config::Grpc>,
+    /// The key that may make others.
+    pub admin_key: AdminKey,
     /// `None` where another part of the process serves it; see [`Dispatcher::degraded`].
     pub admin: Option<config::Admin>,
     pub bus: SharedBus,
@@ -105,7 +107,7 @@ pub struct Failed(String);
 pub struct Dispatcher {
     shared: Shared,
     http: TcpListener,
-    grpc: Option<(TcpListener, Option<Secret>)>,
+    grpc: Option<TcpListener>,
     admin: Option<TcpListener>,
     origins: Vec<String>,
     pages: Option<axum::Router>,
@@ -133,6 +135,8 @@ struct Shared {
     keys: Arc<ApiKeys>,
     health: Arc<Health>,
     gateways: Gateways,
+    /// Between our processes.
+    secret: SharedSecret,
     /// One per HTTP request at work.
     http_places: Arc<Semaphore>,
     metrics: DispatcherMetrics,
@@ -147,14 +151,12 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> anyhow::Result<()
 impl Dispatcher {
     /// Checks the configuration, then opens the ports. Bus, registry and store may still be away.
     pub async fn bind(parts: Parts) -> Result<Dispatcher, StartError> {
-        let secret = match &parts.grpc {
-            Some(grpc) => secret::from_config(grpc)?,
-            None => None,
-        };
-        let present = Present::new(secret.as_ref())?;
-        let grpc = match &parts.grpc {
-            Some(grpc) => Some((listen("grpc.listen", grpc.listen).await?, secret)),
-            None => None,
+        let (secret, grpc) = match &parts.grpc {
+            Some(grpc) => (
+                SharedSecret::from_config(grpc)?,
+                Some(listen("grpc.listen", grpc.listen).await?),
+            ),
+            None => Default::default(),
         };
         let admin = match &parts.admin {
             Some(admin) => Some(listen("admin.listen", admin.listen).await?),
@@ -166,7 +168,7 @@ impl Dispatcher {
             admin,
             origins: parts.origins.clone(),
             pages: parts.pages.clone(),
-            shared: Shared::new(parts, present)?,
+            shared: Shared::new(parts, secret)?,
         })
     }
 
@@ -174,7 +176,7 @@ impl Dispatcher {
         let address = |listener: &TcpListener| listener.local_addr().expect("it listens");
         Addresses {
             http: address(&self.http),
-            grpc: self.grpc.as_ref().map(|(listener, _)| address(listener)),
+            grpc: self.grpc.as_ref().map(address),
             admin: self.admin.as_ref().map(address),
         }
     }
@@ -187,6 +189,11 @@ impl Dispatcher {
             shared.sync.clone(),
             shared.store.clone(),
         ))
+    }
+
+    /// What gateways present and are presented, to be read again.
+    pub fn secret(&self) -> SharedSecret {
+        self.shared.secret.clone()
     }
 
     /// What this dispatcher's readiness depends on.
@@ -205,8 +212,8 @@ impl Dispatcher {
         };
         let api = http::router(self.shared.clone(), self.origins, self.pages);
         open(Port::Http, self.http, api);
-        if let Some((listener, secret)) = self.grpc {
-            let router = grpc::router(self.shared.clone(), secret, shutdown.clone());
+        if let Some(listener) = self.grpc {
+            let router = grpc::router(self.shared.clone(), shutdown.clone());
             open(Port::Grpc, listener, router);
         }
         if let Some(listener) = self.admin {
@@ -230,18 +237,19 @@ impl Dispatcher {
 }
 
 impl Shared {
-    fn new(parts: Parts, present: Present) -> Result<Shared, StartError> {
+    fn new(parts: Parts, secret: SharedSecret) -> Result<Shared, StartError> {
         let Parts {
             node,
             bus,
             registry,
             store,
+            admin_key,
             ..
         } = parts;
         let metrics = DispatcherMetrics::new(&parts.metrics);
         let region = node.region.clone();
         let spool = open_spool(parts.spool.as_ref(), &parts.metrics)?;
-        let gateways = Gateways::new(registry.clone(), present);
+        let gateways = Gateways::new(registry.clone(), Present::new(secret.clone()));
         let direct = spool
             .as_ref()
             .map(|spool| spool.direct(registry.clone(), store.clone(), gateways.clone()));
@@ -267,7 +275,7 @@ impl Shared {
                 &region,
                 metrics.clone(),
             )),
-            keys: Arc::new(ApiKeys::new(store.clone())),
+            keys: Arc::new(ApiKeys::new(store.clone(), admin_key)),
             health: Arc::new(Health::new(
                 bus.clone(),
                 registry.clone(),
@@ -282,6 +290,7 @@ impl Shared {
             registry,
             store,
             spool,
+            secret,
             metrics,
         })
     }

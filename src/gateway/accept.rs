@@ -38,6 +38,8 @@ pub(super) struct Door {
     address: SocketAddr,
     /// Not watched: until the next tick, or until control's queue has room.
     muted: bool,
+    /// Cores that share the accept rate.
+    cores: u64,
     /// Newcomers that may still be taken, in thousandths, refilled per tick.
     budget_milli: u64,
     refill_milli: u64,
@@ -52,13 +54,14 @@ impl Door {
         };
         let listener = listen_on(listen, settings).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let per_tick_milli = u64::from(settings.gateway.accepts_per_s) * TICK_MS;
+        let cores = cores as u64;
         Ok(Door {
             address: address.as_socket().unwrap_or(listen),
             listener: Some(listener),
             muted: false,
+            cores,
             budget_milli: 0,
-            refill_milli: per_tick_milli.div_ceil(cores as u64).max(1),
+            refill_milli: refill_milli(settings.gateway.accepts_per_s, cores),
             reserve: reserve(),
         })
     }
@@ -81,6 +84,11 @@ impl Door {
 
     pub fn unmute(&mut self, park: &Park) -> io::Result<()> {
         self.change(park, false)
+    }
+
+    /// Another accept rate, from the next tick on.
+    pub fn shape(&mut self, accepts_per_s: u32) {
+        self.refill_milli = refill_milli(accepts_per_s, self.cores);
     }
 
     /// A tick's worth of newcomers more. What was not used is kept for one second at most.
@@ -230,6 +238,11 @@ impl Core {
         self.door.reserve = reserve();
         is_told
     }
+}
+
+/// A core's share of a tick.
+fn refill_milli(accepts_per_s: u32, cores: u64) -> u64 {
+    (u64::from(accepts_per_s) * TICK_MS).div_ceil(cores).max(1)
 }
 
 fn listen_on(address: SocketAddr, settings: &Settings) -> io::Result<Socket> {

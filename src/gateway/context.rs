@@ -32,13 +32,15 @@ const FIRST_SLOT: Slot = Slot {
     after_ms_max: 5_000,
 };
 
-/// Of the whole process, fixed at start.
+/// Of the whole process, until its configuration is read again.
 pub(super) struct Settings {
     pub gateway: config::Gateway,
     pub session: SessionConfig,
     pub rules: Rules,
     /// Peers whose PROXY header is believed, and demanded.
     pub trusted: Trusted,
+    conformance: config::Conformance,
+    region: Region,
     started: Instant,
     pub names: ConnectionNames,
     pub canary: Arc<CanaryPass>,
@@ -55,9 +57,21 @@ impl Settings {
             session: SessionConfig::new(gateway, region),
             rules: Rules::new(&gateway.origins, conformance.echo)?,
             gateway: gateway.clone(),
+            conformance,
+            region: region.clone(),
             started: Instant::now(),
             names: ConnectionNames::new(gateway.id.clone(), unix_ms()),
             canary: Arc::new(CanaryPass::generate(gateway.listen)),
+        })
+    }
+
+    /// The same process with another `[gateway]`.
+    pub fn reloaded(&self, gateway: &config::Gateway) -> Result<Settings, ConfigError> {
+        Ok(Settings {
+            started: self.started,
+            names: self.names.clone(),
+            canary: self.canary.clone(),
+            ..Settings::new(gateway, self.conformance, &self.region)?
         })
     }
 

@@ -10,9 +10,11 @@ use super::{
     walk::Broadcast,
 };
 use crate::{
+    config,
     envelope::Fate,
     proto::{client::frames::Slot, close::CloseCode},
 };
+use std::sync::Arc;
 
 /// Letters, and deliveries in them, handled between two looks at the sockets. One letter is not divided:
 /// control puts no more into it than it takes from the bus at once.
@@ -89,6 +91,7 @@ impl Core {
                 };
                 self.walks.tell_slot();
             }
+            ToCore::Reload(gateway) => self.reload(&gateway),
             ToCore::StopAccepting => self.door.close(),
             ToCore::Leave(leaving) => {
                 self.context.draining = leaving;
@@ -99,6 +102,17 @@ impl Core {
                 back_within_ms,
             } => self.walks.evict(clients, back_within_ms),
             ToCore::Shutdown => self.shut_down(),
+        }
+    }
+
+    /// The configuration was checked before it was sent; a core goes on as before if it is wrong all the same.
+    fn reload(&mut self, gateway: &config::Gateway) {
+        match self.context.settings.reloaded(gateway) {
+            Ok(settings) => {
+                self.context.settings = Arc::new(settings);
+                self.door.shape(gateway.accepts_per_s);
+            }
+            Err(error) => tracing::error!(core = self.context.core, %error, "limits stay"),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What crosses between core threads and control: bounded queues with one wake per batch.
 
 use crate::{
+    config,
     envelope::Fate,
     ids::{GatewayId, NotificationId, UserId},
     position::Cursors,
@@ -82,6 +83,8 @@ pub enum ToCore {
         after_ms_min: u32,
         after_ms_max: u32,
     },
+    /// `[gateway]` was read again; what of it may change does, for those who are connected too.
+    Reload(Arc<config::Gateway>),
     /// Stop accepting (shutdown and close of the listener).
     StopAccepting,
     /// Leaving: newcomers are refused, and [`FromCore::Drained`] says when nobody is left. `false` takes it

@@ -3,7 +3,7 @@
 
 use super::log;
 use crate::{
-    api::secret,
+    api::secret::SharedSecret,
     auth::{Refresher, Verifier},
     bus::{Topic, kafka},
     config::{
@@ -46,7 +46,7 @@ impl Checked for GatewayConfig {
         clients(&self.gateway, self.conformance, &self.node)?;
         self.drain.check()?;
         self.dispatchers.check()?;
-        secret::from_config(&self.grpc)?;
+        SharedSecret::from_config(&self.grpc)?;
         self.grpc.check_advertised()?;
         apart(&[
             ("gateway.listen", self.gateway.listen),
@@ -71,7 +71,7 @@ impl Checked for DispatcherConfig {
     fn check(&self) -> Result<(), ConfigError> {
         log::check(&self.log)?;
         self.http.check()?;
-        secret::from_config(&self.grpc)?;
+        SharedSecret::from_config(&self.grpc)?;
         if let Some(address) = &self.grpc.advertise {
             config::check::host_and_port("grpc.advertise", address)?;
         }

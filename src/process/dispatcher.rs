@@ -1,49 +1,51 @@
 //! `herald dispatcher`
 
-use super::{Load, StartError, admit_admin, data, log, runtime, signals, systemd};
+use super::{
+    Load, StartError, data,
+    log::{self, LevelHandle},
+    reload, runtime, signals, systemd,
+};
 use crate::{
     bus::kafka::KafkaBus,
-    config::{DispatcherConfig, Secret},
-    dispatcher::{Dispatcher, Parts, store::SharedStore, store::sqlite::SqliteStore},
+    config::{ConfigError, DispatcherConfig, Http, Node, Secret},
+    dispatcher::{
+        Dispatcher, Parts,
+        api_keys::AdminKey,
+        store::{SharedStore, StoreError, sqlite::SqliteStore},
+    },
     metrics::Metrics,
     registry::redis::RedisRegistry,
 };
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 /// `load` reads the configuration: once to start, again at every SIGHUP.
 pub fn run(load: impl Load<DispatcherConfig>) -> Result<(), StartError> {
     let config = load()?;
     let level = log::init(&config.log)?;
     data::make(&config.store.path)?;
-    let reload = move || {
-        let reloaded = load().and_then(|config| level.set(&config.log));
-        log::reloaded(reloaded);
-    };
-    runtime()?.block_on(serve(config, reload))
+    runtime()?.block_on(serve(config, level, load))
 }
 
 async fn serve(
     config: DispatcherConfig,
-    reload: impl FnMut() + Send + 'static,
+    level: LevelHandle,
+    load: impl Load<DispatcherConfig>,
 ) -> Result<(), StartError> {
     let metrics = Metrics::default();
-    let admin_key = match &config.http.admin_key_file {
-        Some(path) => Some(Secret::from_file("http.admin_key_file", path)?),
-        None => None,
-    };
+    let admin_key = AdminKey::default();
+    read_admin_key(&admin_key, &config.http)?;
     let namespace = &config.node.namespace;
-    let bus = KafkaBus::connect(&config.kafka, namespace, &metrics)?;
+    let bus = Arc::new(KafkaBus::connect(&config.kafka, namespace, &metrics)?);
     let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;
-    let store: SharedStore = Arc::new(open_store(&config.store.path)?);
-    if let Some(key) = &admin_key {
-        admit_admin(&store, key).await?;
-    }
+    let store: SharedStore = Arc::new(open_store(&config.store.path, &config.node)?);
+    let started = config.clone();
     let parts = Parts {
         node: config.node,
         http: config.http,
         grpc: Some(config.grpc),
+        admin_key: admin_key.clone(),
         admin: Some(config.admin),
-        bus: Arc::new(bus),
+        bus: bus.clone(),
         registry: Arc::new(registry),
         store,
         spool: Some(config.spool),
@@ -53,6 +55,13 @@ async fn serve(
     };
     let dispatcher = Dispatcher::bind(parts).await?;
     let addresses = dispatcher.addresses();
+    let secret = dispatcher.secret();
+    let reload = reload::by(load, started, move |config| {
+        level.set(&config.log)?;
+        read_admin_key(&admin_key, &config.http)?;
+        secret.reload(&config.grpc)?;
+        bus.reload(&config.kafka)
+    });
     let shutdown = signals::listen(reload)?;
     let text = |address: Option<std::net::SocketAddr>| {
         address.map_or("off".to_owned(), |address| address.to_string())
@@ -74,8 +83,19 @@ async fn serve(
     served.map_err(|error| StartError::host(error.to_string()))
 }
 
-pub(super) fn open_store(path: &std::path::Path) -> Result<SqliteStore, StartError> {
-    SqliteStore::open(path).map_err(|error| StartError::host(format!("store.path: {error}")))
+/// Where a file is named; without one only keys that were made before let anybody in.
+pub(super) fn read_admin_key(kept: &AdminKey, http: &Http) -> Result<(), ConfigError> {
+    let key = http.admin_key_file.as_deref();
+    let key = key.map(|path| Secret::from_file("http.admin_key_file", path));
+    kept.set(key.transpose()?);
+    Ok(())
+}
+
+pub(super) fn open_store(path: &Path, node: &Node) -> Result<SqliteStore, StartError> {
+    SqliteStore::open(path, node).map_err(|error| match error {
+        StoreError::Foreign { .. } => ConfigError::new("store.path", error.to_string()).into(),
+        error => StartError::host(format!("store.path: {error}")),
+    })
 }
 
 impl From<crate::dispatcher::StartError> for StartError {

@@ -1,8 +1,12 @@
 //! `herald gateway`
 
-use super::{Load, StartError, log, runtime, signals, systemd};
+use super::{
+    Load, StartError,
+    log::{self, LevelHandle},
+    reload, runtime, signals, systemd,
+};
 use crate::{
-    api::secret,
+    api::secret::SharedSecret,
     auth::{Refresher, Verifier},
     bus::kafka::KafkaBus,
     config::{Auth, ConfigError, GatewayConfig},
@@ -19,39 +23,32 @@ use tokio::task::AbortHandle;
 pub fn run(load: impl Load<GatewayConfig>) -> Result<(), StartError> {
     let config = load()?;
     let level = log::init(&config.log)?;
-    let verifier = Arc::new(ArcSwap::from_pointee(Verifier::from_config(&config.auth)?));
-    let kept = verifier.clone();
-    let reload = move || {
-        let reloaded = load().and_then(|config| {
-            level.set(&config.log)?;
-            reload_keys(&kept, &config.auth)
-        });
-        log::reloaded(reloaded);
-    };
-    runtime()?.block_on(serve(config, verifier, reload))
+    runtime()?.block_on(serve(config, level, load))
 }
 
 async fn serve(
     config: GatewayConfig,
-    verifier: Arc<ArcSwap<Verifier>>,
-    reload: impl FnMut() + Send + 'static,
+    level: LevelHandle,
+    load: impl Load<GatewayConfig>,
 ) -> Result<(), StartError> {
     let metrics = Metrics::default();
-    let secret = secret::from_config(&config.grpc)?;
+    let verifier = Arc::new(ArcSwap::from_pointee(Verifier::from_config(&config.auth)?));
+    let presented = SharedSecret::from_config(&config.grpc)?;
     let namespace = &config.node.namespace;
-    let bus = KafkaBus::connect(&config.kafka, namespace, &metrics)?;
+    let bus = Arc::new(KafkaBus::connect(&config.kafka, namespace, &metrics)?);
     let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;
-    let upstream = GrpcUpstream::new(&config.dispatchers, secret.as_ref())?;
+    let upstream = GrpcUpstream::new(&config.dispatchers, presented.clone())?;
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
     // Last of what may fail for what is not ours: from here on clients can reach us.
     let region = config.node.region.clone();
     let (cores, inbox) = gateway::start(
         &config.gateway,
         config.conformance,
-        verifier,
+        verifier.clone(),
         &region,
         &metrics,
     )?;
+    let started = config.clone();
     let parts = control::Parts {
         node: config.node,
         gateway: config.gateway,
@@ -59,7 +56,7 @@ async fn serve(
         admin: config.admin,
         grpc: Some(config.grpc),
         pace: control::Pace::default(),
-        bus: Arc::new(bus),
+        bus: bus.clone(),
         registry: Arc::new(registry),
         upstream: Arc::new(upstream),
         cores,
@@ -67,6 +64,16 @@ async fn serve(
         metrics,
     };
     let control = Control::open(parts).await?;
+    let (reload_gateway, demanded) = (control.reload(), control.secret());
+    let reload = reload::by(load, started, move |config| {
+        level.set(&config.log)?;
+        reload_keys(&verifier, &config.auth)?;
+        presented.reload(&config.grpc)?;
+        demanded.reload(&config.grpc)?;
+        bus.reload(&config.kafka)?;
+        reload_gateway(config.gateway.clone());
+        Ok(())
+    });
     let shutdown = signals::listen(reload)?;
     let telling = systemd::started(control.status(), control.is_ending());
     let ended = control.run(shutdown.gracefully, shutdown.at_once).await;

@@ -59,10 +59,15 @@ pub fn init(log: &Log) -> Result<LevelHandle, ConfigError> {
     Ok(LevelHandle(handle))
 }
 
-/// Says how a SIGHUP went; a wrong configuration changes nothing.
-pub fn reloaded(result: Result<(), ConfigError>) {
+/// Says how a SIGHUP went: the keys that were changed and need a restart, or what is wrong. What is found wrong
+/// before anything is taken over changes nothing.
+pub fn reloaded(result: Result<Vec<String>, ConfigError>) {
     match result {
-        Ok(()) => tracing::info!("configuration re-read"),
+        Ok(left) if left.is_empty() => tracing::info!("configuration re-read"),
+        Ok(left) => tracing::warn!(
+            keys = left.join(", "),
+            "configuration re-read; these keys were changed and need a restart"
+        ),
         Err(error) => tracing::error!(%error, "re-reading failed; going on as before"),
     }
 }

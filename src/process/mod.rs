@@ -8,16 +8,15 @@ pub mod standalone;
 mod check;
 mod data;
 mod log;
+mod reload;
 mod signals;
 mod systemd;
 
 use crate::{
-    config::{ConfigError, EXIT_CONFIG, Secret},
-    dispatcher::store::{ApiKey, SharedStore},
+    config::{ConfigError, EXIT_CONFIG},
     sys,
 };
-use aws_lc_rs::digest;
-use std::{process::ExitCode, time::SystemTime};
+use std::process::ExitCode;
 
 pub use check::{Checked, load};
 
@@ -63,18 +62,4 @@ fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
         .enable_all()
         .build()
         .map_err(|error| StartError::host(format!("can't start control threads: {error}")))
-}
-
-/// Makes the configured admin key known to the store.
-async fn admit_admin(store: &SharedStore, key: &Secret) -> Result<(), StartError> {
-    let hash = digest::digest(&digest::SHA256, key.expose().as_bytes());
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let admin = ApiKey {
-        producer: "admin".into(),
-        hash: hash.as_ref().try_into().expect("SHA-256 has 32 bytes"),
-        admin: true,
-        created_ms: since.map_or(0, |since| since.as_millis() as u64),
-    };
-    let stored = store.put_api_key(admin).await;
-    stored.map_err(|error| StartError::host(format!("can't store the admin key: {error}")))
 }

@@ -1,25 +1,32 @@
 //! `herald standalone`: the same parts, embedded, in one process, and the console.
 
 use super::{
-    Load, StartError, admit_admin,
+    Load, StartError,
     data::DataDirectory,
-    dispatcher::open_store,
+    dispatcher::{open_store, read_admin_key},
     gateway::{refresh_keys, reload_keys},
-    log, runtime, signals,
+    log::{self, LevelHandle},
+    reload, runtime, signals,
 };
 use crate::{
     auth::{self, Verifier},
     bus::embedded::{EmbeddedBus, OpenError},
-    config::{AuthKey, ConfigError, Secret, StandaloneConfig},
+    config::{AuthKey, ConfigError, Node, Secret, StandaloneConfig},
     console::{self, Console},
     control::{self, Control},
-    dispatcher::{self, Dispatcher, store::SharedStore},
+    dispatcher::{self, Dispatcher, api_keys::AdminKey, store::SharedStore},
     gateway, limits,
     metrics::Metrics,
     registry::embedded::EmbeddedRegistry,
 };
 use arc_swap::ArcSwap;
-use std::{io::IsTerminal, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 /// `load` reads the configuration: once to start, again at every SIGHUP.
@@ -28,51 +35,55 @@ pub fn run(load: impl Load<StandaloneConfig>) -> Result<(), StartError> {
     let level = log::init(&config.log)?;
     let data = DataDirectory::open(&config.store.path)?;
     let token_secret = data.secret(&data.token_secret_file())?;
-    let config = with_development_key(config, &data.token_secret_file());
-    let verifier = Arc::new(ArcSwap::from_pointee(Verifier::from_config(&config.auth)?));
-    let (kept, key_file) = (verifier.clone(), data.token_secret_file());
-    let reload = move || {
-        let reloaded = load().and_then(|config| {
-            level.set(&config.log)?;
-            reload_keys(&kept, &with_development_key(config, &key_file).auth)
-        });
-        log::reloaded(reloaded);
-    };
-    runtime()?.block_on(serve(config, data, token_secret, verifier, reload))
+    data.secret(&data.admin_key_file())?;
+    let files = [data.token_secret_file(), data.admin_key_file()];
+    let complete = move |config| with_own_keys(config, &files);
+    let config = complete(config);
+    let load = move || load().map(&complete);
+    runtime()?.block_on(serve(config, data, token_secret, level, load))
 }
 
-/// Where nobody configured a key, tokens are signed with the one of the data directory.
-fn with_development_key(mut config: StandaloneConfig, file: &Path) -> StandaloneConfig {
+/// Where nobody configured keys, tokens are signed and others' keys made with those of the data directory; the
+/// console's page may connect.
+fn with_own_keys(mut config: StandaloneConfig, files: &[PathBuf; 2]) -> StandaloneConfig {
+    let [token_secret, admin_key] = files;
     if config.auth.keys.is_empty() && config.auth.jwks_url.is_none() {
         config.auth.keys.push(AuthKey {
             kid: None,
             algorithm: "HS256".into(),
-            key_file: file.to_owned(),
+            key_file: token_secret.clone(),
         });
     }
     config
-}
-
-async fn serve(
-    mut config: StandaloneConfig,
-    data: DataDirectory,
-    token_secret: Secret,
-    verifier: Arc<ArcSwap<Verifier>>,
-    reload: impl FnMut() + Send + 'static,
-) -> Result<(), StartError> {
-    let metrics = Metrics::default();
-    let admin_key = match &config.http.admin_key_file {
-        Some(path) => Secret::from_file("http.admin_key_file", path)?,
-        None => data.secret(&data.admin_key_file())?,
-    };
-    let has_console = config.http.listen.ip().is_loopback();
-    if has_console {
+        .http
+        .admin_key_file
+        .get_or_insert_with(|| admin_key.clone());
+    if has_console(&config) {
         let port = config.http.listen.port();
         let own = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("http://{name}:{port}"));
         config.gateway.origins.extend(own);
     }
+    config
+}
+
+fn has_console(config: &StandaloneConfig) -> bool {
+    config.http.listen.ip().is_loopback()
+}
+
+async fn serve(
+    config: StandaloneConfig,
+    data: DataDirectory,
+    token_secret: Secret,
+    level: LevelHandle,
+    load: impl Load<StandaloneConfig>,
+) -> Result<(), StartError> {
+    let metrics = Metrics::default();
+    let verifier = Arc::new(ArcSwap::from_pointee(Verifier::from_config(&config.auth)?));
+    let admin_key = AdminKey::default();
+    read_admin_key(&admin_key, &config.http)?;
+    let has_console = has_console(&config);
     // Before clients can reach us: a directory in use ends this process, not the other's clients.
-    let embedded = Embedded::open(&data, &metrics)?;
+    let embedded = Embedded::open(&data, &config.node, &metrics)?;
     let (cores, inbox) = gateway::start(
         &config.gateway,
         config.conformance,
@@ -84,14 +95,16 @@ async fn serve(
     let pages = has_console.then(|| {
         console::router(Console {
             token_secret: token_secret.clone(),
-            api_key: admin_key.clone(),
+            admin_key: admin_key.clone(),
             gateway_port: clients.port(),
         })
     });
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
-    admit_admin(&embedded.store, &admin_key).await?;
-    let dispatcher = Dispatcher::bind(embedded.dispatcher(&config, &metrics, pages)).await?;
+    let dispatcher =
+        Dispatcher::bind(embedded.dispatcher(&config, admin_key.clone(), &metrics, pages)).await?;
     let http = dispatcher.addresses().http;
+    let started = config.clone();
+    let key_file = config.http.admin_key_file.clone().unwrap_or_default();
     let control = Control::open(control::Parts {
         node: config.node,
         gateway: config.gateway,
@@ -113,7 +126,15 @@ async fn serve(
     let admin = control.admin_addr();
     let admin = admin.map_err(|error| StartError::host(error.to_string()))?;
     data.tell_ctl(format!("http://{http}"))?;
-    let greeting = greeting(&data, &token_secret, http, clients, has_console);
+    let greeting = greeting(&data, &token_secret, &key_file, http, clients, has_console);
+    let reload_gateway = control.reload();
+    let reload = reload::by(load, started, move |config| {
+        level.set(&config.log)?;
+        reload_keys(&verifier, &config.auth)?;
+        read_admin_key(&admin_key, &config.http)?;
+        reload_gateway(config.gateway.clone());
+        Ok(())
+    });
     let shutdown = signals::listen(reload)?;
     tokio::spawn(greet(admin, greeting));
     let ended = run_both(control, dispatcher, shutdown).await;
@@ -131,7 +152,7 @@ struct Embedded {
 }
 
 impl Embedded {
-    fn open(data: &DataDirectory, metrics: &Metrics) -> Result<Embedded, StartError> {
+    fn open(data: &DataDirectory, node: &Node, metrics: &Metrics) -> Result<Embedded, StartError> {
         let bus =
             EmbeddedBus::open(data.path(), Default::default(), metrics).map_err(
                 |error| match error {
@@ -144,13 +165,14 @@ impl Embedded {
         Ok(Embedded {
             bus: Arc::new(bus),
             registry: Arc::default(),
-            store: Arc::new(open_store(data.path())?),
+            store: Arc::new(open_store(data.path(), node)?),
         })
     }
 
     fn dispatcher(
         &self,
         config: &StandaloneConfig,
+        admin_key: AdminKey,
         metrics: &Metrics,
         pages: Option<axum::Router>,
     ) -> dispatcher::Parts {
@@ -158,6 +180,7 @@ impl Embedded {
             node: config.node.clone(),
             http: config.http.clone(),
             grpc: None,
+            admin_key,
             admin: None,
             bus: self.bus.clone(),
             registry: self.registry.clone(),
@@ -198,6 +221,7 @@ async fn run_both(
 fn greeting(
     data: &DataDirectory,
     token_secret: &Secret,
+    key_file: &Path,
     http: SocketAddr,
     clients: SocketAddr,
     has_console: bool,
@@ -208,7 +232,6 @@ fn greeting(
         true => auth::mint_hs256(token_secret, &user, Duration::from_secs(24 * 3600)),
         false => format!("of {}", token_command(data)),
     };
-    let key_file = data.admin_key_file();
     let console = match has_console {
         true => format!("http://{http}/?user=42"),
         false => "off, because http.listen is not loopback".into(),

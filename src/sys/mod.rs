@@ -1,4 +1,4 @@
-//! What the operating system (and in one case librdkafka) offers and no library of ours wraps safely: the only `unsafe` of the crate.
+//! What the operating system (and in two cases librdkafka) offers and no library of ours wraps safely: the only `unsafe` of the crate.
 //!
 //! Invariants, for every file here:
 //! * what comes out is an owned descriptor or a plain value, never a pointer;
@@ -18,7 +18,7 @@ mod thread;
 
 pub use access::may_write_in;
 pub use epoll::{EVENTS_MAX, Epoll, Interest, Readiness, Ready};
-pub use kafka::add_brokers;
+pub use kafka::{add_brokers, set_credentials};
 pub use memory::{collect_freed, without_huge_pages};
 pub use notify::{AwaitedDoorbell, Doorbell, Ticker};
 pub use socket::unsent_bytes;

@@ -283,12 +283,28 @@ async fn a_broker_that_wants_a_certificate_and_a_password_gets_both_from_files()
     read(&mut reader, 3).await;
 
     std::fs::write(file("password").unwrap(), "wrong").unwrap();
-    let stranger = connect(config);
+    let stranger = connect(config.clone());
     let answer = stranger.partitions(Topic::InApp).await;
     assert!(
         matches!(answer, Err(BusError::Unavailable(_))),
         "{answer:?}"
     );
+    // The file is mended and read again: the same clients get in.
+    std::fs::write(file("password").unwrap(), credentials.password).unwrap();
+    stranger.reload(&config).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while stranger.partitions(Topic::InApp).await.is_err() {
+        assert!(
+            Instant::now() < deadline,
+            "the password that was read again is not used"
+        );
+    }
+    produce_to(
+        &(Arc::new(stranger) as SharedBus),
+        at(Topic::InApp, 0),
+        numbered(3..4),
+    )
+    .await;
 }
 
 /// Other programs write to Kafka too, and not all of them keep to UTF-8.

@@ -7,7 +7,7 @@ use herald::{
         DeliverRequest, OutcomeBatch, OutcomeReply, SyncReply, SyncRequest, convert,
         dispatcher_server,
         gateway_client::GatewayClient,
-        secret::{Demand, Present},
+        secret::{Demand, Present, SharedSecret},
     },
     config::{Dispatchers, Grpc, Secret},
     control::{
@@ -50,6 +50,7 @@ impl dispatcher_server::Dispatcher for Dispatcher {
             Ok(OutcomeReply {
                 sequence: batch?.sequence,
                 shard_epoch: number,
+                v: 1,
             })
         });
         let answers = move |_: &Result<OutcomeReply, Status>| std::future::ready(number != SILENT);
@@ -72,11 +73,16 @@ impl dispatcher_server::Dispatcher for Dispatcher {
     }
 }
 
+fn shared(secret: Option<&str>) -> SharedSecret {
+    let shared = secret.map(|secret| SharedSecret::of(Secret::new(secret)).unwrap());
+    shared.unwrap_or_default()
+}
+
 async fn dispatcher(number: u64, secret: Option<&str>) -> (SocketAddr, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let end = CancellationToken::new();
-    let demand = Demand::new(secret.map(Secret::new));
+    let demand = Demand::new(shared(secret));
     let played = Dispatcher {
         number,
         end: end.clone(),
@@ -91,8 +97,7 @@ fn upstream(addresses: &[SocketAddr], secret: Option<&str>) -> GrpcUpstream {
     let dispatchers = Dispatchers {
         addresses: addresses.iter().map(SocketAddr::to_string).collect(),
     };
-    let secret = secret.map(Secret::new);
-    GrpcUpstream::new(&dispatchers, secret.as_ref()).unwrap()
+    GrpcUpstream::new(&dispatchers, shared(secret)).unwrap()
 }
 
 fn acked() -> Vec<Outcome> {
@@ -233,7 +238,7 @@ async fn deliver_hands_records_to_the_sockets_and_answers_with_their_outcomes() 
         .await;
     assert_eq!(stranger.unwrap_err().code(), tonic::Code::Unauthenticated);
 
-    let present = Present::new(Some(&Secret::new("shared"))).unwrap();
+    let present = Present::new(shared(Some("shared")));
     let mut client = GatewayClient::with_interceptor(channel, present);
     let (reply, ()) = tokio::join!(client.deliver(request), async {
         let (ticket, id, _) = rig.core().delivered(1).await.remove(0);

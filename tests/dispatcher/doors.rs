@@ -3,7 +3,7 @@
 use crate::rig::Rig;
 use herald::{
     api,
-    api::secret::Present,
+    api::secret::{Present, SharedSecret},
     config::{self, Secret},
     dispatcher::{Dispatcher, Parts, StartError},
     metrics::Metrics,
@@ -20,6 +20,7 @@ fn parts(rig: &Rig, grpc: config::Grpc) -> Parts {
             ..config::Http::default()
         },
         grpc: Some(grpc),
+        admin_key: Default::default(),
         admin: None,
         bus: rig.bus.clone(),
         registry: rig.registry.clone(),
@@ -63,6 +64,11 @@ async fn off_loopback_without_a_secret_it_does_not_start_and_opens_nothing() {
     }
 }
 
+fn shared(secret: Option<&str>) -> SharedSecret {
+    let shared = secret.map(|secret| SharedSecret::of(Secret::new(secret)).unwrap());
+    shared.unwrap_or_default()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn gateways_come_in_by_the_shared_secret_only() {
     let rig = Rig::start().await;
@@ -83,7 +89,7 @@ async fn gateways_come_in_by_the_shared_secret_only() {
         .await
         .unwrap();
     for (secret, let_in) in [(Some("one"), true), (Some("two"), false), (None, false)] {
-        let present = Present::new(secret.map(Secret::new).as_ref()).unwrap();
+        let present = Present::new(shared(secret));
         let mut client =
             api::dispatcher_client::DispatcherClient::with_interceptor(channel.clone(), present);
         let request = api::SyncRequest {

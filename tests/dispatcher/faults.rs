@@ -26,7 +26,7 @@ async fn with_the_bus_away_it_starts_degraded_refuses_and_recovers_by_itself() {
     let dir = directory();
     let metrics = Metrics::default();
     let switched = Switched::off(dir.path(), &metrics);
-    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let store = Arc::new(SqliteStore::open(dir.path(), &config::Node::default()).unwrap());
     let registry = Arc::new(EmbeddedRegistry::default());
     let bus: SharedBus = switched.clone();
     let rig = Rig::over(dir, metrics, bus, registry, store).await;
@@ -110,7 +110,7 @@ async fn with_the_store_away_records_wait_and_outcomes_go_to_the_delivery_topic(
     let file = dir.path().join(FILE);
     let metrics = Metrics::default();
     let bus = Arc::new(EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap());
-    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let store = Arc::new(SqliteStore::open(dir.path(), &config::Node::default()).unwrap());
     let registry = Arc::new(EmbeddedRegistry::default());
     let rig = Rig::over(dir, metrics, bus, registry, store).await;
     let gateway = rig.gateway("gw-1", 0, &["42"]).await;
@@ -152,7 +152,7 @@ async fn with_the_registry_away_users_are_pushed_to_where_they_were_and_looked_f
     let dir = directory();
     let metrics = Metrics::default();
     let bus = Arc::new(EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap());
-    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let store = Arc::new(SqliteStore::open(dir.path(), &config::Node::default()).unwrap());
     let config = config::Redis {
         url: redis.url(),
         ..config::Redis::default()

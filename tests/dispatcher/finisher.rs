@@ -6,6 +6,7 @@ use herald::{
         Topic, TopicPartition,
         embedded::{EmbeddedBus, Options},
     },
+    config::Node,
     dispatcher::store::sqlite::{FILE, SqliteStore},
     ids::GatewayEpoch,
     metrics::Metrics,
@@ -29,7 +30,7 @@ async fn rig() -> (Rig, PathBuf) {
     let file = dir.path().join(FILE);
     let metrics = Metrics::default();
     let bus = Arc::new(EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap());
-    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let store = Arc::new(SqliteStore::open(dir.path(), &Node::default()).unwrap());
     let registry = Arc::new(EmbeddedRegistry::new(Timings {
         lease_ms: 600_000,
         claimable_after_ms: 0,

@@ -170,7 +170,7 @@ async fn what_cannot_be_read_is_passed_over_on_kafka() {
     let metrics = Metrics::default();
     let bus: SharedBus = Arc::new(KafkaBus::connect(&config, &namespace, &metrics).unwrap());
     let dir = directory();
-    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let store = Arc::new(SqliteStore::open(dir.path(), &config::Node::default()).unwrap());
     let registry = Arc::new(EmbeddedRegistry::default());
     what_cannot_be_read_is_passed_over(Rig::over(dir, metrics, bus, registry, store).await).await;
 }

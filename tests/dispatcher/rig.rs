@@ -57,7 +57,7 @@ impl Rig {
         let dir = directory();
         let metrics = Metrics::default();
         let bus = EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap();
-        let store = SqliteStore::open(dir.path()).unwrap();
+        let store = SqliteStore::open(dir.path(), &config::Node::default()).unwrap();
         Rig::over(
             dir,
             metrics,
@@ -378,6 +378,7 @@ pub async fn run_dispatcher(
             advertise: None,
             secret_file: None,
         }),
+        admin_key: Default::default(),
         admin: Some(config::Admin { listen: here }),
         bus: bus.clone(),
         registry: registry.clone(),

@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, path::Path, process::Command, sync::Arc};
 async fn away(path: &Path, bytes_max: u64) -> (Rig, Arc<Switched>) {
     let (dir, metrics) = (directory(), Metrics::default());
     let switched = Switched::off(dir.path(), &metrics);
-    let store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    let store = Arc::new(SqliteStore::open(dir.path(), &config::Node::default()).unwrap());
     let spool = config::Spool {
         path: path.to_owned(),
         bytes_max,

@@ -1,17 +1,22 @@
 //! Who is let in: limits of connections and of the accept rate, and load balancers that are believed.
 
 use crate::{on_both_engines, support::*};
-use herald::config::Engine;
+use herald::{
+    config::{self, Engine},
+    gateway::mailbox::ToCore,
+};
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::{Command, Stdio},
+    sync::Arc,
     time::Instant,
 };
 
 on_both_engines!(
     above_the_soft_limit_a_client_is_told_when_to_come_back,
     above_the_hard_limit_the_socket_is_closed,
+    a_limit_that_was_read_again_counts_for_the_next_newcomer,
     newcomers_above_the_rate_wait_and_are_served,
     a_trusted_balancer_is_believed_in_either_version,
     a_trusted_balancer_has_to_send_its_header,
@@ -55,6 +60,26 @@ fn above_the_hard_limit_the_socket_is_closed(engine: Engine) {
     let _first = gateway.connect("1");
     assert_eq!(exchange(gateway.address(), b""), "");
     assert_eq!(refused(&gateway, "hard_limit"), 1.0);
+}
+
+fn a_limit_that_was_read_again_counts_for_the_next_newcomer(engine: Engine) {
+    let mut gateway = Gateway::with(engine, |cfg| cfg.connections_soft = 1);
+    let mut first = gateway.connect("1");
+    gateway.opened();
+    let answer = exchange(gateway.address(), HEAD.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let reread = config::Gateway {
+        connections_soft: 10,
+        heartbeat_ms: 500,
+        ..config::Gateway::default()
+    };
+    gateway.send(0, ToCore::Reload(Arc::new(reread)));
+    let from = Instant::now();
+    while !exchange(gateway.address(), HEAD.as_bytes()).starts_with("HTTP/1.1 404 ") {
+        assert!(from.elapsed() < DEADLINE);
+    }
+    first.say(r#"{"type":"ping"}"#);
+    first.hear_type("pong");
 }
 
 fn newcomers_above_the_rate_wait_and_are_served(engine: Engine) {

@@ -57,7 +57,7 @@ impl Link {
             cause: Mutex::new("not connected yet".into()),
             wake: Mutex::new(Some(wake)),
         });
-        let reports = Reports::new(Role::Plain, namespace, &metrics, &health);
+        let reports = Reports::new(Role::Plain, namespace, &metrics, &health, &settings);
         let client = settings.plain().create_with_context(reports);
         let client: Arc<BaseConsumer<Reports>> = Arc::new(client.map_err(|e| refused(&e))?);
         let probe = Probe {
@@ -92,7 +92,8 @@ impl Link {
     }
 
     pub(super) fn reports(&self, role: Role) -> Reports {
-        Reports::new(role, &self.namespace, &self.metrics, &self.health)
+        let (namespace, settings) = (&self.namespace, &self.settings);
+        Reports::new(role, namespace, &self.metrics, &self.health, settings)
     }
 
     /// Partitions of the topic, by what was heard before if there is something.

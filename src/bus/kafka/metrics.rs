@@ -1,6 +1,6 @@
 //! What librdkafka tells about itself, as metrics: its statistics, its errors, its log.
 
-use super::{brokers::Brokers, link::Health};
+use super::{brokers::Brokers, link::Health, settings::Settings};
 use crate::{bus::metrics::BusMetrics, ids::Namespace, metrics::Metrics};
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
@@ -94,6 +94,7 @@ impl Reports {
         namespace: &Namespace,
         metrics: &KafkaMetrics,
         health: &Arc<Health>,
+        settings: &Settings,
     ) -> Reports {
         let lost = metrics.errors.with_label_values(&["no_brokers"]);
         Reports {
@@ -102,7 +103,7 @@ impl Reports {
             metrics: metrics.clone(),
             health: health.clone(),
             shown: Mutex::default(),
-            brokers: Arc::new(Brokers::new(health.brokers(), lost)),
+            brokers: Arc::new(Brokers::new(health.brokers(), settings, lost)),
         }
     }
 

@@ -54,6 +54,11 @@ impl KafkaBus {
         Ok(KafkaBus { producer, link })
     }
 
+    /// Takes over user and password as they are now; everything else of `[kafka]` needs a restart.
+    pub fn reload(&self, config: &config::Kafka) -> Result<(), ConfigError> {
+        self.link.settings.reload(config)
+    }
+
     /// Finds the place of each record; a keyed one gets its partition from librdkafka.
     async fn place(&self, target: Target, record: Record) -> Result<Placed, BusError> {
         let (topic, partition) = match target {

@@ -7,8 +7,9 @@ use crate::{
     config::{ConfigError, Kafka, Secret, check::host_and_port},
     limits,
 };
+use arc_swap::ArcSwap;
 use rdkafka::ClientConfig;
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 /// What a Kafka record costs beside what [`Record::bytes`](crate::bus::Record::bytes) counts, and the
 /// batch around it.
@@ -19,6 +20,18 @@ pub(super) struct Settings {
     /// Shared by every client.
     common: ClientConfig,
     linger_ms: u64,
+    /// Where `kafka.security` asks for them.
+    credentials: Option<SharedCredentials>,
+}
+
+/// As the files say now.
+pub(super) type SharedCredentials = Arc<ArcSwap<Credentials>>;
+
+/// Who we are to the brokers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Credentials {
+    pub(super) username: String,
+    pub(super) password: Secret,
 }
 
 impl Settings {
@@ -55,21 +68,47 @@ impl Settings {
                 text(limits::KAFKA_LOST),
             )
             .set("statistics.interval.ms", text(limits::KAFKA_STATISTICS));
-        secure(&mut common, config)?;
+        let credentials = secure(&mut common, config)?;
         Ok(Settings {
             common,
             linger_ms: config.linger_ms,
+            credentials: credentials
+                .map(|credentials| Arc::new(ArcSwap::from_pointee(credentials))),
         })
+    }
+
+    /// User and password read again: for clients made from now on, and for others when they next have to
+    /// show them.
+    pub(super) fn reload(&self, config: &Kafka) -> Result<(), ConfigError> {
+        let fresh = Settings::new(config)?;
+        if let (Some(kept), Some(fresh)) = (&self.credentials, fresh.credentials) {
+            kept.store(fresh.load_full());
+        }
+        Ok(())
+    }
+
+    pub(super) fn credentials(&self) -> Option<SharedCredentials> {
+        self.credentials.clone()
+    }
+
+    fn base(&self) -> ClientConfig {
+        let mut base = self.common.clone();
+        if let Some(credentials) = &self.credentials {
+            let credentials = credentials.load();
+            base.set("sasl.username", &credentials.username)
+                .set("sasl.password", credentials.password.expose());
+        }
+        base
     }
 
     /// Metadata, watermarks, administration: a client that neither produces nor consumes.
     pub(super) fn plain(&self) -> ClientConfig {
-        self.common.clone()
+        self.base()
     }
 
     pub(super) fn producer(&self) -> ClientConfig {
         let message_bytes_max = (2 << 20) + BATCH_OVERHEAD_BYTES;
-        let mut producer = self.common.clone();
+        let mut producer = self.base();
         producer
             .set("acks", "all")
             .set("enable.idempotence", "true")
@@ -94,7 +133,7 @@ impl Settings {
 
     /// For reading, and for commits to `group` (with its namespace).
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
-        let mut consumer = self.common.clone();
+        let mut consumer = self.base();
         consumer
             .set("group.id", group)
             .set("enable.auto.commit", "false")
@@ -177,7 +216,7 @@ fn check_unused(config: &Kafka) -> Result<(), ConfigError> {
     }
 }
 
-fn secure(client: &mut ClientConfig, config: &Kafka) -> Result<(), ConfigError> {
+fn secure(client: &mut ClientConfig, config: &Kafka) -> Result<Option<Credentials>, ConfigError> {
     let protocols = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
     if !protocols.contains(&config.security.as_str()) {
         let problem = format!("{:?} is none of {}", config.security, protocols.join(", "));
@@ -201,13 +240,13 @@ fn secure(client: &mut ClientConfig, config: &Kafka) -> Result<(), ConfigError> 
             }
         }
     }
-    if config.security.starts_with("sasl") {
-        authenticate(client, config)?;
+    match config.security.starts_with("sasl") {
+        true => authenticate(client, config).map(Some),
+        false => Ok(None),
     }
-    Ok(())
 }
 
-fn authenticate(client: &mut ClientConfig, config: &Kafka) -> Result<(), ConfigError> {
+fn authenticate(client: &mut ClientConfig, config: &Kafka) -> Result<Credentials, ConfigError> {
     const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
     let mechanism = config.sasl_mechanism.as_deref().unwrap_or("SCRAM-SHA-512");
     if !MECHANISMS.contains(&mechanism) {
@@ -220,11 +259,11 @@ fn authenticate(client: &mut ClientConfig, config: &Kafka) -> Result<(), ConfigE
     let file = config.sasl_password_file.as_deref();
     let file = file.ok_or_else(|| needed("kafka.sasl_password_file"))?;
     let password = Secret::from_file("kafka.sasl_password_file", file)?;
-    client
-        .set("sasl.mechanism", mechanism)
-        .set("sasl.username", username)
-        .set("sasl.password", password.expose());
-    Ok(())
+    client.set("sasl.mechanism", mechanism);
+    Ok(Credentials {
+        username: username.to_owned(),
+        password,
+    })
 }
 
 /// librdkafka opens the file later and says less about it.
@@ -296,7 +335,7 @@ mod tests {
         assert_eq!(key_refused(&config), "kafka.sasl_password_file");
         config.sasl_password_file = Some(file);
         let settings = Settings::new(&config).unwrap();
-        assert_eq!(settings.common.get("sasl.password"), Some("open sesame"));
+        assert_eq!(settings.base().get("sasl.password"), Some("open sesame"));
         assert!(!format!("{settings:?}").contains("sesame"));
     }
 }

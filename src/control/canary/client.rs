@@ -81,7 +81,7 @@ async fn open(host: &Host, cores: &Cores) -> Result<WebSocketStream<TcpStream>, 
     pass.expect(socket.local_addr()?.port());
     let mut stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
-    let trusted = Trusted::new(&host.gateway.proxy_trusted);
+    let trusted = Trusted::new(&host.gateway().proxy_trusted);
     if trusted.is_ok_and(|trusted| trusted.contains(pass.ip())) {
         stream.write_all(PROXY_LOCAL).await?;
     }

@@ -34,7 +34,7 @@ pub async fn keep_slot(host: Arc<Host>) {
             accepts_per_s = Some(limits.sum());
         }
         // Alone it is the host itself that comes back.
-        let own = u64::from(host.gateway.accepts_per_s);
+        let own = u64::from(host.gateway().accepts_per_s);
         let takers_per_s = accepts_per_s.filter(|&sum| sum > 0).unwrap_or(own);
         if let Some(after_ms_max) = slot.update(host.table.connections(), takers_per_s) {
             told.set(i64::from(after_ms_max));

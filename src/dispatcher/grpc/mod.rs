@@ -10,7 +10,6 @@ use crate::{
         dispatcher_server::DispatcherServer, notifications_server::NotificationsServer,
         secret::Demand,
     },
-    config::Secret,
     limits,
 };
 use gateways::Gateways;
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, interceptor::InterceptedService};
 
 /// `shutdown` ends the gateways' open streams.
-pub fn router(shared: Shared, secret: Option<Secret>, shutdown: CancellationToken) -> axum::Router {
+pub fn router(shared: Shared, shutdown: CancellationToken) -> axum::Router {
     let gateways = Gateways {
         tracker: shared.tracker.clone(),
         sync: shared.sync.clone(),
@@ -34,7 +33,10 @@ pub fn router(shared: Shared, secret: Option<Secret>, shutdown: CancellationToke
         keys: shared.keys,
     })
     .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES);
-    Routes::new(InterceptedService::new(gateways, Demand::new(secret)))
-        .add_service(producers)
-        .into_axum_router()
+    Routes::new(InterceptedService::new(
+        gateways,
+        Demand::new(shared.secret),
+    ))
+    .add_service(producers)
+    .into_axum_router()
 }
