@@ -3,39 +3,59 @@
 //! Written apart from the server's code on purpose: the tool checks the rule, so it must not share the
 //! mistake.
 
-use std::collections::BTreeMap;
+use smallvec::SmallVec;
+use std::{collections::BTreeMap, mem::size_of};
 
 /// Pairs kept above a hole; the sync that closes it brings the others again.
 const AHEAD_MAX: usize = 256;
 
-/// The highest position up to which nothing is missing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// No position: they fit 53 bits.
+const UNKNOWN: u64 = u64::MAX;
+
+/// The highest position up to which nothing is missing. There are two for each of a million clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// Unknown until a sync says where the stream stands.
-    at: Option<u64>,
-    /// Position → the one before it, of items that arrived above the cursor.
-    ahead: BTreeMap<u64, u64>,
+    at: u64,
+    /// Rarely there: most items arrive in order.
+    ahead: Option<Box<Ahead>>,
+}
+
+const _: () = assert!(size_of::<Cursor>() <= 16);
+
+/// Position → the one before it, of items that arrived above the cursor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Ahead(BTreeMap<u64, u64>);
+
+impl Default for Cursor {
+    fn default() -> Cursor {
+        Cursor {
+            at: UNKNOWN,
+            ahead: None,
+        }
+    }
 }
 
 impl Cursor {
     pub fn position(&self) -> Option<u64> {
-        self.at
+        (self.at != UNKNOWN).then_some(self.at)
     }
 
     /// Something that arrived says that something else did not.
     pub fn has_hole(&self) -> bool {
-        self.at.is_some() && !self.ahead.is_empty()
+        self.at != UNKNOWN && self.ahead.is_some()
     }
 
     /// An item at `pos` whose predecessor is at `prev`.
     pub fn advance(&mut self, prev: u64, pos: u64) {
-        match self.at {
+        match self.position() {
             Some(at) if pos <= at => {}
             Some(at) if prev <= at => self.move_to(pos),
             _ => {
-                self.ahead.insert(pos, prev);
-                if self.ahead.len() > AHEAD_MAX {
-                    self.ahead.pop_last();
+                let ahead = &mut self.ahead.get_or_insert_default().0;
+                ahead.insert(pos, prev);
+                if ahead.len() > AHEAD_MAX {
+                    ahead.pop_last();
                 }
             }
         }
@@ -43,7 +63,7 @@ impl Cursor {
 
     /// Everything in `(from, to]` was delivered or is of no use any more. Says whether it joined up.
     pub fn cover(&mut self, from: u64, to: u64) -> bool {
-        match self.at {
+        match self.position() {
             Some(at) if from > at => return false,
             Some(at) if to <= at => {}
             _ => self.move_to(to),
@@ -53,30 +73,35 @@ impl Cursor {
 
     /// Goes on from there, whatever lies between.
     pub fn adopt(&mut self, pos: u64) {
-        if self.at.is_none_or(|at| pos > at) {
+        if self.position().is_none_or(|at| pos > at) {
             self.move_to(pos);
         }
     }
 
     fn move_to(&mut self, pos: u64) {
-        let mut at = pos;
-        while let Some((&next, &prev)) = self.ahead.first_key_value() {
-            if prev > at && next > at {
-                break;
+        self.at = pos;
+        let Some(Ahead(ahead)) = self.ahead.as_deref_mut() else {
+            return;
+        };
+        while let Some((&next, &prev)) = ahead.first_key_value() {
+            if prev > self.at && next > self.at {
+                return;
             }
-            at = at.max(next);
-            self.ahead.pop_first();
+            self.at = self.at.max(next);
+            ahead.pop_first();
         }
-        self.at = Some(at);
+        self.ahead = None;
     }
 }
 
 /// A set of numbers that mostly run on: kept as ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// Inclusive, apart from each other, ascending.
-    ranges: Vec<(u32, u32)>,
+    /// Inclusive, apart from each other, ascending; mostly there is one.
+    ranges: SmallVec<[(u32, u32); 1]>,
 }
+
+const _: () = assert!(size_of::<Numbers>() <= 24);
 
 impl Numbers {
     /// Says whether it is new.
@@ -180,7 +205,7 @@ mod tests {
         for pos in 10..10_000 {
             cursor.advance(pos - 1, pos);
         }
-        assert_eq!(cursor.ahead.len(), AHEAD_MAX);
+        assert_eq!(cursor.ahead.unwrap().0.len(), AHEAD_MAX);
     }
 
     #[test]
@@ -189,7 +214,7 @@ mod tests {
         let order = [5, 1, 3, 2, 9, 4, 7, 8];
         assert!(order.iter().all(|&n| numbers.insert(n)));
         assert!(order.iter().all(|&n| !numbers.insert(n)));
-        assert_eq!(numbers.ranges, [(1, 5), (7, 9)]);
+        assert_eq!(numbers.ranges[..], [(1, 5), (7, 9)]);
         assert_eq!(numbers.len(), 8);
         assert!(numbers.contains(9) && !numbers.contains(6) && !numbers.contains(10));
         assert_eq!(numbers.iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 7, 8, 9]);

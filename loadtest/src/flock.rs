@@ -8,6 +8,7 @@ use crate::{
     rules::{Context, Say, Settings, StreamNames},
     sys::{Epoll, Ready},
     tally::{Counters, Tally},
+    wheel::{NEVER, Wheel},
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use std::{
@@ -24,10 +25,10 @@ use std::{
 
 /// One receive buffer per thread.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// How long the loop may wait: the grain of first connects.
-const WAIT: Duration = Duration::from_millis(10);
-/// Every client is looked at this often.
-const SWEEP_MS: u64 = 100;
+/// How long the loop may wait while first connects are due: their grain.
+const CONNECT_WAIT_MS: u64 = 10;
+/// How often the main thread learns what was counted; `POST`s are looked at as often.
+const PUBLISH_MS: u64 = 200;
 /// First connects between two looks at the sockets.
 const CONNECTS_PER_TURN: usize = 64;
 /// Bit of an epoll token that tells a courier's socket from a client's.
@@ -54,6 +55,10 @@ pub struct Target {
 }
 
 impl Setup {
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
     pub fn source(&self, client: u32) -> Option<IpAddr> {
         match self.sources.len() {
             0 => None,
@@ -77,6 +82,9 @@ pub struct World {
     pub tally: Tally,
     pub random: SmallRng,
     pub buffer: Vec<u8>,
+    /// Of the client whose turn it is: what it sends, and events without their chunks.
+    pub output: Vec<u8>,
+    pub decoded: Vec<u8>,
     pub says: Vec<Say>,
     /// `POST`s of SSE clients on their way to a courier.
     pub errands: VecDeque<Errand>,
@@ -119,6 +127,7 @@ pub struct Last {
 pub struct Flock {
     world: World,
     clients: Vec<Client>,
+    wheel: Wheel,
     courier: Courier,
     /// First connects per second, of this thread.
     connects_per_s: f64,
@@ -135,11 +144,10 @@ impl Flock {
         link: Arc<Link>,
     ) -> io::Result<Flock> {
         let urls = setup.targets.len();
+        let clients = numbers.clone().map(|number| Client::new(number, urls));
         Ok(Flock {
-            clients: numbers
-                .clone()
-                .map(|number| Client::new(number, urls))
-                .collect(),
+            clients: clients.collect(),
+            wheel: Wheel::new(setup.now_ms()),
             courier: Courier::default(),
             world: World {
                 epoll: Epoll::new()?,
@@ -147,6 +155,8 @@ impl Flock {
                 tally: Tally::new(setup.with_accounts),
                 random: SmallRng::seed_from_u64(rand::random()),
                 buffer: vec![0; BUFFER_BYTES],
+                output: Vec::new(),
+                decoded: Vec::new(),
                 says: Vec::new(),
                 errands: VecDeque::new(),
                 now_ms: 0,
@@ -161,27 +171,27 @@ impl Flock {
 
     /// Drives the clients until told to stop.
     pub fn run(mut self) -> io::Result<(Tally, Vec<Last>)> {
-        let mut ready = Vec::new();
-        let (mut swept_ms, mut turned) = (0, Instant::now());
-        let began_ms = self.world.setup.started.elapsed().as_millis() as u64;
+        let (mut ready, mut due) = (Vec::new(), Vec::new());
+        let (mut published_ms, mut turned) = (0, Instant::now());
+        let began_ms = self.world.setup.now_ms();
         while !self.link.stop.load(Ordering::Relaxed) {
+            let wait_ms = self.wait_ms();
             let waited_from = Instant::now();
             self.world.tally.busy(waited_from - turned);
-            self.world.epoll.wait(&mut ready, WAIT)?;
+            let wait = Duration::from_millis(wait_ms);
+            self.world.epoll.wait(&mut ready, wait)?;
             turned = Instant::now();
-            self.world.now_ms = self.world.setup.started.elapsed().as_millis() as u64;
+            self.world.now_ms = self.world.setup.now_ms();
             for event in &ready {
                 self.handle(event);
             }
             self.begin_connects(self.world.now_ms - began_ms);
-            if self.world.now_ms >= swept_ms + SWEEP_MS {
-                swept_ms = self.world.now_ms;
-                let mut syncing = 0;
-                for client in &mut self.clients {
-                    client.tick(&mut self.world);
-                    syncing += u64::from(client.rules.is_syncing());
-                }
-                self.world.tally.counters.syncing = syncing;
+            self.wheel.turn(self.world.now_ms, &mut due);
+            for (at, tick) in due.drain(..) {
+                self.come_up(at as usize, tick);
+            }
+            if self.world.now_ms >= published_ms + PUBLISH_MS {
+                published_ms = self.world.now_ms;
                 self.courier.tick(&mut self.world);
                 *self.link.counters.lock().expect("no panics") = self.world.tally.counters;
             }
@@ -197,6 +207,41 @@ impl Flock {
         Ok((world.tally, lasts))
     }
 
+    fn wait_ms(&self) -> u64 {
+        let bound_ms = match self.begun < self.clients.len() {
+            true => CONNECT_WAIT_MS,
+            false => PUBLISH_MS,
+        };
+        self.wheel.rest_ms(self.world.now_ms, bound_ms)
+    }
+
+    /// It stands in the wheel for now, unless it came up sooner by another entry.
+    fn come_up(&mut self, at: usize, tick: u32) {
+        let client = &mut self.clients[at];
+        if client.armed == tick {
+            client.armed = NEVER;
+            client.tick(&mut self.world);
+            self.settle(at);
+        }
+    }
+
+    /// After anything happened to a client.
+    fn settle(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        client.rest();
+        let is_syncing = client.rules.is_syncing();
+        if is_syncing != client.counted_syncing {
+            client.counted_syncing = is_syncing;
+            let syncing = &mut self.world.tally.counters.syncing;
+            match is_syncing {
+                true => *syncing += 1,
+                false => *syncing -= 1,
+            }
+        }
+        let next_ms = client.next_ms(&self.world.setup.settings);
+        client.armed = self.wheel.arm(at as u32, client.armed, next_ms);
+    }
+
     fn handle(&mut self, event: &Ready) {
         let low = event.token & 0xffff_ffff;
         if low & COURIER != 0 {
@@ -207,6 +252,7 @@ impl Flock {
         let generation = (event.token >> 32) as u32;
         if let Some(client) = self.clients.get_mut(low as usize) {
             client.ready(generation, event.writable, &mut self.world);
+            self.settle(low as usize);
         }
     }
 
@@ -216,6 +262,7 @@ impl Flock {
         let turn_end = self.begun + CONNECTS_PER_TURN;
         while self.begun < allowed.min(self.clients.len()).min(turn_end) {
             self.clients[self.begun].connect(&mut self.world);
+            self.settle(self.begun);
             self.begun += 1;
         }
     }
@@ -223,9 +270,9 @@ impl Flock {
     /// Answers to `POST`s go to the clients that asked.
     fn answered(&mut self) {
         while let Some((errand, answer)) = self.courier.take_answer() {
-            let at = errand.client - self.world.first;
-            let client = &mut self.clients[at as usize];
-            client.posted(&errand.say, answer, &mut self.world);
+            let at = (errand.client - self.world.first) as usize;
+            self.clients[at].posted(&errand.say, answer, &mut self.world);
+            self.settle(at);
         }
     }
 }

@@ -1,16 +1,21 @@
-//! The command line of the load tool.
+//! Where the load tool starts, and what its exit status says.
 
-use clap::Parser;
 use std::process::ExitCode;
-use swarm::{options::Options, run};
+use swarm::{cli, run};
 
 fn main() -> ExitCode {
-    match run::run(&Options::parse()) {
+    let options = match cli::parse() {
+        Ok(options) => options,
+        Err(error) => return failed(64, &error),
+    };
+    match run::run(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("swarm: {error:#}");
-            ExitCode::from(2)
-        }
+        Err(error) => failed(2, &error),
     }
+}
+
+fn failed(status: u8, error: &anyhow::Error) -> ExitCode {
+    eprintln!("swarm: {error:#}");
+    ExitCode::from(status)
 }

@@ -1,7 +1,8 @@
-//! The command line.
+//! What a run is told on the command line; a scenario gives the same, and more.
 
+use crate::scenario::{Churn, PRIORITIES, Sending, Slow, Storm, To};
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     ops::RangeInclusive,
@@ -9,20 +10,15 @@ use std::{
     str::FromStr,
 };
 
-/// Thousands of rule-following Herald clients in one process.
-///
-/// Connects every user's devices, receives and acknowledges as the client library would (contiguous
-/// cursors, sync over holes, return in the advertised slot), and says what arrived. With --post-url it
-/// posts numbered notifications itself and knows exactly what should have arrived where.
-///
-/// Exit status: 0 everything arrived · 1 something is missing, a hole stayed open or a client stayed
-/// away · 2 the run could not be set up.
 #[derive(Debug, Parser)]
-#[command(name = "swarm", version, after_help = EXAMPLES)]
 pub struct Options {
+    /// What is sent and who leaves, from these flags or from a scenario.
+    #[arg(skip)]
+    pub load: Load,
+
     /// Gateway, ws://host:port/path; several: clients are spread, and move on when one fails.
     /// Without a path, the one of the transport.
-    #[arg(long = "url", required = true, value_name = "URL")]
+    #[arg(long = "url", alias = "target", required = true, value_name = "URL")]
     pub urls: Vec<Url>,
 
     /// Server-sent events instead of WebSocket; acknowledgements and syncs go by POST.
@@ -167,7 +163,7 @@ pub struct Options {
     pub priority: String,
 
     /// Bytes of the body's text.
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(..=16_384), help_heading = "Posting")]
+    #[arg(long, alias = "size", default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(..=16_384), help_heading = "Posting")]
     pub body_bytes: u32,
 
     /// Seed of the random choice of users and priorities.
@@ -207,17 +203,18 @@ pub struct Options {
     pub accounting: Option<PathBuf>,
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  swarm --url ws://127.0.0.1:8080 --secret-file dev.key --users 1..1000 --devices 2 --hold-s 60
-  swarm --url ws://gw-1:8080 --url ws://gw-2:8080 --secret-file dev.key --users 1..1000 \\
-        --post-url http://127.0.0.1:8090 --api-key-file api.key --count 10000 --rate 500";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum To {
-    Users,
-    All,
-    Mixed,
+/// What happens in a run beside connecting and receiving.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// Of the scenario; empty: by flags.
+    pub scenario: String,
+    pub about: String,
+    pub sendings: Vec<Sending>,
+    /// No sending goes on after it.
+    pub duration_s: Option<u64>,
+    pub churn: Option<Churn>,
+    pub storm: Option<Storm>,
+    pub slow: Option<Slow>,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -292,6 +289,25 @@ impl Url {
 }
 
 impl Options {
+    /// The one sending that flags can say.
+    pub fn sending(&self) -> Sending {
+        let tiers = match self.priority.as_str() {
+            "mixed" => &PRIORITIES[..],
+            one => &[one],
+        };
+        Sending {
+            to: self.to,
+            rate: self.rate,
+            at_once: 1,
+            size: self.body_bytes,
+            priorities: tiers.iter().map(|tier| ((*tier).to_owned(), 1.0)).collect(),
+            from_s: 0.0,
+            for_s: None,
+            count: Some(self.count),
+            shape: Vec::new(),
+        }
+    }
+
     /// What clap can't say.
     pub fn check(&self) -> Result<()> {
         if self.secret_file.is_none() && self.token_file.is_none() {
@@ -303,6 +319,15 @@ impl Options {
         if self.post_urls.is_empty() && self.api_key_file.is_some() {
             bail!("--api-key-file is of use with --post-url only");
         }
+        if !self.load.scenario.is_empty()
+            && !self.load.sendings.is_empty()
+            && self.post_urls.is_empty()
+        {
+            bail!(
+                "scenario {} sends notifications: give --post-url and --api-key-file",
+                self.load.scenario
+            );
+        }
         Ok(())
     }
 }
@@ -310,12 +335,6 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Options::command().debug_assert();
-    }
 
     #[test]
     fn ranges_of_users_include_both_ends() {

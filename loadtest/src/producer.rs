@@ -8,13 +8,13 @@ use crate::{
     accounting::Posted,
     cursor::Numbers,
     frame::{Mark, Target},
-    options::{Options, To},
+    options::Options,
     roster::{self, Roster},
     rules::unix_us,
+    schedule::Schedule,
     tally::count,
 };
 use anyhow::{Context, Result};
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use reqwest::{StatusCode, header::RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::json;
@@ -35,7 +35,6 @@ const IN_FLIGHT: usize = 1_024;
 const ANSWER: Duration = Duration::from_secs(10);
 /// Pause before an attempt is repeated.
 const PAUSE: Duration = Duration::from_millis(250);
-const PRIORITIES: [&str; 4] = ["low", "normal", "high", "critical"];
 
 /// What is known of the posts so far.
 #[derive(Debug, Default)]
@@ -82,18 +81,19 @@ impl Ledger {
     }
 }
 
+/// The schedule, and what keeps to it.
 pub struct Producer {
+    schedule: Schedule,
+    poster: Arc<Poster>,
+}
+
+struct Poster {
     http: reqwest::Client,
     urls: Vec<String>,
     key: String,
     run: String,
-    roster_users: u32,
-    to: To,
-    rate: f64,
-    count: u32,
-    seed: u64,
-    priority: String,
-    body: String,
+    /// The text of the longest body; shorter ones are cut from it.
+    text: String,
     give_up: Duration,
     ledger: Arc<Mutex<Ledger>>,
 }
@@ -106,6 +106,7 @@ struct Post {
     n: u32,
     at_us: u64,
     priority: String,
+    size: usize,
 }
 
 /// What the server says of a post it took.
@@ -122,11 +123,15 @@ impl Producer {
         let (Some(key), false) = (&options.api_key_file, options.post_urls.is_empty()) else {
             return Ok(None);
         };
+        let load = &options.load;
+        let duration_s = load.duration_s.map_or(f64::INFINITY, |s| s as f64);
+        let longest = load.sendings.iter().map(|one| one.size).max();
         let ledger = Ledger {
             posts: options.accounting.is_some().then(Vec::new),
             ..Ledger::default()
         };
-        Ok(Some(Producer {
+        let schedule = Schedule::new(&load.sendings, duration_s, roster.users(), options.seed);
+        let poster = Poster {
             http: reqwest::Client::builder()
                 .timeout(ANSWER)
                 .build()
@@ -134,66 +139,57 @@ impl Producer {
             urls: options.post_urls.iter().map(|url| whole(url)).collect(),
             key: roster::read(key)?.trim().to_owned(),
             run: run.to_owned(),
-            roster_users: roster.users(),
-            to: options.to,
-            rate: options.rate,
-            count: options.count,
-            seed: options.seed,
-            priority: options.priority.clone(),
-            body: "x".repeat(options.body_bytes as usize),
+            text: "x".repeat(longest.unwrap_or(0) as usize),
             give_up: Duration::from_secs(options.give_up_s),
             ledger: Arc::new(Mutex::new(ledger)),
+        };
+        Ok(Some(Producer {
+            schedule,
+            poster: Arc::new(poster),
         }))
     }
 
     pub fn ledger(&self) -> Arc<Mutex<Ledger>> {
-        Arc::clone(&self.ledger)
+        Arc::clone(&self.poster.ledger)
     }
 
     /// Posts them all; ends when the last is accepted, refused or given up.
     pub async fn run(self, roster: Arc<Roster>) {
-        let producer = Arc::new(self);
+        let Producer { schedule, poster } = self;
         let permits = Arc::new(Semaphore::new(IN_FLIGHT));
-        let mut random = SmallRng::seed_from_u64(producer.seed);
         let mut next: HashMap<Option<u32>, u32> = HashMap::new();
         let (start, start_us) = (Instant::now(), unix_us());
-        for index in 0..producer.count {
-            let due = Duration::from_secs_f64(f64::from(index) / producer.rate);
-            sleep_until(start + due).await;
-            if producer.ledger.lock().expect("no panics").enough {
+        for due in schedule {
+            sleep_until(start + due.at).await;
+            if poster.ledger.lock().expect("no panics").enough {
                 break;
             }
-            let user = match producer.to {
-                To::All => None,
-                To::Mixed if index % 10 == 9 => None,
-                To::Users | To::Mixed => Some(random.random_range(0..producer.roster_users)),
-            };
-            let n = next.entry(user).or_default();
+            let n = next.entry(due.user).or_default();
             *n += 1;
             let post = Post {
-                user,
-                name: user.map_or_else(String::new, |user| roster.user(user)),
+                user: due.user,
+                name: due.user.map_or_else(String::new, |user| roster.user(user)),
                 n: *n,
-                at_us: start_us + due.as_micros() as u64,
-                priority: match producer.priority.as_str() {
-                    "mixed" => PRIORITIES[random.random_range(0..PRIORITIES.len())].to_owned(),
-                    one => one.to_owned(),
-                },
+                at_us: start_us + due.at.as_micros() as u64,
+                priority: due.priority,
+                size: due.size as usize,
             };
             let permit = Arc::clone(&permits).acquire_owned().await;
-            let producer = Arc::clone(&producer);
-            producer.ledger().lock().expect("no panics").due += 1;
+            let poster = Arc::clone(&poster);
+            poster.ledger.lock().expect("no panics").due += 1;
             tokio::spawn(async move {
-                producer.post(&post).await;
+                poster.post(&post).await;
                 drop(permit);
             });
         }
         // All permits back: nothing is on its way.
         let all = permits.acquire_many(IN_FLIGHT as u32).await;
-        producer.ledger.lock().expect("no panics").ended = true;
+        poster.ledger.lock().expect("no panics").ended = true;
         drop(all);
     }
+}
 
+impl Poster {
     async fn post(&self, post: &Post) {
         let body = self.body(post);
         let target = post.user.map_or("all".into(), |user| user.to_string());
@@ -253,7 +249,7 @@ impl Producer {
             "priority": post.priority,
             "channels": ["in_app"],
             "title": format!("Number {}", post.n),
-            "body": self.body,
+            "body": self.text[..post.size],
             "data": mark,
         })
         .to_string()

@@ -25,7 +25,6 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Says whether all went well.
 pub fn run(options: &Options) -> Result<bool> {
-    options.check()?;
     let roster = Arc::new(Roster::new(options)?);
     let run = format!("{:08x}", rand::random::<u32>());
     let producer = Producer::new(options, &roster, &run)?;

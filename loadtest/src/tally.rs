@@ -47,6 +47,8 @@ pub struct Counters {
     /// Ids acknowledged, every copy counted.
     pub acks_sent: u64,
     pub pings_sent: u64,
+    /// Pings of the server that got their pong.
+    pub pings_answered: u64,
     /// Frames that can't be read, or break the protocol.
     pub unreadable: u64,
     /// Bytes read from sockets.
@@ -61,7 +63,7 @@ impl Counters {
         add!(connected ever_connected gave_up connects reconnects received unique unique_own
             repeated_live repeated_by_sync by_sync read_marks satisfied holes_seen holes_healed
             syncing syncs_asked syncs_recovered syncs_unrecovered syncs_false sse_ids_ahead acks_sent
-            pings_sent unreadable bytes);
+            pings_sent pings_answered unreadable bytes);
     }
 
     pub fn repeated(&self) -> u64 {

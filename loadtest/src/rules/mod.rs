@@ -7,6 +7,8 @@
 //! * An id that was seen counts once.
 //! * After two silent heartbeats a `ping`; after a third the connection is given up.
 
+mod saying;
+
 use crate::{
     accounting::Way,
     cursor::{Cursor, Numbers},
@@ -14,9 +16,11 @@ use crate::{
     tally::{self, Tally},
 };
 use rand::{RngExt, rngs::SmallRng};
+use smallvec::SmallVec;
 use std::{
     collections::VecDeque,
     fmt::Write,
+    mem::size_of,
     time::{SystemTime, UNIX_EPOCH},
 };
 use uuid::Uuid;
@@ -104,33 +108,49 @@ enum Sync {
     #[default]
     Idle,
     /// To be asked at this time.
-    Due(u64),
+    Due(Ms),
     /// Was asked (or comes by itself after cursors were presented) at this time.
-    Asked(u64),
+    Asked(Ms),
 }
 
-/// One client, over all its connections.
+/// A moment, as `now_ms`; narrow, because a million clients keep several. Enough for 49 days.
+type Ms = u32;
+
+fn narrow(ms: u64) -> Ms {
+    Ms::try_from(ms).unwrap_or(Ms::MAX)
+}
+
+/// One client, over all its connections. There are up to a million: what is rarely there is boxed.
 #[derive(Debug, Default)]
 pub struct Rules {
-    streams: Vec<(u16, Cursor)>,
-    recent: VecDeque<Uuid>,
+    streams: SmallVec<[(u16, Cursor); 2]>,
+    rare: Option<Box<Rare>>,
     /// Numbers of ours that came, to its user and to all.
     pub own: Numbers,
     pub all: Numbers,
-    unique: u64,
-    unacknowledged: Vec<Uuid>,
-    acknowledged_ms: u64,
-    heartbeat_ms: u64,
-    slot: Slot,
-    heard_ms: u64,
-    pinged: bool,
-    hole_since_ms: Option<u64>,
+    unique: u32,
+    acknowledged_ms: Ms,
+    heartbeat_ms: u32,
+    slot_min_ms: u32,
+    slot_max_ms: u32,
+    heard_ms: Ms,
+    hole_since_ms: Option<Ms>,
     sync: Sync,
     /// What the present sync is for.
     sync_way: Way,
     /// How often the present sync was asked again.
     sync_repeats: u8,
+    pinged: bool,
     welcomed: bool,
+}
+
+const _: () = assert!(size_of::<Rules>() <= 160);
+
+#[derive(Debug, Default)]
+struct Rare {
+    /// Ids of what others posted.
+    recent: VecDeque<Uuid>,
+    unacknowledged: Vec<Uuid>,
 }
 
 impl Rules {
@@ -139,9 +159,9 @@ impl Rules {
         self.welcomed = false;
         self.sync = Sync::Idle;
         self.pinged = false;
-        self.heard_ms = now_ms;
+        self.heard_ms = narrow(now_ms);
         if self.heartbeat_ms == 0 {
-            self.heartbeat_ms = HEARTBEAT_MS;
+            self.heartbeat_ms = narrow(HEARTBEAT_MS);
         }
     }
 
@@ -150,12 +170,20 @@ impl Rules {
     }
 
     pub fn slot(&self) -> Slot {
-        self.slot
+        Slot {
+            after_ms_min: self.slot_min_ms.into(),
+            after_ms_max: self.slot_max_ms.into(),
+        }
+    }
+
+    fn set_slot(&mut self, slot: Slot) {
+        self.slot_min_ms = narrow(slot.after_ms_min);
+        self.slot_max_ms = narrow(slot.after_ms_max);
     }
 
     /// Any byte arrived.
     pub fn heard(&mut self, now_ms: u64) {
-        self.heard_ms = now_ms;
+        self.heard_ms = narrow(now_ms);
         self.pinged = false;
     }
 
@@ -170,7 +198,7 @@ impl Rules {
 
     /// Distinct notifications so far.
     pub fn unique(&self) -> u64 {
-        self.unique
+        self.unique.into()
     }
 
     /// An SSE `id:` is what a browser would resume from: it must not be above what came without a hole.
@@ -213,7 +241,7 @@ impl Rules {
             "sync" => self.synced(frame, ctx),
             "gap" => self.gap(frame, ctx),
             "welcome" => self.welcome(frame, ctx),
-            "slot" => self.slot = slot_of(frame),
+            "slot" => self.set_slot(slot_of(frame)),
             "error" => self.refused(frame, ctx),
             "reconnect" => wish = Some(Wish::ReconnectAfter(frame.after_ms.unwrap_or(0))),
             "auth_expiring" => wish = Some(Wish::RefreshToken),
@@ -227,18 +255,18 @@ impl Rules {
     fn welcome(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
         self.welcomed = true;
         if let Some(slot) = frame.slot {
-            self.slot = slot;
+            self.set_slot(slot);
         }
-        self.heartbeat_ms = frame.heartbeat_ms.unwrap_or(HEARTBEAT_MS).max(1);
+        self.heartbeat_ms = narrow(frame.heartbeat_ms.unwrap_or(HEARTBEAT_MS).max(1));
         let presented = self
             .streams
             .iter()
             .any(|(_, cursor)| cursor.position().is_some());
         self.sync_way = Way::Connect;
         self.sync = match (presented, ctx.settings.tail) {
-            (true, _) => Sync::Asked(ctx.now_ms),
+            (true, _) => Sync::Asked(narrow(ctx.now_ms)),
             (false, true) => Sync::Idle,
-            (false, false) => Sync::Due(ctx.now_ms),
+            (false, false) => Sync::Due(narrow(ctx.now_ms)),
         };
     }
 
@@ -263,7 +291,6 @@ impl Rules {
         let at = match self.streams.iter().position(|(known, _)| *known == number) {
             Some(at) => at,
             None if self.streams.len() < STREAMS_MAX => {
-                self.streams.reserve_exact(1);
                 self.streams.push((number, Cursor::default()));
                 self.streams.len() - 1
             }
@@ -300,7 +327,7 @@ impl Rules {
             accounts.received(id, ctx.client, way, unix_us() / 1000);
         }
         if ctx.settings.acknowledge {
-            self.unacknowledged.push(id);
+            self.rare.get_or_insert_default().unacknowledged.push(id);
         }
     }
 
@@ -308,7 +335,7 @@ impl Rules {
         let counters = &mut ctx.tally.counters;
         counters.unique += 1;
         self.unique += 1;
-        if ctx.settings.expect == Some(self.unique) {
+        if ctx.settings.expect == Some(self.unique()) {
             counters.satisfied += 1;
         }
         if !live {
@@ -322,13 +349,14 @@ impl Rules {
     }
 
     fn is_fresh(&mut self, id: Uuid) -> bool {
-        if self.recent.contains(&id) {
+        let recent = &mut self.rare.get_or_insert_default().recent;
+        if recent.contains(&id) {
             return false;
         }
-        if self.recent.len() == RECENT_MAX {
-            self.recent.pop_front();
+        if recent.len() == RECENT_MAX {
+            recent.pop_front();
         }
-        self.recent.push_back(id);
+        recent.push_back(id);
         true
     }
 
@@ -362,7 +390,7 @@ impl Rules {
             cursor.adopt(to);
         }
         self.sync = match frame.has_more {
-            true => Sync::Due(ctx.now_ms),
+            true => Sync::Due(narrow(ctx.now_ms)),
             false => Sync::Idle,
         };
         match (frame.has_more, frame.recovered) {
@@ -395,26 +423,12 @@ impl Rules {
         tally::count(&mut ctx.tally.errors, code);
         if matches!(code, "unavailable" | "rate_limited") && matches!(self.sync, Sync::Asked(_)) {
             let wait_ms = ctx.random.random_range(1_000..3_000);
-            self.sync = Sync::Due(ctx.now_ms + wait_ms);
-        }
-    }
-
-    /// It could not be handed over: later again.
-    pub fn not_said(&mut self, say: &Say, ctx: &mut Context<'_>) {
-        match say.what {
-            What::Ack => {
-                self.unacknowledged.extend_from_slice(&say.ids);
-                self.acknowledged_ms = ctx.now_ms + ACK_EVERY_MS;
-            }
-            What::Sync => {
-                let wait_ms = ctx.random.random_range(1_000..3_000);
-                self.sync = Sync::Due(ctx.now_ms + wait_ms);
-            }
-            What::Ping => {}
+            self.sync = Sync::Due(narrow(ctx.now_ms + wait_ms));
         }
     }
 
     fn sync_at(&mut self, at_ms: u64) {
+        let at_ms = narrow(at_ms);
         match self.sync {
             Sync::Due(sooner) if sooner <= at_ms => {}
             _ => self.sync = Sync::Due(at_ms),
@@ -425,7 +439,7 @@ impl Rules {
         match (self.hole_since_ms, self.has_hole()) {
             (None, true) => {
                 ctx.tally.counters.holes_seen += 1;
-                self.hole_since_ms = Some(ctx.now_ms);
+                self.hole_since_ms = Some(narrow(ctx.now_ms));
             }
             (Some(_), false) => {
                 ctx.tally.counters.holes_healed += 1;
@@ -433,98 +447,6 @@ impl Rules {
             }
             _ => {}
         }
-    }
-
-    /// Whether nothing came for so long that the connection is given up.
-    pub fn is_dead(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.heard_ms) >= self.heartbeat_ms * 3
-    }
-
-    /// What is due by now.
-    pub fn due(&mut self, ctx: &mut Context<'_>, says: &mut Vec<Say>) {
-        if !self.welcomed {
-            return;
-        }
-        let now_ms = ctx.now_ms;
-        if !self.unacknowledged.is_empty() && now_ms >= self.acknowledged_ms + ACK_EVERY_MS {
-            self.acknowledged_ms = now_ms;
-            let ids = std::mem::take(&mut self.unacknowledged);
-            says.extend(ids.chunks(ACK_IDS_MAX).map(ack));
-        }
-        if self.sync_is_due(ctx) {
-            ctx.tally.counters.syncs_asked += 1;
-            says.push(self.ask_for_sync(ctx.streams));
-            self.sync = Sync::Asked(now_ms);
-        }
-        if !self.pinged && now_ms.saturating_sub(self.heard_ms) >= self.heartbeat_ms * 2 {
-            self.pinged = true;
-            ctx.tally.counters.pings_sent += 1;
-            says.push(Say {
-                what: What::Ping,
-                json: r#"{"type":"ping"}"#.into(),
-                ids: Vec::new(),
-            });
-        }
-    }
-
-    fn sync_is_due(&mut self, ctx: &mut Context<'_>) -> bool {
-        let now_ms = ctx.now_ms;
-        match self.sync {
-            Sync::Due(at_ms) => at_ms <= now_ms,
-            Sync::Asked(at_ms) => {
-                let again = at_ms + (SYNC_ANSWER_MS << self.sync_repeats) <= now_ms;
-                if again {
-                    self.sync_repeats = (self.sync_repeats + 1).min(SYNC_DOUBLINGS_MAX);
-                }
-                again
-            }
-            Sync::Idle => {
-                let Some(since_ms) = self.hole_since_ms else {
-                    return false;
-                };
-                if since_ms + ctx.settings.hole_wait_ms > now_ms {
-                    return false;
-                }
-                // Next time for the same hole: again after the wait, and a little more.
-                let more_ms = ctx.random.random_range(0..=ctx.settings.hole_wait_ms);
-                self.hole_since_ms = Some(now_ms + more_ms);
-                self.sync_way = Way::Hole;
-                true
-            }
-        }
-    }
-
-    fn ask_for_sync(&self, names: &StreamNames) -> Say {
-        let mut json = String::from(r#"{"type":"sync","cursors":{"#);
-        let mut comma = "";
-        for (stream, cursor) in &self.streams {
-            if let Some(at) = cursor.position() {
-                let name = serde_json::Value::from(names.0[usize::from(*stream)].as_str());
-                let _ = write!(json, "{comma}{name}:{at}");
-                comma = ",";
-            }
-        }
-        let _ = write!(json, r#"}},"limit":{SYNC_LIMIT}}}"#);
-        Say {
-            what: What::Sync,
-            json,
-            ids: Vec::new(),
-        }
-    }
-}
-
-fn ack(ids: &[Uuid]) -> Say {
-    let mut json = String::with_capacity(24 + ids.len() * 39);
-    json.push_str(r#"{"type":"ack","ids":["#);
-    for (n, id) in ids.iter().enumerate() {
-        let comma = if n == 0 { "" } else { "," };
-        let _ = write!(json, r#"{comma}"{id}""#);
-    }
-    json.push_str("]}");
-    Say {
-        what: What::Ack,
-        json,
-        ids: ids.to_vec(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 /// A longer event is refused.
 const EVENT_BYTES_MAX: usize = 16 << 20;
+const CHUNK_BYTES_MAX: u32 = 16 << 20;
 
 /// The stream can't be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,11 +14,11 @@ pub enum Body {
     /// Not chunked: until the server closes.
     Plain,
     /// Before a chunk's size line; what was read of the size.
-    Size(usize),
+    Size(u32),
     /// Behind the size, before the line's end (chunk extensions are passed over).
-    SizeLine(usize),
+    SizeLine(u32),
     /// So many bytes of the chunk to come.
-    Data(usize),
+    Data(u32),
     /// Behind the data, before its line's end.
     DataEnd,
     Ended,
@@ -37,10 +38,10 @@ impl Body {
                     return Ok(());
                 }
                 Body::Data(left) => {
-                    let (data, rest) = bytes.split_at(left.min(bytes.len()));
+                    let (data, rest) = bytes.split_at((left as usize).min(bytes.len()));
                     out.extend_from_slice(data);
                     bytes = rest;
-                    *self = match left - data.len() {
+                    *self = match left - data.len() as u32 {
                         0 => Body::DataEnd,
                         left => Body::Data(left),
                     };
@@ -60,9 +61,9 @@ impl Body {
     }
 }
 
-fn size_digit(size: usize, byte: u8) -> Result<Body, BadStream> {
+fn size_digit(size: u32, byte: u8) -> Result<Body, BadStream> {
     match char::from(byte).to_digit(16) {
-        Some(digit) if size <= EVENT_BYTES_MAX => Ok(Body::Size(size * 16 + digit as usize)),
+        Some(digit) if size <= CHUNK_BYTES_MAX => Ok(Body::Size(size * 16 + digit)),
         None if matches!(byte, b'\r' | b';') => Ok(Body::SizeLine(size)),
         _ => Err(BadStream("chunk size")),
     }

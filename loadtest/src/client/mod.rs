@@ -1,0 +1,308 @@
+//! One client's connection: opening, open, away. What the frames mean is in [`crate::rules`].
+
+mod incoming;
+mod outgoing;
+
+use crate::{
+    flock::{Last, World},
+    rules::{Rules, Settings, come_back_after_ms, unix_us},
+    sys::{self, Interest},
+    tally::count,
+    wheel::NEVER,
+    wire::{head::Request, sse::Body, ws},
+};
+use rand::{Rng, RngExt};
+use std::{io, mem::size_of, net::TcpStream};
+
+/// From `connect` to `welcome`.
+const OPENING_MS: u64 = 20_000;
+
+/// There are up to a million; what is only there at times is boxed.
+#[derive(Debug)]
+pub struct Client {
+    pub rules: Rules,
+    pub number: u32,
+    /// Tells events of this socket from those of the one before it.
+    generation: u32,
+    /// For when it stands in the thread's wheel.
+    pub armed: u32,
+    socket: Option<TcpStream>,
+    /// Away: when to connect. Opening: when to give up. Open: when to leave, as asked.
+    at_ms: u64,
+    phase: Phase,
+    /// Failed attempts since it was last welcomed.
+    attempt: u8,
+    url: u8,
+    ever_welcomed: bool,
+    wants_write: bool,
+    /// Whether it is among those counted as syncing.
+    pub counted_syncing: bool,
+    work: Option<Box<Work>>,
+}
+
+const _: () = assert!(size_of::<Client>() <= 216);
+
+/// What an open connection at rest has not.
+#[derive(Debug, Default)]
+struct Work {
+    /// What of the stream is not whole yet.
+    input: Vec<u8>,
+    /// What the socket did not take yet.
+    output: Vec<u8>,
+    /// Of a WebSocket that opens.
+    key: [u8; 16],
+    connecting_us: u64,
+    /// When it was lost after it had been open; 0 while it is, and before.
+    lost_us: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Its turn has not come.
+    New,
+    Away,
+    /// Sent (or sends) its request.
+    Opening,
+    WebSocket,
+    Events(Body),
+    /// Stays away for good.
+    Gone,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    /// The server closed it, with this code.
+    Closed(Option<u16>),
+    /// The server answered something else than a stream.
+    Status(u16, Option<u64>),
+    /// The connection broke, or was given up.
+    Broken(&'static str),
+    Failed(io::Error),
+    /// The server asked to come back after so many ms.
+    Sent(u64),
+}
+
+impl Client {
+    pub fn new(number: u32, urls: usize) -> Client {
+        Client {
+            rules: Rules::default(),
+            number,
+            generation: 0,
+            armed: NEVER,
+            socket: None,
+            at_ms: u64::MAX,
+            phase: Phase::New,
+            attempt: 0,
+            url: (number as usize % urls) as u8,
+            ever_welcomed: false,
+            wants_write: false,
+            counted_syncing: false,
+            work: None,
+        }
+    }
+
+    /// What stands at the end of the run.
+    pub fn into_last(self, world: &World) -> Last {
+        Last {
+            cursors: match world.setup.with_accounts {
+                true => self.rules.cursors_text(&world.streams),
+                false => String::new(),
+            },
+            number: self.number,
+            unique: self.rules.unique(),
+            has_hole: self.rules.has_hole(),
+            is_syncing: self.rules.is_syncing(),
+            ever_welcomed: self.ever_welcomed,
+            own: self.rules.own,
+            all: self.rules.all,
+        }
+    }
+
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::WebSocket | Phase::Events(_))
+    }
+
+    fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_default()
+    }
+
+    /// When it has to be looked at, should nothing happen to it.
+    pub fn next_ms(&self, settings: &Settings) -> u64 {
+        match self.phase {
+            Phase::New | Phase::Gone => u64::MAX,
+            Phase::Away | Phase::Opening => self.at_ms,
+            Phase::WebSocket | Phase::Events(_) => self.at_ms.min(self.rules.next_ms(settings)),
+        }
+    }
+
+    /// Gives memory back that a connection at rest does not need.
+    pub fn rest(&mut self) {
+        let idle = |work: &Work| work.input.is_empty() && work.output.is_empty();
+        if self.is_open() && self.rules.is_welcomed() && self.work.as_deref().is_some_and(idle) {
+            self.work = None;
+        }
+    }
+
+    // ── opening ────────────────────────────────────────────────────────────────────────────────
+
+    pub fn connect(&mut self, world: &mut World) {
+        let setup = world.setup.clone();
+        let target = &setup.targets[usize::from(self.url)];
+        self.rules.connecting(world.now_ms);
+        self.generation = self.generation.wrapping_add(1);
+        self.at_ms = world.now_ms + OPENING_MS;
+        world.tally.counters.connects += 1;
+
+        let mut key = [0; 16];
+        world.random.fill_bytes(&mut key);
+        self.phase = Phase::Opening;
+        let request = Request {
+            host: &target.host,
+            path: &target.path,
+            token: &setup.roster.token(self.number),
+            cursors: &self.rules.cursors_text(&world.streams),
+        };
+        let work = self.work.get_or_insert_default();
+        work.output = match setup.sse {
+            true => request.events(),
+            false => request.websocket(key),
+        };
+        (work.key, work.connecting_us) = (key, world.now_us());
+        let source = setup.source(self.number);
+        let opened = sys::connect(target.address, source).and_then(|socket| {
+            world
+                .epoll
+                .add(&socket, world.token(self), Interest::ReadWrite)?;
+            Ok(socket)
+        });
+        self.wants_write = true;
+        match opened {
+            Ok(socket) => self.socket = Some(socket),
+            Err(error) => self.end(End::Failed(error), world),
+        }
+    }
+
+    /// Something happened to the socket of this generation.
+    pub fn ready(&mut self, generation: u32, writable: bool, world: &mut World) {
+        if generation != self.generation || self.socket.is_none() {
+            return;
+        }
+        let result = if writable { self.flush(world) } else { Ok(()) }
+            .and_then(|()| self.read(world))
+            .and_then(|()| self.say_what_is_due(world));
+        if let Err(end) = result {
+            self.end(end, world);
+        }
+    }
+
+    // ── time ───────────────────────────────────────────────────────────────────────────────────
+
+    /// Something may be due.
+    pub fn tick(&mut self, world: &mut World) {
+        let now_ms = world.now_ms;
+        let result = match &self.phase {
+            Phase::New | Phase::Gone => Ok(()),
+            Phase::Away if now_ms >= self.at_ms => {
+                self.connect(world);
+                Ok(())
+            }
+            Phase::Away => Ok(()),
+            _ if now_ms >= self.at_ms && self.rules.is_welcomed() => Err(End::Sent(0)),
+            _ if now_ms >= self.at_ms => Err(End::Broken("not welcomed in time")),
+            _ if self.is_open() && self.rules.is_dead(now_ms) => Err(End::Broken("silent")),
+            _ => self.say_what_is_due(world),
+        };
+        if let Err(end) = result {
+            self.end(end, world);
+        }
+    }
+
+    /// Leaves for good, in good order. It still counts as connected: it was, at the end of the run.
+    pub fn leave(&mut self, world: &mut World) {
+        if matches!(self.phase, Phase::WebSocket) {
+            ws::write_close(1000, world.random.random(), &mut world.output);
+            let _ = self.flush(world);
+        }
+        self.socket = None;
+        self.work = None;
+        self.phase = Phase::Gone;
+    }
+
+    fn end(&mut self, end: End, world: &mut World) {
+        let was_open = self.rules.is_welcomed() && self.socket.is_some();
+        if was_open {
+            world.tally.counters.connected -= 1;
+            if let Some(accounts) = &mut world.tally.accounts {
+                accounts.ended(self.number, unix_us() / 1000);
+            }
+        }
+        self.socket = None;
+        world.output.clear();
+        let work = self.work.get_or_insert_default();
+        (work.input, work.output) = Default::default();
+        if was_open {
+            work.lost_us = world.now_us();
+        }
+        let asked_to_leave_at_ms = match self.rules.is_welcomed() {
+            true if self.at_ms != u64::MAX => Some(self.at_ms),
+            _ => None,
+        };
+        let targets = world.setup.targets.len();
+        if targets > 1 && !matches!(end, End::Status(503, Some(_))) {
+            let step = world.random.random_range(1..targets);
+            self.url = ((usize::from(self.url) + step) % targets) as u8;
+        }
+        let away_ms = match (&end, asked_to_leave_at_ms) {
+            (End::Sent(after_ms), _) => Some(*after_ms),
+            (_, Some(at_ms)) => Some(at_ms.saturating_sub(world.now_ms)),
+            (End::Closed(Some(4500..)), _) => None,
+            (End::Status(status, None), _) if is_final(*status) => None,
+            (End::Status(_, Some(after_s)), _) => {
+                Some(after_s * 1_000 + world.random.random_range(0..1_000))
+            }
+            _ => Some(come_back_after_ms(
+                self.rules.slot(),
+                self.attempt.into(),
+                world.setup.backoff_ms,
+                &mut world.random,
+            )),
+        };
+        self.attempt = self.attempt.saturating_add(1);
+        note(&end, world);
+        // No longer welcomed: the next connection starts anew.
+        self.rules.connecting(world.now_ms);
+        match away_ms {
+            Some(away_ms) => {
+                self.phase = Phase::Away;
+                self.at_ms = world.now_ms + away_ms;
+            }
+            None => {
+                self.phase = Phase::Gone;
+                self.work = None;
+                world.tally.counters.gave_up += 1;
+            }
+        }
+    }
+}
+
+/// Coming back with the same request would end the same way.
+fn is_final(status: u16) -> bool {
+    matches!(status, 204 | 400..=499) && !matches!(status, 408 | 429)
+}
+
+fn note(end: &End, world: &mut World) {
+    let tally = &mut world.tally;
+    match end {
+        End::Closed(Some(code)) => count(&mut tally.closes, &code.to_string()),
+        End::Closed(None) => count(&mut tally.closes, "none"),
+        End::Status(status, _) => count(&mut tally.failures, &format!("HTTP {status}")),
+        End::Broken(what) => count(&mut tally.failures, what),
+        End::Failed(error) => count(&mut tally.failures, &error.kind().to_string()),
+        End::Sent(_) => count(&mut tally.closes, "asked to reconnect"),
+    }
+}
