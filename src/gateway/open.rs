@@ -22,6 +22,7 @@ use crate::{
         frame::{self, BINARY, PONG, TEXT},
         message::{Decoder, Event},
         session::{Action, Framing, Item, Session, Ticket},
+        sse,
     },
 };
 use bytes::Bytes;
@@ -72,16 +73,20 @@ impl Ending {
         Ending::Ours(error.close_code(), error.cause())
     }
 
-    /// The last frame of a WebSocket, and the decoder if the client's answer is awaited: only where ours
-    /// is the first word.
-    pub fn frame(&self, decoder: Decoder) -> (Bytes, Option<Decoder>) {
-        match self {
-            Ending::Ours(code, reason) => (frame::encode_close(*code, reason), Some(decoder)),
-            Ending::Theirs(code) => (frame::encode_close_reply(*code), None),
-            Ending::Left => (
-                frame::encode_close(CloseCode::GoingAway, "your side has ended"),
-                None,
-            ),
+    /// The last that is said, and the decoder if the client's answer is awaited: only of a WebSocket, and
+    /// where ours is the first word.
+    pub fn last(&self, framing: Framing, decoder: Decoder) -> (Bytes, Option<Decoder>) {
+        let (code, reason) = match self {
+            Ending::Ours(code, reason) => (*code, *reason),
+            Ending::Left => (CloseCode::GoingAway, "your side has ended"),
+            Ending::Theirs(code) => return (frame::encode_close_reply(*code), None),
+        };
+        match framing {
+            Framing::Sse => (sse::last_event(code, reason), None),
+            Framing::WebSocket => {
+                let awaits = matches!(self, Ending::Ours(..));
+                (frame::encode_close(code, reason), awaits.then_some(decoder))
+            }
         }
     }
 }
@@ -355,7 +360,7 @@ impl Open {
     }
 
     /// Ends it in good order: what was said before goes out as far as the kernel takes it at once, then
-    /// nothing but the rest of a frame partly sent, and the close frame behind it.
+    /// nothing but the rest of a frame partly sent, and the close behind it.
     pub fn end(conn: &mut Conn, ending: Ending, id: ConnId, context: &mut Context) {
         if conn.wants_flush() {
             Open::flush(conn, id, context);
@@ -365,10 +370,8 @@ impl Open {
             conn.state = state;
             return;
         };
-        let (last, decoder) = match open.session.framing() {
-            Framing::WebSocket => ending.frame(std::mem::take(&mut open.decoder)),
-            Framing::Sse => (Bytes::new(), None),
-        };
+        let decoder = std::mem::take(&mut open.decoder);
+        let (last, decoder) = ending.last(open.session.framing(), decoder);
         // What was said before the end still leaves if the kernel takes it now: the answer to one message
         // does not go missing because the next one broke the protocol. A lost socket shows again below.
         if !conn.blocked

@@ -182,7 +182,7 @@ impl Proving {
             decoder,
             ..
         } = *proving;
-        let (last, decoder) = ending.frame(decoder);
+        let (last, decoder) = ending.last(Framing::WebSocket, decoder);
         session.finish(last, &mut context.actions);
         context.actions.clear();
         Closing::enter_session(conn, session, decoder, context);

@@ -142,7 +142,8 @@ fn websocket(
         Err(Refused::Token(error)) if is_browser => {
             context.stats.refused(error.cause());
             let mut session = context.new_session(Framing::WebSocket, u64::MAX, id);
-            let (close, decoder) = Ending::refused(error).frame(Decoder::default());
+            let (close, decoder) =
+                Ending::refused(error).last(Framing::WebSocket, Decoder::default());
             session.finish([response, close].concat().into(), &mut context.actions);
             Closing::enter_session(conn, session, decoder, context);
         }
@@ -234,7 +235,7 @@ enum Refused {
 impl Refused {
     fn answer(self) -> Answer {
         match self {
-            Refused::Token(error) => Answer::unauthorized(error.cause()),
+            Refused::Token(error) => Answer::token_refused(error.cause(), error.close_code()),
             Refused::Request(answer) => answer,
         }
     }

@@ -1,6 +1,7 @@
 //! Plain HTTP answers, as bytes: status, JSON reason, and the headers that a browser or a client's
 //! back-off needs.
 
+use super::close::CloseCode;
 use bytes::Bytes;
 use std::{fmt::Write, ops::RangeInclusive};
 use tungstenite::http::StatusCode;
@@ -61,6 +62,17 @@ impl Answer {
 
     pub fn unauthorized(cause: &'static str) -> Answer {
         Answer::refusal(StatusCode::UNAUTHORIZED, cause)
+    }
+
+    /// A token that is not taken: a WebSocket would be closed with this code, so it is told here too.
+    /// Not 204, which tells a browser the same (no answer but 200 lets it try again) and all others less.
+    pub fn token_refused(cause: &'static str, code: CloseCode) -> Answer {
+        let (number, come_back) = (code.code(), code.comes_back());
+        let body = format!("{{\"error\":\"{cause}\",\"code\":{number},\"come_back\":{come_back}}}");
+        Answer {
+            body: Some(body.into()),
+            ..Answer::unauthorized(cause)
+        }
     }
 
     /// Over a limit, or going away: the client is told when to come back.
@@ -213,6 +225,25 @@ mod tests {
             "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nWWW-Authenticate: Bearer\r\n\
              Content-Type: application/json\r\nContent-Length: 19\r\nConnection: close\r\n\r\n\
              {\"error\":\"expired\"}"
+        );
+    }
+
+    #[test]
+    fn a_refused_token_says_whether_to_come_back_with_another() {
+        let body = |code| {
+            let bytes = Answer::token_refused("why", code).encode(&Reply::default());
+            let (head, body) = text(&bytes).split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+            assert!(head.contains("WWW-Authenticate: Bearer\r\n"), "{head}");
+            body.to_owned()
+        };
+        assert_eq!(
+            body(CloseCode::TokenExpired),
+            r#"{"error":"why","code":4403,"come_back":true}"#
+        );
+        assert_eq!(
+            body(CloseCode::BadToken),
+            r#"{"error":"why","code":4501,"come_back":false}"#
         );
     }
 

@@ -1,4 +1,6 @@
-//! The one table of close codes: each says what the client should do.
+//! The one table of close codes: each says what the client should do, whatever it is connected by. A
+//! WebSocket ends with a close frame; an event stream has none, so it ends with an event that says the same
+//! ([`super::sse::last_event`]), and a refused token with a body that does ([`super::answer::Answer`]).
 
 /// 1001, 1012 and 4000–4499 come back (in the advertised slot); 4500–4999 don't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,8 +55,13 @@ impl CloseCode {
 
     /// Whether a client should come back after it.
     pub fn comes_back(self) -> bool {
-        matches!(self.code(), 1001 | 1012 | 4000..=4499)
+        comes_back(self.code())
     }
+}
+
+/// The same of any code: a gateway of another version may have given one that is not known here.
+pub fn comes_back(code: u16) -> bool {
+    matches!(code, 1001 | 1012 | 4000..=4499)
 }
 
 #[cfg(test)]

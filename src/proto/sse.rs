@@ -3,8 +3,15 @@
 //! A browser sends the last `id:` it saw back as `Last-Event-ID`, without knowing of holes. So the
 //! server keeps the client's cursors for it ([`Tracked`]) and writes into `id:` only what is contiguous:
 //! nothing before a complete sync, and never beyond a hole.
+//!
+//! A browser opens a stream that has ended again, until it gets another answer than 200: the standard names
+//! 204 for it. No gateway remembers whom another one has sent away for good, so the last event of such a
+//! stream leaves that with the client, as the `id:` it comes back with ([`last_event`], [`stays_away`]).
 
-use super::client::cursors;
+use super::{
+    client::{cursors, frames},
+    close::{self, CloseCode},
+};
 use crate::position::{ContiguousCursor, Cursors, Position};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -14,6 +21,8 @@ use std::fmt::Write as _;
 pub const HEARTBEAT: &[u8] = b":\n\n";
 /// Ends the `data:` line and the event.
 pub const EVENT_END: &[u8] = b"\n\n";
+/// Before the close code in an `id:`. No cursors look like it: they have an equals sign.
+const STAY_AWAY: &str = "closed-";
 
 /// Everything of an event before its JSON. `retry_ms` is how long the browser waits before it comes back.
 pub fn event_head(json: &[u8], id: Option<&str>, retry_ms: Option<u32>) -> String {
@@ -32,6 +41,20 @@ pub fn event_head(json: &[u8], id: Option<&str>, retry_ms: Option<u32>) -> Strin
 pub fn event(json: &[u8], id: Option<&str>, retry_ms: Option<u32>) -> Bytes {
     let head = event_head(json, id, retry_ms);
     [head.as_bytes(), json, EVENT_END].concat().into()
+}
+
+/// What a close frame says on a WebSocket. Where the client is not to come back the event has an `id:` that
+/// the next request is known by; else none, and the cursors stay the last one.
+pub fn last_event(code: CloseCode, reason: &str) -> Bytes {
+    let id = (!code.comes_back()).then(|| format!("{STAY_AWAY}{}", code.code()));
+    event(&frames::close(code, reason), id.as_deref(), None)
+}
+
+/// Whether this `Last-Event-ID` is that of a [`last_event`] after which nobody should come back.
+pub fn stays_away(last_event_id: &str) -> bool {
+    let code = last_event_id.strip_prefix(STAY_AWAY);
+    code.and_then(|code| code.parse().ok())
+        .is_some_and(|code| !close::comes_back(code))
 }
 
 /// The frame's type: what our frames begin with. Anything else is the default event.
@@ -131,6 +154,31 @@ mod tests {
             event(b"{\"type\":\"a\nb\"}", None, None).slice(..15),
             "event: message\n"
         );
+    }
+
+    #[test]
+    fn the_last_event_of_a_stream_says_whether_to_come_back_and_is_known_again() {
+        assert_eq!(
+            last_event(CloseCode::Disconnected, "by an operator"),
+            "event: close\nid: closed-4510\ndata: {\"type\":\"close\",\"code\":4510,\
+             \"reason\":\"by an operator\",\"come_back\":false}\n\n"
+        );
+        assert_eq!(
+            last_event(CloseCode::Restart, "drain"),
+            "event: close\ndata: {\"type\":\"close\",\"code\":1012,\"reason\":\"drain\",\
+             \"come_back\":true}\n\n"
+        );
+        assert!(stays_away("closed-4510") && stays_away("closed-4999"));
+        for other in [
+            "",
+            "closed-",
+            "closed-1012",
+            "closed-4499",
+            "user:local=4510",
+        ] {
+            assert!(!stays_away(other), "{other}");
+        }
+        assert!(cursors::from_text("closed-4510").is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use super::{
     answer::{Answer, Reply, sse_head},
     request::{Method, Request},
+    sse,
 };
 use crate::{
     config::{ConfigError, Secret},
@@ -189,6 +190,9 @@ fn decide_route(request: &Request<'_>, route: &Route, reply: &Reply) -> Result<A
         (Method::Get, Route::Echo) => Ok(Asked::Echo {
             response: accept(request, false)?,
         }),
+        (Method::Get, Route::Sse) if request.last_event_id.is_some_and(sse::stays_away) => {
+            Err(Answer::no_content())
+        }
         (Method::Get, Route::Sse) => Ok(Asked::Sse {
             head: sse_head(reply),
             presented: demand_token(presented(request)?)?,
@@ -449,6 +453,21 @@ mod tests {
             panic!("an upgrade");
         };
         assert_eq!(presented.cursors.as_deref(), Some("all:x=1"));
+    }
+
+    #[test]
+    fn an_event_stream_that_was_ended_for_good_does_not_begin_again() {
+        let with = |id: &str| {
+            decided(&format!(
+                "GET /sse/notifications?token=t HTTP/1.1\r\nHost: h\r\nLast-Event-ID: {id}\r\n\r\n"
+            ))
+        };
+        assert_eq!(plain(with("closed-4510")), (204, "ok"));
+        assert!(matches!(with("closed-1012").asked, Asked::Sse { .. }));
+        assert!(matches!(with("user:local=7").asked, Asked::Sse { .. }));
+        // A client that is opened anew has no last event.
+        let anew = decided("GET /sse/notifications?token=t HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(matches!(anew.asked, Asked::Sse { .. }));
     }
 
     #[test]

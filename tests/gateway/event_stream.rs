@@ -8,6 +8,7 @@ use herald::{
     gateway::mailbox::{ConnId, FromCore, Post, ToCore},
     ids::NotificationId,
     position::{Cursors, Position},
+    proto::close::CloseCode,
 };
 use std::{
     io::Write,
@@ -18,6 +19,9 @@ on_both_engines!(
     a_stream_carries_items_with_the_cursors_they_lead_to,
     a_stream_comes_back_with_its_last_event_id,
     a_stream_without_a_valid_token_is_refused,
+    a_stream_that_is_ended_for_good_is_told_so_and_does_not_begin_again,
+    a_stream_that_may_come_back_is_told_so_and_keeps_its_cursors,
+    an_end_is_told_behind_the_rest_of_an_event_partly_sent,
     a_stream_is_kept_alive_by_comments,
     a_stream_that_ends_is_told_to_control,
     posts_are_answered_by_control_on_one_connection,
@@ -80,11 +84,92 @@ fn a_stream_comes_back_with_its_last_event_id(engine: Engine) {
 
 fn a_stream_without_a_valid_token_is_refused(engine: Engine) {
     let gateway = Gateway::start(engine);
-    for query in ["", "?token=wrong"] {
+    let old = format!("?token={}", token_until("42", now_unix_s() - 600));
+    for (query, body) in [
+        ("", r#"{"error":"no_token"}"#),
+        (
+            "?token=wrong",
+            r#"{"error":"malformed_token","code":4501,"come_back":false}"#,
+        ),
+        (&old, r#"{"error":"expired","code":4403,"come_back":true}"#),
+    ] {
         let head = format!("GET /sse/notifications{query} HTTP/1.1\r\nHost: h\r\n\r\n");
         let answer = exchange(gateway.address(), head.as_bytes());
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert!(answer.ends_with(body), "{answer}");
     }
+}
+
+/// Ends the stream with the code and returns its last event, as lines.
+fn last_event(
+    gateway: &mut Gateway,
+    stream: &mut TcpStream,
+    conn: ConnId,
+    code: CloseCode,
+) -> Vec<String> {
+    let reason = "why";
+    gateway.send(0, ToCore::Close { conn, code, reason });
+    gateway.closed(conn);
+    let heard = read_to_end(stream);
+    let events = heard.strip_suffix("\n\n").expect("whole events");
+    let last = events.rsplit("\n\n").next().unwrap();
+    last.lines().map(str::to_owned).collect()
+}
+
+fn a_stream_that_is_ended_for_good_is_told_so_and_does_not_begin_again(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let mut ended = stream(&gateway, "");
+    let (conn, ..) = gateway.opened();
+    let last = last_event(&mut gateway, &mut ended, conn, CloseCode::Disconnected);
+    let data = r#"data: {"type":"close","code":4510,"reason":"why","come_back":false}"#;
+    assert_eq!(last, ["event: close", "id: closed-4510", data]);
+    assert_eq!(gateway.metric(r#"herald_closed_total{code="4510"}"#), 1.0);
+
+    // A browser comes back all the same, with the last id it saw: this ends that.
+    let heard = read_to_end(&mut stream(
+        &gateway,
+        "Last-Event-ID: closed-4510\r\nConnection: close\r\n",
+    ));
+    assert!(heard.starts_with("HTTP/1.1 204 "), "{heard}");
+    assert!(heard.ends_with("\r\n\r\n"), "{heard}");
+    let opened = |message: &FromCore| matches!(message, FromCore::Opened { .. });
+    assert!(!gateway.told().iter().any(opened));
+    // One that is opened anew has not been sent away.
+    let _anew = stream(&gateway, "");
+    gateway.opened();
+}
+
+fn a_stream_that_may_come_back_is_told_so_and_keeps_its_cursors(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let mut stream = stream(&gateway, "");
+    let (conn, ..) = gateway.opened();
+    gateway.send(0, synced(conn, 6));
+    let last = last_event(&mut gateway, &mut stream, conn, CloseCode::Restart);
+    // No `id:`: the last one stays, and with it the cursors.
+    let data = r#"data: {"type":"close","code":1012,"reason":"why","come_back":true}"#;
+    assert_eq!(last, ["event: close", data]);
+}
+
+fn an_end_is_told_behind_the_rest_of_an_event_partly_sent(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let mut stream = stream(&gateway, "");
+    // Or the kernel would take all of it on the client's behalf.
+    let small = socket2::SockRef::from(&stream);
+    small.set_recv_buffer_size(8 * 1024).unwrap();
+    let (conn, ..) = gateway.opened();
+    gateway.send(0, synced(conn, 0));
+    let pad = "x".repeat(8_000);
+    let text = format!(r#"{{"type":"notification","pad":"{pad}"}}"#);
+    let tickets: Vec<_> = (1..=400)
+        .map(|pos| gateway.push(&item(pos, &text), &[conn]))
+        .collect();
+    let last = last_event(&mut gateway, &mut stream, conn, CloseCode::TooSlow);
+    let data = r#"data: {"type":"close","code":4408,"reason":"why","come_back":true}"#;
+    assert_eq!(last, ["event: close", data]);
+    let unsent = tickets
+        .iter()
+        .filter(|ticket| gateway.fates(**ticket, 1)[0].0 == Fate::Deferred);
+    assert!(unsent.count() > 0, "some were left");
 }
 
 fn a_stream_is_kept_alive_by_comments(engine: Engine) {
@@ -208,6 +293,8 @@ fn a_half_closed_stream_gets_its_head_and_ends(engine: Engine) {
     let heard = read_to_end(&mut stream);
     assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
     assert!(heard.contains("event: welcome"), "{heard}");
+    let last = r#"{"type":"close","code":1001,"reason":"your side has ended","come_back":true}"#;
+    assert!(heard.ends_with(&format!("{last}\n\n")), "{heard}");
     let (conn, ..) = gateway.opened();
     gateway.closed(conn);
     gateway.await_gone();

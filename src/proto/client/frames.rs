@@ -5,6 +5,7 @@ use crate::{
     envelope::{Content, Priority},
     ids::NotificationId,
     position::{Cursors, Position},
+    proto::close::CloseCode,
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -120,6 +121,11 @@ enum Frame<'a> {
     Reconnect {
         after_ms: u32,
         reason: &'a str,
+    },
+    Close {
+        code: u16,
+        reason: &'a str,
+        come_back: bool,
     },
     Error {
         code: &'static str,
@@ -247,6 +253,15 @@ pub fn auth_expiring(in_ms: u64) -> Bytes {
 
 pub fn reconnect(after_ms: u32, reason: &str) -> Bytes {
     render(&Frame::Reconnect { after_ms, reason })
+}
+
+/// The last frame of an event stream; a WebSocket has a close frame instead.
+pub fn close(code: CloseCode, reason: &str) -> Bytes {
+    render(&Frame::Close {
+        code: code.code(),
+        reason,
+        come_back: code.comes_back(),
+    })
 }
 
 pub fn error(code: ErrorCode, message: &str) -> Bytes {
