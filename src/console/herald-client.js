@@ -8,11 +8,14 @@
 //  * each notification reaches you once, although the wire may repeat it (the last 1,000 ids are remembered);
 //  * it knows when something is missing: a hole in the positions is healed by a `sync`;
 //  * after a break it comes back in the slot the server advertised, and resumes where it left off;
-//  * it falls back to SSE where WebSocket does not get through, with the same guarantees;
-//  * cursors and ids survive a reload in the storage you give it.
+//  * it falls back to SSE where WebSocket does not get through, with the same guarantees, and tries WebSocket
+//    again when that stream ends;
+//  * acknowledgements and read marks are kept until the server has them, also while there is no connection;
+//  * all of that survives a reload in the storage you give it.
 //
 // Events: `notification` (detail: the item), `read` (detail: { ids }), `state` (detail: { state, transport }),
 // `unrecovered` (detail: { streams }): the server could not vouch that nothing is missing; reload the inbox.
+// State `refused` is the end: the server said by its close code (in `detail`) not to come back.
 
 const AHEAD_RANGES_MAX = 256;
 const SEEN_IDS_MAX = 1000;
@@ -20,8 +23,14 @@ const IDS_PER_FRAME_MAX = 500;
 const BACKOFF_BASE_MS = 500;
 const BACKOFF_CAP_MS = 30_000;
 const HOLE_PATIENCE_MS = 1_000;
-const ACK_LINGER_MS = 50;
+// The server closes a client that sends more than 10 messages a second for long.
+const TELL_LINGER_MS = 50;
+const TELL_PAUSE_MS = 500;
+const TELL_AGAIN_MS = 2_000;
+const UNTOLD_IDS_MAX = 1_000;
+const SETTLED_MS = 5_000;
 const SAVE_LINGER_MS = 200;
+const PATIENCE_MS = 15_000;
 const WEBSOCKET_TRIES = 2;
 
 /** The highest contiguous position of one stream, and the ranges known above it. */
@@ -36,12 +45,7 @@ export class Cursor {
     return this.#ahead.length > 0;
   }
 
-  /** An item arrived: nothing lies between `prev` and `pos`. */
-  advance(prev, pos) {
-    this.cover(prev, pos);
-  }
-
-  /** Everything in (from, to] is accounted for. */
+  /** Everything in (from, to] is accounted for: an item has come and nothing lies between its `prev` and its `pos`. */
   cover(from, to) {
     if (to <= this.at || to <= from) return;
     if (from <= this.at) return this.jump(to);
@@ -65,7 +69,38 @@ export class Cursor {
   }
 }
 
-/** Whether a client should come back after this close code. */
+/** Ids the server has to hear of, kept until it has: the newest UNTOLD_IDS_MAX of them. */
+class Outbox {
+  #ids = new Map(); // id → whether it is on its way
+
+  get ids() {
+    return [...this.#ids.keys()];
+  }
+
+  add(ids) {
+    for (const id of ids) this.#ids.set(id, false);
+    for (const id of this.ids.slice(0, -UNTOLD_IDS_MAX)) this.#ids.delete(id);
+  }
+
+  /** A frame's worth of those not on their way: now they are. */
+  take() {
+    const waiting = [...this.#ids].filter(([, isUnderway]) => !isUnderway);
+    const ids = waiting.slice(0, IDS_PER_FRAME_MAX).map(([id]) => id);
+    for (const id of ids) this.#ids.set(id, true);
+    return ids;
+  }
+
+  /** Except what has been added again meanwhile: a repeat may say that the first did not arrive. */
+  arrived(ids) {
+    for (const id of ids) if (this.#ids.get(id)) this.#ids.delete(id);
+  }
+
+  failed(ids) {
+    for (const id of ids) if (this.#ids.has(id)) this.#ids.set(id, false);
+  }
+}
+
+/** Whether to come back after this close code. */
 export function comesBack(code) {
   return code === 1001 || code === 1006 || code === 1012 || (code >= 4000 && code <= 4499);
 }
@@ -74,9 +109,11 @@ export class HeraldClient extends EventTarget {
   #options;
   #cursors = new Map();
   #seen = new Set();
-  #unacknowledged = new Set();
+  #outboxes = { ack: new Outbox(), read: new Outbox() };
   #link = null;
+  #welcomed = false;
   #running = false;
+  #attempts = 0;
   #failures = 0;
   #websocketFailures = 0;
   #slot = null;
@@ -91,7 +128,7 @@ export class HeraldClient extends EventTarget {
    * @param {string} [options.sseUrl]     http(s) address of /sse; derived from `url` by default
    * @param {string|function} options.token  the JWT, or a function that returns (a promise of) a fresh one
    * @param {"auto"|"websocket"|"sse"} [options.transport]
-   * @param {Storage} [options.storage]   where cursors and ids are kept; null keeps them in memory
+   * @param {Storage} [options.storage]   where it keeps what has to survive a reload; null: in memory
    * @param {string} [options.storageKey]
    */
   constructor(options) {
@@ -109,16 +146,18 @@ export class HeraldClient extends EventTarget {
 
   stop() {
     this.#running = false;
+    this.#attempts += 1;
     for (const name of [...this.#timers.keys()]) this.#cancel(name);
     this.#link?.close();
     this.#link = null;
+    this.#welcomed = false;
     this.#save();
     this.#state("stopped");
   }
 
-  /** Marks as read here and on the user's other devices. */
+  /** Marks as read here and on the user's other devices, once there is a connection. */
   read(ids) {
-    for (const some of chunks(ids)) this.#link?.send({ type: "read", ids: some });
+    this.#tell("read", ids);
   }
 
   /** Contiguous position per stream: what a resume would present. A stream not known yet is left out. */
@@ -127,29 +166,40 @@ export class HeraldClient extends EventTarget {
     return Object.fromEntries(known.map(([stream, cursor]) => [stream, cursor.at]));
   }
 
+  /** Something is missing at this moment: the next sync brings it. */
+  get hasHole() {
+    return [...this.#cursors.values()].some((cursor) => cursor.hasHole);
+  }
+
   // ── connecting ───────────────────────────────────────────────────────────────────────────────
 
   async #open() {
+    const attempt = ++this.#attempts;
     const transport = this.#transport();
     this.#state("connecting", transport);
     let token;
     try {
-      token = typeof this.#options.token === "function" ? await this.#options.token() : this.#options.token;
+      token = await this.#token();
     } catch {
-      return this.#comeBack();
+      if (attempt === this.#attempts) this.#comeBack();
+      return;
     }
-    if (!this.#running) return;
+    if (attempt !== this.#attempts) return;
     const link = transport === "sse" ? new SseLink() : new WebSocketLink();
     this.#link = link;
-    this.#reconnectAfterMs = null;
     // Events of a link that has been replaced no longer count.
     const current = (handle) => (...values) => { if (this.#link === link) handle(...values); };
     link.onframe = current((frame) => this.#frame(frame));
-    link.onretry = current((ms) => { this.#slot ??= { after_ms_min: 0, after_ms_max: ms }; });
     link.onheard = current(() => { this.#lastHeard = Date.now(); });
-    link.onclose = current((code, opened) => this.#closed(code, opened, transport));
+    link.onclose = current((code) => this.#closed(code, transport));
+    // A proxy may take the connection and let nothing through.
+    this.#after("welcome", PATIENCE_MS, () => link.fail());
     const url = transport === "sse" ? this.#options.sseUrl : this.#options.url;
     link.open(url, token, this.#cursorsText());
+  }
+
+  async #token() {
+    return typeof this.#options.token === "function" ? this.#options.token() : this.#options.token;
   }
 
   #transport() {
@@ -158,13 +208,14 @@ export class HeraldClient extends EventTarget {
     return this.#websocketFailures >= WEBSOCKET_TRIES ? "sse" : "websocket";
   }
 
-  #closed(code, opened, transport) {
+  #closed(code, transport) {
+    const gotThrough = this.#welcomed || code !== 1006;
+    // After a stream that got through WebSocket is tried once. Where neither did, it was not for WebSocket.
+    if (transport === "websocket") this.#websocketFailures = gotThrough ? 0 : this.#websocketFailures + 1;
+    else this.#websocketFailures = gotThrough ? WEBSOCKET_TRIES - 1 : 0;
     this.#link = null;
-    this.#cancel("heartbeat");
-    this.#cancel("hole");
-    this.#cancel("behind");
-    if (transport === "websocket") this.#websocketFailures = opened ? 0 : this.#websocketFailures + 1;
-    if (!this.#running) return;
+    this.#welcomed = false;
+    for (const name of ["welcome", "heartbeat", "hole", "behind"]) this.#cancel(name);
     if (!comesBack(code)) {
       this.#running = false;
       return this.#state("refused", transport, code);
@@ -181,7 +232,9 @@ export class HeraldClient extends EventTarget {
 
   /** What the server asked for beats the slot, the slot beats our own back-off and its cap. */
   #delay() {
-    if (this.#reconnectAfterMs !== null) return this.#reconnectAfterMs;
+    const asked = this.#reconnectAfterMs;
+    this.#reconnectAfterMs = null;
+    if (asked !== null) return asked;
     const backoff = Math.min(BACKOFF_CAP_MS, BACKOFF_BASE_MS * 2 ** this.#failures) * (0.5 + Math.random() / 2);
     if (!this.#slot) return backoff;
     const { after_ms_min: min, after_ms_max: max } = this.#slot;
@@ -207,23 +260,26 @@ export class HeraldClient extends EventTarget {
 
   #welcome(frame) {
     this.#failures = 0;
+    this.#welcomed = true;
+    this.#cancel("welcome");
     this.#heartbeatMs = frame.heartbeat_ms ?? this.#heartbeatMs;
     this.#slot = frame.slot ?? this.#slot;
     this.#state("open", this.#link.transport);
     if (Object.keys(this.cursors).length === 0) this.#sync();
-    this.#flushAcknowledgements();
+    this.#tellNow();
     this.#watchSilence();
   }
 
   #item(item) {
-    this.#cursor(item.stream).advance(item.prev, item.pos);
+    this.#cursor(item.stream).cover(item.prev, item.pos);
     if (item.type === "read") {
-      this.dispatchEvent(new CustomEvent("read", { detail: { ids: item.ids } }));
+      this.#outboxes.read.arrived(item.ids);
+      this.#emit("read", { ids: item.ids });
     } else {
-      this.#acknowledge(item.id);
+      this.#tell("ack", [item.id]);
       if (!this.#seen.has(item.id)) {
         this.#remember(item.id);
-        this.dispatchEvent(new CustomEvent("notification", { detail: item }));
+        this.#emit("notification", item);
       }
     }
     this.#checkHoles();
@@ -237,9 +293,7 @@ export class HeraldClient extends EventTarget {
       // Without a cursor of ours the answer is where to begin; unrecovered, it is where to go on.
       if (!frame.recovered || this.#cursor(stream).at === 0) this.#cursor(stream).jump(at);
     }
-    if (!frame.recovered) {
-      this.dispatchEvent(new CustomEvent("unrecovered", { detail: { streams: Object.keys(frame.cursors) } }));
-    }
+    if (!frame.recovered) this.#emit("unrecovered", { streams: Object.keys(frame.cursors) });
     this.#saveSoon();
     if (frame.has_more) this.#sync();
     else this.#checkHoles();
@@ -257,13 +311,12 @@ export class HeraldClient extends EventTarget {
   /** A sync that could not be served now, or while another is on its way, is asked again later. */
   #refused(frame) {
     if (frame.code === "unavailable") this.#after("behind", 1_000 + Math.random() * 2_000, () => this.#sync());
-    this.dispatchEvent(new CustomEvent("error", { detail: frame }));
+    this.#emit("error", frame);
   }
 
   /** A hole that lasts asks for a sync; one that fills by itself (lanes reorder) does not. */
   #checkHoles() {
-    const holes = [...this.#cursors.values()].some((cursor) => cursor.hasHole);
-    if (!holes) return this.#cancel("hole");
+    if (!this.hasHole) return this.#cancel("hole");
     if (!this.#timers.has("hole")) {
       this.#after("hole", HOLE_PATIENCE_MS, () => {
         this.#sync();
@@ -277,10 +330,13 @@ export class HeraldClient extends EventTarget {
   }
 
   async #refresh() {
-    if (typeof this.#options.token !== "function") return;
     const link = this.#link;
-    const token = await this.#options.token();
-    link?.send({ type: "auth", token });
+    try {
+      const token = await this.#token();
+      link?.send({ type: "auth", token });
+    } catch {
+      // The server closes when the old one runs out, and the next connection asks for one again.
+    }
   }
 
   #cursor(stream) {
@@ -292,18 +348,32 @@ export class HeraldClient extends EventTarget {
     return Object.entries(this.cursors).map(([stream, at]) => `${stream}=${at}`).join(",");
   }
 
-  // ── acknowledgements ─────────────────────────────────────────────────────────────────────────
+  // ── acknowledgements and read marks ──────────────────────────────────────────────────────────
 
-  #acknowledge(id) {
-    this.#unacknowledged.add(id);
-    if (!this.#timers.has("ack")) this.#after("ack", ACK_LINGER_MS, () => this.#flushAcknowledgements());
+  #tell(type, ids) {
+    this.#outboxes[type].add(ids);
+    this.#saveSoon();
+    if (!this.#timers.has("tell")) this.#after("tell", TELL_LINGER_MS, () => this.#tellNow());
   }
 
-  #flushAcknowledgements() {
-    for (const ids of chunks([...this.#unacknowledged])) {
-      if (!this.#link?.send({ type: "ack", ids })) return;
-      for (const id of ids) this.#unacknowledged.delete(id);
+  /** Says what waits; what comes meanwhile leaves together after the pause. Without a connection: by `welcome`. */
+  #tellNow() {
+    if (!this.#welcomed) return;
+    for (const [type, outbox] of Object.entries(this.#outboxes)) {
+      const ids = outbox.take();
+      if (ids.length > 0) this.#say(type, outbox, ids);
     }
+  }
+
+  async #say(type, outbox, ids) {
+    this.#after("tell", TELL_PAUSE_MS, () => this.#tellNow());
+    const againAfterMs = await this.#link.tell({ type, ids });
+    if (againAfterMs === null) outbox.arrived(ids);
+    else {
+      outbox.failed(ids);
+      if (this.#running) this.#after("tell", againAfterMs, () => this.#tellNow());
+    }
+    this.#saveSoon();
   }
 
   // ── silence ──────────────────────────────────────────────────────────────────────────────────
@@ -332,6 +402,7 @@ export class HeraldClient extends EventTarget {
       const saved = JSON.parse(this.#options.storage?.getItem(this.#options.storageKey) ?? "null");
       for (const [stream, at] of Object.entries(saved?.cursors ?? {})) this.#cursors.set(stream, new Cursor(at));
       this.#seen = new Set(saved?.seen ?? []);
+      for (const [type, ids] of Object.entries(saved?.untold ?? {})) this.#outboxes[type]?.add(ids);
     } catch {
       // Damaged state is as good as none: the first sync brings the newest items.
     }
@@ -342,7 +413,8 @@ export class HeraldClient extends EventTarget {
   }
 
   #save() {
-    const state = { cursors: this.cursors, seen: [...this.#seen] };
+    const untold = { ack: this.#outboxes.ack.ids, read: this.#outboxes.read.ids };
+    const state = { cursors: this.cursors, seen: [...this.#seen], untold };
     try {
       this.#options.storage?.setItem(this.#options.storageKey, JSON.stringify(state));
     } catch {
@@ -352,8 +424,12 @@ export class HeraldClient extends EventTarget {
 
   // ── small things ─────────────────────────────────────────────────────────────────────────────
 
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
   #state(state, transport, code) {
-    this.dispatchEvent(new CustomEvent("state", { detail: { state, transport, code } }));
+    this.#emit("state", { state, transport, code });
   }
 
   #after(name, ms, run) {
@@ -367,23 +443,20 @@ export class HeraldClient extends EventTarget {
   }
 }
 
-function* chunks(ids) {
-  for (let i = 0; i < ids.length; i += IDS_PER_FRAME_MAX) yield ids.slice(i, i + IDS_PER_FRAME_MAX);
-}
-
-/** What both transports offer: open, send (false when it can't), close, fail. */
+/** What both links offer: open, send, close, fail, and tell: null once the server has it, or ms to tell it again. */
 class WebSocketLink {
   transport = "websocket";
   #socket;
-  #opened = false;
+  #told = []; // { at, settle }, oldest first
   #ended = false;
 
   open(url, token, cursors) {
     const address = cursors ? `${url}?cursors=${encodeURIComponent(cursors)}` : url;
     this.#socket = new WebSocket(address, ["herald.v1", `bearer.${token}`]);
-    this.#socket.onopen = () => { this.#opened = true; };
     this.#socket.onmessage = (event) => {
       this.onheard();
+      // Nothing says what arrived: it has if the server is still heard some time later.
+      while (this.#told.length > 0 && Date.now() - this.#told[0].at >= SETTLED_MS) this.#told.shift().settle(null);
       this.onframe(JSON.parse(event.data));
     };
     this.#socket.onclose = (event) => this.#end(event.code);
@@ -393,6 +466,11 @@ class WebSocketLink {
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(frame));
     return true;
+  }
+
+  tell(frame) {
+    if (!this.send(frame)) return Promise.resolve(TELL_AGAIN_MS);
+    return new Promise((settle) => this.#told.push({ at: Date.now(), settle }));
   }
 
   close() {
@@ -408,7 +486,8 @@ class WebSocketLink {
   #end(code) {
     if (this.#ended) return;
     this.#ended = true;
-    this.onclose(code, this.#opened);
+    for (const { settle } of this.#told.splice(0)) settle(TELL_AGAIN_MS);
+    this.onclose(code);
   }
 }
 
@@ -418,7 +497,6 @@ class SseLink {
   #abort = new AbortController();
   #base;
   #headers;
-  #open = false;
   #ended = false;
 
   async open(url, token, cursors) {
@@ -429,25 +507,25 @@ class SseLink {
     let code = 1006;
     try {
       const response = await fetch(`${url}/notifications`, { headers, signal: this.#abort.signal, cache: "no-store" });
-      if (response.status === 204) code = 4500;
-      else if (response.status === 401 || response.status === 403) code = 4501;
-      else if (response.ok) await this.#read(response.body);
+      if (response.status === 200) await this.#read(response.body);
+      else code = await this.#refusal(response);
     } catch {
       // Network errors and aborts end below like any close.
     }
     this.#end(code);
   }
 
-  send(frame) {
-    if (!this.#open) return false;
-    const { type, ...body } = frame;
-    if (type === "ping") return true;
-    if (type === "auth") {
-      this.#headers = { authorization: `Bearer ${frame.token}` };
-      return true;
-    }
-    this.#post(type, body);
+  send({ type, ...body }) {
+    if (type === "auth") this.#headers = { authorization: `Bearer ${body.token}` };
+    else if (type === "sync") this.#sync(body);
     return true;
+  }
+
+  async tell({ type, ids }) {
+    const response = await this.#post(type, { ids });
+    // What it can't make sense of it will not take later either.
+    if (response?.ok || response?.status === 400 || response?.status === 413) return null;
+    return retryAfterMs(response) ?? TELL_AGAIN_MS;
   }
 
   close() {
@@ -455,27 +533,28 @@ class SseLink {
     this.#abort.abort();
   }
 
-  fail() {
-    this.#end(1006);
-    this.#abort.abort();
+  fail() { this.#end(1006); }
+
+  async #sync(body) {
+    const response = await this.#post("sync", body);
+    const frame = response?.ok ? await response.json().catch(() => null) : null;
+    this.onframe(frame ?? { type: "error", code: "unavailable" });
   }
 
   async #post(type, body) {
     try {
-      const response = await fetch(`${this.#base}/${type}`, {
+      return await fetch(`${this.#base}/${type}`, {
         method: "POST",
         headers: { ...this.#headers, "content-type": "application/json" },
         body: JSON.stringify(body),
+        signal: AbortSignal.timeout(PATIENCE_MS),
       });
-      if (type !== "sync") return;
-      this.onframe(response.ok ? await response.json() : { type: "error", code: "unavailable" });
     } catch {
-      // The stream will notice too, and the resume repeats what matters.
+      return null;
     }
   }
 
   async #read(body) {
-    this.#open = true;
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
@@ -489,18 +568,33 @@ class SseLink {
   }
 
   #event(text) {
-    const data = [];
-    for (const line of text.split("\n")) {
-      if (line.startsWith("data:")) data.push(line.slice(5).trimStart());
-      else if (line.startsWith("retry:")) this.onretry(Number(line.slice(6)));
-    }
-    if (data.length > 0) this.onframe(JSON.parse(data.join("\n")));
+    const data = text.split("\n").find((line) => line.startsWith("data:"));
+    if (!data) return;
+    const frame = JSON.parse(data.slice(5));
+    if (frame.type === "close") this.#end(frame.code);
+    else this.onframe(frame);
+  }
+
+  /** What a WebSocket would have been closed with. */
+  async #refusal(response) {
+    const after_ms = retryAfterMs(response);
+    if (after_ms !== null) this.onframe({ type: "reconnect", after_ms });
+    if (response.status === 204) return 4500;
+    if (response.status !== 401 && response.status !== 403) return 1006;
+    const said = await response.json().catch(() => ({}));
+    return said.code ?? 4501;
   }
 
   #end(code) {
     if (this.#ended) return;
     this.#ended = true;
-    this.#open = false;
-    this.onclose(code, true);
+    this.#abort.abort();
+    this.onclose(code);
   }
+}
+
+/** Of an answer's Retry-After, or null. */
+function retryAfterMs(response) {
+  const seconds = Number(response?.headers.get("retry-after") || NaN);
+  return Number.isFinite(seconds) ? seconds * 1_000 : null;
 }
