@@ -42,22 +42,17 @@ fn measure_newcomers(host: &Host, opened: &mut VecDeque<u64>) {
 }
 
 fn watch_parts(host: &Host) {
-    let parts = [
-        (
-            Cause::Registry,
-            host.registry.healthy(),
-            "the registry does not answer: the last ownership is kept; check the server and redis.url",
-        ),
-        (
-            Cause::Bus,
-            host.bus.healthy(),
-            "the bus does not answer: records wait in it; check the brokers and kafka.brokers",
-        ),
-    ];
-    for (cause, healthy, text) in parts {
-        match healthy {
-            true => host.health.works(cause),
-            false => host.fails(cause, text),
+    let registry = host.registry.fault();
+    let registry =
+        registry.map(|why| format!("the registry is away: the last ownership is kept ({why})"));
+    let bus = (!host.bus.healthy()).then(|| {
+        "the bus does not answer: records wait in it; check the brokers and kafka.brokers"
+            .to_owned()
+    });
+    for (cause, fault) in [(Cause::Registry, registry), (Cause::Bus, bus)] {
+        match fault {
+            None => host.health.works(cause),
+            Some(text) => host.fails(cause, text),
         }
     }
 }

@@ -65,26 +65,35 @@ impl Health {
     }
 
     pub fn readiness(&self) -> Readiness {
+        let away = |healthy: bool, text: &str| (!healthy).then(|| text.to_owned());
         let parts = [
             (
                 "bus",
-                self.bus.healthy(),
-                "the bus does not answer: nothing is routed; check the brokers and kafka.brokers",
+                away(
+                    self.bus.healthy(),
+                    "the bus does not answer: nothing is routed; check the brokers and kafka.brokers",
+                ),
             ),
             (
                 "registry",
-                self.registry.healthy(),
-                "the registry does not answer: who is not known is looked for at every gateway; check the server and redis.url",
+                self.registry.fault().map(|why| {
+                    format!("the registry is away: who is not known is looked for at every gateway ({why})")
+                }),
             ),
             (
                 "store",
-                self.store.healthy(),
-                "the store does not answer: nothing is taken or routed; check the disk of store.path",
+                away(
+                    self.store.healthy(),
+                    "the store does not answer: nothing is taken or routed; check the disk of store.path",
+                ),
             ),
         ];
-        let away = parts.into_iter().filter(|(_, healthy, _)| !healthy);
         let mut causes = self.slow();
-        causes.extend(away.map(|(part, _, text)| (part, text.to_owned())));
+        causes.extend(
+            parts
+                .into_iter()
+                .filter_map(|(part, text)| Some((part, text?))),
+        );
         let mut ready = self.store.healthy();
         if let Some(spool) = &self.spool {
             causes.extend(spooling(spool).map(|text| ("spool", text)));

@@ -266,8 +266,13 @@ pub trait Registry: Send + Sync + 'static {
     /// entries of lower epochs, about `budget` at most. Any number of processes may sweep at once.
     async fn sweep(&self, budget: usize) -> Result<Swept, RegistryError>;
 
-    /// Whether the registry answered lately.
+    /// Whether the registry answered lately, and takes writes.
     fn healthy(&self) -> bool;
+
+    /// While it is not healthy: why, and what to do.
+    fn fault(&self) -> Option<String> {
+        (!self.healthy()).then(|| "it does not answer".to_owned())
+    }
 
     /// Changes when the registry may have forgotten what was entered (it restarted, another server
     /// answers, a renewal found it empty): the gateway enters its users again, paced, and tells them they may be behind.

@@ -99,6 +99,7 @@ async fn a_fleet_that_loses_a_part_it_shares_goes_on_says_so_once_and_loses_noth
     let mut world = World::start().await;
     dispatcher_away::what_is_routed_is_delivered_and_outcomes_go_to_the_topic(&mut world).await;
     redis_away::users_are_found_where_they_were_or_by_asking_everyone_once(&mut world).await;
+    redis_away::newcomers_get_theirs_live_though_redis_refuses_writes(&mut world).await;
     kafka_away::a_broker_that_stands_still_is_away_and_back_once(&mut world).await;
     kafka_away::what_is_answered_202_arrives_once_whatever_else_dies(&mut world).await;
 }

@@ -1,9 +1,9 @@
-//! Redis stands still: users are pushed to where they were; who is unknown, or has moved, is looked for at every
+//! Redis stands still, or refuses writes: users are pushed to where they were; who is unknown, or has moved, is looked for at every
 //! gateway by one record, and those that do not hold the user say nothing.
 
 use crate::{
     WAIT, World, device,
-    load::{Accepted, post_to_all},
+    load::{Accepted, post, post_to_all},
     said::Mark,
 };
 use herald::bus::Topic;
@@ -72,6 +72,39 @@ pub async fn users_are_found_where_they_were_or_by_asking_everyone_once(world: &
     let after = post_to_all(&world.fleet, 1).await;
     world.pushed("with Redis again", &after).await;
     world.all_arrived(&[moved, after].concat()).await;
+}
+
+/// A memory that is full, a disk that is: it answers look-ups, and whoever came since can't be entered.
+pub async fn newcomers_get_theirs_live_though_redis_refuses_writes(world: &mut World) {
+    let marks: Vec<Mark> = processes(&world.fleet).map(Mark::of).collect();
+    world.fleet.redis.raw(&["CONFIG", "SET", "maxmemory", "1"]);
+    world.gateways_name("registry", true).await;
+    dispatcher_names_the_registry(world).await;
+    let newcomer = world.clients.len();
+    world.clients.push(device(&world.fleet, newcomer, 2));
+    world
+        .fleet
+        .eventually("the newcomer connects", WAIT, async || {
+            usize::from(!world.clients[newcomer].is_open())
+        })
+        .await;
+    let mut posted = post_to_all(&world.fleet, 1).await;
+    let (http, url) = (
+        reqwest::Client::new(),
+        world.fleet.api.url("/v1/notifications"),
+    );
+    let to_newcomer = post(&http, &url, newcomer, "normal", 10).await;
+    posted.push(to_newcomer.expect("accepted"));
+    world
+        .pushed("with a Redis that refuses writes", &posted)
+        .await;
+    for (mark, process) in marks.iter().zip(processes(&world.fleet)) {
+        mark.was_said_once(process, "raise maxmemory");
+    }
+    world.fleet.redis.raw(&["CONFIG", "SET", "maxmemory", "0"]);
+    world.gateways_name("registry", false).await;
+    world.whole_again().await;
+    world.clients.pop();
 }
 
 impl World {

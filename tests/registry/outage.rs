@@ -89,6 +89,80 @@ async fn a_redis_that_was_emptied_while_it_runs_is_noticed_by_the_next_renewal()
 }
 
 #[tokio::test]
+async fn a_redis_that_answers_and_refuses_writes_is_away_until_it_takes_them() {
+    let refusals: [(&[&str], &[&str], &str); 3] = [
+        (
+            &["CONFIG", "SET", "maxmemory", "1"],
+            &["CONFIG", "SET", "maxmemory", "0"],
+            "raise maxmemory",
+        ),
+        (
+            &["CONFIG", "SET", "min-replicas-to-write", "1"],
+            &["CONFIG", "SET", "min-replicas-to-write", "0"],
+            "lower min-replicas-to-write",
+        ),
+        (
+            &["REPLICAOF", "127.0.0.1", "1"],
+            &["REPLICAOF", "NO", "ONE"],
+            "point redis.url at the primary",
+        ),
+    ];
+    let each = refusals.map(|(refuse, take, fix)| async move {
+        let server = RedisServer::start();
+        let metrics = Metrics::default();
+        let registry = open(&impatient(server.url()), &metrics);
+        let starting = registry
+            .acquire_gateway(&gateway("gw-1"), "process", &info(Some(0)))
+            .await;
+        let owner = starting.unwrap();
+        let before = registry.incarnation();
+        server.raw(refuse);
+        // Nobody writes: those who only look users up have to know as well.
+        until("away without a call", async || !registry.healthy()).await;
+        let fault = registry.fault().unwrap();
+        assert!(fault.contains(fix), "{fault}");
+        let found = registry.lookup(&[user("ann")]).await;
+        assert!(
+            matches!(found, Err(RegistryError::Unavailable(_))),
+            "{found:?}"
+        );
+        assert!(metrics.render().contains("herald_registry_up 0"));
+        server.raw(take);
+        until("healthy again", async || registry.healthy()).await;
+        assert_eq!(registry.fault(), None);
+        registry.register(&owner, &[entry("ann", 1)]).await.unwrap();
+        assert!(metrics.render().contains("herald_registry_up 1"));
+        assert_eq!(registry.incarnation(), before, "nothing was forgotten");
+    });
+    futures::future::join_all(each).await;
+}
+
+#[tokio::test]
+async fn a_refused_write_is_known_with_its_answer_and_one_that_is_taken_does_not_end_it() {
+    let server = RedisServer::start();
+    let registry = open(&impatient(server.url()), &Metrics::default());
+    let owner = registry
+        .acquire_gateway(&gateway("gw-1"), "process", &info(Some(0)))
+        .await
+        .unwrap();
+    server.raw(&["CONFIG", "SET", "maxmemory", "1"]);
+    let entered = registry.register(&owner, &[entry("ann", 1)]).await;
+    assert!(
+        matches!(entered, Err(RegistryError::Unavailable(_))),
+        "{entered:?}"
+    );
+    assert!(!registry.healthy());
+    // Memory that is just about full takes one and refuses the next.
+    server.raw(&["CONFIG", "RESETSTAT"]);
+    server.raw(&["CONFIG", "SET", "maxmemory", "0"]);
+    until("healthy again", async || registry.healthy()).await;
+    let written = server.raw(&["INFO", "commandstats"]);
+    let calls = written.split("cmdstat_hset:calls=").nth(1).unwrap();
+    let calls: u64 = calls.split(',').next().unwrap().parse().unwrap();
+    assert!(calls >= 3, "{written}");
+}
+
+#[tokio::test]
 async fn an_idle_registry_notices_that_redis_went_away() {
     let mut server = RedisServer::start();
     let registry = open(&impatient(server.url()), &Metrics::default());

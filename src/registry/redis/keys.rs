@@ -46,6 +46,11 @@ impl Keys {
         format!("{}:conn:{user}", self.namespace)
     }
 
+    /// Hash that is only written: does Redis take it?
+    pub(super) fn probed(&self) -> String {
+        format!("{}:probed", self.namespace)
+    }
+
     /// The reverse index, a hash: user → stamp.
     pub(super) fn entered(&self, owner: &GatewayEpoch, bucket: u32) -> String {
         format!("{}:gwusers:{owner}:{bucket}", self.namespace)

@@ -3,10 +3,15 @@
 //! Invariants:
 //! * while the server is away, calls fail at once, and only the keeper tries to connect;
 //! * no call lasts longer than the configured timeout;
+//! * a server that answers and refuses writes is away: leases end, and who could not be entered would be taken
+//!   for absent. Every process finds that out by a write of its own, once a second;
 //! * a connection that timed out or broke is never used again: a host that died without a word would hold
 //!   its TCP connection for a quarter of an hour.
 
-use super::super::RegistryError;
+use super::{
+    super::RegistryError,
+    writes::{self, Refusal},
+};
 use crate::{
     config::{self, ConfigError, Secret},
     limits,
@@ -34,9 +39,14 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+const CHECK_SERVER: &str = "check the server and redis.url";
+
 /// How often an idle connection is tested, and how long the keeper waits between tries to connect.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 const CONNECT_EVERY: Duration = Duration::from_millis(250);
+/// So many probes in a row have to be taken before a server that refused a write counts as back: where memory is just
+/// about full, one fits and the next does not.
+const PROBES_TAKEN: u32 = 3;
 
 pub(super) struct Link {
     config: config::Redis,
@@ -44,8 +54,12 @@ pub(super) struct Link {
     live: ArcSwapOption<MultiplexedConnection>,
     /// Set when the first try to connect has ended: calls made before wait for it.
     tried: SetOnce<()>,
-    /// Why there is no connection, and whether the outage that lasts was logged.
-    away: ArcSwap<String>,
+    /// Hash that is written to find out whether writes are taken.
+    probed: String,
+    /// Writes are refused; so many probes have been taken since the last refusal.
+    refusing: Mutex<Option<u32>>,
+    /// Why it is away, and whether the outage that lasts was logged.
+    away: ArcSwap<Away>,
     is_said: AtomicBool,
     /// Rung when a call found the connection broken.
     broken: Notify,
@@ -53,6 +67,11 @@ pub(super) struct Link {
     server: Mutex<Option<String>>,
     incarnation: AtomicU64,
     metrics: LinkMetrics,
+}
+
+struct Away {
+    cause: String,
+    fix: &'static str,
 }
 
 struct LinkMetrics {
@@ -67,6 +86,7 @@ impl Link {
     /// Fails only on a configuration that can't work; [`Link::keep`] connects.
     pub(super) fn open(
         config: &config::Redis,
+        probed: String,
         metrics: &Metrics,
     ) -> Result<Arc<Link>, ConfigError> {
         check(config)?;
@@ -75,7 +95,12 @@ impl Link {
             timeout: Duration::from_millis(config.timeout_ms),
             live: ArcSwapOption::empty(),
             tried: SetOnce::new(),
-            away: ArcSwap::from_pointee("not connected yet".to_owned()),
+            probed,
+            refusing: Mutex::new(None),
+            away: ArcSwap::from_pointee(Away {
+                cause: "not connected yet".to_owned(),
+                fix: CHECK_SERVER,
+            }),
             is_said: AtomicBool::new(false),
             broken: Notify::new(),
             server: Mutex::new(None),
@@ -95,7 +120,7 @@ impl Link {
             // The password may have been replaced since.
             match client(&self.config) {
                 Ok(client) => self.connect(&client).await,
-                Err(error) => self.note_away(&error.to_string()),
+                Err(error) => self.note_away(&error.to_string(), CHECK_SERVER),
             }
             // An error says that it was set before.
             let _ = self.tried.set(());
@@ -110,10 +135,12 @@ impl Link {
     async fn probe(&self) {
         let asked = Instant::now();
         let mut pipeline = redis::pipe();
-        let answer = self.query("probe", pipeline.cmd("TIME"));
+        writes::try_one(pipeline.cmd("TIME"), &self.probed);
+        let answer = self.ask("probe", &pipeline);
         let Ok(((seconds, micros),)) = answer.await else {
             return;
         };
+        self.takes_writes();
         let theirs = Duration::from_secs(seconds) + Duration::from_micros(micros);
         let ours = SystemTime::now().duration_since(UNIX_EPOCH);
         let skew_s = skew_s(ours.unwrap_or_default(), theirs, asked.elapsed());
@@ -121,7 +148,16 @@ impl Link {
     }
 
     pub(super) fn healthy(&self) -> bool {
-        self.live.load().is_some()
+        self.live.load().is_some() && self.refusing.lock().is_none()
+    }
+
+    /// Why it is away, and what to do.
+    pub(super) fn fault(&self) -> Option<String> {
+        if self.healthy() {
+            return None;
+        }
+        let away = self.away.load();
+        Some(format!("{}; {}", away.cause, away.fix))
     }
 
     pub(super) fn incarnation(&self) -> u64 {
@@ -142,9 +178,20 @@ impl Link {
         if !self.tried.initialized() {
             let _ = timeout(self.timeout, self.tried.wait()).await;
         }
+        if !self.healthy() {
+            return Err(self.is_away(operation));
+        }
+        self.ask(operation, pipeline).await
+    }
+
+    /// The same, whether or not writes are refused.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        pipeline: &Pipeline,
+    ) -> Result<T, RegistryError> {
         let Some(live) = self.live.load_full() else {
-            self.count(operation, "away");
-            return Err(RegistryError::Unavailable(self.away.load().to_string()));
+            return Err(self.is_away(operation));
         };
         let started = Instant::now();
         let mut connection = MultiplexedConnection::clone(&live);
@@ -159,10 +206,15 @@ impl Link {
             Err(_) => {
                 self.count(operation, "timeout");
                 let why = format!("no answer within {} ms", self.config.timeout_ms);
-                self.drop_connection(&live, &why);
+                self.drop_connection(&live, &why, CHECK_SERVER);
                 Err(RegistryError::Unavailable(why))
             }
         }
+    }
+
+    fn is_away(&self, operation: &'static str) -> RegistryError {
+        self.count(operation, "away");
+        RegistryError::Unavailable(self.away.load().cause.clone())
     }
 
     fn failed(
@@ -171,6 +223,12 @@ impl Link {
         live: &Arc<MultiplexedConnection>,
         error: &RedisError,
     ) -> RegistryError {
+        let why = error.to_string();
+        if let Some(refusal) = Refusal::of(error) {
+            self.count(operation, refusal.label());
+            self.refuses(&why, refusal);
+            return RegistryError::Unavailable(why);
+        }
         let (cause, broken) = match error.kind() {
             ErrorKind::Io => ("connection", true),
             // A replica answers: the primary is elsewhere by now, or will be.
@@ -182,9 +240,8 @@ impl Link {
             _ => ("unreadable", true),
         };
         self.count(operation, cause);
-        let why = error.to_string();
         if broken {
-            self.drop_connection(live, &why);
+            self.drop_connection(live, &why, fix_of(error));
         } else if cause != "loading" {
             warn!(operation, error = %why, "Redis refused a command; check its version and the user's ACL");
         }
@@ -192,54 +249,84 @@ impl Link {
     }
 
     /// Gives the connection up, unless another one has taken its place already.
-    fn drop_connection(&self, broken: &Arc<MultiplexedConnection>, why: &str) {
+    fn drop_connection(&self, broken: &Arc<MultiplexedConnection>, why: &str, fix: &'static str) {
         let current = self.live.load();
         if current
             .as_ref()
             .is_some_and(|current| Arc::ptr_eq(current, broken))
         {
             self.live.compare_and_swap(&current, None);
-            self.note_away(why);
+            self.note_away(why, fix);
             self.broken.notify_one();
         }
     }
 
     async fn connect(&self, client: &Client) {
-        match timeout(self.timeout, greet(client, self.timeout)).await {
-            Ok(Ok((connection, run_id))) => {
+        let greeting = greet(client, self.timeout, &self.probed);
+        match timeout(self.timeout, greeting).await {
+            Ok(Ok(greeted)) => {
                 let mut server = self.server.lock();
-                if *server != run_id || run_id.is_none() {
+                if *server != greeted.run_id || greeted.run_id.is_none() {
                     self.incarnation.fetch_add(1, Ordering::Relaxed);
-                    *server = run_id;
+                    *server = greeted.run_id;
                 }
                 drop(server);
                 self.metrics.connects.inc();
-                self.metrics.up.set(1);
-                self.is_said.store(false, Ordering::Relaxed);
-                self.live.store(Some(Arc::new(connection)));
-                info!(address = %client.get_connection_info().addr(), "Redis answers");
+                if let Some((why, refusal)) = greeted.refusal {
+                    self.refuses(&why, refusal);
+                }
+                self.live.store(Some(Arc::new(greeted.connection)));
+                if self.healthy() {
+                    self.answers();
+                }
             }
-            Ok(Err(error)) => self.note_away(&error.to_string()),
-            Err(_) => self.note_away(&format!(
-                "no connection within {} ms",
-                self.config.timeout_ms
-            )),
+            Ok(Err(error)) => self.note_away(&error.to_string(), fix_of(&error)),
+            Err(_) => {
+                let why = format!("no connection within {} ms", self.config.timeout_ms);
+                self.note_away(&why, CHECK_SERVER);
+            }
         }
     }
 
+    /// A write was refused: the connection is kept, to find out when one is taken.
+    fn refuses(&self, why: &str, refusal: Refusal) {
+        *self.refusing.lock() = Some(0);
+        self.note_away(&format!("it refuses writes: {why}"), refusal.fix());
+    }
+
+    /// A probe was taken.
+    fn takes_writes(&self) {
+        let mut refusing = self.refusing.lock();
+        *refusing = match *refusing {
+            None => return,
+            Some(taken) if taken + 1 < PROBES_TAKEN => Some(taken + 1),
+            Some(_) => None,
+        };
+        if refusing.is_none() {
+            drop(refusing);
+            self.answers();
+        }
+    }
+
+    fn answers(&self) {
+        self.metrics.up.set(1);
+        self.is_said.store(false, Ordering::Relaxed);
+        info!(address = address(&self.config.url), "Redis answers");
+    }
+
     /// Says so once per outage; another cause meanwhile (it answers, but refuses us) is news.
-    fn note_away(&self, why: &str) {
+    fn note_away(&self, why: &str, fix: &'static str) {
         self.metrics.up.set(0);
-        let text = format!("Redis at {}: {why}", address(&self.config.url));
+        let cause = format!("Redis at {}: {why}", address(&self.config.url));
         if !self.is_said.swap(true, Ordering::Relaxed) {
             warn!(
-                cause = %text,
-                "Redis does not answer: ownership is kept, nothing new is claimed; check the server and redis.url, this ends by itself"
+                %cause,
+                "Redis is away: ownership is kept, nothing new is claimed; {fix}, this ends by itself"
             );
-        } else if **self.away.load() != text {
-            info!(cause = %text, "Redis is still away");
+        } else if self.away.load().cause != cause {
+            info!(%cause, "Redis is still away");
         }
-        self.away.store(Arc::new(text));
+        self.away.store(Arc::new(Away { cause, fix }));
     }
 
     fn count(&self, operation: &str, cause: &str) {
@@ -284,11 +371,16 @@ fn skew_s(ours: Duration, theirs: Duration, round_trip: Duration) -> f64 {
     ours.as_secs_f64() - (theirs + round_trip / 2).as_secs_f64()
 }
 
-/// Connects, and asks the server who it is: another run id means that it may know nothing of us.
-async fn greet(
-    client: &Client,
-    limit: Duration,
-) -> Result<(MultiplexedConnection, Option<String>), RedisError> {
+/// A server that answers.
+struct Greeted {
+    connection: MultiplexedConnection,
+    run_id: Option<String>,
+    refusal: Option<(String, Refusal)>,
+}
+
+/// Connects, and asks the server who it is (another run id means that it may know nothing of us) and whether it takes
+/// writes.
+async fn greet(client: &Client, limit: Duration, probed: &str) -> Result<Greeted, RedisError> {
     // The caller's timeout bounds every request; the library's own would be another figure.
     let settings = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(limit))
@@ -302,14 +394,42 @@ async fn greet(
         .await;
     let server = match answer {
         // Not shown to this user: then every new connection may be to another server.
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => String::new(),
+        Err(error) if is_forbidden(&error) => String::new(),
         answer => answer?,
     };
     let run_id = server
         .lines()
         .find_map(|line| line.strip_prefix("run_id:"))
         .map(str::to_owned);
-    Ok((connection, run_id))
+    let mut probe = redis::pipe();
+    writes::try_one(&mut probe, probed);
+    let refusal = match probe.query_async::<()>(&mut connection).await {
+        Ok(()) => None,
+        // Then the first write of use will tell.
+        Err(error) if is_forbidden(&error) => None,
+        Err(error) => match Refusal::of(&error) {
+            Some(refusal) => Some((error.to_string(), refusal)),
+            None => return Err(error),
+        },
+    };
+    Ok(Greeted {
+        connection,
+        run_id,
+        refusal,
+    })
+}
+
+fn is_forbidden(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+}
+
+fn fix_of(error: &RedisError) -> &'static str {
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => {
+            "a replica answers there: point redis.url at the primary, or wait until it is one"
+        }
+        _ => CHECK_SERVER,
+    }
 }
 
 /// What [`Link::open`] would refuse.

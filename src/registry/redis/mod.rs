@@ -10,6 +10,7 @@ mod leases;
 mod link;
 mod scripts;
 mod sweep;
+mod writes;
 
 use super::{
     FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
@@ -59,12 +60,13 @@ impl RedisRegistry {
         metrics: &Metrics,
         timings: Timings,
     ) -> Result<RedisRegistry, ConfigError> {
-        let link = Link::open(config, metrics)?;
+        let keys = Keys::new(namespace);
+        let link = Link::open(config, keys.probed(), metrics)?;
         let keeper = tokio::spawn(link.clone().keep()).abort_handle();
         Ok(RedisRegistry {
             link,
             keeper,
-            keys: Keys::new(namespace),
+            keys,
             timings,
             leases: tokio::sync::Mutex::new(None),
             sweeper: sweep::Progress::default(),
@@ -182,6 +184,10 @@ impl Registry for RedisRegistry {
 
     fn healthy(&self) -> bool {
         self.link.healthy()
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.link.fault()
     }
 
     fn incarnation(&self) -> u64 {
