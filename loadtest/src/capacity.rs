@@ -67,12 +67,15 @@ impl Machine {
         targets: &[SocketAddr],
     ) -> Result<Plan> {
         let clients = u64::from(clients);
-        if clients + SPARE > self.files_free {
+        // Both ends of a connection to this machine are its own.
+        let is_local = targets.iter().any(|target| target.ip().is_loopback());
+        let files = clients * if is_local { 2 } else { 1 } + SPARE;
+        if files > self.files_free {
             bail!(
-                "{clients} connections need more descriptors than the {} this machine has left; raise \
-                 its limit: sysctl -w fs.file-max={}",
+                "{clients} connections need {files} descriptors, and this machine has {} left; raise its \
+                 limit: sysctl -w fs.file-max={}",
                 self.files_free,
-                self.files_max + clients + SPARE
+                self.files_max + files
             );
         }
         Ok(Plan {
@@ -193,7 +196,7 @@ mod tests {
         let far = vec!["10.0.0.1:80".parse().unwrap()];
         for (machine, targets, fix) in [
             (shared, local(), "ulimit -n 50200"),
-            (full, local(), "sysctl -w fs.file-max=1050200"),
+            (full, local(), "sysctl -w fs.file-max=1100200"),
             (MACHINE, far, "--source"),
         ] {
             let error = machine.plan(50_000, 0, &[], &targets).unwrap_err();

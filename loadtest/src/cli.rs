@@ -6,6 +6,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand, parser::ValueSource};
+use std::path::PathBuf;
 
 /// Hundreds of thousands of rule-following Herald clients in one process.
 ///
@@ -37,7 +38,31 @@ enum Command {
     ///
     /// Every flag changes it; --rate, --count, --to, --priority and --body-bytes its first sending.
     #[command(args_override_self = true)]
-    Run(Run),
+    Run(Box<Run>),
+    /// Joins the JSON results of swarms that shared a run (--run) into one.
+    Merge(Merge),
+}
+
+#[derive(Args, Debug)]
+pub struct Merge {
+    /// Results, as --json writes them.
+    #[arg(required = true, value_name = "RESULT")]
+    pub results: Vec<PathBuf>,
+
+    /// Write the joined result there.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Write it as one HTML page with plots there.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Task {
+    Load(Box<Options>),
+    Merge(Merge),
 }
 
 #[derive(Args, Debug)]
@@ -67,10 +92,11 @@ Examples:
         --post-url http://127.0.0.1:8090 --api-key-file api.key --clients 50000 --rate 5000
   swarm --url ws://127.0.0.1:8080 --secret-file dev.key --users 1..1000 --devices 2 --hold-s 60
   swarm --url ws://gw-1:8080 --url ws://gw-2:8080 --secret-file dev.key --users 1..1000 \\
-        --post-url http://127.0.0.1:8090 --api-key-file api.key --count 10000 --rate 500";
+        --post-url http://127.0.0.1:8090 --api-key-file api.key --count 10000 --rate 500
+  swarm merge host-a.json host-b.json --html run.html";
 
-/// What is to be done. Ends the process where clap has something to say.
-pub fn parse() -> Result<Options> {
+/// Ends the process where clap has something to say.
+pub fn parse() -> Result<Task> {
     let raw: Vec<String> = std::env::args().collect();
     let line = Line::try_parse_from(&raw).unwrap_or_else(|error| leave(&error));
     let options = match line.command {
@@ -80,9 +106,10 @@ pub fn parse() -> Result<Options> {
             options
         }
         Some(Command::Run(run)) => of_scenario(&raw, &run)?,
+        Some(Command::Merge(merge)) => return Ok(Task::Merge(merge)),
     };
     options.check()?;
-    Ok(options)
+    Ok(Task::Load(Box::new(options)))
 }
 
 /// Clap's own status of a wrong command line is 2, which says something else here.
@@ -114,6 +141,7 @@ fn of_scenario(raw: &[String], run: &Run) -> Result<Options> {
     let Some(Command::Run(run)) = line.command else {
         bail!("`run` must come first");
     };
+    let run = *run;
     let mut options = run.options;
     options.load = Load {
         scenario: run.scenario,
@@ -205,7 +233,7 @@ mod tests {
         let line = Line::try_parse_from(&raw)?;
         match line.command {
             Some(Command::Run(run)) => of_scenario(&raw, &run),
-            None => Ok(line.options),
+            Some(Command::Merge(_)) | None => Ok(line.options),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::{
     rules::{Say, What},
     sys::{self, Interest},
     tally::count,
+    tls::Tls,
     wire::head::{Answer, Request},
 };
 use std::{
@@ -42,6 +43,7 @@ pub struct Courier {
 #[derive(Debug, Default)]
 struct Line {
     socket: Option<TcpStream>,
+    tls: Option<Tls>,
     url: u8,
     errand: Option<Errand>,
     /// The connection was used before: it may have been closed meanwhile.
@@ -96,7 +98,8 @@ impl Courier {
             token: &world.setup.roster.token(errand.client),
             cursors: "",
         };
-        line.output = request.post(&errand.say.json);
+        let request = request.post(&errand.say.json);
+        line.output.clear();
         line.input.clear();
         line.until_ms = world.now_ms + ANSWER_MS;
         if line.url != errand.url {
@@ -105,12 +108,24 @@ impl Courier {
         line.url = errand.url;
         let client = errand.client;
         line.errand = Some(errand);
-        if line.socket.is_some() {
-            line.is_used = true;
+        line.is_used = line.socket.is_some();
+        if !line.is_used {
+            let dialect = world.dialect.as_ref().filter(|_| target.tls);
+            let tls = dialect
+                .map(|dialect| Tls::new(dialect, &target.host))
+                .transpose();
+            match tls {
+                Ok(tls) => line.tls = tls,
+                Err(error) => return self.failed(at, &format!("TLS: {error}"), world),
+            }
+        }
+        if let Err(error) = line.put(request) {
+            return self.failed(at, &error.to_string(), world);
+        }
+        if line.is_used {
             self.ready(at, true, world);
             return;
         }
-        line.is_used = false;
         let opened = sys::connect(target.address, world.setup.source(client));
         let added = opened.and_then(|socket| {
             world
@@ -133,7 +148,13 @@ impl Courier {
         } else {
             Ok(())
         };
-        match result.and_then(|()| line.read()) {
+        let result = result.and_then(|()| line.read());
+        // What TLS has to say to that, too.
+        let result = result.and_then(|answer| match line.output.is_empty() {
+            true => Ok(answer),
+            false => line.write(world, at).map(|()| answer),
+        });
+        match result {
             Ok(None) => {}
             Ok(Some((answer, body))) => self.done(at, &answer, body, world),
             Err(error) => self.failed(at, &error.kind().to_string(), world),
@@ -186,6 +207,15 @@ impl Courier {
 }
 
 impl Line {
+    /// To be sent, sealed if TLS is spoken.
+    fn put(&mut self, request: Vec<u8>) -> Result<(), rustls::Error> {
+        match &mut self.tls {
+            None => self.output = request,
+            Some(tls) => tls.seal(&request, &mut self.output)?,
+        }
+        Ok(())
+    }
+
     fn write(&mut self, world: &World, at: usize) -> io::Result<()> {
         let Some(socket) = &mut self.socket else {
             return Ok(());
@@ -193,7 +223,10 @@ impl Line {
         while !self.output.is_empty() {
             match socket.write(&self.output) {
                 Ok(length) => drop(self.output.drain(..length)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let token = World::line_token(at);
+                    return world.epoll.change(socket, token, Interest::ReadWrite);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -215,7 +248,14 @@ impl Line {
                     ended = true;
                     break;
                 }
-                Ok(length) => self.input.extend_from_slice(&buffer[..length]),
+                Ok(length) => match &mut self.tls {
+                    None => self.input.extend_from_slice(&buffer[..length]),
+                    Some(tls) => {
+                        let opened =
+                            tls.open(&mut buffer[..length], &mut self.input, &mut self.output);
+                        opened.map_err(io::Error::other)?;
+                    }
+                },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }

@@ -144,6 +144,11 @@ impl Numbers {
             .is_some_and(|&(first, _)| first <= number)
     }
 
+    /// First and last of each, both included.
+    pub fn ranges(&self) -> &[(u32, u32)] {
+        &self.ranges
+    }
+
     pub fn len(&self) -> u64 {
         let of = |&(first, last): &(u32, u32)| u64::from(last - first) + 1;
         self.ranges.iter().map(of).sum()

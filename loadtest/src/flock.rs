@@ -4,13 +4,20 @@ use crate::{
     client::Client,
     courier::{Courier, Errand},
     cursor::Numbers,
+    hdr,
+    options::Trust,
     roster::Roster,
     rules::{Context, Say, Settings, StreamNames},
+    scenario::{Churn, Slow, Storm},
     sys::{Epoll, Ready},
     tally::{Counters, Tally},
+    tls::Dialect,
+    unrest::{Act, Unrest, is_among},
     wheel::{NEVER, Wheel},
 };
-use rand::{SeedableRng, rngs::SmallRng};
+use anyhow::{Context as _, Result};
+use hdrhistogram::Histogram;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
     collections::VecDeque,
     io,
@@ -18,19 +25,21 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 /// One receive buffer per thread.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// How long the loop may wait while first connects are due: their grain.
-const CONNECT_WAIT_MS: u64 = 10;
+/// How long the loop may wait while first connects are due, or clients leave: their grain.
+const GRAIN_MS: u64 = 10;
 /// How often the main thread learns what was counted; `POST`s are looked at as often.
 const PUBLISH_MS: u64 = 200;
 /// First connects between two looks at the sockets.
 const CONNECTS_PER_TURN: usize = 64;
+/// Tickets a thread keeps of a TLS server where nobody is made to come back.
+const SESSIONS_MIN: usize = 64;
 /// Bit of an epoll token that tells a courier's socket from a client's.
 const COURIER: u64 = 1 << 31;
 
@@ -42,14 +51,20 @@ pub struct Setup {
     pub targets: Vec<Target>,
     pub sources: Vec<IpAddr>,
     pub sse: bool,
+    pub trust: Trust,
     pub backoff_ms: u64,
     pub with_accounts: bool,
+    pub churn: Option<Churn>,
+    pub storm: Option<Storm>,
+    pub slow: Option<Slow>,
+    pub duration_s: Option<u64>,
     pub started: Instant,
 }
 
 #[derive(Clone, Debug)]
 pub struct Target {
     pub address: SocketAddr,
+    pub tls: bool,
     pub host: String,
     pub path: String,
 }
@@ -57,6 +72,16 @@ pub struct Target {
 impl Setup {
     pub fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
+    }
+
+    /// `None`: no target speaks TLS.
+    fn dialect(&self, clients: usize) -> Result<Option<Dialect>> {
+        if !self.targets.iter().any(|target| target.tls) {
+            return Ok(None);
+        }
+        let come_back = self.churn.is_some() || self.storm.is_some();
+        let sessions = if come_back { clients } else { SESSIONS_MIN };
+        Dialect::new(&self.trust, sessions).map(Some)
     }
 
     pub fn source(&self, client: u32) -> Option<IpAddr> {
@@ -68,10 +93,35 @@ impl Setup {
 }
 
 /// How the main thread follows and ends a flock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Link {
     pub stop: AtomicBool,
-    pub counters: Mutex<Counters>,
+    /// When everybody was there, in ms of the run; [`NOT_YET`] before.
+    pub began_ms: AtomicU64,
+    pub published: Mutex<Published>,
+}
+
+pub const NOT_YET: u64 = u64::MAX;
+
+/// What a thread counted so far.
+#[derive(Debug)]
+pub struct Published {
+    pub counters: Counters,
+    /// µs; since the main thread took it.
+    pub latency_us: Histogram<u64>,
+}
+
+impl Default for Link {
+    fn default() -> Link {
+        Link {
+            stop: AtomicBool::new(false),
+            began_ms: AtomicU64::new(NOT_YET),
+            published: Mutex::new(Published {
+                counters: Counters::default(),
+                latency_us: hdr::rough(),
+            }),
+        }
+    }
 }
 
 /// What a thread lends to each of its clients.
@@ -85,6 +135,10 @@ pub struct World {
     /// Of the client whose turn it is: what it sends, and events without their chunks.
     pub output: Vec<u8>,
     pub decoded: Vec<u8>,
+    /// The same with TLS: what was opened, and what is sealed.
+    pub opened: Vec<u8>,
+    pub sealed: Vec<u8>,
+    pub dialect: Option<Dialect>,
     pub says: Vec<Say>,
     /// `POST`s of SSE clients on their way to a courier.
     pub errands: VecDeque<Errand>,
@@ -121,6 +175,8 @@ pub struct Last {
     pub cursors: String,
     /// It never learned whether something is missing.
     pub is_syncing: bool,
+    /// It was not reading.
+    pub is_stalled: bool,
     pub ever_welcomed: bool,
 }
 
@@ -129,6 +185,7 @@ pub struct Flock {
     clients: Vec<Client>,
     wheel: Wheel,
     courier: Courier,
+    unrest: Unrest,
     /// First connects per second, of this thread.
     connects_per_s: f64,
     /// Clients whose turn to connect has come.
@@ -142,21 +199,34 @@ impl Flock {
         numbers: Range<u32>,
         connects_per_s: f64,
         link: Arc<Link>,
-    ) -> io::Result<Flock> {
+    ) -> Result<Flock> {
+        let dialect = setup.dialect(numbers.len())?;
         let urls = setup.targets.len();
+        let share = numbers.len() as f64 / f64::from(setup.roster.clients().max(1));
+        let unrest = Unrest::new(
+            setup.churn,
+            setup.storm,
+            setup.slow,
+            setup.duration_s,
+            share,
+        );
         let clients = numbers.clone().map(|number| Client::new(number, urls));
         Ok(Flock {
             clients: clients.collect(),
             wheel: Wheel::new(setup.now_ms()),
             courier: Courier::default(),
+            unrest,
             world: World {
-                epoll: Epoll::new()?,
+                epoll: Epoll::new().context("no epoll")?,
                 streams: StreamNames::default(),
                 tally: Tally::new(setup.with_accounts),
                 random: SmallRng::seed_from_u64(rand::random()),
                 buffer: vec![0; BUFFER_BYTES],
                 output: Vec::new(),
                 decoded: Vec::new(),
+                opened: Vec::new(),
+                sealed: Vec::new(),
+                dialect,
                 says: Vec::new(),
                 errands: VecDeque::new(),
                 now_ms: 0,
@@ -193,8 +263,9 @@ impl Flock {
             if self.world.now_ms >= published_ms + PUBLISH_MS {
                 published_ms = self.world.now_ms;
                 self.courier.tick(&mut self.world);
-                *self.link.counters.lock().expect("no panics") = self.world.tally.counters;
+                self.publish();
             }
+            self.disturb();
             self.courier.run_errands(&mut self.world);
             self.answered();
         }
@@ -208,11 +279,55 @@ impl Flock {
     }
 
     fn wait_ms(&self) -> u64 {
-        let bound_ms = match self.begun < self.clients.len() {
-            true => CONNECT_WAIT_MS,
+        let is_busy = self.begun < self.clients.len() || self.unrest.is_restless();
+        let bound_ms = match is_busy {
+            true => GRAIN_MS,
             false => PUBLISH_MS,
         };
         self.wheel.rest_ms(self.world.now_ms, bound_ms)
+    }
+
+    fn publish(&mut self) {
+        let tally = &mut self.world.tally;
+        let mut published = self.link.published.lock().expect("no panics");
+        published.counters = tally.counters;
+        if !tally.recent_us.is_empty() {
+            let added = published.latency_us.add(&tally.recent_us);
+            added.expect("same bounds");
+            tally.recent_us.reset();
+        }
+    }
+
+    /// What the scenario does to clients.
+    fn disturb(&mut self) {
+        let began_ms = self.link.began_ms.load(Ordering::Relaxed);
+        if began_ms == NOT_YET {
+            return;
+        }
+        let since_ms = self.world.now_ms.saturating_sub(began_ms);
+        while let Some(act) = self.unrest.next(since_ms) {
+            match act {
+                Act::Leave(away_ms) => {
+                    let at = self.world.random.random_range(0..self.clients.len());
+                    self.clients[at].leave_for(away_ms, &mut self.world);
+                    self.settle(at);
+                }
+                Act::Break(storm) => self.each_of(storm.share, |client, world| {
+                    client.lose_connection(storm.in_slot, world);
+                }),
+                Act::Stop(share) => self.each_of(share, Client::stop_reading),
+                Act::Go(share) => self.each_of(share, Client::read_again),
+            }
+        }
+    }
+
+    fn each_of(&mut self, share: f64, act: impl Fn(&mut Client, &mut World)) {
+        for at in 0..self.clients.len() {
+            if is_among(self.clients[at].number, share) {
+                act(&mut self.clients[at], &mut self.world);
+                self.settle(at);
+            }
+        }
     }
 
     /// It stands in the wheel for now, unless it came up sooner by another entry.

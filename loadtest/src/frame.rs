@@ -16,6 +16,8 @@ pub struct ServerFrame<'a> {
     pub pos: Option<u64>,
     pub prev: Option<u64>,
     #[serde(borrow)]
+    pub priority: Option<Cow<'a, str>>,
+    #[serde(borrow)]
     pub data: Option<&'a RawValue>,
     // sync
     #[serde(borrow, default)]

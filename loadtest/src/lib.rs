@@ -1,8 +1,10 @@
 //! The load tool: clients by the thousand that keep the protocol's rules, and what arrived at them.
 //!
-//! In the order of a run: [`cli`], [`scenario`] and [`options`] → [`roster`] (who) → [`capacity`] (whether and how) → [`flock`] (a
-//! thread of clients, by [`wheel`]) → [`client`] (a connection) → [`wire`] → [`frame`] → [`rules`] and [`cursor`] (what
-//! it means) → [`tally`] → [`report`] and [`accounting`]; beside them [`schedule`], [`producer`] and, for SSE, [`courier`].
+//! In the order of a run: [`cli`], [`scenario`] and [`options`] → [`roster`] (who) → [`capacity`] (whether
+//! and how) → [`flock`] (a thread of clients, by [`wheel`] and [`unrest`]) → [`client`] (a connection) →
+//! [`wire`] → [`frame`] → [`rules`] and [`cursor`] (what it means) → [`tally`] and [`series`] → [`report`],
+//! shown by [`table`] and [`page`], and [`accounting`]. Beside them [`schedule`] and [`producer`] and, for
+//! SSE, [`courier`]; [`merge`] for several hosts.
 //!
 //! Nothing of the herald crate is used: the tool is a second reading of the protocol.
 
@@ -16,15 +18,25 @@ mod courier;
 mod cursor;
 mod flock;
 pub mod frame;
+mod hdr;
+mod merge;
 pub mod options;
+mod page;
+mod plot;
+mod procfs;
 mod producer;
+mod progress;
 mod report;
 mod roster;
 pub mod rules;
 pub mod run;
 mod scenario;
 mod schedule;
+mod series;
 mod sys;
+mod table;
 pub mod tally;
+mod tls;
+mod unrest;
 mod wheel;
 mod wire;

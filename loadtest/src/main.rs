@@ -1,14 +1,21 @@
 //! Where the load tool starts, and what its exit status says.
 
 use std::process::ExitCode;
-use swarm::{cli, run};
+use swarm::{
+    cli::{self, Task},
+    run,
+};
 
 fn main() -> ExitCode {
-    let options = match cli::parse() {
-        Ok(options) => options,
+    let task = match cli::parse() {
+        Ok(task) => task,
         Err(error) => return failed(64, &error),
     };
-    match run::run(&options) {
+    let result = match task {
+        Task::Load(options) => run::run(&options),
+        Task::Merge(merge) => run::merge(&merge),
+    };
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => failed(2, &error),

@@ -1,6 +1,7 @@
 //! What a run is told on the command line; a scenario gives the same, and more.
 
 use crate::scenario::{Churn, PRIORITIES, Sending, Slow, Storm, To};
+use crate::series::Watched;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use std::{
@@ -16,7 +17,7 @@ pub struct Options {
     #[arg(skip)]
     pub load: Load,
 
-    /// Gateway, ws://host:port/path; several: clients are spread, and move on when one fails.
+    /// Gateway, ws://host:port/path or wss://…; several: clients are spread, and move on when one fails.
     /// Without a path, the one of the transport.
     #[arg(long = "url", alias = "target", required = true, value_name = "URL")]
     pub urls: Vec<Url>,
@@ -67,6 +68,14 @@ pub struct Options {
     /// `aud` of minted tokens.
     #[arg(long, value_name = "AUD", help_heading = "Who")]
     pub audience: Option<String>,
+
+    /// Who may have signed the certificate of a wss:// server, in PEM; default: the system's list.
+    #[arg(long, value_name = "FILE", help_heading = "Connecting")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Take any certificate of a wss:// server.
+    #[arg(long, conflicts_with = "ca_file", help_heading = "Connecting")]
+    pub insecure: bool,
 
     /// Life of minted tokens.
     #[arg(
@@ -122,14 +131,10 @@ pub struct Options {
     pub hole_wait_ms: u64,
 
     // ── posting ──
-    /// A dispatcher's HTTP address; several: a post that fails at one is repeated at the next. Posts start
-    /// when all are connected.
-    #[arg(
-        long = "post-url",
-        value_name = "URL",
-        requires = "api_key_file",
-        help_heading = "Posting"
-    )]
+    /// A dispatcher's http:// or grpc:// address; several: a post that fails at one is repeated at the next.
+    /// Or kafka://broker:port/namespace?shard=0: straight into a gateway's shard, stored nowhere. Posts
+    /// start when all are connected.
+    #[arg(long = "post-url", value_name = "URL", help_heading = "Posting")]
     pub post_urls: Vec<String>,
 
     /// Key to post with.
@@ -197,10 +202,31 @@ pub struct Options {
     #[arg(long, value_name = "FILE", help_heading = "Ending and result")]
     pub json: Option<PathBuf>,
 
+    /// Write the result as one HTML page with plots there.
+    #[arg(long, value_name = "FILE", help_heading = "Ending and result")]
+    pub html: Option<PathBuf>,
+
+    /// A server on this machine whose CPU and memory are recorded: gateway=1234. Several may be named.
+    #[arg(long, value_name = "NAME=PID", help_heading = "Ending and result")]
+    pub watch: Vec<Watched>,
+
+    /// Name of the run: the same for several swarms that share it, each with its own --users; `swarm
+    /// merge` joins their results. One of them alone may post to all.
+    #[arg(long, value_name = "NAME", help_heading = "Ending and result")]
+    pub run: Option<String>,
+
     /// Write what each device got, how and when, into this directory as JSON lines: `receipts`,
     /// `devices` and `posts`.
     #[arg(long, value_name = "DIR", help_heading = "Ending and result")]
     pub accounting: Option<PathBuf>,
+}
+
+/// Whose certificate a server may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    System,
+    Authorities(PathBuf),
+    Anyone,
 }
 
 /// What happens in a run beside connecting and receiving.
@@ -215,6 +241,26 @@ pub struct Load {
     pub churn: Option<Churn>,
     pub storm: Option<Storm>,
     pub slow: Option<Slow>,
+}
+
+impl Load {
+    /// Of the clients, those that stop reading at times.
+    pub fn slow_share(&self) -> f64 {
+        self.slow.map_or(0.0, |slow| slow.share)
+    }
+
+    /// They read again before the end.
+    pub fn slow_return(&self) -> bool {
+        self.slow.is_some_and(|slow| slow.for_s.is_some())
+    }
+
+    /// Of the clients, those of whom nothing is expected.
+    pub fn exempt_share(&self) -> f64 {
+        match self.slow_return() {
+            true => 0.0,
+            false => self.slow_share(),
+        }
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -250,16 +296,23 @@ pub struct Url {
     pub host: String,
     /// Empty: the transport's own.
     pub path: String,
+    pub tls: bool,
 }
 
 impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rest = ["ws://", "http://"]
+        let schemes = [
+            ("ws://", false),
+            ("http://", false),
+            ("wss://", true),
+            ("https://", true),
+        ];
+        let known = schemes
             .iter()
-            .find_map(|scheme| text.strip_prefix(scheme))
-            .ok_or("expected ws://host:port or http://host:port (TLS is not spoken)")?;
+            .find_map(|(scheme, tls)| Some((text.strip_prefix(scheme)?, *tls)));
+        let (rest, tls) = known.ok_or("expected ws://host:port or wss://host:port")?;
         let (host, path) = match rest.find('/') {
             Some(at) => rest.split_at(at),
             None => (rest, ""),
@@ -267,11 +320,12 @@ impl FromStr for Url {
         let host = match host.rsplit_once(':') {
             _ if host.is_empty() => return Err("a host is missing".into()),
             Some((_, port)) if port.parse::<u16>().is_ok() => host.to_owned(),
-            _ => format!("{host}:80"),
+            _ => format!("{host}:{}", if tls { 443 } else { 80 }),
         };
         Ok(Url {
             host,
             path: if path == "/" { "" } else { path }.to_owned(),
+            tls,
         })
     }
 }
@@ -289,6 +343,14 @@ impl Url {
 }
 
 impl Options {
+    pub fn trust(&self) -> Trust {
+        match &self.ca_file {
+            _ if self.insecure => Trust::Anyone,
+            Some(file) => Trust::Authorities(file.clone()),
+            None => Trust::System,
+        }
+    }
+
     /// The one sending that flags can say.
     pub fn sending(&self) -> Sending {
         let tiers = match self.priority.as_str() {
@@ -324,7 +386,7 @@ impl Options {
             && self.post_urls.is_empty()
         {
             bail!(
-                "scenario {} sends notifications: give --post-url and --api-key-file",
+                "scenario {} sends notifications: give --post-url (and --api-key-file)",
                 self.load.scenario
             );
         }
@@ -353,6 +415,8 @@ mod tests {
         );
         let url: Url = "http://example".parse().unwrap();
         assert_eq!((&url.host[..], &url.path[..]), ("example:80", ""));
-        assert!("wss://example".parse::<Url>().is_err());
+        let url: Url = "wss://example/".parse().unwrap();
+        assert_eq!((&url.host[..], url.tls), ("example:443", true));
+        assert!("ftp://example".parse::<Url>().is_err());
     }
 }

@@ -1,27 +1,31 @@
-//! What the run came to: the JSON result, the accounting, the progress line.
+//! What the run came to: the result, as JSON and as what tables and pages are made of.
 
 use crate::{
     flock::Last,
+    hdr,
+    options::Load,
     producer::Ledger,
     roster::Roster,
+    series::{Second, bottlenecks},
     tally::{Counters, Tally},
 };
 use hdrhistogram::Histogram;
-use serde::Serialize;
-use std::{
-    collections::BTreeMap,
-    io::{self, IsTerminal, Write},
-    time::{Duration, Instant},
-};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Missing deliveries named in the result; the others are only counted.
 const EXAMPLES_MAX: usize = 20;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub struct Report {
     /// Nothing is missing, no hole is open, everybody is there.
     pub ok: bool,
     pub run: String,
+    /// Empty: by flags.
+    pub scenario: String,
+    pub about: String,
+    /// Whose results are in it.
+    pub hosts: Vec<String>,
     pub seconds: f64,
     pub clients: u32,
     /// Never welcomed at all.
@@ -33,33 +37,87 @@ pub struct Report {
     pub holes_open: u64,
     /// Devices that were still waiting for a sync, and so can't tell whether they have everything.
     pub unsynced: u64,
+    /// Devices that did not read at the end, as the scenario has it: nothing is expected of them.
+    pub stalled: u64,
     pub repeated: u64,
     pub posted: Option<Posted>,
     pub counters: Counters,
     pub latency_ms: Option<Latency>,
+    /// By tier, of what this tool posted.
+    pub latency_ms_by_priority: BTreeMap<String, Latency>,
     pub connect_ms: Option<Latency>,
     /// From the loss of an open connection to the next `welcome`.
     pub return_ms: Option<Latency>,
+    /// How late posts left, counted from their moment.
+    pub lag_ms: Option<Latency>,
+    /// Parts of the run by themselves.
+    pub windows: Vec<Window>,
     pub closes: BTreeMap<String, u64>,
     pub failures: BTreeMap<String, u64>,
     pub gaps: BTreeMap<String, u64>,
     pub errors: BTreeMap<String, u64>,
+    /// Why figures may be this tool's and not the server's; empty: they are the server's.
+    pub bottlenecks: Vec<String>,
     /// The longest one of this tool's threads did not look at its sockets: a latency near it is its own.
     pub away_ms_max: f64,
     /// The most this tool had in memory, per client.
     pub memory_bytes_per_client: u64,
+    /// Unix second at which everybody was there.
+    pub began_unix_s: Option<u64>,
+    pub to_all: ToAll,
+    pub histograms_us: Histograms,
+    pub series: Vec<Second>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize)]
+/// What must be known of other hosts' clients to judge a notification to everybody.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct ToAll {
+    /// Numbers this host posted, from..=to.
+    pub posted: Vec<(u32, u32)>,
+    /// Numbers from..=to, and how many of this host's clients have each.
+    pub received: Vec<(u32, u32, u64)>,
+}
+
+/// As all HdrHistogram libraries read them: base64 of V2, in µs.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Histograms {
+    #[serde(with = "hdr::text")]
+    pub latency: Histogram<u64>,
+    #[serde(with = "hdr::text")]
+    pub low: Histogram<u64>,
+    #[serde(with = "hdr::text")]
+    pub normal: Histogram<u64>,
+    #[serde(with = "hdr::text")]
+    pub high: Histogram<u64>,
+    #[serde(with = "hdr::text")]
+    pub critical: Histogram<u64>,
+    #[serde(with = "hdr::text")]
+    pub connect: Histogram<u64>,
+    #[serde(rename = "return", with = "hdr::text")]
+    pub back: Histogram<u64>,
+    #[serde(with = "hdr::text")]
+    pub lag: Histogram<u64>,
+}
+
+/// Unix seconds, the last one not included.
+#[derive(Debug, Deserialize, PartialEq, Serialize)]
+pub struct Window {
+    pub name: String,
+    pub from_unix_s: u64,
+    pub to_unix_s: u64,
+    pub latency_ms: Option<Latency>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Missing {
     pub user: String,
     pub device: u32,
     /// "user" or "all", and the number; or how many a device has short of `--expect`.
-    pub to: &'static str,
+    pub to: String,
     pub n: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Posted {
     pub due: u64,
     pub accepted: u64,
@@ -67,7 +125,7 @@ pub struct Posted {
     pub refused: BTreeMap<String, u64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Latency {
     pub count: u64,
     pub mean: f64,
@@ -79,7 +137,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    fn of(microseconds: &Histogram<u64>) -> Option<Latency> {
+    pub fn of(microseconds: &Histogram<u64>) -> Option<Latency> {
         let ms = |us: u64| us as f64 / 1_000.0;
         (!microseconds.is_empty()).then(|| Latency {
             count: microseconds.len(),
@@ -93,57 +151,203 @@ impl Latency {
     }
 }
 
-/// What was wanted of the run.
+/// What was wanted of the run, and what it went with.
 pub struct Wanted<'a> {
     pub run: &'a str,
+    pub load: &'a Load,
     pub roster: &'a Roster,
     pub ledger: Option<&'a Ledger>,
     pub expect: Option<u64>,
     pub elapsed: Duration,
+    pub began_unix_s: Option<u64>,
 }
 
 impl Report {
-    pub fn new(wanted: &Wanted<'_>, tally: &Tally, lasts: &[Last]) -> Report {
+    pub fn new(wanted: &Wanted<'_>, tally: Tally, lasts: &[Last], series: Vec<Second>) -> Report {
         let mut missing = MissingList::default();
-        for last in lasts {
+        for last in lasts.iter().filter(|last| !last.is_stalled) {
             missing.add(wanted, last);
         }
         let count = |is: fn(&Last) -> bool| lasts.iter().filter(|last| is(last)).count() as u64;
         let never_connected = count(|last| !last.ever_welcomed);
-        let holes_open = count(|last| last.has_hole);
-        let unsynced = count(|last| last.ever_welcomed && last.is_syncing);
-        let faults = tally.counters.syncs_false + tally.counters.sse_ids_ahead;
+        let holes_open = count(|last| last.has_hole && !last.is_stalled);
+        let unsynced = count(|last| last.ever_welcomed && last.is_syncing && !last.is_stalled);
+        let counters = tally.counters;
+        let faults = counters.syncs_false + counters.sse_ids_ahead;
         let all_well = missing.count + never_connected + holes_open + unsynced + faults == 0;
-        Report {
-            ok: all_well && tally.counters.gave_up == 0,
+        let clients = wanted.roster.clients();
+        let lag = wanted
+            .ledger
+            .map_or_else(hdr::exact, |ledger| ledger.lag_us.clone());
+        let mut report = Report {
+            ok: all_well && counters.gave_up == 0,
             run: wanted.run.to_owned(),
+            scenario: wanted.load.scenario.clone(),
+            about: wanted.load.about.clone(),
+            hosts: vec![host()],
             seconds: wanted.elapsed.as_secs_f64(),
-            clients: wanted.roster.clients(),
+            clients,
             never_connected,
             missing: missing.count,
             missing_examples: missing.examples,
             holes_open,
             unsynced,
-            repeated: tally.counters.repeated(),
-            posted: wanted.ledger.map(|ledger| Posted {
-                due: ledger.due,
-                accepted: ledger.accepted,
-                repeated: ledger.repeated,
-                refused: ledger.refused.clone(),
-            }),
-            counters: tally.counters,
-            latency_ms: Latency::of(&tally.latency_us),
-            connect_ms: Latency::of(&tally.connect_us),
-            return_ms: Latency::of(&tally.return_us),
-            closes: tally.closes.clone(),
-            failures: tally.failures.clone(),
-            gaps: tally.gaps.clone(),
-            errors: tally.errors.clone(),
+            stalled: count(|last| last.is_stalled),
+            repeated: counters.repeated(),
+            posted: wanted.ledger.map(Posted::of),
+            counters,
+            latency_ms: None,
+            latency_ms_by_priority: BTreeMap::new(),
+            connect_ms: None,
+            return_ms: None,
+            lag_ms: None,
+            windows: wanted.load.windows(wanted.began_unix_s),
+            closes: tally.closes,
+            failures: tally.failures,
+            gaps: tally.gaps,
+            errors: tally.errors,
+            bottlenecks: bottlenecks(&series, cpus(), &lag),
             away_ms_max: tally.away_max.as_secs_f64() * 1_000.0,
-            memory_bytes_per_client: peak_resident_bytes()
-                / u64::from(wanted.roster.clients().max(1)),
+            memory_bytes_per_client: peak_resident_bytes() / u64::from(clients.max(1)),
+            began_unix_s: wanted.began_unix_s,
+            to_all: ToAll {
+                posted: wanted
+                    .ledger
+                    .map_or_else(Vec::new, |ledger| ledger.to_all.ranges().to_vec()),
+                received: received(lasts),
+            },
+            histograms_us: Histograms::of(
+                tally.latency_us,
+                tally.by_priority_us,
+                tally.connect_us,
+                tally.return_us,
+                lag,
+            ),
+            series,
+        };
+        report.summarize();
+        report
+    }
+
+    /// Percentiles of the histograms.
+    pub fn summarize(&mut self) {
+        let of = &self.histograms_us;
+        self.latency_ms = Latency::of(&of.latency);
+        self.connect_ms = Latency::of(&of.connect);
+        self.return_ms = Latency::of(&of.back);
+        self.lag_ms = Latency::of(&of.lag);
+        let tiers = [
+            ("low", &of.low),
+            ("normal", &of.normal),
+            ("high", &of.high),
+            ("critical", &of.critical),
+        ];
+        let tiers = tiers
+            .into_iter()
+            .filter_map(|(name, of)| Some((name.to_owned(), Latency::of(of)?)));
+        self.latency_ms_by_priority = tiers.collect();
+        for window in &mut self.windows {
+            let mut sum = hdr::rough();
+            let within =
+                |second: &&Second| (window.from_unix_s..window.to_unix_s).contains(&second.unix_s);
+            for second in self.series.iter().filter(within) {
+                sum.add(&second.latency).expect("same bounds");
+            }
+            window.latency_ms = Latency::of(&sum);
         }
     }
+}
+
+impl Histograms {
+    fn of(
+        latency: Histogram<u64>,
+        [low, normal, high, critical]: [Histogram<u64>; 4],
+        connect: Histogram<u64>,
+        back: Histogram<u64>,
+        lag: Histogram<u64>,
+    ) -> Histograms {
+        Histograms {
+            latency,
+            low,
+            normal,
+            high,
+            critical,
+            connect,
+            back,
+            lag,
+        }
+    }
+}
+
+impl Posted {
+    fn of(ledger: &Ledger) -> Posted {
+        Posted {
+            due: ledger.due,
+            accepted: ledger.accepted,
+            repeated: ledger.repeated,
+            refused: ledger.refused.clone(),
+        }
+    }
+}
+
+impl Load {
+    /// Parts of the run worth a figure of their own.
+    fn windows(&self, began_unix_s: Option<u64>) -> Vec<Window> {
+        let Some(began) = began_unix_s else {
+            return Vec::new();
+        };
+        let end = began + self.duration_s.unwrap_or(u64::from(u32::MAX));
+        let mut windows = Vec::new();
+        let mut add = |name: &str, from: u64, to: u64| {
+            if from < to {
+                windows.push(Window {
+                    name: name.to_owned(),
+                    from_unix_s: from,
+                    to_unix_s: to,
+                    latency_ms: None,
+                });
+            }
+        };
+        if let Some(storm) = &self.storm {
+            let at = began + storm.at_s as u64;
+            add("before the storm", began, at);
+            add("since the storm", at, end);
+        }
+        if let Some(slow) = &self.slow {
+            let from = began + slow.from_s as u64;
+            let to = slow.for_s.map_or(end, |for_s| from + for_s as u64);
+            add("before some stop reading", began, from);
+            add("while some don't read", from, to);
+            add("since all read again", to, end);
+        }
+        windows
+    }
+}
+
+/// How many clients have each of the numbers to all, run by run.
+fn received(lasts: &[Last]) -> Vec<(u32, u32, u64)> {
+    let mut steps: BTreeMap<u32, i64> = BTreeMap::new();
+    for &(first, last) in lasts.iter().flat_map(|last| last.all.ranges()) {
+        *steps.entry(first).or_default() += 1;
+        *steps.entry(last.saturating_add(1)).or_default() -= 1;
+    }
+    let (mut runs, mut clients, mut from) = (Vec::new(), 0_i64, 0);
+    for (at, step) in steps {
+        if clients > 0 && at > from {
+            runs.push((from, at - 1, clients as u64));
+        }
+        (clients, from) = (clients + step, at);
+    }
+    runs
+}
+
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
 }
 
 #[derive(Default)]
@@ -175,7 +379,7 @@ impl MissingList {
         let named = found.into_iter().take(room).map(|(to, n)| Missing {
             user: wanted.roster.user(user),
             device: last.number % wanted.roster.devices(),
-            to,
+            to: to.to_owned(),
             n,
         });
         self.examples.extend(named);
@@ -190,64 +394,36 @@ fn peak_resident_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// On a terminal one line that changes; elsewhere a line now and then. All of it on stderr.
-pub struct Progress {
-    is_terminal: bool,
-    last: Instant,
-    last_unique: u64,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Numbers;
 
-impl Progress {
-    pub fn new() -> Progress {
-        Progress {
-            is_terminal: io::stderr().is_terminal(),
-            last: Instant::now(),
-            last_unique: 0,
+    fn last(numbers: &[u32]) -> Last {
+        let mut all = Numbers::default();
+        for &number in numbers {
+            all.insert(number);
+        }
+        Last {
+            number: 0,
+            own: Numbers::default(),
+            all,
+            unique: 0,
+            has_hole: false,
+            cursors: String::new(),
+            is_syncing: false,
+            is_stalled: false,
+            ever_welcomed: true,
         }
     }
 
-    /// Something worth a line of its own.
-    pub fn say(&self, text: &str) {
-        let clear = if self.is_terminal { "\r\x1b[K" } else { "" };
-        eprintln!("{clear}swarm: {text}");
-    }
-
-    pub fn show(&mut self, clients: u32, counters: &Counters, ledger: Option<(u64, u64)>) {
-        let every = Duration::from_millis(if self.is_terminal { 250 } else { 5_000 });
-        let since = self.last.elapsed();
-        if since < every {
-            return;
-        }
-        let per_s = (counters.unique - self.last_unique) as f64 / since.as_secs_f64();
-        (self.last, self.last_unique) = (Instant::now(), counters.unique);
-        let posted = ledger.map_or(String::new(), |(accepted, expected)| {
-            let waiting = expected.saturating_sub(counters.unique_own);
-            format!(" · {accepted} posted, {waiting} on the way")
-        });
-        let holes = counters.holes_seen - counters.holes_healed;
-        let syncing = match counters.syncing {
-            0 => String::new(),
-            count => format!(", {count} syncing"),
-        };
-        let line = format!(
-            "{}/{clients} connected{syncing}{posted} · {} received, {per_s:.0}/s · {} repeated · {holes} holes · \
-             {} reconnects",
-            counters.connected,
-            counters.unique,
-            counters.repeated(),
-            counters.reconnects
+    #[test]
+    fn numbers_to_all_are_counted_by_the_clients_that_have_them() {
+        let lasts = [last(&[1, 2, 3, 4]), last(&[1, 2, 4]), last(&[2])];
+        assert_eq!(
+            received(&lasts),
+            [(1, 1, 2), (2, 2, 3), (3, 3, 1), (4, 4, 2)]
         );
-        if self.is_terminal {
-            eprint!("\r\x1b[K{line}");
-            let _ = io::stderr().flush();
-        } else {
-            eprintln!("swarm: {line}");
-        }
-    }
-
-    pub fn end(&self) {
-        if self.is_terminal {
-            eprintln!();
-        }
+        assert_eq!(received(&[last(&[])]), []);
     }
 }

@@ -2,21 +2,27 @@
 
 use crate::{
     capacity::Machine,
+    cli::Merge,
     flock::{Flock, Last, Link, Setup, Target},
+    hdr, merge,
     options::Options,
+    page,
     producer::{Ledger, Producer},
-    report::{Progress, Report, Wanted},
+    progress::Progress,
+    report::{Report, Wanted},
     roster::Roster,
     rules::Settings,
-    sys,
+    series::Recorder,
+    sys, table,
     tally::{Counters, Tally},
 };
 use anyhow::{Context, Result, anyhow};
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
+    path::Path,
     sync::{Arc, Mutex, atomic::Ordering},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,7 +32,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Says whether all went well.
 pub fn run(options: &Options) -> Result<bool> {
     let roster = Arc::new(Roster::new(options)?);
-    let run = format!("{:08x}", rand::random::<u32>());
+    let run = options.run.clone();
+    let run = run.unwrap_or_else(|| format!("{:08x}", rand::random::<u32>()));
     let producer = Producer::new(options, &roster, &run)?;
     let (setup, threads) = setup(options, &run, &roster)?;
     // Before the runtime opens descriptors of its own, which every thread would have copies of.
@@ -36,7 +43,11 @@ pub fn run(options: &Options) -> Result<bool> {
         .build()
         .context("no runtime")?;
     let ledger = producer.as_ref().map(Producer::ledger);
+    let recorder = Recorder::new(&options.watch)?;
     let mut watch = Watch {
+        setup: &setup,
+        recorder,
+        began_unix_s: None,
         options,
         roster: &roster,
         flocks: &flocks,
@@ -48,6 +59,7 @@ pub fn run(options: &Options) -> Result<bool> {
     runtime.block_on(watch.follow(producer))?;
     watch.progress.end();
     drop(runtime);
+    let (series, began_unix_s) = (watch.recorder.seconds, watch.began_unix_s);
 
     let started = setup.started;
     let (tally, lasts) = stop(flocks, options.accounting.is_some())?;
@@ -56,17 +68,26 @@ pub fn run(options: &Options) -> Result<bool> {
         .map(|ledger| ledger.lock().expect("no panics"));
     let wanted = Wanted {
         run: &run,
+        load: &options.load,
         roster: &roster,
         ledger: ledger.as_deref(),
         expect: options.expect,
         elapsed: started.elapsed(),
+        began_unix_s,
     };
-    let report = Report::new(&wanted, &tally, &lasts);
     if let (Some(directory), Some(accounts)) = (&options.accounting, &tally.accounts) {
         let written = accounts.write(directory, &roster, &lasts, ledger.as_deref());
         written.with_context(|| format!("can't write to {}", directory.display()))?;
     }
-    write(options, &report)?;
+    let report = Report::new(&wanted, tally, &lasts, series);
+    write(&report, options.json.as_deref(), options.html.as_deref())?;
+    Ok(report.ok)
+}
+
+/// Joins results of several hosts.
+pub fn merge(merge: &Merge) -> Result<bool> {
+    let report = merge::read(&merge.results)?;
+    write(&report, merge.json.as_deref(), merge.html.as_deref())?;
     Ok(report.ok)
 }
 
@@ -82,6 +103,7 @@ fn setup(options: &Options, run: &str, roster: &Arc<Roster>) -> Result<(Arc<Setu
             Ok(Target {
                 address: url.resolve()?,
                 host: url.host.clone(),
+                tls: url.tls,
                 path: match url.path.as_str() {
                     "" => path.to_owned(),
                     given => given.to_owned(),
@@ -103,13 +125,20 @@ fn setup(options: &Options, run: &str, roster: &Arc<Roster>) -> Result<(Arc<Setu
             tail: options.tail,
             hole_wait_ms: options.hole_wait_ms,
             expect: options.expect,
+            slow_share: options.load.slow_share(),
+            slow_return: options.load.slow_return(),
         },
         roster: Arc::clone(roster),
         targets,
         sources: plan.sources,
         sse: options.sse,
+        trust: options.trust(),
         backoff_ms: options.backoff_ms,
         with_accounts: options.accounting.is_some(),
+        churn: options.load.churn,
+        storm: options.load.storm,
+        slow: options.load.slow,
+        duration_s: options.load.duration_s,
         started: Instant::now(),
     };
     Ok((Arc::new(setup), plan.threads))
@@ -133,8 +162,7 @@ fn start(setup: &Arc<Setup>, threads: usize, connect_rate: u32) -> Result<Vec<Ru
             let work = move || -> Result<(Tally, Vec<Last>)> {
                 // Refused only where one table is enough for all: see `capacity`.
                 let _ = sys::own_descriptor_table();
-                let flock = Flock::new(setup, numbers, connects_per_s, linked);
-                Ok(flock.context("no epoll")?.run()?)
+                Ok(Flock::new(setup, numbers, connects_per_s, linked)?.run()?)
             };
             let thread = std::thread::Builder::new()
                 .name(format!("flock-{n}"))
@@ -165,6 +193,10 @@ struct Watch<'a> {
     roster: &'a Arc<Roster>,
     flocks: &'a [Running],
     ledger: Option<&'a Mutex<Ledger>>,
+    setup: &'a Setup,
+    recorder: Recorder,
+    /// When everybody was there.
+    began_unix_s: Option<u64>,
     progress: Progress,
     /// When something last arrived, connected, synced or was accepted.
     moved: Instant,
@@ -196,8 +228,9 @@ impl Watch<'_> {
             let counters = self.look();
             if all_there.is_none() && self.everybody_came(&counters, started) {
                 all_there = Some(Instant::now());
+                self.begin();
                 if let Some(producer) = waiting.take() {
-                    tokio::spawn(producer.run(Arc::clone(self.roster)));
+                    producer.start(Arc::clone(self.roster))?;
                 }
             }
             if let Some(since) = all_there
@@ -215,14 +248,16 @@ impl Watch<'_> {
     fn look(&mut self) -> Counters {
         let mut counters = Counters::default();
         for flock in self.flocks {
-            counters.add(&flock.link.counters.lock().expect("no panics"));
+            counters.add(&flock.link.published.lock().expect("no panics").counters);
         }
         let ledger = self.ledger.map(|ledger| {
             let ledger = ledger.lock().expect("no panics");
-            let expected = ledger.expected(self.roster.devices(), self.roster.clients());
-            (ledger.accepted, expected)
+            (ledger.accepted, ledger.expected)
         });
         let accepted = ledger.map_or(0, |(accepted, _)| accepted);
+        if self.recorder.is_due() {
+            self.record(&counters, accepted);
+        }
         let syncs = counters.syncs_recovered + counters.syncs_unrecovered;
         let now = (counters.unique + syncs, counters.ever_connected, accepted);
         if now != self.before {
@@ -230,6 +265,28 @@ impl Watch<'_> {
         }
         self.progress.show(self.roster.clients(), &counters, ledger);
         counters
+    }
+
+    fn record(&mut self, counters: &Counters, accepted: u64) {
+        let mut latency_us = hdr::rough();
+        for flock in self.flocks {
+            let mut published = flock.link.published.lock().expect("no panics");
+            if !published.latency_us.is_empty() {
+                latency_us.add(&published.latency_us).expect("same bounds");
+                published.latency_us.reset();
+            }
+        }
+        self.recorder.look(counters, accepted, latency_us);
+    }
+
+    /// Everybody is there: what the scenario does begins.
+    fn begin(&mut self) {
+        let now_ms = self.setup.now_ms();
+        for flock in self.flocks {
+            flock.link.began_ms.store(now_ms, Ordering::Relaxed);
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        self.began_unix_s = since.ok().map(|since| since.as_secs());
     }
 
     /// All are connected; or the rest has not come for so long that the run goes on without.
@@ -262,8 +319,7 @@ impl Watch<'_> {
         }
         let (posted, arrived) = self.ledger.map_or((true, true), |ledger| {
             let ledger = ledger.lock().expect("no panics");
-            let expected = ledger.expected(self.roster.devices(), self.roster.clients());
-            (ledger.ended, counters.unique_own >= expected)
+            (ledger.ended, counters.unique_own >= ledger.expected)
         });
         let clients = u64::from(self.roster.clients());
         let satisfied = self.options.expect.is_none() || counters.satisfied >= clients;
@@ -279,10 +335,23 @@ impl Watch<'_> {
     }
 }
 
-fn write(options: &Options, report: &Report) -> Result<()> {
-    let json = serde_json::to_string_pretty(report)?;
-    if let Some(file) = &options.json {
-        std::fs::write(file, &json).with_context(|| format!("can't write {}", file.display()))?;
+/// A table for people; JSON on standard output for programs, and in a file.
+fn write(report: &Report, json: Option<&Path>, html: Option<&Path>) -> Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
+    if let Some(file) = json {
+        write_file(file, &text)?;
     }
-    writeln!(std::io::stdout(), "{json}").context("can't write the result")
+    if let Some(file) = html {
+        write_file(file, &page::html(report))?;
+    }
+    eprint!("{}", table::text(report));
+    let mut out = std::io::stdout();
+    if !out.is_terminal() {
+        writeln!(out, "{text}").context("can't write the result")?;
+    }
+    Ok(())
+}
+
+fn write_file(file: &Path, content: &str) -> Result<()> {
+    std::fs::write(file, content).with_context(|| format!("can't write {}", file.display()))
 }

@@ -11,6 +11,8 @@ use std::{
 /// What to be told of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
+    /// Only what is always told: that the connection broke.
+    Nothing,
     Read,
     ReadWrite,
 }
@@ -18,6 +20,7 @@ pub enum Interest {
 impl Interest {
     fn bits(self) -> u32 {
         let bits = match self {
+            Interest::Nothing => 0,
             Interest::Read => libc::EPOLLIN | libc::EPOLLRDHUP,
             Interest::ReadWrite => libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLOUT,
         };

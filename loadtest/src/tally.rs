@@ -1,15 +1,15 @@
 //! What one thread counted; added up at the end.
 
-use crate::accounting::Accounts;
+use crate::{accounting::Accounts, hdr, scenario::PRIORITIES};
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Distinct reasons kept per map: servers and kernels have few; more is noise.
 const REASONS_MAX: usize = 32;
 
 /// Plain numbers, published many times a second for the progress line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Clients that are connected and welcomed now.
     pub connected: u64,
@@ -18,6 +18,8 @@ pub struct Counters {
     /// Clients that stay away for good (refused, or told not to come back).
     pub gave_up: u64,
     pub connects: u64,
+    /// Ends of connections that the scenario asked for.
+    pub left: u64,
     /// Welcomes after the first one of a client.
     pub reconnects: u64,
     /// Notifications, every copy counted.
@@ -30,6 +32,8 @@ pub struct Counters {
     pub repeated_by_sync: u64,
     /// First seen in a sync, not live.
     pub by_sync: u64,
+    /// Live, after one of the same stream and lane that stands behind it. Re-routing does that on purpose.
+    pub out_of_order: u64,
     pub read_marks: u64,
     /// Clients that have as many as `--expect` asks for.
     pub satisfied: u64,
@@ -51,6 +55,9 @@ pub struct Counters {
     pub pings_answered: u64,
     /// Frames that can't be read, or break the protocol.
     pub unreadable: u64,
+    /// TLS handshakes, without and with a session from before.
+    pub tls_full: u64,
+    pub tls_resumed: u64,
     /// Bytes read from sockets.
     pub bytes: u64,
 }
@@ -60,10 +67,10 @@ impl Counters {
         macro_rules! add {
             ($($field:ident)*) => { $(self.$field += other.$field;)* };
         }
-        add!(connected ever_connected gave_up connects reconnects received unique unique_own
-            repeated_live repeated_by_sync by_sync read_marks satisfied holes_seen holes_healed
+        add!(connected ever_connected gave_up connects left reconnects received unique unique_own
+            repeated_live repeated_by_sync by_sync out_of_order read_marks satisfied holes_seen holes_healed
             syncing syncs_asked syncs_recovered syncs_unrecovered syncs_false sse_ids_ahead acks_sent
-            pings_sent pings_answered unreadable bytes);
+            pings_sent pings_answered unreadable tls_full tls_resumed bytes);
     }
 
     pub fn repeated(&self) -> u64 {
@@ -80,6 +87,10 @@ pub struct Tally {
     pub errors: BTreeMap<String, u64>,
     /// µs from the intended moment of sending to the first copy a device got.
     pub latency_us: Histogram<u64>,
+    /// The same by tier, in the order of [`PRIORITIES`].
+    pub by_priority_us: [Histogram<u64>; PRIORITIES.len()],
+    /// The same since it was last taken.
+    pub recent_us: Histogram<u64>,
     /// µs from `connect` to `welcome`.
     pub connect_us: Histogram<u64>,
     /// µs from the loss of an open connection to the next `welcome`.
@@ -90,11 +101,6 @@ pub struct Tally {
     pub accounts: Option<Accounts>,
 }
 
-/// 1 µs to 10 min with three digits.
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds")
-}
-
 impl Tally {
     pub fn new(with_accounts: bool) -> Tally {
         Tally {
@@ -103,9 +109,11 @@ impl Tally {
             failures: BTreeMap::new(),
             gaps: BTreeMap::new(),
             errors: BTreeMap::new(),
-            latency_us: histogram(),
-            connect_us: histogram(),
-            return_us: histogram(),
+            latency_us: hdr::exact(),
+            by_priority_us: std::array::from_fn(|_| hdr::exact()),
+            recent_us: hdr::rough(),
+            connect_us: hdr::exact(),
+            return_us: hdr::exact(),
             away_max: Duration::ZERO,
             accounts: with_accounts.then(Accounts::default),
         }
@@ -114,6 +122,16 @@ impl Tally {
     /// A thread spent so long between two looks at its sockets.
     pub fn busy(&mut self, time: Duration) {
         self.away_max = self.away_max.max(time);
+    }
+
+    /// A device got something of ours so long after its moment.
+    pub fn arrived(&mut self, late_us: u64, priority: &str) {
+        let late_us = late_us.max(1);
+        self.latency_us.saturating_record(late_us);
+        self.recent_us.saturating_record(late_us);
+        if let Some(tier) = PRIORITIES.iter().position(|tier| *tier == priority) {
+            self.by_priority_us[tier].saturating_record(late_us);
+        }
     }
 
     pub fn add(&mut self, other: Tally) {
@@ -131,6 +149,9 @@ impl Tally {
         }
         let fits = "same bounds";
         self.latency_us.add(other.latency_us).expect(fits);
+        for (mine, theirs) in self.by_priority_us.iter_mut().zip(other.by_priority_us) {
+            mine.add(theirs).expect(fits);
+        }
         self.connect_us.add(other.connect_us).expect(fits);
         self.return_us.add(other.return_us).expect(fits);
         if let (Some(mine), Some(theirs)) = (&mut self.accounts, other.accounts) {

@@ -234,6 +234,8 @@ impl World {
                 tail: false,
                 hole_wait_ms: 2_000,
                 expect: None,
+                slow_share: 0.0,
+                slow_return: false,
             },
             ledger: Ledger::new(plan.copies_bound()),
             troubles: Troubles::default(),

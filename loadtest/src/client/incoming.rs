@@ -32,7 +32,7 @@ impl Client {
                 Ok(length) => {
                     world.tally.counters.bytes += length as u64;
                     self.rules.heard(world.now_ms);
-                    self.take(&buffer[..length], world)?;
+                    self.take_bytes(&mut buffer[..length], world)?;
                     if length < buffer.len() {
                         return Ok(());
                     }
@@ -42,6 +42,28 @@ impl Client {
                 Err(error) => return Err(End::Failed(error)),
             }
         }
+    }
+
+    /// Out of TLS, where it is spoken.
+    fn take_bytes(&mut self, bytes: &mut [u8], world: &mut World) -> Result<(), End> {
+        let Some(tls) = &mut self.tls else {
+            return self.take(bytes, world);
+        };
+        let mut plain = std::mem::take(&mut world.opened);
+        let result = tls.open(bytes, &mut plain, &mut world.sealed);
+        match tls.take_resumed() {
+            Some(true) => world.tally.counters.tls_resumed += 1,
+            Some(false) => world.tally.counters.tls_full += 1,
+            None => {}
+        }
+        let result = result.map_err(End::Tls).and_then(|()| self.flush(world));
+        let result = result.and_then(|()| match plain.is_empty() {
+            true => Ok(()),
+            false => self.take(&plain, world),
+        });
+        plain.clear();
+        world.opened = plain;
+        result
     }
 
     fn closed_silently(&self) -> &'static str {

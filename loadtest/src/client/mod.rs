@@ -4,10 +4,11 @@ mod incoming;
 mod outgoing;
 
 use crate::{
-    flock::{Last, World},
+    flock::{Last, Target, World},
     rules::{Rules, Settings, come_back_after_ms, unix_us},
     sys::{self, Interest},
     tally::count,
+    tls::Tls,
     wheel::NEVER,
     wire::{head::Request, sse::Body, ws},
 };
@@ -35,12 +36,15 @@ pub struct Client {
     url: u8,
     ever_welcomed: bool,
     wants_write: bool,
+    /// Does not read, as the scenario has it.
+    is_stalled: bool,
     /// Whether it is among those counted as syncing.
     pub counted_syncing: bool,
     work: Option<Box<Work>>,
+    tls: Option<Box<Tls>>,
 }
 
-const _: () = assert!(size_of::<Client>() <= 216);
+const _: () = assert!(size_of::<Client>() <= 232);
 
 /// What an open connection at rest has not.
 #[derive(Debug, Default)]
@@ -79,8 +83,13 @@ enum End {
     /// The connection broke, or was given up.
     Broken(&'static str),
     Failed(io::Error),
+    Tls(rustls::Error),
     /// The server asked to come back after so many ms.
     Sent(u64),
+    /// The scenario wants it away for so many ms.
+    Left(u64),
+    /// The scenario broke it; whether it comes back in its slot or at once.
+    Cut(bool),
 }
 
 impl Client {
@@ -97,8 +106,10 @@ impl Client {
             url: (number as usize % urls) as u8,
             ever_welcomed: false,
             wants_write: false,
+            is_stalled: false,
             counted_syncing: false,
             work: None,
+            tls: None,
         }
     }
 
@@ -113,6 +124,7 @@ impl Client {
             unique: self.rules.unique(),
             has_hole: self.rules.has_hole(),
             is_syncing: self.rules.is_syncing(),
+            is_stalled: self.is_stalled,
             ever_welcomed: self.ever_welcomed,
             own: self.rules.own,
             all: self.rules.all,
@@ -135,6 +147,7 @@ impl Client {
     pub fn next_ms(&self, settings: &Settings) -> u64 {
         match self.phase {
             Phase::New | Phase::Gone => u64::MAX,
+            _ if self.is_stalled => u64::MAX,
             Phase::Away | Phase::Opening => self.at_ms,
             Phase::WebSocket | Phase::Events(_) => self.at_ms.min(self.rules.next_ms(settings)),
         }
@@ -167,12 +180,17 @@ impl Client {
             token: &setup.roster.token(self.number),
             cursors: &self.rules.cursors_text(&world.streams),
         };
-        let work = self.work.get_or_insert_default();
-        work.output = match setup.sse {
+        let request = match setup.sse {
             true => request.events(),
             false => request.websocket(key),
         };
+        let first = self.first_bytes(target, request, world);
+        let work = self.work.get_or_insert_default();
         (work.key, work.connecting_us) = (key, world.now_us());
+        match first {
+            Ok(bytes) => work.output = bytes,
+            Err(end) => return self.end(end, world),
+        }
         let source = setup.source(self.number);
         let opened = sys::connect(target.address, source).and_then(|socket| {
             world
@@ -187,9 +205,31 @@ impl Client {
         }
     }
 
+    /// The request, or what TLS begins with; the request follows its handshake.
+    fn first_bytes(
+        &mut self,
+        target: &Target,
+        request: Vec<u8>,
+        world: &World,
+    ) -> Result<Vec<u8>, End> {
+        let Some(dialect) = world.dialect.as_ref().filter(|_| target.tls) else {
+            self.tls = None;
+            return Ok(request);
+        };
+        let mut tls = Tls::new(dialect, &target.host).map_err(End::Tls)?;
+        let mut hello = Vec::new();
+        tls.seal(&request, &mut hello).map_err(End::Tls)?;
+        self.tls = Some(Box::new(tls));
+        Ok(hello)
+    }
+
     /// Something happened to the socket of this generation.
     pub fn ready(&mut self, generation: u32, writable: bool, world: &mut World) {
         if generation != self.generation || self.socket.is_none() {
+            return;
+        }
+        if self.is_stalled {
+            self.end(End::Broken("broke while it did not read"), world);
             return;
         }
         let result = if writable { self.flush(world) } else { Ok(()) }
@@ -207,6 +247,7 @@ impl Client {
         let now_ms = world.now_ms;
         let result = match &self.phase {
             Phase::New | Phase::Gone => Ok(()),
+            _ if self.is_stalled => Ok(()),
             Phase::Away if now_ms >= self.at_ms => {
                 self.connect(world);
                 Ok(())
@@ -229,8 +270,55 @@ impl Client {
             let _ = self.flush(world);
         }
         self.socket = None;
-        self.work = None;
+        (self.work, self.tls) = (None, None);
         self.phase = Phase::Gone;
+    }
+
+    // ── what the scenario does to it ───────────────────────────────────────────────────────────
+
+    /// In good order, and comes back.
+    pub fn leave_for(&mut self, away_ms: u64, world: &mut World) {
+        if !self.is_open() || !self.rules.is_welcomed() || self.is_stalled {
+            return;
+        }
+        if matches!(self.phase, Phase::WebSocket) {
+            ws::write_close(1000, world.random.random(), &mut world.output);
+            let _ = self.flush(world);
+        }
+        self.end(End::Left(away_ms), world);
+    }
+
+    pub fn lose_connection(&mut self, in_slot: bool, world: &mut World) {
+        if self.socket.is_some() {
+            self.end(End::Cut(in_slot), world);
+        }
+    }
+
+    pub fn stop_reading(&mut self, world: &mut World) {
+        if self.is_open() {
+            self.is_stalled = true;
+            self.listen_for(Interest::Nothing, world);
+        }
+    }
+
+    pub fn read_again(&mut self, world: &mut World) {
+        if self.is_stalled {
+            self.is_stalled = false;
+            // Its own silence is not the server's.
+            self.rules.heard(world.now_ms);
+            self.wants_write = true;
+            self.listen_for(Interest::ReadWrite, world);
+        }
+    }
+
+    fn listen_for(&mut self, interest: Interest, world: &mut World) {
+        let token = world.token(self);
+        let Some(socket) = &self.socket else {
+            return;
+        };
+        if let Err(error) = world.epoll.change(socket, token, interest) {
+            self.end(End::Failed(error), world);
+        }
     }
 
     fn end(&mut self, end: End, world: &mut World) {
@@ -242,12 +330,15 @@ impl Client {
             }
         }
         self.socket = None;
+        self.tls = None;
         world.output.clear();
+        world.sealed.clear();
         let work = self.work.get_or_insert_default();
         (work.input, work.output) = Default::default();
-        if was_open {
+        if was_open && !matches!(end, End::Left(_)) {
             work.lost_us = world.now_us();
         }
+        self.is_stalled = false;
         let asked_to_leave_at_ms = match self.rules.is_welcomed() {
             true if self.at_ms != u64::MAX => Some(self.at_ms),
             _ => None,
@@ -258,7 +349,8 @@ impl Client {
             self.url = ((usize::from(self.url) + step) % targets) as u8;
         }
         let away_ms = match (&end, asked_to_leave_at_ms) {
-            (End::Sent(after_ms), _) => Some(*after_ms),
+            (End::Sent(after_ms) | End::Left(after_ms), _) => Some(*after_ms),
+            (End::Cut(false), _) => Some(0),
             (_, Some(at_ms)) => Some(at_ms.saturating_sub(world.now_ms)),
             (End::Closed(Some(4500..)), _) => None,
             (End::Status(status, None), _) if is_final(*status) => None,
@@ -302,7 +394,9 @@ fn note(end: &End, world: &mut World) {
         End::Closed(None) => count(&mut tally.closes, "none"),
         End::Status(status, _) => count(&mut tally.failures, &format!("HTTP {status}")),
         End::Broken(what) => count(&mut tally.failures, what),
+        End::Tls(error) => count(&mut tally.failures, &format!("TLS: {error}")),
         End::Failed(error) => count(&mut tally.failures, &error.kind().to_string()),
         End::Sent(_) => count(&mut tally.closes, "asked to reconnect"),
+        End::Left(_) | End::Cut(_) => tally.counters.left += 1,
     }
 }

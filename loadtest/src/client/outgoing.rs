@@ -75,7 +75,20 @@ impl Client {
     /// Sends what was kept, then what the thread's buffer holds for this client.
     pub(super) fn flush(&mut self, world: &mut World) -> Result<(), End> {
         let mut fresh = std::mem::take(&mut world.output);
-        let result = self.send(&fresh, world);
+        let result = match &mut self.tls {
+            None => self.send(&fresh, world),
+            Some(tls) => {
+                let mut sealed = std::mem::take(&mut world.sealed);
+                let result = match fresh.is_empty() {
+                    true => Ok(()),
+                    false => tls.seal(&fresh, &mut sealed).map_err(End::Tls),
+                };
+                let result = result.and_then(|()| self.send(&sealed, world));
+                sealed.clear();
+                world.sealed = sealed;
+                result
+            }
+        };
         fresh.clear();
         world.output = fresh;
         result

@@ -13,7 +13,9 @@ use crate::{
     accounting::Way,
     cursor::{Cursor, Numbers},
     frame::{Mark, ServerFrame, Slot, Target},
+    scenario::PRIORITIES,
     tally::{self, Tally},
+    unrest::is_among,
 };
 use rand::{RngExt, rngs::SmallRng};
 use smallvec::SmallVec;
@@ -27,6 +29,8 @@ use uuid::Uuid;
 
 /// Ids remembered to recognise repeats of what others posted.
 const RECENT_MAX: usize = 256;
+/// Streams whose order is judged: the user's and the one to all.
+const ORDERED_STREAMS: usize = 2;
 /// Streams one client follows.
 const STREAMS_MAX: usize = 8;
 /// Ids of one `ack`.
@@ -51,6 +55,20 @@ pub struct Settings {
     pub hole_wait_ms: u64,
     /// How many distinct notifications satisfy a client.
     pub expect: Option<u64>,
+    /// Of the clients, those that stop reading at times: their latency says nothing of the server.
+    pub slow_share: f64,
+    /// They read again before the end; else nothing is expected of them.
+    pub slow_return: bool,
+}
+
+impl Settings {
+    pub fn is_slow(&self, client: u32) -> bool {
+        is_among(client, self.slow_share)
+    }
+
+    pub fn is_exempt(&self, client: u32) -> bool {
+        !self.slow_return && self.is_slow(client)
+    }
 }
 
 /// What a thread lends to the client whose turn it is.
@@ -125,6 +143,7 @@ fn narrow(ms: u64) -> Ms {
 pub struct Rules {
     streams: SmallVec<[(u16, Cursor); 2]>,
     rare: Option<Box<Rare>>,
+    lanes: Option<Box<Lanes>>,
     /// Numbers of ours that came, to its user and to all.
     pub own: Numbers,
     pub all: Numbers,
@@ -144,7 +163,10 @@ pub struct Rules {
     welcomed: bool,
 }
 
-const _: () = assert!(size_of::<Rules>() <= 160);
+const _: () = assert!(size_of::<Rules>() <= 168);
+
+/// The newest live position of each stream and lane on this connection; the low half is enough to compare.
+type Lanes = [u32; ORDERED_STREAMS * PRIORITIES.len()];
 
 #[derive(Debug, Default)]
 struct Rare {
@@ -231,8 +253,11 @@ impl Rules {
         let mut wish = None;
         match frame.kind.as_ref() {
             "notification" => {
-                self.notification(frame, Way::Live, ctx);
+                let fresh = self.notification(frame, Way::Live, ctx);
                 self.follow(frame, ctx);
+                if fresh {
+                    self.judge_order(frame, ctx);
+                }
             }
             "read" => {
                 ctx.tally.counters.read_marks += 1;
@@ -252,8 +277,28 @@ impl Rules {
         wish
     }
 
+    /// Within a lane of a stream, live items come in their order.
+    fn judge_order(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
+        // What went past the bus has position 0.
+        let (Some(stream), Some(pos @ 1..)) = (&frame.stream, frame.pos) else {
+            return;
+        };
+        let number = ctx.streams.number(stream);
+        let priority = frame.priority.as_deref().unwrap_or("normal");
+        let lane = PRIORITIES.iter().position(|tier| *tier == priority);
+        let stream = self.streams.iter().position(|(known, _)| *known == number);
+        let (Some(lane), Some(stream @ 0..ORDERED_STREAMS)) = (lane, stream) else {
+            return;
+        };
+        let lanes = self.lanes.get_or_insert_default();
+        let newest = &mut lanes[stream * PRIORITIES.len() + lane];
+        ctx.tally.counters.out_of_order += u64::from((pos as u32) < *newest);
+        *newest = (pos as u32).max(*newest);
+    }
+
     fn welcome(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
         self.welcomed = true;
+        self.lanes = None;
         if let Some(slot) = frame.slot {
             self.set_slot(slot);
         }
@@ -302,10 +347,11 @@ impl Rules {
         Some(&mut self.streams[at].1)
     }
 
-    fn notification(&mut self, frame: &ServerFrame<'_>, way: Way, ctx: &mut Context<'_>) {
+    /// Says whether it is new.
+    fn notification(&mut self, frame: &ServerFrame<'_>, way: Way, ctx: &mut Context<'_>) -> bool {
         let Some(id) = frame.id else {
             ctx.tally.counters.unreadable += 1;
-            return;
+            return false;
         };
         let counters = &mut ctx.tally.counters;
         counters.received += 1;
@@ -319,7 +365,7 @@ impl Rules {
         };
         let live = way == Way::Live;
         match (fresh, live) {
-            (true, _) => self.count_fresh(mark.as_ref(), live, ctx),
+            (true, _) => self.count_fresh(frame, mark.as_ref(), live, ctx),
             (false, true) => counters.repeated_live += 1,
             (false, false) => counters.repeated_by_sync += 1,
         }
@@ -329,9 +375,16 @@ impl Rules {
         if ctx.settings.acknowledge {
             self.rare.get_or_insert_default().unacknowledged.push(id);
         }
+        fresh
     }
 
-    fn count_fresh(&mut self, mark: Option<&Mark<'_>>, live: bool, ctx: &mut Context<'_>) {
+    fn count_fresh(
+        &mut self,
+        frame: &ServerFrame<'_>,
+        mark: Option<&Mark<'_>>,
+        live: bool,
+        ctx: &mut Context<'_>,
+    ) {
         let counters = &mut ctx.tally.counters;
         counters.unique += 1;
         self.unique += 1;
@@ -342,9 +395,12 @@ impl Rules {
             counters.by_sync += 1;
         }
         if let Some(mark) = mark {
-            counters.unique_own += 1;
-            let late_us = unix_us().saturating_sub(mark.at_us);
-            ctx.tally.latency_us.saturating_record(late_us.max(1));
+            counters.unique_own += u64::from(!ctx.settings.is_exempt(ctx.client));
+            if !ctx.settings.is_slow(ctx.client) {
+                let late_us = unix_us().saturating_sub(mark.at_us);
+                let priority = frame.priority.as_deref().unwrap_or("normal");
+                ctx.tally.arrived(late_us, priority);
+            }
         }
     }
 
@@ -368,7 +424,7 @@ impl Rules {
         }
         for item in &frame.items {
             match item.kind.as_ref() {
-                "notification" => self.notification(item, self.sync_way, ctx),
+                "notification" => drop(self.notification(item, self.sync_way, ctx)),
                 "read" => ctx.tally.counters.read_marks += 1,
                 _ => ctx.tally.counters.unreadable += 1,
             }

@@ -21,6 +21,8 @@ impl World {
                 tail: false,
                 hole_wait_ms: 1_000,
                 expect: None,
+                slow_share: 0.0,
+                slow_return: false,
             },
             streams: StreamNames::default(),
             tally: Tally::new(false),
@@ -256,4 +258,31 @@ fn a_server_that_goes_away_in_good_order_says_when_to_return() {
     assert_eq!(wish, Some(Wish::ReconnectAfter(700)));
     world.hear(r#"{"type":"slot","after_ms_min":1,"after_ms_max":2}"#);
     assert_eq!(world.rules.slot().after_ms_max, 2);
+}
+
+#[test]
+fn items_of_a_lane_that_come_out_of_order_are_counted_and_other_lanes_are_not_compared() {
+    let mut world = World::at(1);
+    for (pos, priority) in [(5, "normal"), (4, "high"), (9, "normal"), (7, "normal")] {
+        let id = Uuid::from_u128(pos);
+        world.hear(&format!(
+            r#"{{"type":"notification","id":"{id}","stream":"s","pos":{pos},"prev":1,"priority":"{priority}"}}"#
+        ));
+    }
+    assert_eq!(world.tally.counters.out_of_order, 1);
+}
+
+#[test]
+fn a_client_that_stops_reading_has_no_latency_and_is_expected_only_if_it_reads_again() {
+    for (slow_return, expected) in [(false, 0), (true, 1)] {
+        let mut world = World::at(1);
+        (world.settings.slow_share, world.settings.slow_return) = (1.0, slow_return);
+        let id = Uuid::now_v7();
+        world.hear(&format!(
+            r#"{{"type":"notification","id":"{id}","stream":"s","pos":2,"prev":1,
+                "data":{{"swarm":"r","to":"user","n":1,"at_us":1}}}}"#
+        ));
+        assert_eq!(world.tally.latency_us.len(), 0);
+        assert_eq!(world.tally.counters.unique_own, expected);
+    }
 }

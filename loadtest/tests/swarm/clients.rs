@@ -1,9 +1,7 @@
-//! The tool as it is run: its verdict, its result, and what a server sees of its clients.
+//! Clients as the flags make them: the verdict, its result, and what a server sees of its clients.
 
-mod server;
-
+use crate::server::{SECRET, Server};
 use serde_json::{Value, json};
-use server::{SECRET, Server};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use tempfile::TempDir;
 

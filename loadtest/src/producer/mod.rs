@@ -1,0 +1,261 @@
+//! Posts numbered notifications on a schedule that waits for nobody: each is due at its own moment, and
+//! its latency counts from there.
+//!
+//! A post whose answer is unknown is repeated under the same `Idempotency-Key` until it is accepted or
+//! refused, so that "accepted" and "expected" are the same set.
+
+mod grpc;
+mod http;
+mod kafka;
+mod ledger;
+
+pub use ledger::Ledger;
+
+use crate::{
+    frame::{Mark, Target},
+    options::Options,
+    roster::{self, Roster},
+    rules::unix_us,
+    schedule::Schedule,
+};
+use anyhow::{Context, Result, bail};
+use ledger::Reach;
+use serde::Deserialize;
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, sleep_until},
+};
+use uuid::Uuid;
+
+/// Posts on their way at once. Beyond, posts leave late, and their latency says so.
+const IN_FLIGHT: usize = 1_024;
+const ANSWER: Duration = Duration::from_secs(10);
+/// Pause before an attempt is repeated.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The schedule, and what keeps to it.
+pub struct Producer {
+    schedule: Schedule,
+    poster: Arc<Poster>,
+}
+
+struct Poster {
+    door: Door,
+    run: String,
+    /// The text of the longest body; shorter ones are cut from it.
+    text: String,
+    give_up: Duration,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+/// Where notifications go in.
+enum Door {
+    Http(http::Http),
+    Grpc(grpc::Grpc),
+    Kafka(Box<kafka::Kafka>),
+}
+
+/// One notification to post.
+pub struct Post {
+    /// `None`: to all.
+    user: Option<u32>,
+    name: String,
+    n: u32,
+    at_us: u64,
+    priority: String,
+    size: usize,
+}
+
+/// What a door takes of a post.
+struct Content<'a> {
+    post: &'a Post,
+    idempotency_key: &'a str,
+    title: String,
+    body: &'a str,
+    mark: Mark<'a>,
+}
+
+/// What the server says of a post it took.
+#[derive(Deserialize)]
+pub struct Accepted {
+    id: Uuid,
+    #[serde(default)]
+    durability: String,
+}
+
+/// What came of an attempt.
+enum Attempt {
+    /// What it said is `None` when it can't be read.
+    Accepted(Option<Accepted>),
+    /// For good.
+    Refused(String),
+    /// May pass: why, and how long to wait.
+    Passing(String, Duration),
+}
+
+impl Door {
+    fn new(options: &Options) -> Result<Door> {
+        let urls = &options.post_urls;
+        let key = match &options.api_key_file {
+            Some(file) => roster::read(file)?.trim().to_owned(),
+            None => String::new(),
+        };
+        let all_are = |scheme: &str| urls.iter().all(|url| url.starts_with(scheme));
+        if all_are("kafka://") {
+            return Ok(Door::Kafka(Box::new(kafka::Kafka::new(urls)?)));
+        }
+        if key.is_empty() {
+            bail!("--post-url: give --api-key-file, too");
+        }
+        if all_are("grpc://") || all_are("grpcs://") {
+            return Ok(Door::Grpc(grpc::Grpc::new(urls, &key)?));
+        }
+        if all_are("http") {
+            return Ok(Door::Http(http::Http::new(urls, &key)?));
+        }
+        bail!("--post-url: expected http://, https://, grpc:// or kafka://, the same for all");
+    }
+
+    /// `turn` chooses the server.
+    async fn attempt(&self, content: &Content<'_>, turn: usize) -> Attempt {
+        match self {
+            Door::Http(http) => http.attempt(content, turn).await,
+            Door::Grpc(grpc) => grpc.attempt(content, turn).await,
+            Door::Kafka(kafka) => kafka.attempt(content).await,
+        }
+    }
+}
+
+impl Producer {
+    /// `None` without `--post-url`.
+    pub fn new(options: &Options, roster: &Roster, run: &str) -> Result<Option<Producer>> {
+        if options.post_urls.is_empty() {
+            return Ok(None);
+        }
+        let load = &options.load;
+        let duration_s = load.duration_s.map_or(f64::INFINITY, |s| s as f64);
+        let longest = load.sendings.iter().map(|one| one.size).max();
+        let reach = Reach::new(roster, load.exempt_share());
+        let ledger = Ledger::new(reach, options.accounting.is_some());
+        let schedule = Schedule::new(&load.sendings, duration_s, roster.users(), options.seed);
+        let poster = Poster {
+            door: Door::new(options)?,
+            run: run.to_owned(),
+            text: "x".repeat(longest.unwrap_or(0) as usize),
+            give_up: Duration::from_secs(options.give_up_s),
+            ledger: Arc::new(Mutex::new(ledger)),
+        };
+        Ok(Some(Producer {
+            schedule,
+            poster: Arc::new(poster),
+        }))
+    }
+
+    pub fn ledger(&self) -> Arc<Mutex<Ledger>> {
+        Arc::clone(&self.poster.ledger)
+    }
+
+    /// On a thread of its own, which nothing else makes late.
+    pub fn start(self, roster: Arc<Roster>) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("no runtime")?;
+        let thread = std::thread::Builder::new().name("producer".into());
+        let started = thread.spawn(move || runtime.block_on(self.run(roster)));
+        started.context("no thread").map(drop)
+    }
+
+    /// Posts them all; ends when the last is accepted, refused or given up.
+    async fn run(self, roster: Arc<Roster>) {
+        let Producer { schedule, poster } = self;
+        let permits = Arc::new(Semaphore::new(IN_FLIGHT));
+        let mut next: HashMap<Option<u32>, u32> = HashMap::new();
+        let (start, start_us) = (Instant::now(), unix_us());
+        for due in schedule {
+            wait_until(start + due.at).await;
+            if poster.ledger().enough {
+                break;
+            }
+            let n = next.entry(due.user).or_default();
+            *n += 1;
+            let post = Post {
+                user: due.user,
+                name: due.user.map_or_else(String::new, |user| roster.user(user)),
+                n: *n,
+                at_us: start_us + due.at.as_micros() as u64,
+                priority: due.priority,
+                size: due.size as usize,
+            };
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            let poster = Arc::clone(&poster);
+            poster.ledger().leaves(&post);
+            tokio::spawn(async move {
+                poster.post(&post).await;
+                drop(permit);
+            });
+        }
+        // All permits back: nothing is on its way.
+        let all = permits.acquire_many(IN_FLIGHT as u32).await;
+        poster.ledger().ended = true;
+        drop(all);
+    }
+}
+
+/// What is due is not slept for: timers wake late, by up to a millisecond.
+async fn wait_until(moment: Instant) {
+    if moment > Instant::now() {
+        sleep_until(moment).await;
+    } else {
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Poster {
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("no panics")
+    }
+
+    async fn post(&self, post: &Post) {
+        let target = if post.user.is_some() {
+            &post.name
+        } else {
+            "all"
+        };
+        let idempotency_key = format!("swarm-{}-{target}-{}", self.run, post.n);
+        let content = Content {
+            post,
+            idempotency_key: &idempotency_key,
+            title: format!("Number {}", post.n),
+            body: &self.text[..post.size],
+            mark: Mark {
+                swarm: Cow::Borrowed(&self.run),
+                to: match post.user {
+                    Some(_) => Target::User,
+                    None => Target::All,
+                },
+                n: post.n,
+                at_us: post.at_us,
+            },
+        };
+        let give_up_at = Instant::now() + self.give_up;
+        for turn in post.n as usize.. {
+            let (why, pause) = match self.door.attempt(&content, turn).await {
+                Attempt::Accepted(answer) => return self.ledger().accepted(post, answer),
+                Attempt::Refused(why) => return self.ledger().refused(post, &why),
+                Attempt::Passing(why, pause) => (why, pause),
+            };
+            if Instant::now() + pause > give_up_at {
+                return self.ledger().refused(post, &format!("{why}, given up"));
+            }
+            self.ledger().repeated += 1;
+            sleep(pause).await;
+        }
+    }
+}

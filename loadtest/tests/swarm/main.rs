@@ -1,0 +1,6 @@
+//! The tool as it is run, against a small server of its own.
+
+mod clients;
+mod scenarios;
+mod server;
+mod tls;
