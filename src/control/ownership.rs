@@ -125,6 +125,8 @@ impl Keeper {
                     .identity
                     .send_modify(|identity| identity.0 = gateway.clone());
                 self.gateway = Some(gateway);
+                // From here on it is the shard that is waited for.
+                host.health.works(Cause::Lease);
                 Ok(Duration::ZERO)
             }
             Err(RegistryError::Held {
@@ -259,7 +261,6 @@ impl Keeper {
 
     fn own(&mut self, gateway: GatewayEpoch, shard: ShardLease) {
         tracing::info!(%gateway, shard = shard.shard, epoch = shard.epoch, "owns its shard");
-        self.host.health.works(Cause::Lease);
         self.host.metrics.shard.set(i64::from(shard.shard));
         self.former = Some(shard.clone());
         let identity = (gateway.clone(), Some(shard.shard));
