@@ -122,6 +122,30 @@ async fn a_body_far_over_the_limit_is_answered_413_and_the_client_sees_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_off_is_400_and_not_too_large() {
+    let rig = Rig::start().await;
+    for path in ["/v1/notifications", "/v1/users/1/read"] {
+        for (framing, body) in [
+            ("content-length: 100", "{\"target\""),
+            ("transfer-encoding: chunked", "5\r\n{\"tar\r\n"),
+            ("transfer-encoding: chunked", "no size\r\n"),
+        ] {
+            let mut stream = TcpStream::connect(rig.addresses.http).await.unwrap();
+            let request = format!(
+                "POST {path} HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {}\r\n{framing}\r\n\r\n{body}",
+                rig.key
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
+            assert!(answer.contains("\"bad_body\""), "{path}: {answer}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_to_be_asked_for_its_body_is_answered_at_once() {
     let rig = Rig::start().await;
     let mut stream = TcpStream::connect(rig.addresses.http).await.unwrap();

@@ -84,7 +84,8 @@ fn given(text: String) -> Option<String> {
 fn status(refusal: Refusal) -> Status {
     let message = refusal.to_string();
     match refusal {
-        Refusal::BadJson(_)
+        Refusal::BadBody(_)
+        | Refusal::BadJson(_)
         | Refusal::Field { .. }
         | Refusal::Unsupported { .. }
         | Refusal::TooLarge { .. } => Status::invalid_argument(message),

@@ -41,11 +41,6 @@ impl ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, "bad_target", problem)
     }
 
-    /// The body broke off.
-    pub fn bad_body(problem: String) -> ApiError {
-        ApiError::new(StatusCode::BAD_REQUEST, "bad_body", problem)
-    }
-
     pub fn method() -> ApiError {
         let message = "this path takes another method";
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", message)
@@ -124,7 +119,7 @@ impl IntoResponse for ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> ApiError {
         let status = match refusal {
-            Refusal::BadJson(_) => StatusCode::BAD_REQUEST,
+            Refusal::BadBody(_) | Refusal::BadJson(_) => StatusCode::BAD_REQUEST,
             Refusal::Field { .. } | Refusal::Unsupported { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::Conflict => StatusCode::CONFLICT,

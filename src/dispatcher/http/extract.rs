@@ -49,14 +49,20 @@ impl FromRequest<Shared> for Whole {
     async fn from_request(request: Request, shared: &Shared) -> Result<Self, ApiError> {
         match Bytes::from_request(request, shared).await {
             Ok(bytes) => Ok(Whole(bytes)),
-            Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_))) => {
-                let refusal = Refusal::TooLarge {
-                    field: "body".into(),
-                    problem: "is larger than this path takes".into(),
-                };
-                Err(refusal.into())
-            }
-            Err(rejection) => Err(ApiError::bad_body(rejection.body_text())),
+            Err(rejection) => Err(unread(rejection, "is larger than this path takes").into()),
         }
+    }
+}
+
+/// Why a body was not read to its end.
+pub fn unread(rejection: BytesRejection, too_large: impl Into<String>) -> Refusal {
+    match rejection {
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
+            Refusal::TooLarge {
+                field: "body".into(),
+                problem: too_large.into(),
+            }
+        }
+        rejection => Refusal::BadBody(rejection.body_text()),
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     Shared,
     error::ApiError,
-    extract::{PathText, QueryPairs},
+    extract::{PathText, QueryPairs, unread},
     inbox::parse_user,
     producer::Producer,
 };
@@ -33,15 +33,12 @@ pub async fn submit(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<Receipt>), ApiError> {
-    let draft = match &body {
-        Ok(body) => Draft::from_json(body),
-        Err(_) => Err(Refusal::TooLarge {
-            field: "body".into(),
-            problem: format!(
-                "a request has at most {} B",
-                limits::NOTIFICATION_LIST_BYTES
-            ),
-        }),
+    let draft = match body {
+        Ok(body) => Draft::from_json(&body),
+        Err(rejection) => {
+            let most = limits::NOTIFICATION_LIST_BYTES;
+            Err(unread(rejection, format!("a request has at most {most} B")))
+        }
     };
     let idempotency_key = headers
         .get("idempotency-key")

@@ -1,7 +1,10 @@
 //! A JSON object taken apart field by field, so that a refusal can name the field.
 
 use super::request::Refusal;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
@@ -14,10 +17,9 @@ pub struct Fields<'b> {
 
 impl<'b> Fields<'b> {
     pub fn read(body: &'b [u8]) -> Result<Fields<'b>, Refusal> {
-        let left = serde_json::from_slice(body);
-        let within = None;
-        left.map(|left| Fields { left, within })
-            .map_err(|error| Refusal::BadJson(error.to_string()))
+        let pairs = serde_json::from_slice(body);
+        let pairs: Pairs<'b> = pairs.map_err(|error| Refusal::BadJson(error.to_string()))?;
+        Fields::of(pairs, None)
     }
 
     /// The object that is the value of a field.
@@ -26,10 +28,25 @@ impl<'b> Fields<'b> {
         object: &'b RawValue,
         expected: &str,
     ) -> Result<Fields<'b>, Refusal> {
-        let left = serde_json::from_str(object.get());
-        let within = Some(field);
-        left.map(|left| Fields { left, within })
-            .map_err(|_| Refusal::field(field, format!("is not {expected}")))
+        let pairs = serde_json::from_str(object.get());
+        let pairs: Pairs<'b> =
+            pairs.map_err(|_| Refusal::field(field, format!("is not {expected}")))?;
+        Fields::of(pairs, Some(field))
+    }
+
+    /// Of two fields of one name nobody knows which was meant.
+    fn of(Pairs(pairs): Pairs<'b>, within: Option<&'static str>) -> Result<Fields<'b>, Refusal> {
+        let mut fields = Fields {
+            left: BTreeMap::new(),
+            within,
+        };
+        for (field, value) in pairs {
+            if fields.left.contains_key(&field) {
+                return Err(Refusal::field(fields.path(&field), "is given twice"));
+            }
+            fields.left.insert(field, value);
+        }
+        Ok(fields)
     }
 
     /// Takes a field out; `null` is "not given".
@@ -71,5 +88,32 @@ impl<'b> Fields<'b> {
             Some(outer) => format!("{outer}.{field}"),
             None => field.to_owned(),
         }
+    }
+}
+
+/// An object's fields as they come, repeats included.
+struct Pairs<'b>(Vec<(String, &'b RawValue)>);
+
+impl<'de: 'b, 'b> Deserialize<'de> for Pairs<'b> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(pairs)
+            }
+        }
+
+        deserializer.deserialize_map(Object).map(Pairs)
     }
 }

@@ -19,6 +19,9 @@ const TARGET: &str = "an object with `user`, `users` or `all`";
 /// Why a request is not taken. Nothing of it was written.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
+    /// It broke off, or was not framed as HTTP has it.
+    #[error("the body did not come whole: {0}")]
+    BadBody(String),
     #[error("the body is no JSON object: {0}")]
     BadJson(String),
     #[error("{field}: {problem}")]
@@ -48,6 +51,7 @@ impl Refusal {
     /// Stable word for programs and metrics.
     pub fn code(&self) -> &'static str {
         match self {
+            Refusal::BadBody(_) => "bad_body",
             Refusal::BadJson(_) => "bad_json",
             Refusal::Field { .. } => "bad_field",
             Refusal::Unsupported { .. } => "unsupported",
@@ -360,6 +364,19 @@ mod tests {
         for (json, field) in [
             ("[]", "bad_json"),
             ("{", "bad_json"),
+            (r#"{"target":{"user":"1"},"type":"x","type":"y"}"#, "type"),
+            (
+                r#"{"target":{"user":"1"},"type":"x","target":{"user":"1"}}"#,
+                "target",
+            ),
+            (
+                r#"{"target":{"user":"1","user":"1"},"type":"x"}"#,
+                "target.user",
+            ),
+            (
+                r#"{"target":{"user":"1"},"type":"x","title":null,"\u0074itle":"t"}"#,
+                "title",
+            ),
             (r#"{"type":"x"}"#, "target"),
             (r#"{"target":{},"type":"x"}"#, "target"),
             (r#"{"target":{"user":"1","all":true},"type":"x"}"#, "target"),
