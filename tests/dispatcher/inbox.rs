@@ -109,6 +109,30 @@ async fn reading_shows_in_the_inbox_for_both_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reading_what_the_user_does_not_have_is_told() {
+    let rig = Rig::start().await;
+    let own = rig.post_to("42", "own").await;
+    let others = rig.post_to("43", "another's").await;
+    settled(&rig).await;
+    let unknown = herald::ids::NotificationId::generate();
+    let read = |ids| {
+        let body = Some(json!({ "ids": ids }));
+        rig.call(Method::POST, "/v1/users/42/read", body)
+    };
+    let none = read(vec![others, unknown]).await;
+    assert_eq!(none.status, 404, "{}", none.body);
+    let some = read(vec![others, own, unknown]).await;
+    assert_eq!(some.status, 202, "{}", some.body);
+    assert!(some.body["id"].is_string(), "{}", some.body);
+    assert_eq!(some.body["unknown"], json!([others, unknown]));
+    settled(&rig).await;
+    // Nothing is left to mark, and the same ids are not the user's.
+    let again = read(vec![own, unknown]).await;
+    assert_eq!(again.status, 202, "{}", again.body);
+    assert_eq!(again.body, json!({ "id": null, "unknown": [unknown] }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_paths_and_queries_are_named() {
     let rig = Rig::start().await;
     for (method, path, status, field) in [

@@ -102,8 +102,13 @@ pub async fn read(
     for (at, id) in given.iter().enumerate() {
         ids.push(parse_id(&format!("ids[{at}]"), id)?);
     }
-    let mark = shared.tracker.mark_read(&user, ids, unix_ms()).await?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": mark }))))
+    let marked = shared.tracker.mark_read(&user, &ids, unix_ms()).await?;
+    if marked.unknown.len() == ids.len() {
+        let message = "the user has none of these, or they are not routed yet: try again";
+        return Err(ApiError::not_found(message));
+    }
+    let answer = json!({ "id": marked.id, "unknown": marked.unknown });
+    Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
 pub fn parse_user(text: &str) -> Result<UserId, ApiError> {

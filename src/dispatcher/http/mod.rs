@@ -6,7 +6,7 @@
 //! | `GET /v1/notifications/{id}/delivery?user=` | 200 `{id, states}` |
 //! | `GET /v1/users/{user}` | 200 `{user, connected, routes, unread, recent}` |
 //! | `GET /v1/users/{user}/notifications?limit&cursor` | 200 `{items, unread, next}` |
-//! | `POST /v1/users/{user}/read` `{ids}` | 202 `{id}` |
+//! | `POST /v1/users/{user}/read` `{ids}` | 202 `{id, unknown}`, 404 when all are unknown |
 //! | `GET /v1/status` | 200 `{namespace, region, parts, gateways, shards}` |
 //! | `GET`, `POST /v1/api-keys` (admin keys) | 200 `{keys}`, 201 `{producer, admin, key}` |
 //!

@@ -39,6 +39,14 @@ pub enum TrackError {
     Bus(#[from] BusError),
 }
 
+/// What came of ids that were to be marked read.
+pub struct Marked {
+    /// Of the mark; `None` when nothing was left to mark.
+    pub id: Option<NotificationId>,
+    /// The user does not have these, or not yet.
+    pub unknown: Vec<NotificationId>,
+}
+
 pub struct Tracker {
     bus: SharedBus,
     store: SharedStore,
@@ -136,19 +144,23 @@ impl Tracker {
         Ok(())
     }
 
-    /// Marks ids read for a user: durable on `raw` when it returns. Answers the mark's id, or `None`
-    /// when all were read before or are not the user's.
+    /// Marks ids read for a user: durable on `raw` when it returns.
     pub async fn mark_read(
         &self,
         user: &UserId,
-        ids: Vec<NotificationId>,
+        ids: &[NotificationId],
         at_ms: u64,
-    ) -> Result<Option<NotificationId>, TrackError> {
-        let Some((id, record)) = self.read_mark(user, &ids, at_ms).await? else {
-            return Ok(None);
+    ) -> Result<Marked, TrackError> {
+        let unread = self.store.unread_among(user, ids).await?;
+        let read = self.store.read_among(user, ids).await?;
+        let mut unknown = ids.to_vec();
+        unknown.retain(|id| !unread.contains(id) && !read.contains(id));
+        let Some((id, record)) = self.read_mark(user, &unread, at_ms).await? else {
+            return Ok(Marked { id: None, unknown });
         };
         self.produce(vec![record]).await?;
-        Ok(Some(id))
+        let id = Some(id);
+        Ok(Marked { id, unknown })
     }
 
     async fn set_aside(&self, outcomes: &[Outcome]) -> Result<(), TrackError> {
