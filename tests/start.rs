@@ -131,7 +131,39 @@ fn a_gateway_refuses_a_wrong_value_before_it_opens_anything() {
         refuses("gateway", &[(key, value)], key);
         refuses("gateway", &[(key, value)], &variable);
     }
-    refuses("gateway", &[("gateway.colour", "red")], "colour");
+    refuses(
+        "gateway",
+        &[("gateway.colour", "red")],
+        "HERALD_GATEWAY__COLOUR",
+    );
+    refuses("gateway", &[("garage.doors", "2")], "HERALD_GARAGE__DOORS");
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_ends_the_start_only_where_it_is_ours() {
+    use std::os::unix::ffi::OsStrExt;
+    let start = |name: &str, arguments: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_herald"))
+            .args(arguments)
+            .env(name, std::ffi::OsStr::from_bytes(b"\xff"))
+            .output()
+            .unwrap()
+    };
+    let missing = "/nonexistent.toml";
+    let ours = "HERALD_GATEWAY__ID";
+    for (name, arguments, named) in [
+        (
+            "SOMEBODY_ELSES",
+            &["gateway", "--config", missing][..],
+            missing,
+        ),
+        (ours, &["gateway"], ours),
+    ] {
+        let output = start(name, arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains(named), "{said}");
+    }
 }
 
 #[test]
@@ -236,6 +268,18 @@ async fn a_gateway_starts_without_anything_and_needs_no_dispatcher_to_be_ready_b
     }
     fleet.redis.restart();
     fleet.nobody_owned_a_shard();
+    // Its topics are not there yet: Redis, which is back, is not to blame any more.
+    fleet
+        .eventually("only the shard is waited for", PATIENCE, async || {
+            let Some((_, body)) = fleet.readyz(admin).await else {
+                return 1;
+            };
+            let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+            let shard = body["reasons"]["shard"].as_str().unwrap_or_default();
+            let is_told = shard.contains("topics --apply") && body["reasons"]["lease"].is_null();
+            usize::from(!is_told)
+        })
+        .await;
     fleet.apply_topics();
     let named = says(&fleet, admin, 200, "dispatcher").await;
     assert!(named.contains("dispatchers.addresses"), "{named}");

@@ -12,7 +12,7 @@ pub use sections::*;
 
 use crate::limits;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{fs::File, io::Read, path::Path};
+use std::{collections::BTreeMap, ffi::OsString, fs::File, io::Read, path::Path};
 use thiserror::Error;
 
 /// Exit status of a process whose configuration is wrong (`EX_USAGE`).
@@ -34,10 +34,23 @@ impl ConfigError {
         }
     }
 
-    /// The environment variable that sets the key: `HERALD_AUTH__KEYS` for `auth.keys[0].kid`.
-    pub fn variable(&self) -> String {
+    /// Tells which variable of the environment sets the key, if one does: `HERALD_AUTH__KEYS` for
+    /// `auth.keys[0].kid`, `HERALD_GARAGE__…` for a section `garage`.
+    pub fn naming_variable(
+        self,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> ConfigError {
         let whole = self.key.split('[').next().unwrap_or_default();
-        format!("HERALD_{}", whole.replacen('.', "__", 1).to_uppercase())
+        let expected = format!("HERALD_{}", whole.replacen('.', "__", 1).to_uppercase());
+        let sets = |name: &String| match whole.contains('.') {
+            true => *name == expected,
+            false => name.starts_with(&format!("{expected}__")),
+        };
+        let mut names = environment.filter_map(|(name, _)| name.into_string().ok());
+        match names.find(sets) {
+            Some(variable) => ConfigError::new(format!("{} ({variable})", self.key), self.problem),
+            None => self,
+        }
     }
 }
 
@@ -206,7 +219,7 @@ impl Shipped for StandaloneConfig {
 /// Reads the shipped file, then the operator's (if any), then the environment.
 pub fn load<T: Shipped>(
     path: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<T, ConfigError> {
     let mut table: toml::Table = T::FILE
         .parse()
@@ -214,19 +227,63 @@ pub fn load<T: Shipped>(
     if let Some(path) = path {
         merge(&mut table, read(path)?);
     }
+    let mut texts = BTreeMap::new();
     for (name, value) in environment {
-        override_key(&mut table, &name, &value)?;
+        if let Some(at) = override_key(&mut table, name, value)? {
+            texts.extend([at]);
+        }
     }
-    toml::Value::Table(table)
-        .try_into()
-        .map_err(|error: toml::de::Error| {
-            let message = error.message().to_owned();
-            let text = error.to_string();
-            let key = text
-                .lines()
-                .find_map(|line| line.trim().strip_prefix("in `"));
-            ConfigError::new(key.map_or("file", |key| key.trim_end_matches('`')), message)
-        })
+    typed(table, texts)
+}
+
+/// `texts` are the overridden keys as they were written: one whose TOML value is not of its type is tried as
+/// the text it is, so that a name may be `5` or `true`.
+fn typed<T: Shipped>(
+    mut table: toml::Table,
+    mut texts: BTreeMap<String, String>,
+) -> Result<T, ConfigError> {
+    loop {
+        let error = match toml::Value::Table(table.clone()).try_into() {
+            Ok(config) => return Ok(config),
+            Err(error) => misfit(&error),
+        };
+        let text = texts.remove(&error.key);
+        let (Some(text), Some((section, key))) = (text, error.key.split_once('.')) else {
+            return Err(error);
+        };
+        let mut retried = table.clone();
+        if let Some(toml::Value::Table(section)) = retried.get_mut(section) {
+            section.insert(key.to_owned(), toml::Value::String(text));
+        }
+        let taken: Result<T, toml::de::Error> = toml::Value::Table(retried.clone()).try_into();
+        match taken {
+            Ok(config) => return Ok(config),
+            // No text either: the value is what was meant.
+            Err(again) if misfit(&again).key == error.key => return Err(error),
+            Err(_) => table = retried,
+        }
+    }
+}
+
+fn misfit(error: &toml::de::Error) -> ConfigError {
+    let message = error.message().to_owned();
+    let text = error.to_string();
+    let place = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("in `"))
+        .map(|place| place.trim_end_matches('`').to_owned());
+    let unknown = message
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split('`').next());
+    let key = match (place, unknown) {
+        (Some(place), Some(unknown)) if place.rsplit('.').next() != Some(unknown) => {
+            format!("{place}.{unknown}")
+        }
+        (Some(place), _) => place,
+        (None, Some(unknown)) => unknown.to_owned(),
+        (None, None) => "file".to_owned(),
+    };
+    ConfigError::new(key, message)
 }
 
 fn read(path: &Path) -> Result<toml::Table, ConfigError> {
@@ -250,31 +307,44 @@ fn merge(base: &mut toml::Table, over: toml::Table) {
 }
 
 /// `HERALD_GATEWAY__CONNECTIONS_SOFT=9` sets `gateway.connections_soft`. The text is taken as a TOML
-/// value where it is one, as a string otherwise.
-fn override_key(table: &mut toml::Table, name: &str, value: &str) -> Result<(), ConfigError> {
+/// value where it is one, as a string otherwise. Answers the key and the text; `None` for a variable that is
+/// not ours.
+fn override_key(
+    table: &mut toml::Table,
+    name: OsString,
+    value: OsString,
+) -> Result<Option<(String, String)>, ConfigError> {
     let Some((section, key)) = name
-        .strip_prefix("HERALD_")
+        .to_str()
+        .and_then(|name| name.strip_prefix("HERALD_"))
         .and_then(|rest| rest.split_once("__"))
     else {
-        return Ok(());
+        return Ok(None);
     };
     let (section, key) = (section.to_lowercase(), key.to_lowercase());
+    let path = format!("{section}.{key}");
+    let value = value
+        .into_string()
+        .map_err(|_| ConfigError::new(&path, "the variable's value is not UTF-8"))?;
     let parsed = format!("value = {value}")
         .parse::<toml::Table>()
         .ok()
         .and_then(|mut parsed| parsed.remove("value"))
-        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+        .unwrap_or_else(|| toml::Value::String(value.clone()));
     let entry = table
         .entry(&section)
         .or_insert_with(|| toml::Value::Table(toml::Table::new()));
     match entry {
         toml::Value::Table(section) => {
             section.insert(key, parsed);
-            Ok(())
+            Ok(Some((path, value)))
         }
         _ => Err(ConfigError::new(
             section,
-            format!("{name} overrides a key of it, but it is no table"),
+            format!(
+                "{} overrides a key of it, but it is no table",
+                name.display()
+            ),
         )),
     }
 }

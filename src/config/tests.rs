@@ -8,7 +8,7 @@ fn gateway(text: &str, environment: &[(&str, &str)]) -> Result<GatewayConfig, Co
     std::fs::write(file.path(), text).unwrap();
     let environment = environment
         .iter()
-        .map(|(k, v)| (k.to_string(), v.to_string()));
+        .map(|(k, v)| (OsString::from(k), OsString::from(v)));
     load(Some(file.path()), environment)
 }
 
@@ -152,10 +152,56 @@ fn listeners_collide_on_a_port_where_their_addresses_meet() {
 }
 
 #[test]
-fn a_key_in_an_error_has_its_variable() {
-    let variable = |key: &str| ConfigError::new(key, "").variable();
-    assert_eq!(variable("gateway.cores"), "HERALD_GATEWAY__CORES");
-    assert_eq!(variable("auth.keys[0].key_file"), "HERALD_AUTH__KEYS");
+fn a_key_in_an_error_has_the_variable_that_set_it() {
+    let named = |key: &str, variable: &str| {
+        let set = [(OsString::from(variable), OsString::from("x"))];
+        let error = ConfigError::new(key, "").naming_variable(set.into_iter());
+        error.key.contains(&format!("({variable})"))
+    };
+    assert!(named("gateway.cores", "HERALD_GATEWAY__CORES"));
+    assert!(named("auth.keys[0].key_file", "HERALD_AUTH__KEYS"));
+    assert!(named("garage", "HERALD_GARAGE__DOORS"));
+    assert!(!named("gateway.cores", "HERALD_GATEWAY__ID"));
+    assert!(!named("gateway.cores", "HERALD_GATEWAY__CORES_MAX"));
+}
+
+#[test]
+fn a_name_may_look_like_a_number_or_a_truth() {
+    for name in ["5", "true", "1e5", "inf", "0x10", "-"] {
+        let config = gateway(
+            "",
+            &[("HERALD_NODE__REGION", "5"), ("HERALD_LOG__LEVEL", name)],
+        );
+        let config = config.unwrap();
+        assert_eq!(config.log.level, name);
+        assert_eq!(config.node.region.to_string(), "5");
+    }
+    // What no text is either is named as it was understood.
+    let error = gateway("", &[("HERALD_GATEWAY__CORES", "1e5")]).unwrap_err();
+    assert_eq!(error.key, "gateway.cores");
+    assert!(error.problem.contains("floating point"), "{error}");
+}
+
+#[test]
+fn an_unknown_key_is_told_by_its_whole_name() {
+    let key = |name: &str| gateway("", &[(name, "1")]).unwrap_err().key;
+    assert_eq!(key("HERALD_GATEWAY__COLOUR"), "gateway.colour");
+    assert_eq!(key("HERALD_GARAGE__DOORS"), "garage");
+}
+
+#[test]
+fn what_is_not_utf_8_is_refused_in_our_variables_and_nobodys_business_elsewhere() {
+    use std::os::unix::ffi::OsStringExt;
+    let broken = || OsString::from_vec(b"\xff".to_vec());
+    let load = |name: OsString| {
+        let environment = std::iter::once((name, broken()));
+        load::<GatewayConfig>(None, environment)
+    };
+    assert!(load("PATH".into()).is_ok());
+    assert!(load(broken()).is_ok());
+    let error = load("HERALD_GATEWAY__ID".into()).unwrap_err();
+    assert_eq!(error.key, "gateway.id");
+    assert!(error.problem.contains("UTF-8"), "{error}");
 }
 
 #[test]

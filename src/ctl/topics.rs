@@ -3,7 +3,7 @@
 use super::CtlError;
 use crate::{
     bus::kafka::topics,
-    config::{self, DispatcherConfig},
+    config::{self, ConfigError, DispatcherConfig},
     limits,
 };
 use clap::Args;
@@ -23,7 +23,9 @@ pub struct Topics {
 }
 
 pub async fn run(asked: Topics) -> Result<(), CtlError> {
-    let config: DispatcherConfig = config::load(asked.config.as_deref(), std::env::vars())?;
+    let config = config::load(asked.config.as_deref(), std::env::vars_os());
+    let config: DispatcherConfig =
+        config.map_err(|error: ConfigError| error.naming_variable(std::env::vars_os()))?;
     let (kafka, namespace) = (&config.kafka, &config.node.namespace);
     let failed = |error: topics::TopicsError| match error {
         topics::TopicsError::Config(error) => CtlError::Config(error),

@@ -27,17 +27,11 @@ pub fn load<T: Checked>(
     path: Option<&Path>,
     adjust: impl FnOnce(&mut T),
 ) -> Result<T, ConfigError> {
-    let read = config::load(path, std::env::vars()).and_then(|mut config: T| {
+    let read = config::load(path, std::env::vars_os()).and_then(|mut config: T| {
         adjust(&mut config);
         config.check().map(|()| config)
     });
-    read.map_err(|error| {
-        let variable = error.variable();
-        match std::env::var_os(&variable) {
-            Some(_) => ConfigError::new(format!("{} ({variable})", error.key), error.problem),
-            None => error,
-        }
-    })
+    read.map_err(|error| error.naming_variable(std::env::vars_os()))
 }
 
 impl Checked for GatewayConfig {
