@@ -7,6 +7,7 @@
 use crate::{
     bus::Record,
     ids::{GatewayEpoch, NotificationId, UserId},
+    limits,
     position::Position,
 };
 use bytes::Bytes;
@@ -102,6 +103,18 @@ pub struct Content {
     /// Producer that posted it (the name of its API key).
     #[serde(default)]
     pub producer: String,
+}
+
+/// Whether intake may have made the content: what is stored has to fit a client's frame and a sync.
+pub fn check_content_size(content: &[u8]) -> Result<(), String> {
+    match content.len() <= limits::CONTENT_BYTES {
+        true => Ok(()),
+        false => Err(format!(
+            "{} B of content, of {} at most",
+            content.len(),
+            limits::CONTENT_BYTES
+        )),
+    }
 }
 
 /// Headers every record of ours carries.

@@ -126,6 +126,9 @@ pub const UNSENT_BYTES: u32 = 16 * KIB as u32;
 
 /// JSON of a notification as its producer sent it, but for its target. Over: 413.
 pub const NOTIFICATION_BYTES: usize = 32 * KIB;
+/// Content of a record: what intake makes of it, twice over. Over, another producer wrote it: `dlq`.
+pub const CONTENT_BYTES: usize = 2 * NOTIFICATION_BYTES;
+const _: () = assert!(CLIENT_IDS * 39 + 2 <= CONTENT_BYTES, "a read mark fits");
 /// Body of `POST /v1/notifications`, which may hold a list of users. Over: 413.
 pub const NOTIFICATION_LIST_BYTES: usize = 2 * KIB * KIB - 64 * KIB;
 pub const TARGET_USERS: usize = 10_000;

@@ -8,13 +8,13 @@ use super::{
     metrics::DispatcherMetrics,
     outbox::Outbox,
     patience::{Patience, Stopped},
-    store::{NewBroadcast, SharedStore},
+    store::{self, NewBroadcast, SharedStore, WentBack},
     unix_ms,
-    worker::Work,
+    worker::{Refused, Work},
 };
 use crate::{
     bus::{Consumed, Target, Topic, TopicPartition},
-    envelope::{Content, EnvelopeError, Head, Kind, Routed, is_expired},
+    envelope::{Content, EnvelopeError, Head, Kind, Routed, check_content_size, is_expired},
     ids::Region,
     position::Position,
     proto::client::frames::{self, Place},
@@ -40,7 +40,7 @@ impl Work for Broadcast {
     }
 
     /// Stored by one commit and produced at once: after an outage many wait, each for the ones before it.
-    async fn batch(&mut self, records: &[Consumed]) -> Result<(), Stopped> {
+    async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
         let mut news: Vec<News> = Vec::new();
         for consumed in records {
             match parse(consumed) {
@@ -58,11 +58,9 @@ impl Work for Broadcast {
                 }
             }
         }
-        if news.is_empty() {
-            return Ok(());
-        }
-        let prevs = self.store(&news).await?;
-        self.publish(news, prevs).await
+        let (prevs, refused) = self.store(&mut news).await?;
+        self.publish(news, prevs).await?;
+        Ok(refused)
     }
 }
 
@@ -87,20 +85,43 @@ impl Broadcast {
         Ok(stands_at.is_some_and(|at| at != row.pos))
     }
 
-    async fn store(&self, news: &[News]) -> Result<Vec<Position>, Stopped> {
-        let rows: Vec<NewBroadcast> = news.iter().map(|one| one.row.clone()).collect();
-        let prevs = self
-            .patience
-            .until_done("store_broadcast", || {
-                self.store.append_broadcasts(rows.clone())
-            })
-            .await?;
-        let stored = self
-            .metrics
-            .rows
-            .with_label_values(&["broadcast", "stored"]);
-        stored.inc_by(rows.len() as u64);
-        Ok(prevs)
+    /// Answers `prev` of each; one that is refused is taken out, and so is what follows it.
+    async fn store(&self, news: &mut Vec<News>) -> Result<(Vec<Position>, Vec<Refused>), Stopped> {
+        let mut refused = Vec::new();
+        while !news.is_empty() {
+            let rows: Vec<NewBroadcast> = news.iter().map(|one| one.row.clone()).collect();
+            let appended = self.patience.until_done("store_broadcast", || async {
+                store::or_went_back(self.store.append_broadcasts(rows.clone()).await)
+            });
+            match appended.await? {
+                Ok(prevs) => {
+                    let counter = &self.metrics.rows;
+                    let stored = counter.with_label_values(&["broadcast", "stored"]);
+                    stored.inc_by(rows.len() as u64);
+                    return Ok((prevs, refused));
+                }
+                Err(went_back) => {
+                    let from = went_back.row;
+                    refused.push(self.refuse(&news[from], &went_back));
+                    news.truncate(from);
+                }
+            }
+        }
+        Ok((Vec::new(), refused))
+    }
+
+    fn refuse(&self, one: &News, why: &WentBack) -> Refused {
+        let at = TopicPartition {
+            topic: Topic::FanOutAll,
+            partition: 0,
+        };
+        let counter = &self.metrics.refused;
+        counter.with_label_values(&[at.topic.suffix()]).inc();
+        Refused {
+            at,
+            offset: one.row.pos.offset(),
+            why: why.to_string(),
+        }
     }
 
     async fn publish(&self, news: Vec<News>, prevs: Vec<Position>) -> Result<(), Stopped> {
@@ -159,6 +180,7 @@ fn parse(consumed: &Consumed) -> Result<News, NotPublished> {
         let what = format!("kind {} in fan_out_all", head.kind);
         return Err(NotPublished::Unsupported(what));
     }
+    check_content_size(&consumed.record.value).map_err(NotPublished::Malformed)?;
     let content: Content = serde_json::from_slice(&consumed.record.value)
         .map_err(|error| NotPublished::Malformed(error.to_string()))?;
     let pos = Position::new(GENERATION, consumed.offset)

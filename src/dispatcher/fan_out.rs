@@ -8,11 +8,11 @@ use super::{
     metrics::DispatcherMetrics,
     outbox::Outbox,
     patience::Stopped,
-    worker::Work,
+    worker::{Refused, Work},
 };
 use crate::{
     bus::{Consumed, Record, Target, Topic},
-    envelope::{EnvelopeError, Head, Kind},
+    envelope::{EnvelopeError, Head, Kind, check_content_size},
     ids::UserId,
     limits,
 };
@@ -34,7 +34,7 @@ impl Work for FanOut {
         vec![Topic::FanOut]
     }
 
-    async fn batch(&mut self, records: &[Consumed]) -> Result<(), Stopped> {
+    async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
         for consumed in records {
             match parse(&consumed.record) {
                 Ok((head, list)) => self.spread(head, list).await?,
@@ -48,7 +48,7 @@ impl Work for FanOut {
                 }
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 
@@ -92,7 +92,8 @@ fn parse(record: &Record) -> Result<(Head, List), NotSpread> {
             head.kind
         )));
     }
-    let list = serde_json::from_slice(&record.value)
+    let list: List = serde_json::from_slice(&record.value)
         .map_err(|error| NotSpread::Malformed(error.to_string()))?;
+    check_content_size(list.content.get().as_bytes()).map_err(NotSpread::Malformed)?;
     Ok((head, list))
 }

@@ -23,6 +23,7 @@ pub struct DispatcherMetrics {
     pub reroutes: IntCounterVec,
     pub dead_letters: IntCounterVec,
     pub unsupported: IntCounterVec,
+    pub refused: IntCounterVec,
     pub outcomes: IntCounterVec,
     pub outcomes_refused: IntCounterVec,
     pub lookups: IntCounterVec,
@@ -76,11 +77,8 @@ impl DispatcherMetrics {
                 "Records set aside on dlq, by source topic and cause.",
                 &["topic", "cause"],
             ),
-            unsupported: metrics.counters(
-                "unsupported_total",
-                "Records of a later release that were left alone, by source topic.",
-                &["topic"],
-            ),
+            unsupported: unsupported(metrics),
+            refused: refused(metrics),
             outcomes: metrics.counters(
                 "outcomes_total",
                 "Outcomes accepted from gateways, by fate.",
@@ -113,6 +111,22 @@ impl DispatcherMetrics {
             ),
         }
     }
+}
+
+fn unsupported(metrics: &Metrics) -> IntCounterVec {
+    metrics.counters(
+        "unsupported_total",
+        "Records of a later release that were left alone, by source topic.",
+        &["topic"],
+    )
+}
+
+fn refused(metrics: &Metrics) -> IntCounterVec {
+    metrics.counters(
+        "partitions_refused_total",
+        "Partitions that stand since a position went back in them, by topic.",
+        &["topic"],
+    )
 }
 
 /// Of shards that no gateway owns.

@@ -309,6 +309,7 @@ impl Shared {
             metrics: self.metrics.clone(),
             region: region.clone(),
             pause: Duration::ZERO,
+            partitions: None,
         };
         let fan_out = fan_out::FanOut {
             outbox: outbox.clone(),

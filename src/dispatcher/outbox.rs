@@ -23,6 +23,13 @@ impl Outbox {
         }
     }
 
+    /// How many partitions the topic spreads its keys over.
+    pub async fn partitions(&self, topic: Topic) -> Result<u32, Stopped> {
+        self.patience
+            .until_done("partitions", || self.bus.partitions(topic))
+            .await
+    }
+
     /// Returns when all are durable, in order per partition. A record larger than its topic takes goes
     /// to `dlq` without its value: the row it came from is stored, only this way of delivery ends.
     pub async fn send(&self, records: Vec<(Target, Record)>) -> Result<(), Stopped> {

@@ -1,6 +1,6 @@
 //! How far a worker has come, beside its loop: what `/readyz` tells of one that does not move.
 
-use super::health::Health;
+use super::{health::Health, worker::Refused};
 use crate::{
     bus::{Consumed, SharedBus, TopicPartition, progress::Progress},
     limits,
@@ -12,8 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Partitions the worker holds, and the offset it goes on with in each, where it has finished any.
-type Held = BTreeMap<TopicPartition, Option<u64>>;
+type Held = BTreeMap<TopicPartition, Place>;
+
+/// How far the worker has come in a partition that it holds.
+#[derive(Clone, Default)]
+struct Place {
+    /// The offset it goes on with, where it has finished any.
+    next: Option<u64>,
+    /// Why it stands: a record of it was refused.
+    refused: Option<String>,
+}
 
 /// `None` without a consumer.
 #[derive(Clone, Default)]
@@ -29,7 +37,7 @@ impl Reading {
     }
 
     pub fn assigned(&self, partitions: &[TopicPartition]) {
-        self.change(|held| held.extend(partitions.iter().map(|at| (*at, None))));
+        self.change(|held| held.extend(partitions.iter().map(|at| (*at, Place::default()))));
     }
 
     pub fn revoked(&self, partitions: &[TopicPartition]) {
@@ -39,8 +47,26 @@ impl Reading {
     pub fn finished(&self, records: &[Consumed]) {
         self.change(|held| {
             for record in records {
-                held.insert(record.at, Some(record.offset + 1));
+                held.entry(record.at).or_default().next = Some(record.offset + 1);
             }
+        });
+    }
+
+    pub fn refused(&self, refused: Vec<Refused>) {
+        for Refused { at, offset, why } in refused {
+            let (topic, partition) = (at.topic.suffix(), at.partition);
+            tracing::error!(%topic, partition, offset, "the partition stands: {why}");
+            self.change(|held| held.entry(at).or_default().refused = Some(why));
+        }
+    }
+
+    /// Takes out what belongs to partitions that stand. It is not finished: it comes again once they are
+    /// assigned anew.
+    pub fn leave_standing(&self, records: &mut Vec<Consumed>) {
+        self.change(|held| {
+            let stands =
+                |at: &TopicPartition| held.get(at).is_some_and(|place| place.refused.is_some());
+            records.retain(|record| !stands(&record.at));
         });
     }
 
@@ -77,15 +103,28 @@ impl Reading {
     }
 }
 
-/// The first partition that is slow, and why.
+/// The first partition that stands, else the first that is slow, and why.
 async fn look(
     progress: &mut BTreeMap<TopicPartition, Progress>,
     held: &Held,
     bus: &SharedBus,
 ) -> Option<String> {
+    let mut standing = held
+        .iter()
+        .filter_map(|(at, place)| Some((at, place.refused.as_ref()?)));
+    if let Some((at, why)) = standing.next() {
+        let others = match standing.count() {
+            0 => String::new(),
+            others => format!(" ({others} more of this worker's stand)"),
+        };
+        let (topic, partition) = (at.topic.suffix(), at.partition);
+        return Some(format!(
+            "{topic} partition {partition} stands{others}: {why}"
+        ));
+    }
     progress.retain(|at, _| held.contains_key(at));
     let mut slow = None;
-    for (at, next) in held {
+    for (at, Place { next, .. }) in held {
         let Ok(end) = bus.end(*at).await else {
             continue;
         };

@@ -5,7 +5,8 @@
 //!   streams and generations, a read at quorum, nothing lost to retention, and a registry that answers
 //!   (without it the gateway can't know that live frames reach the user);
 //! * a range covers what is left out on purpose (superseded, expired), never what did not fit; without a
-//!   cursor it begins before the oldest row that did.
+//!   cursor it begins before the oldest row that did;
+//! * an answer with `has_more` moves a cursor: one row fits, however large it is.
 
 use super::{
     frame,
@@ -61,6 +62,7 @@ struct Waiting {
 struct Room {
     items: usize,
     bytes: usize,
+    is_empty: bool,
 }
 
 impl Sync {
@@ -240,11 +242,13 @@ impl<'a> Part<'a> {
 impl Room {
     fn takes(&mut self, frame: Option<&Bytes>) -> bool {
         let Some(frame) = frame else { return true };
-        if self.items == 0 || self.bytes < frame.len() {
+        let fits = self.bytes >= frame.len() || self.is_empty;
+        if self.items == 0 || !fits {
             return false;
         }
         self.items -= 1;
-        self.bytes -= frame.len();
+        self.bytes = self.bytes.saturating_sub(frame.len());
+        self.is_empty = false;
         true
     }
 }
@@ -257,6 +261,7 @@ fn fill(parts: &mut [Part<'_>; 2], limit: usize) {
     let mut newest = Room {
         items: limit.div_ceil(share),
         bytes: limits::SYNC_BYTES / share,
+        is_empty: true,
     };
     while let Some(part) = pick(parts, |part| match part.after {
         None => part.waiting.back().map(|row| u64::MAX - row.created_ms),
@@ -269,9 +274,11 @@ fn fill(parts: &mut [Part<'_>; 2], limit: usize) {
         part.keep_newest();
     }
     let kept = || parts.iter().flat_map(|part| &part.kept);
+    let kept_bytes: usize = kept().map(|(_, frame)| frame.len()).sum();
     let mut room = Room {
         items: limit - kept().count(),
-        bytes: limits::SYNC_BYTES - kept().map(|(_, frame)| frame.len()).sum::<usize>(),
+        bytes: limits::SYNC_BYTES.saturating_sub(kept_bytes),
+        is_empty: kept().next().is_none(),
     };
     while let Some(part) = pick(parts, |part| match part.after {
         None => None,
@@ -394,6 +401,30 @@ mod tests {
         let bytes: usize = parts[0].kept.iter().map(|(_, frame)| frame.len()).sum();
         assert!(bytes <= limits::SYNC_BYTES && bytes > limits::SYNC_BYTES / 2);
         assert!(parts[0].has_more());
+    }
+
+    #[test]
+    fn a_row_larger_than_an_answer_is_given_alone_and_moves_the_cursor() {
+        let rows = || {
+            let sizes = [1, limits::SYNC_BYTES + 1, 1];
+            let rows = (1..).zip(sizes).map(|(n, bytes)| row(n, n, bytes));
+            rows.collect::<Vec<_>>()
+        };
+        for (after, items, reached) in [(0, 1, 1), (1, 1, 2), (2, 1, 3)] {
+            let left = rows().into_iter().filter(|row| row.pos > at(after));
+            let mut parts = [part(Some(after), left.collect()), part(Some(0), Vec::new())];
+            fill(&mut parts, 50);
+            assert_eq!(parts[0].range(), (at(after), at(reached)));
+            assert_eq!(parts[0].has_more(), reached < 3);
+            assert_eq!(reply(parts, true).items.len(), items);
+        }
+        // Without a cursor the newest is given, however large.
+        let mut parts = [
+            part(None, rows().drain(..2).collect()),
+            part(None, Vec::new()),
+        ];
+        fill(&mut parts, 50);
+        assert_eq!(parts[0].range(), (at(1), at(2)));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The loop every consumer of the dispatcher runs: read a batch, do its work, commit, read on.
 //!
-//! Invariant: an offset is committed only after the work on everything before it is durable. A crash in
-//! between re-reads records, so all work is idempotent by position or by (id, user).
+//! Invariants:
+//! * an offset is committed only after the work on everything before it is durable. A crash in between re-reads
+//!   records, so all work is idempotent by position or by (id, user);
+//! * a record that is refused holds its own partition only, which stands until it is assigned anew.
 
 use super::{
     health::Health,
@@ -28,12 +30,28 @@ pub trait Work: Send {
     /// Partitions came anew: forget what was cached about them.
     fn assigned(&mut self) {}
 
-    /// Returns when every record is dealt with durably.
-    async fn batch(&mut self, records: &[Consumed]) -> Result<(), Stopped>;
+    /// Returns when every record is dealt with durably, but for those that are refused and what follows them
+    /// in their partitions.
+    async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped>;
 
     /// How long others need to take what the last batch put on them.
     fn pause(&self) -> Duration {
         Duration::ZERO
+    }
+}
+
+/// A record that waiting does not help: an operator has to look.
+#[derive(Debug)]
+pub struct Refused {
+    pub at: TopicPartition,
+    pub offset: u64,
+    pub why: String,
+}
+
+impl Refused {
+    /// It, or behind it in its partition.
+    fn holds(&self, record: &Consumed) -> bool {
+        record.at == self.at && record.offset >= self.offset
     }
 }
 
@@ -121,10 +139,16 @@ async fn consume(
             failures = Failures::default();
         }
         match polled {
-            Ok(Polled::Records(records)) => {
-                work.batch(&records).await?;
+            Ok(Polled::Records(mut records)) => {
+                reading.leave_standing(&mut records);
+                if records.is_empty() {
+                    continue;
+                }
+                let refused = work.batch(&records).await?;
+                records.retain(|record| !refused.iter().any(|refused| refused.holds(record)));
                 commit(consumer, &records, patience).await?;
                 reading.finished(&records);
+                reading.refused(refused);
                 if !work.pause().is_zero() {
                     tokio::select! {
                         () = shutdown.cancelled() => return Err(Stopped),
@@ -174,6 +198,9 @@ async fn commit(
     patience: &Patience,
 ) -> Result<(), Stopped> {
     let next = next_offsets(records);
+    if next.is_empty() {
+        return Ok(());
+    }
     let mut back_off = BackOff::new("commit");
     while let Err(error) = consumer.commit(&next).await {
         patience.wait(&mut back_off, &error).await?;

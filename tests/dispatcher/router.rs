@@ -1,14 +1,17 @@
 //! From `raw` to the gateways' shards.
 
-use crate::rig::{Rig, eventually, outcome, rows};
+use crate::rig::{Rig, directory, eventually, outcome, readiness, rows};
 use herald::{
-    bus::{Record, Target, Topic},
+    bus::{Record, Target, Topic, TopicPartition, partition_of},
+    dispatcher::store::{NewRow, RowKind, sqlite::SqliteStore},
     envelope::{Fate, Head, Kind, Priority},
     ids::NotificationId,
+    limits,
     position::Position,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 fn frame(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap()
@@ -262,4 +265,158 @@ async fn broadcasts_that_waited_are_published_in_their_order_and_a_repeat_among_
     rig.drained("notifications.broadcast", Topic::FanOutAll)
         .await;
     assert_eq!(rig.count(Topic::Broadcast).await, 3);
+}
+
+const CONTENT: &str = r#"{"type":"x","channels":["in_app"]}"#;
+
+fn head() -> Head {
+    Head {
+        kind: Kind::Notification,
+        id: NotificationId::generate(),
+        created_ms: 1,
+        expires_ms: None,
+        priority: Priority::Normal,
+        region: "local".into(),
+        again: false,
+    }
+}
+
+/// The partition of `raw` that a user belongs to.
+async fn place(rig: &Rig, user: &str) -> TopicPartition {
+    let topic = Topic::Raw(1);
+    let partitions = rig.bus.partitions(topic).await.unwrap();
+    TopicPartition {
+        topic,
+        partition: partition_of(user.as_bytes(), partitions),
+    }
+}
+
+/// Users of other partitions, one of each.
+async fn users_elsewhere(rig: &Rig, user: &str) -> Vec<String> {
+    let mut taken = vec![place(rig, user).await];
+    let mut users = Vec::new();
+    for n in 0..40 {
+        let user = format!("elsewhere-{n}");
+        let at = place(rig, &user).await;
+        if !taken.contains(&at) {
+            taken.push(at);
+            users.push(user);
+        }
+    }
+    users
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_in_another_partition_than_its_keys_is_set_aside_and_blocks_nobody() {
+    let rig = Rig::start().await;
+    for title in ["1", "2", "3"] {
+        rig.post_to("42", title).await;
+    }
+    rig.routed().await;
+    let own = place(&rig, "42").await;
+    for user in users_elsewhere(&rig, "42").await {
+        let at = place(&rig, &user).await;
+        assert_ne!(at, own);
+        let misplaced = head().into_record("42", CONTENT);
+        rig.bus
+            .produce(vec![(Target::Exact(at), misplaced)])
+            .await
+            .unwrap();
+        rig.post_to(&user, "behind it").await;
+    }
+    rig.routed().await;
+    let users = users_elsewhere(&rig, "42").await;
+    for user in &users {
+        assert_eq!(rows(&*rig.store, user).await.len(), 1, "{user}");
+    }
+    assert_eq!(rows(&*rig.store, "42").await.len(), 3);
+    let dead = rig.all_records(Topic::Dlq).await;
+    assert_eq!(dead.len(), users.len());
+    let reason = String::from_utf8(dead[0].header("dlq_reason").unwrap().to_vec()).unwrap();
+    assert!(
+        reason.contains(&format!("belongs to {} of", own.partition)),
+        "{reason}"
+    );
+    let metrics = rig.metrics.render();
+    assert!(metrics.contains("herald_dead_letters_total{cause=\"partition\",topic=\"raw.g1\"}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_went_back_holds_its_own_partition_only_and_readyz_names_it() {
+    let mut rig = Rig::start().await;
+    let stored_before = NewRow {
+        user: "42".parse().unwrap(),
+        pos: Position::new(1, 1_000).unwrap(),
+        kind: RowKind::Notification,
+        id: NotificationId::generate(),
+        priority: Priority::Normal,
+        created_ms: 1,
+        expires_ms: None,
+        collapse_key: None,
+        content: CONTENT.into(),
+    };
+    rig.store.append(vec![stored_before]).await.unwrap();
+    let own = place(&rig, "42").await;
+    let at_once = ["43", "42", "44"].map(|user| {
+        let record = head().into_record(user, CONTENT);
+        (Target::Keyed(Topic::Raw(1)), record)
+    });
+    rig.bus.produce(at_once.to_vec()).await.unwrap();
+    let users = users_elsewhere(&rig, "42").await;
+    for round in 0..3 {
+        for user in &users {
+            rig.post_to(user, &round.to_string()).await;
+        }
+        rig.post_to("42", &round.to_string()).await;
+    }
+    for user in &users {
+        eventually(|| async { (rows(&*rig.store, user).await.len() == 3).then_some(()) }).await;
+    }
+    let named = eventually(|| async {
+        let (status, body) = readiness(&rig).await;
+        assert_eq!(status, 200);
+        body["degraded"]["router"].as_str().map(str::to_owned)
+    })
+    .await;
+    let expected = format!("raw.g1 partition {} stands", own.partition);
+    assert!(named.contains(&expected), "{named}");
+    assert!(named.contains("with the offsets it had"), "{named}");
+    let metrics = rig.metrics.render();
+    assert!(metrics.contains("herald_partitions_refused_total{topic=\"raw.g1\"} 1"));
+
+    // Nothing of it was passed over: it is all there for a store that takes it.
+    rig.stop().await;
+    let dir = directory();
+    rig.store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    rig.restart().await;
+    rig.routed().await;
+    assert_eq!(rows(&*rig.store, "42").await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_intake_would_not_take_is_set_aside_on_every_way_in() {
+    let rig = Rig::start().await;
+    let title = "t".repeat(limits::SYNC_BYTES);
+    let large = format!(r#"{{"type":"x","channels":["in_app"],"title":"{title}"}}"#);
+    let list = format!(r#"{{"users":["42","43"],"content":{large}}}"#);
+    let all = Head {
+        kind: Kind::Broadcast,
+        ..head()
+    };
+    let records = vec![
+        (Topic::Raw(1), head().into_record("42", large.clone())),
+        (Topic::FanOut, head().into_record("list", list)),
+        (Topic::FanOutAll, all.into_record("all", large)),
+    ];
+    let records = records.into_iter();
+    let records = records.map(|(topic, record)| (Target::Keyed(topic), record));
+    rig.bus.produce(records.collect()).await.unwrap();
+    rig.post_to("42", "behind it").await;
+    rig.drained("notifications.fan_out", Topic::FanOut).await;
+    rig.drained("notifications.broadcast", Topic::FanOutAll)
+        .await;
+    rig.routed().await;
+    assert_eq!(rig.count(Topic::Dlq).await, 3);
+    let reply = rig.sync("42", &[("user:local", 0), ("all:local", 0)]).await;
+    assert_eq!((reply.items.len(), reply.has_more), (1, false));
 }

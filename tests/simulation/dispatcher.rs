@@ -228,7 +228,7 @@ impl World {
             Done::Dispatcher(DispatcherDone::Routed {
                 partition,
                 generation,
-                next: done.is_ok().then_some(next),
+                next: done.is_ok_and(|refused| refused.is_empty()).then_some(next),
             })
         });
         self.call(owner, owner, None, job);
@@ -246,6 +246,7 @@ impl World {
             metrics: self.metrics.clone(),
             region: self.region.clone(),
             pause: Duration::ZERO,
+            partitions: Some(self.bus.raw_partitions),
         }
     }
 

@@ -4,7 +4,8 @@
 //! * rows of a batch are stored before any of its users is looked up: a client that connects meanwhile
 //!   finds the row in its sync, one that was connected before is found by the look-up;
 //! * a record's row and position depend on nothing but the record; clocks decide only about pushing;
-//! * nothing is committed before its row, its channel records and its in-app records are durable.
+//! * nothing is committed before its row, its channel records and its in-app records are durable;
+//! * a record whose position went back in the partition of its key holds that partition, and no other.
 
 mod parse;
 mod push;
@@ -14,9 +15,9 @@ use super::{
     outbox::Outbox,
     patience::{Patience, Stopped},
     routes::Routes,
-    store::{Appended, NewRow, RowKind, SharedStore},
+    store::{self, Appended, NewRow, RowKind, SharedStore, WentBack},
     unix_ms,
-    worker::Work,
+    worker::{Refused, Work},
 };
 use crate::{
     bus::{Consumed, Record, Target, Topic},
@@ -44,6 +45,8 @@ pub struct Router {
     pub region: Region,
     /// What every gateway has to read is paced; what waits for it waits on the bus.
     pub pause: Duration,
+    /// Partitions of `raw`, once they are known.
+    pub partitions: Option<u32>,
 }
 
 /// A parsed record with the bytes it came in.
@@ -67,12 +70,13 @@ impl Work for Router {
     fn assigned(&mut self) {
         // Another router may have stored rows of these partitions meanwhile.
         self.store.forget_heads();
+        self.partitions = None;
     }
 
-    async fn batch(&mut self, records: &[Consumed]) -> Result<(), Stopped> {
+    async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
         let started = Instant::now();
         let mut taken = self.take(records).await?;
-        self.store_rows(&mut taken).await?;
+        let refused = self.store_rows(&mut taken).await?;
         // The log of what is pending need not come first: it never overwrites what a gateway reports.
         let ((), asked) = tokio::try_join!(self.enter_pending(&taken), self.send(&taken))?;
         let pause_s = asked as f64 / f64::from(limits::ASK_EVERYONE_PER_S);
@@ -88,7 +92,7 @@ impl Work for Router {
         self.metrics
             .router_batch_s
             .observe(started.elapsed().as_secs_f64());
-        Ok(())
+        Ok(refused)
     }
 
     fn pause(&self) -> Duration {
@@ -97,10 +101,15 @@ impl Work for Router {
 }
 
 impl Router {
-    async fn take<'a>(&self, records: &'a [Consumed]) -> Result<Vec<Taken<'a>>, Stopped> {
+    async fn take<'a>(&mut self, records: &'a [Consumed]) -> Result<Vec<Taken<'a>>, Stopped> {
+        let partitions = match self.partitions {
+            Some(partitions) => partitions,
+            None => self.outbox.partitions(self.topics()[0]).await?,
+        };
+        self.partitions = Some(partitions);
         let mut taken = Vec::with_capacity(records.len());
         for consumed in records {
-            match parse(consumed) {
+            match parse(consumed, partitions) {
                 Ok(parsed) => taken.push(Taken {
                     parsed,
                     consumed,
@@ -119,20 +128,57 @@ impl Router {
         Ok(taken)
     }
 
-    async fn store_rows(&self, taken: &mut [Taken<'_>]) -> Result<(), Stopped> {
-        let (makers, rows): (Vec<usize>, Vec<NewRow>) = taken
-            .iter()
-            .enumerate()
-            .filter_map(|(at, one)| Some((at, one.parsed.row(&one.consumed.record.value)?)))
-            .unzip();
-        if rows.is_empty() {
-            return Ok(());
+    /// What is refused is taken out, and so is what follows it in its partition.
+    async fn store_rows(&self, taken: &mut Vec<Taken<'_>>) -> Result<Vec<Refused>, Stopped> {
+        let mut refused = Vec::new();
+        loop {
+            let (makers, rows): (Vec<usize>, Vec<NewRow>) = taken
+                .iter()
+                .enumerate()
+                .filter_map(|(at, one)| Some((at, one.parsed.row(&one.consumed.record.value)?)))
+                .unzip();
+            if rows.is_empty() {
+                return Ok(refused);
+            }
+            let appended = self.patience.until_done("store", || async {
+                store::or_went_back(self.store.append(rows.clone()).await)
+            });
+            match appended.await? {
+                Ok(answers) => {
+                    self.enter_answers(taken, makers, &rows, answers);
+                    return Ok(refused);
+                }
+                Err(went_back) => {
+                    let consumed = taken[makers[went_back.row]].consumed;
+                    taken.retain(|one| {
+                        one.consumed.at != consumed.at || one.consumed.offset < consumed.offset
+                    });
+                    refused.push(self.refuse(consumed, &went_back));
+                }
+            }
         }
-        let answers = self
-            .patience
-            .until_done("store", || self.store.append(rows.clone()))
-            .await?;
-        for ((at, row), appended) in makers.into_iter().zip(&rows).zip(answers) {
+    }
+
+    fn refuse(&self, consumed: &Consumed, why: &WentBack) -> Refused {
+        let counter = &self.metrics.refused;
+        counter
+            .with_label_values(&[consumed.at.topic.suffix()])
+            .inc();
+        Refused {
+            at: consumed.at,
+            offset: consumed.offset,
+            why: why.to_string(),
+        }
+    }
+
+    fn enter_answers(
+        &self,
+        taken: &mut [Taken<'_>],
+        makers: Vec<usize>,
+        rows: &[NewRow],
+        answers: Vec<Appended>,
+    ) {
+        for ((at, row), appended) in makers.into_iter().zip(rows).zip(answers) {
             let kind = match row.kind {
                 RowKind::Notification => "notification",
                 RowKind::Read => "read",
@@ -144,7 +190,6 @@ impl Router {
             self.metrics.rows.with_label_values(&[kind, result]).inc();
             taken[at].row = Some(appended);
         }
-        Ok(())
     }
 
     /// Every channel asked for is visibly `pending` from here on; later states are never overwritten.

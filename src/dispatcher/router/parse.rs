@@ -2,9 +2,9 @@
 //! preference takes part, so re-reading it makes the same row.
 
 use crate::{
-    bus::{Consumed, Topic},
+    bus::{Consumed, Topic, partition_of},
     dispatcher::store::{NewRow, RowKind},
-    envelope::{Channel, Content, EnvelopeError, Head, Kind, Priority},
+    envelope::{Channel, Content, EnvelopeError, Head, Kind, Priority, check_content_size},
     ids::{NotificationId, UserId},
     position::Position,
 };
@@ -36,7 +36,8 @@ pub enum Unroutable {
     Malformed(&'static str, String),
 }
 
-pub fn parse(consumed: &Consumed) -> Result<Parsed, Unroutable> {
+/// `partitions` is how many the topic has, which never changes.
+pub fn parse(consumed: &Consumed, partitions: u32) -> Result<Parsed, Unroutable> {
     let head = Head::read(&consumed.record).map_err(|error| match error {
         EnvelopeError::Unsupported { .. } => Unroutable::Unsupported(error.to_string()),
         EnvelopeError::Malformed { .. } => Unroutable::Malformed("header", error.to_string()),
@@ -50,6 +51,7 @@ pub fn parse(consumed: &Consumed) -> Result<Parsed, Unroutable> {
         .map_err(|error| Unroutable::Malformed("user", error.to_string()))?
         .parse::<UserId>()
         .map_err(|error| Unroutable::Malformed("user", error.to_string()))?;
+    is_in_place(consumed, partitions)?;
     Ok(Parsed {
         user,
         pos: position(consumed)?,
@@ -59,7 +61,25 @@ pub fn parse(consumed: &Consumed) -> Result<Parsed, Unroutable> {
     })
 }
 
+/// Elsewhere its offset says nothing about the order of the user's stream.
+fn is_in_place(consumed: &Consumed, partitions: u32) -> Result<(), Unroutable> {
+    let (stands, belongs) = (
+        consumed.at.partition,
+        partition_of(&consumed.record.key, partitions),
+    );
+    if stands == belongs {
+        return Ok(());
+    }
+    let reason = format!(
+        "stands in partition {stands}, its key belongs to {belongs} of {partitions}: was it produced with another \
+         partitioner than murmur2?"
+    );
+    Err(Unroutable::Malformed("partition", reason))
+}
+
 fn value<T: serde::de::DeserializeOwned>(consumed: &Consumed) -> Result<T, Unroutable> {
+    check_content_size(&consumed.record.value)
+        .map_err(|reason| Unroutable::Malformed("too_large", reason))?;
     serde_json::from_slice(&consumed.record.value)
         .map_err(|error| Unroutable::Malformed("value", error.to_string()))
 }
@@ -120,13 +140,18 @@ impl Parsed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::{Record, TopicPartition};
+    use crate::{
+        bus::{Record, TopicPartition},
+        limits,
+    };
+
+    const PARTITIONS: u32 = 32;
 
     fn consumed(record: Record) -> Consumed {
         Consumed {
             at: TopicPartition {
                 topic: Topic::Raw(1),
-                partition: 3,
+                partition: partition_of(&record.key, PARTITIONS),
             },
             offset: 9,
             appended_ms: 5,
@@ -154,7 +179,7 @@ mod tests {
             "42",
             r#"{"type":"x","channels":["in_app"]}"#,
         );
-        let parsed = parse(&consumed(record)).unwrap();
+        let parsed = parse(&consumed(record), PARTITIONS).unwrap();
         assert_eq!(Some(parsed.pos), Position::new(1, 9));
         assert!(parsed.row(&bytes::Bytes::new()).is_some());
     }
@@ -166,14 +191,26 @@ mod tests {
             "42",
             r#"{"type":"x","channels":["push"]}"#,
         );
-        let parsed = parse(&consumed(record)).unwrap();
+        let parsed = parse(&consumed(record), PARTITIONS).unwrap();
         assert!(parsed.row(&bytes::Bytes::new()).is_none());
         assert_eq!(parsed.channels().1, [Channel::Push]);
     }
 
     #[test]
+    fn a_record_in_another_partition_than_its_keys_is_malformed() {
+        let value = r#"{"type":"x","channels":["in_app"]}"#;
+        let mut moved = consumed(record(Kind::Notification, "42", value));
+        moved.at.partition = (moved.at.partition + 1) % PARTITIONS;
+        let Err(Unroutable::Malformed(cause, reason)) = parse(&moved, PARTITIONS) else {
+            panic!("it was taken");
+        };
+        assert_eq!(cause, "partition");
+        assert!(reason.contains("murmur2"), "{reason}");
+    }
+
+    #[test]
     fn what_is_broken_is_named_and_what_is_newer_is_not_broken() {
-        let label = |record| match parse(&consumed(record)).unwrap_err() {
+        let label = |record| match parse(&consumed(record), PARTITIONS).unwrap_err() {
             Unroutable::Malformed(label, _) => label,
             Unroutable::Unsupported(_) => "unsupported",
         };
@@ -181,6 +218,11 @@ mod tests {
         assert_eq!(label(Record::new("42", good)), "header");
         assert_eq!(label(record(Kind::Notification, "", good)), "user");
         assert_eq!(label(record(Kind::Notification, "42", "{")), "value");
+        let title = "t".repeat(limits::CONTENT_BYTES);
+        let large = format!(r#"{{"type":"x","channels":["in_app"],"title":"{title}"}}"#);
+        for kind in [Kind::Notification, Kind::Read] {
+            assert_eq!(label(record(kind, "42", &large)), "too_large");
+        }
         assert_eq!(label(record(Kind::Probe, "42", good)), "unsupported");
         let mut newer = record(Kind::Notification, "42", good);
         newer.set("v", "2");

@@ -142,6 +142,34 @@ pub enum StoreError {
     /// Only at the opening.
     #[error("{file} belongs to namespace {owner:?}: give each namespace a store.path of its own")]
     Foreign { file: String, owner: String },
+    #[error(transparent)]
+    WentBack(#[from] WentBack),
+}
+
+/// The broker's offsets went back under the same generation. Stored, the row would be hidden from every cursor;
+/// nothing of the call was stored.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error(
+    "{topic} gave position {pos} (generation {}, offset {}), which is not above the newest stored one {head} and \
+     was never stored: the topic was made anew under its old name. Restore it with the offsets it had, then \
+     restart the dispatchers; a new generation of it is not in this release",
+    pos.generation(),
+    pos.offset()
+)]
+pub struct WentBack {
+    pub topic: &'static str,
+    /// Which row of the call.
+    pub row: usize,
+    pub pos: Position,
+    pub head: Position,
+}
+
+/// What trying again does not help is an answer.
+pub fn or_went_back<T>(result: Result<T, StoreError>) -> Result<Result<T, WentBack>, StoreError> {
+    match result {
+        Err(StoreError::WentBack(went_back)) => Ok(Err(went_back)),
+        other => other.map(Ok),
+    }
 }
 
 #[async_trait]

@@ -7,6 +7,7 @@ use crate::{
     dispatcher::{intake::GENERATION, store::StoreError},
     envelope::{Fate, Head, Kind, Outcome, Priority},
     ids::{NotificationId, UserId},
+    limits,
 };
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -35,7 +36,7 @@ fn mark_id(user: &UserId, ids: &[NotificationId], at_ms: u64) -> NotificationId 
 }
 
 impl Tracker {
-    /// The marks a batch asks for, one per user.
+    /// The marks a batch asks for, few per user.
     pub(super) async fn read_marks(
         &self,
         outcomes: &[Outcome],
@@ -51,8 +52,11 @@ impl Tracker {
         let mut records = Vec::with_capacity(by_user.len());
         for (user, (ids, at_ms)) in by_user {
             let ids: Vec<NotificationId> = ids.into_iter().collect();
-            let mark = self.read_mark(user, &ids, at_ms).await?;
-            records.extend(mark.map(|(_, record)| record));
+            // A mark is a client's frame too, however many waited on `delivery`.
+            for ids in ids.chunks(limits::CLIENT_IDS) {
+                let mark = self.read_mark(user, ids, at_ms).await?;
+                records.extend(mark.map(|(_, record)| record));
+            }
         }
         Ok(records)
     }

@@ -7,7 +7,7 @@ use crate::{
         metrics::DispatcherMetrics,
         outbox::Outbox,
         patience::{Patience, Stopped},
-        worker::Work,
+        worker::{Refused, Work},
     },
     envelope::{EnvelopeError, read_outcomes},
 };
@@ -31,7 +31,7 @@ impl Work for DeliveryTopic {
         vec![Topic::Delivery]
     }
 
-    async fn batch(&mut self, records: &[Consumed]) -> Result<(), Stopped> {
+    async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
         let mut outcomes = Vec::new();
         for consumed in records {
             match read_outcomes(&consumed.record) {
@@ -50,6 +50,7 @@ impl Work for DeliveryTopic {
         }
         self.patience
             .until_done("outcomes", || self.tracker.apply(&outcomes))
-            .await
+            .await?;
+        Ok(Vec::new())
     }
 }

@@ -2,11 +2,11 @@
 
 use super::{
     encode::{self, row_columns},
-    inbox, reading,
+    reading,
     schema::Failure,
 };
 use crate::{
-    dispatcher::store::{NewBroadcast, Row, RowKind, RowsAfter},
+    dispatcher::store::{NewBroadcast, Row, RowKind, RowsAfter, StoreError, WentBack},
     envelope::VERSION,
     ids::NotificationId,
     limits,
@@ -24,15 +24,26 @@ macro_rules! superseded {
 }
 
 /// Stores it once, by position and by id; answers the position before `row.pos`. A re-produced record
-/// of a stored id makes no row, and what is pushed for it stands after whatever is stored below it.
+/// of a stored id makes no row, and what is pushed for it stands after whatever is stored below it. `at` is
+/// its place in the call.
 pub fn append(
     connection: &Connection,
+    at: usize,
     row: &NewBroadcast,
     now_ms: u64,
 ) -> Result<Position, Failure> {
     let (head, lost) = heads(connection)?;
     if row.pos <= head || is_stored(connection, row)? {
-        return prev_of(connection, row, head, lost);
+        let prev = prev_of(connection, row, lost)?;
+        let went_back = || {
+            Failure::from(StoreError::from(WentBack {
+                topic: "fan_out_all",
+                row: at,
+                pos: row.pos,
+                head,
+            }))
+        };
+        return prev.ok_or_else(went_back);
     }
     let mut statement = connection.prepare_cached(
         "INSERT INTO broadcasts (pos, prev, id, priority, created_ms, expires_ms, collapse_key, content,
@@ -68,13 +79,12 @@ pub fn position(connection: &Connection, id: NotificationId) -> Result<Option<Po
     Ok(found.optional()?)
 }
 
-/// `prev` of a record that makes no row now.
+/// `prev` of a record that makes no row now; `None` where another stands in its place, or should.
 fn prev_of(
     connection: &Connection,
     row: &NewBroadcast,
-    head: Position,
     lost: Position,
-) -> Result<Position, Failure> {
+) -> Result<Option<Position>, Failure> {
     let mut statement =
         connection.prepare_cached("SELECT id, prev FROM broadcasts WHERE pos = ?1")?;
     let at_position = statement
@@ -83,17 +93,16 @@ fn prev_of(
         })
         .optional()?;
     match at_position {
-        Some((id, prev)) if id == row.id => return Ok(prev),
-        Some(_) => return Err(inbox::went_back("fan_out_all", row.pos, head)),
+        Some((id, prev)) if id == row.id => return Ok(Some(prev)),
         None if row.pos <= lost || is_stored(connection, row)? => {}
-        None => return Err(inbox::went_back("fan_out_all", row.pos, head)),
+        Some(_) | None => return Ok(None),
     }
     let mut statement =
         connection.prepare_cached("SELECT coalesce(max(pos), 0) FROM broadcasts WHERE pos < ?1")?;
     let below = statement.query_row([encode::position(row.pos)], |row| {
         encode::read_position(row, 0)
     })?;
-    Ok(below)
+    Ok(Some(below))
 }
 
 fn heads(connection: &Connection) -> Result<(Position, Position), Failure> {

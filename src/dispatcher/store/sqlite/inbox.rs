@@ -8,7 +8,7 @@
 
 use super::{encode, schema::Failure};
 use crate::{
-    dispatcher::store::{Appended, NewRow, RowKind, StoreError, rank},
+    dispatcher::store::{Appended, NewRow, RowKind, StoreError, WentBack, rank},
     envelope::{Channel, Fate, VERSION},
     ids::{NotificationId, Region, UserId},
     position::Position,
@@ -22,13 +22,15 @@ pub fn append(
     region: &Region,
     now_ms: u64,
 ) -> Result<Vec<Appended>, Failure> {
-    rows.iter()
-        .map(|row| append_one(connection, row, region, now_ms))
+    let numbered = rows.iter().enumerate();
+    numbered
+        .map(|(at, row)| append_one(connection, at, row, region, now_ms))
         .collect()
 }
 
 fn append_one(
     connection: &Connection,
+    at: usize,
     row: &NewRow,
     region: &Region,
     now_ms: u64,
@@ -46,7 +48,12 @@ fn append_one(
         });
     }
     if row.pos <= head {
-        return Err(went_back("raw", row.pos, head));
+        return Err(Failure::from(StoreError::from(WentBack {
+            topic: "raw",
+            row: at,
+            pos: row.pos,
+            head,
+        })));
     }
     insert(connection, row, head, now_ms)?;
     advance_head(connection, row, region)?;
@@ -54,17 +61,6 @@ fn append_one(
         insert_receipts(connection, row, now_ms)?;
     }
     Ok(Appended::Stored { prev: head })
-}
-
-/// The broker's offsets went back under the same generation.
-pub fn went_back(topic: &str, pos: Position, head: Position) -> Failure {
-    Failure::Store(StoreError::Corrupt(format!(
-        "{topic} gave position {pos} (generation {}, offset {}), which is not above the newest stored \
-         one {head} and was never stored: the topic was made anew under its old name. Start a new \
-         generation of it, or restore its records",
-        pos.generation(),
-        pos.offset()
-    )))
 }
 
 fn existing(connection: &Connection, row: &NewRow) -> Result<Option<Appended>, Failure> {

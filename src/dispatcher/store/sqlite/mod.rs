@@ -151,7 +151,8 @@ impl Store for SqliteStore {
             .write(move |connection| {
                 let stored = rows.iter();
                 stored
-                    .map(|row| broadcasts::append(connection, row, now_ms()))
+                    .enumerate()
+                    .map(|(at, row)| broadcasts::append(connection, at, row, now_ms()))
                     .collect()
             })
             .await
