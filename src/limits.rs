@@ -83,6 +83,8 @@ pub const DRAIN_MS_MAX: u64 = 3_600_000;
 pub const DRAIN_DEADLINE_MS_ALLOWED: RangeInclusive<u64> = 1_000..=DRAIN_MS_MAX;
 /// A file with a secret or a key.
 pub const SECRET_BYTES: u64 = 64 * 1024;
+/// A secret that is compared or signs, at least: what HS256 demands of a key (RFC 7518).
+pub const SECRET_BYTES_MIN: usize = 32;
 /// A host name by RFC 1035.
 pub const HOST_NAME_BYTES: usize = 253;
 /// `redis.timeout_ms`: after the lease has ended no answer is of use.

@@ -21,6 +21,7 @@ fn refuses(command: &str, settings: &[(&str, &str)], key: &str) {
     let secret = directory.path().join("token.key");
     std::fs::write(&secret, "long enough a secret for a token key").unwrap();
     std::fs::write(directory.path().join("empty"), "\n").unwrap();
+    std::fs::write(directory.path().join("short"), "one-that-is-guessed-in-an-hour").unwrap();
     let store = directory.path().join("store");
     let listen = || format!("127.0.0.1:{}", free_port());
     let (client, http, admin, grpc) = (listen(), listen(), listen(), listen());
@@ -120,6 +121,7 @@ fn a_gateway_refuses_a_wrong_value_before_it_opens_anything() {
         ("dispatchers.addresses", "[\"x\"]"),
         ("grpc.secret_file", "/nonexistent"),
         ("grpc.secret_file", "DIR/empty"),
+        ("grpc.secret_file", "DIR/short"),
         ("grpc.advertise", "x"),
         ("drain.window_ms", "99999999999"),
         ("drain.deadline_ms", "0"),
@@ -175,6 +177,7 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("store.path", "DIR/token.key"),
         ("store.path", "DIR/token.key/store"),
         ("http.admin_key_file", "DIR/empty"),
+        ("http.admin_key_file", "DIR/short"),
         ("redis.url", "rediss:"),
         ("kafka.sasl_username", "herald"),
         ("kafka.linger_ms", "60000"),
@@ -289,7 +292,7 @@ async fn a_gateway_starts_without_anything_and_needs_no_dispatcher_to_be_ready_b
 
     // Any other gateway would be let in.
     let wrong = fleet.dir.path().join("wrong.secret");
-    std::fs::write(&wrong, "not-the-fleets-grpc-secret").unwrap();
+    std::fs::write(&wrong, "not-the-fleets-grpc-secret-but-long").unwrap();
     let mut stranger = fleet.twin(0);
     stranger.process.set("gateway.id", "gw-9");
     let wrong = wrong.to_str().unwrap();

@@ -13,6 +13,8 @@ use tonic::{
     service::Interceptor,
 };
 
+const KEY: &str = "grpc.secret_file";
+
 /// The secret as its file holds it now: whoever sends or demands it looks here with every call.
 #[derive(Clone, Default)]
 pub struct SharedSecret(Arc<ArcSwapOption<Held>>);
@@ -46,10 +48,14 @@ impl SharedSecret {
 
 fn read(grpc: &Grpc) -> Result<Option<Held>, ConfigError> {
     match &grpc.secret_file {
-        Some(path) => Held::new(Secret::from_file("grpc.secret_file", path)?).map(Some),
+        Some(path) => {
+            let secret = Secret::from_file(KEY, path)?;
+            alternatives(&secret).try_for_each(|line| Secret::check_length(KEY, line))?;
+            Held::new(secret).map(Some)
+        }
         None if grpc.listen.ip().is_loopback() => Ok(None),
         None => Err(ConfigError::new(
-            "grpc.secret_file",
+            KEY,
             format!(
                 "grpc.listen = {} is not on loopback: name a file with a secret that all gateways and dispatchers share",
                 grpc.listen
@@ -77,7 +83,7 @@ fn alternatives(secret: &Secret) -> impl Iterator<Item = &str> {
 fn bearer(secret: &str) -> Result<MetadataValue<Ascii>, ConfigError> {
     let mut value: MetadataValue<Ascii> = format!("Bearer {secret}")
         .parse()
-        .map_err(|_| ConfigError::new("grpc.secret_file", "the secret is not printable ASCII"))?;
+        .map_err(|_| ConfigError::new(KEY, "the secret is not printable ASCII"))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -189,21 +195,26 @@ mod tests {
     fn a_file_read_again_counts_for_those_who_hold_the_former_one() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("grpc.key");
-        std::fs::write(&file, "old").unwrap();
+        let (old, new) = ("old".repeat(11), "new".repeat(11));
+        std::fs::write(&file, &old).unwrap();
         let config = Grpc {
             secret_file: Some(file.clone()),
             ..grpc("0.0.0.0:9250")
         };
         let ours = SharedSecret::from_config(&config).unwrap();
         let held = ours.clone();
-        std::fs::write(&file, "new").unwrap();
-        assert!(lets_in(&held, &shared("old")));
+        std::fs::write(&file, &new).unwrap();
+        assert!(lets_in(&held, &shared(&old)));
         ours.reload(&config).unwrap();
-        assert!(lets_in(&held, &shared("new")) && !lets_in(&held, &shared("old")));
+        assert!(lets_in(&held, &shared(&new)) && !lets_in(&held, &shared(&old)));
+        // As short as this one could be guessed, and the other line's length is no excuse.
+        std::fs::write(&file, format!("{new}\nshort")).unwrap();
+        let refused = ours.reload(&config).unwrap_err();
+        assert!(refused.problem.contains("openssl rand"), "{refused}");
         std::fs::remove_file(&file).unwrap();
         assert!(ours.reload(&config).is_err());
         assert!(
-            lets_in(&held, &shared("new")),
+            lets_in(&held, &shared(&new)),
             "what can't be read changes nothing"
         );
     }

@@ -1,11 +1,12 @@
 //! One verification key: what it is called, and the one algorithm it verifies.
 
-use crate::config::{self, ConfigError, Secret};
+use crate::{
+    config::{self, ConfigError, Secret},
+    limits,
+};
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
 use jsonwebtoken::{Algorithm, DecodingKey, errors::Result as JwtResult};
 
-/// Shorter secrets can be guessed (RFC 7518, section 3.2).
-const HS256_SECRET_BYTES_MIN: usize = 32;
 /// An uncompressed point of P-256.
 const ES256_KEY_BYTES: usize = 65;
 const ED25519_KEY_BYTES: usize = 32;
@@ -62,8 +63,8 @@ fn read(algorithm: Algorithm, text: &str) -> Result<DecodingKey, &'static str> {
         }
     };
     match algorithm {
-        Algorithm::HS256 if text.len() < HS256_SECRET_BYTES_MIN => {
-            Err("an HS256 secret has at least 32 bytes")
+        Algorithm::HS256 if text.len() < limits::SECRET_BYTES_MIN => {
+            Err("an HS256 secret has at least 32 bytes: make one by `openssl rand -base64 32`")
         }
         Algorithm::HS256 => Ok(DecodingKey::from_secret(text.as_bytes())),
         Algorithm::RS256 => pem(

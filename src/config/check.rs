@@ -153,7 +153,10 @@ impl Auth {
 
 impl Http {
     pub fn check(&self) -> Result<(), ConfigError> {
-        readable_secret("http.admin_key_file", self.admin_key_file.as_deref())
+        match &self.admin_key_file {
+            Some(path) => admin_key(path).map(drop),
+            None => Ok(()),
+        }
     }
 }
 
@@ -302,9 +305,9 @@ pub fn named(key: &str, text: Option<&str>) -> Result<(), ConfigError> {
     }
 }
 
-fn readable_secret(key: &str, file: Option<&Path>) -> Result<(), ConfigError> {
-    match file {
-        Some(path) => Secret::from_file(key, path).map(drop),
-        None => Ok(()),
-    }
+/// The key of `http.admin_key_file`.
+pub fn admin_key(path: &Path) -> Result<Secret, ConfigError> {
+    const KEY: &str = "http.admin_key_file";
+    let secret = Secret::from_file(KEY, path)?;
+    Secret::check_length(KEY, secret.expose()).map(|()| secret)
 }

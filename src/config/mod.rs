@@ -67,6 +67,19 @@ impl Secret {
         &self.0
     }
 
+    /// Whether it can't be guessed, as far as its length tells.
+    pub fn check_length(key: &str, text: &str) -> Result<(), ConfigError> {
+        let least = limits::SECRET_BYTES_MIN;
+        if text.len() >= least {
+            return Ok(());
+        }
+        let problem = format!(
+            "a secret of {} bytes is too short: at least {least}, e.g. by `openssl rand -base64 32`",
+            text.len()
+        );
+        Err(ConfigError::new(key, problem))
+    }
+
     /// Reads a `*_file` key; surrounding white space is not part of the secret.
     pub fn from_file(key: &str, path: &Path) -> Result<Secret, ConfigError> {
         let refused =

@@ -180,6 +180,8 @@ fn token(
         None => endpoint.standalone()?.token_secret_file,
     };
     let secret = Secret::from_file("--secret-file", &path)?;
+    // Every gateway would refuse it.
+    Secret::check_length("--secret-file", secret.expose())?;
     Ok(auth::mint_hs256(&secret, &user, Duration::from_secs(ttl_s)))
 }
 

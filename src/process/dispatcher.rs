@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     bus::kafka::KafkaBus,
-    config::{ConfigError, DispatcherConfig, Http, Node, Secret},
+    config::{ConfigError, DispatcherConfig, Http, Node, check::admin_key},
     dispatcher::{
         Dispatcher, Parts,
         api_keys::AdminKey,
@@ -85,8 +85,7 @@ async fn serve(
 
 /// Where a file is named; without one only keys that were made before let anybody in.
 pub(super) fn read_admin_key(kept: &AdminKey, http: &Http) -> Result<(), ConfigError> {
-    let key = http.admin_key_file.as_deref();
-    let key = key.map(|path| Secret::from_file("http.admin_key_file", path));
+    let key = http.admin_key_file.as_deref().map(admin_key);
     kept.set(key.transpose()?);
     Ok(())
 }

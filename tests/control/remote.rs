@@ -206,7 +206,8 @@ async fn another_secret_is_refused() {
 #[tokio::test]
 async fn deliver_hands_records_to_the_sockets_and_answers_with_their_outcomes() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    writeln!(file, "shared").unwrap();
+    let secret = "shared-and-nobody-guesses-in-a-hurry";
+    writeln!(file, "{secret}").unwrap();
     let rig = Rig::ready_with(Setup {
         grpc: Some(Grpc {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -238,7 +239,7 @@ async fn deliver_hands_records_to_the_sockets_and_answers_with_their_outcomes() 
         .await;
     assert_eq!(stranger.unwrap_err().code(), tonic::Code::Unauthenticated);
 
-    let present = Present::new(shared(Some("shared")));
+    let present = Present::new(shared(Some(secret)));
     let mut client = GatewayClient::with_interceptor(channel, present);
     let (reply, ()) = tokio::join!(client.deliver(request), async {
         let (ticket, id, _) = rig.core().delivered(1).await.remove(0);

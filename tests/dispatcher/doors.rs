@@ -73,7 +73,8 @@ fn shared(secret: Option<&str>) -> SharedSecret {
 async fn gateways_come_in_by_the_shared_secret_only() {
     let rig = Rig::start().await;
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    writeln!(file, "one").unwrap();
+    let ours = "one-that-nobody-guesses-in-a-hurry";
+    writeln!(file, "{ours}").unwrap();
     let grpc = config::Grpc {
         listen: "127.0.0.1:0".parse().unwrap(),
         advertise: None,
@@ -88,7 +89,7 @@ async fn gateways_come_in_by_the_shared_secret_only() {
         .connect()
         .await
         .unwrap();
-    for (secret, let_in) in [(Some("one"), true), (Some("two"), false), (None, false)] {
+    for (secret, let_in) in [(Some(ours), true), (Some("two"), false), (None, false)] {
         let present = Present::new(shared(secret));
         let mut client =
             api::dispatcher_client::DispatcherClient::with_interceptor(channel.clone(), present);

@@ -3,6 +3,7 @@
 use crate::rig::{Rig, directory, eventually, outcome, readiness, rows};
 use herald::{
     bus::{Record, Target, Topic, TopicPartition, partition_of},
+    config,
     dispatcher::store::{NewRow, RowKind, sqlite::SqliteStore},
     envelope::{Fate, Head, Kind, Priority},
     ids::NotificationId,
@@ -387,7 +388,7 @@ async fn a_position_that_went_back_holds_its_own_partition_only_and_readyz_names
     // Nothing of it was passed over: it is all there for a store that takes it.
     rig.stop().await;
     let dir = directory();
-    rig.store = Arc::new(SqliteStore::open(dir.path()).unwrap());
+    rig.store = Arc::new(SqliteStore::open(dir.path(), &config::Node::default()).unwrap());
     rig.restart().await;
     rig.routed().await;
     assert_eq!(rows(&*rig.store, "42").await.len(), 4);

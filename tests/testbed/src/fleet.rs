@@ -12,8 +12,8 @@ use std::{
 use tempfile::TempDir;
 
 const TOKEN_SECRET: &str = "the fleet's token secret, long enough for HS256";
-pub const API_KEY: &str = "the-fleets-admin-key";
-pub const GRPC_SECRET: &str = "the-fleets-grpc-secret";
+pub const API_KEY: &str = "the-fleets-admin-key-nobody-guesses";
+pub const GRPC_SECRET: &str = "the-fleets-grpc-secret-nobody-guesses";
 
 pub struct Fleet {
     pub redis: RedisServer,
