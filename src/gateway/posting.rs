@@ -4,6 +4,7 @@
 use super::{
     conn::{Conn, State},
     context::Context,
+    flush,
     mailbox::{ConnId, FromCore, Post},
     upgrade,
 };
@@ -23,19 +24,28 @@ pub(super) struct Posting {
     kind: PostKind,
     user: UserId,
     body: Vec<u8>,
-    body_bytes: usize,
+    expected: Expected,
     /// Control was asked.
     asked: bool,
     reply: Reply,
     pub until_ms: u64,
 }
 
+/// A body that is to come.
+pub(super) struct Expected {
+    pub bytes: usize,
+    /// The client does not wait for `100 Continue`, or has it.
+    pub is_asked_for: bool,
+}
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 impl Posting {
     /// The body, even an empty one, is looked at by [`Posting::receive`].
     pub fn enter(
         conn: &mut Conn,
         kind: PostKind,
-        body_bytes: usize,
+        expected: Expected,
         user: UserId,
         reply: Reply,
         context: &mut Context,
@@ -44,7 +54,7 @@ impl Posting {
             kind,
             user,
             body: Vec::new(),
-            body_bytes,
+            expected,
             asked: false,
             reply,
             until_ms: context.now.mono_ms + context.settings.gateway.handshake_ms,
@@ -55,7 +65,7 @@ impl Posting {
         let State::Posting(posting) = &mut conn.state else {
             return;
         };
-        let wanted = posting.body_bytes - posting.body.len();
+        let wanted = posting.expected.bytes - posting.body.len();
         if bytes.len() > wanted || (posting.asked && !bytes.is_empty()) {
             // The next request before the answer to this one: nobody who asks here does that.
             let answer = Answer::refusal(StatusCode::BAD_REQUEST, "pipelined");
@@ -64,13 +74,13 @@ impl Posting {
         }
         posting.body.extend_from_slice(bytes);
         if bytes.len() < wanted || posting.asked {
-            return;
+            return Posting::ask_for_body(conn, context);
         }
         match posting.post() {
             Ok(post) => {
                 posting.asked = true;
                 posting.body = Vec::new();
-                posting.body_bytes = 0;
+                posting.expected.bytes = 0;
                 context.mail.tell(FromCore::Post {
                     conn: id,
                     user: posting.user.clone(),
@@ -81,6 +91,25 @@ impl Posting {
                 let answer = Answer::refusal(StatusCode::BAD_REQUEST, cause);
                 let reply = std::mem::take(&mut posting.reply);
                 upgrade::refuse(conn, &answer, reply, context);
+            }
+        }
+    }
+
+    /// Once, of a client that waits for it and has sent nothing yet.
+    fn ask_for_body(conn: &mut Conn, context: &mut Context) {
+        let State::Posting(posting) = &mut conn.state else {
+            return;
+        };
+        let is_asked_for = std::mem::replace(&mut posting.expected.is_asked_for, true);
+        if is_asked_for || posting.asked || !posting.body.is_empty() {
+            return;
+        }
+        // Nothing waits before it, so a client that reads at all has room for it.
+        match flush::write(&conn.socket, CONTINUE, context) {
+            Ok(written) if written == CONTINUE.len() => {}
+            _ => {
+                context.stats.refused("unwritable");
+                conn.state = State::Gone;
             }
         }
     }

@@ -7,7 +7,7 @@ use super::{
     context::Context,
     mailbox::ConnId,
     open::{Ending, Open, Party, Purpose},
-    posting::Posting,
+    posting::{Expected, Posting},
     proving::Proving,
     proxy::Newcomer,
     request::Requesting,
@@ -65,10 +65,15 @@ pub(super) fn enter(
         Asked::Post {
             kind,
             body_bytes,
+            expects_continue,
             presented,
         } => match authenticate(&presented, context) {
             Ok((verified, _)) => {
-                Posting::enter(conn, kind, body_bytes, verified.user, reply, context);
+                let expected = Expected {
+                    bytes: body_bytes,
+                    is_asked_for: !expects_continue,
+                };
+                Posting::enter(conn, kind, expected, verified.user, reply, context);
             }
             Err(refused) => refuse(conn, &refused.answer(), reply, context),
         },

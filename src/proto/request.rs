@@ -92,6 +92,8 @@ pub struct Request<'b> {
     /// `None`: no length was given, and so there is no body.
     pub body_bytes: Option<usize>,
     pub keep_alive: bool,
+    /// The client sends its body once it is asked to.
+    pub expects_continue: bool,
     pub origin: Option<&'b str>,
     pub authorization: Option<&'b str>,
     pub last_event_id: Option<&'b str>,
@@ -176,6 +178,7 @@ impl<'b> Request<'b> {
             head_bytes: 0,
             body_bytes: None,
             keep_alive: version_minor == 1,
+            expects_continue: false,
             origin: None,
             authorization: None,
             last_event_id: None,
@@ -208,6 +211,10 @@ impl<'b> Request<'b> {
             let listed = |option: &str| lists(header.value, option);
             self.connection_upgrade |= listed("upgrade");
             self.keep_alive = (self.keep_alive || listed("keep-alive")) && !listed("close");
+            Ok(())
+        } else if is("expect") {
+            // RFC 9110, section 10.1.1: of an HTTP/1.0 client it is passed over.
+            self.expects_continue |= self.version_minor == 1 && lists(header.value, "100-continue");
             Ok(())
         } else if is("upgrade") {
             self.upgrade_websocket |= lists(header.value, "websocket");

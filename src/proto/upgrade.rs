@@ -119,6 +119,8 @@ pub enum Asked {
     Post {
         kind: PostKind,
         body_bytes: usize,
+        /// It comes once it is asked for.
+        expects_continue: bool,
         presented: Presented,
     },
     Plain(Answer),
@@ -202,6 +204,7 @@ fn decide_route(request: &Request<'_>, route: &Route, reply: &Reply) -> Result<A
             body_bytes: request
                 .body_bytes
                 .ok_or_else(|| Answer::refusal(StatusCode::LENGTH_REQUIRED, "no_content_length"))?,
+            expects_continue: request.expects_continue,
             presented: demand_token(presented(request)?)?,
         }),
         (_, route) => Err(Answer::method_not_allowed(route.methods())),

@@ -25,6 +25,7 @@ on_both_engines!(
     a_stream_is_kept_alive_by_comments,
     a_stream_that_ends_is_told_to_control,
     posts_are_answered_by_control_on_one_connection,
+    a_client_that_waits_to_be_asked_for_its_body_is_asked,
     a_post_that_says_nothing_sensible_is_answered_400,
     a_post_nobody_answers_gets_503,
     a_post_too_many_is_told_when_to_come_back,
@@ -240,6 +241,24 @@ fn posts_are_answered_by_control_on_one_connection(engine: Engine) {
         let heard = read_until(&mut stream, &format!("\r\n\r\n{answer}"));
         assert!(heard.starts_with(&format!("HTTP/1.1 {status} ")), "{heard}");
     }
+}
+
+fn a_client_that_waits_to_be_asked_for_its_body_is_asked(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let mut stream = tcp(gateway.address());
+    let body = r#"{"ids":[]}"#;
+    let request = post("ack", body);
+    let head = request.strip_suffix(body).unwrap();
+    let head = head.replacen("Host: h", "Host: h\r\nExpect: 100-continue", 1);
+    stream.write_all(head.as_bytes()).unwrap();
+    let heard = read_until(&mut stream, "\r\n\r\n");
+    assert!(heard.starts_with("HTTP/1.1 100 "), "{heard}");
+    stream.write_all(body.as_bytes()).unwrap();
+    let (conn, _) = posted(&mut gateway);
+    let (status, body) = (204, Bytes::new());
+    gateway.send(0, ToCore::Answer { conn, status, body });
+    let heard = read_until(&mut stream, "\r\n\r\n");
+    assert!(heard.starts_with("HTTP/1.1 204 "), "{heard}");
 }
 
 fn a_post_that_says_nothing_sensible_is_answered_400(engine: Engine) {
