@@ -11,13 +11,16 @@ pub enum IdError {
     UserLength,
     #[error("a user id has no control characters")]
     UserControl,
+    #[error("a user id is not `.` or `..`: no client can ask for such a path")]
+    UserDots,
     #[error("{0} has 1 to {1} characters of a-z, 0-9 and '-'")]
     Label(&'static str, usize),
     #[error("a notification id is a UUID")]
     Notification,
 }
 
-/// 1–128 bytes of UTF-8 without control characters. Cheap to clone: one allocation per user.
+/// 1–128 bytes of UTF-8 without control characters, and neither `.` nor `..`, which clients take out of a path
+/// even percent-encoded (WHATWG URL). Cheap to clone: one allocation per user.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserId(Arc<str>);
@@ -36,6 +39,9 @@ impl FromStr for UserId {
         }
         if text.chars().any(char::is_control) {
             return Err(IdError::UserControl);
+        }
+        if matches!(text, "." | "..") {
+            return Err(IdError::UserDots);
         }
         Ok(UserId(text.into()))
     }
@@ -197,6 +203,10 @@ mod tests {
         assert_eq!("".parse::<UserId>(), Err(IdError::UserLength));
         assert_eq!("u".repeat(129).parse::<UserId>(), Err(IdError::UserLength));
         assert_eq!("a\nb".parse::<UserId>(), Err(IdError::UserControl));
+        for dots in [".", ".."] {
+            assert_eq!(dots.parse::<UserId>(), Err(IdError::UserDots));
+        }
+        assert!("...".parse::<UserId>().is_ok());
     }
 
     #[test]
