@@ -53,7 +53,7 @@ pub async fn run(options: &Options) -> Result<()> {
         fleet.gateways[n].process.start();
     }
     fleet.ready().await;
-    let slot_ms = slot_ms(&fleet, clients).await?;
+    let slot_s = slot_s(&fleet, clients).await?;
     // Every client has been told.
     tokio::time::sleep(Duration::from_millis(u64::from(HEARTBEAT_MS) + 1_000)).await;
 
@@ -87,7 +87,7 @@ pub async fn run(options: &Options) -> Result<()> {
     let report: Value = serde_json::from_slice(&output.stdout).context("no result of the swarm")?;
     ensure!(report["ok"] == true, "{report:#}");
     let away = away_s(&accounting(&fleet), killed_ms, all_back_ms)?;
-    print_crash(&away, slot_ms, &crash_peaks, all_back);
+    print_crash(&away, slot_s, &crash_peaks, all_back);
     print_deploy(&report, &replaced, &deploy_peaks);
     Ok(())
 }
@@ -138,19 +138,22 @@ async fn reach(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Result<()> {
 }
 
 /// The window of the host that will vanish, once it is what two siblings ask for (and no less than the least).
-async fn slot_ms(fleet: &Fleet, clients: u32) -> Result<usize> {
-    const LEAST_MS: f64 = 5_000.0;
-    let floor_ms = f64::from(clients) * 1_000.0 / f64::from(2 * ACCEPTS_PER_S);
+async fn slot_s(fleet: &Fleet, clients: u32) -> Result<f64> {
+    const LEAST_S: f64 = 5.0;
+    let floor_s = f64::from(clients) / f64::from(2 * ACCEPTS_PER_S);
     // 80 % of their limits, and a fifth is not worth telling.
-    let most_ms = (floor_ms / 0.8).max(LEAST_MS) * 1.2;
-    let mut slot_ms = 0;
+    let most_s = (floor_s / 0.8).max(LEAST_S) * 1.2;
+    let mut slot_s = 0.0;
     reach("the slot is that of two siblings", async || {
         let metrics = fleet.api.metrics(fleet.gateways[0].admin_port).await;
-        slot_ms = sum_of(&metrics, "herald_slot_ms ");
-        slot_ms as f64 <= most_ms
+        let told = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("herald_slot_seconds "));
+        slot_s = told.and_then(|told| told.parse().ok()).unwrap_or(f64::MAX);
+        slot_s <= most_s
     })
     .await?;
-    Ok(slot_ms)
+    Ok(slot_s)
 }
 
 /// Watches how many connections each gateway accepts.
@@ -234,7 +237,7 @@ fn unix_ms() -> u64 {
     since.map_or(0, |since| since.as_millis() as u64)
 }
 
-fn print_crash(away_s: &[f64], slot_ms: usize, peaks: &[f64], all_back: Duration) {
+fn print_crash(away_s: &[f64], slot_s: f64, peaks: &[f64], all_back: Duration) {
     let clients = away_s.len();
     println!(
         "\n### kill -9 of a gateway with {clients} clients; two others at {ACCEPTS_PER_S} accepts/s each\n"
@@ -243,10 +246,7 @@ fn print_crash(away_s: &[f64], slot_ms: usize, peaks: &[f64], all_back: Duration
     println!("|---|---|---|");
     let floor_s = clients as f64 / f64::from(2 * ACCEPTS_PER_S);
     println!("| floor: connections ÷ accept limits | s | {floor_s:.1} |");
-    println!(
-        "| slot that clients knew | s | {:.1} |",
-        slot_ms as f64 / 1_000.0
-    );
+    println!("| slot that clients knew | s | {slot_s:.1} |");
     println!("| away, median | s | {:.1} |", away_s[clients / 2]);
     println!("| away, longest | s | {:.1} |", away_s[clients - 1]);
     println!(

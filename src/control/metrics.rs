@@ -52,7 +52,7 @@ impl ComparisonMetrics {
 /// How clients leave this host, or would.
 pub struct LeavingMetrics {
     pub evicting: IntGauge,
-    pub slot_ms: IntGauge,
+    pub slot_s: Gauge,
 }
 
 impl ControlMetrics {
@@ -136,13 +136,31 @@ impl LeavingMetrics {
     fn new(m: &Metrics) -> LeavingMetrics {
         LeavingMetrics {
             evicting: m.gauge(
-                "evicting_per_s",
+                "evicting_per_second",
                 "Clients sent to other hosts in this second",
             ),
-            slot_ms: m.gauge(
-                "slot_ms",
+            slot_s: m.fraction(
+                "slot_seconds",
                 "Window in which clients would come back were this host to vanish",
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_written_out_in_names() {
+        let metrics = Metrics::default();
+        let _counted = ControlMetrics::new(&metrics);
+        for name in metrics.render().lines().filter_map(|line| {
+            let rest = line.strip_prefix("# TYPE ")?;
+            rest.split(' ').next().map(str::to_owned)
+        }) {
+            let is_short = |word: &str| matches!(word, "s" | "ms" | "us" | "kb" | "mb");
+            assert!(!name.split('_').any(is_short), "{name}");
         }
     }
 }

@@ -55,8 +55,8 @@ impl Evictor {
             self.evict(clients, limits::EVICTED_BACK_WITHIN_MS);
         }
         // Whoever is left comes back as after a crash: spread over the slot, whatever siblings say.
-        let slot_ms = self.host.metrics.leaving.slot_ms.get() as u32;
-        self.evict(u32::MAX, slot_ms);
+        let slot_s = self.host.metrics.leaving.slot_s.get();
+        self.evict(u32::MAX, (slot_s * 1_000.0).round() as u32);
         tokio::time::sleep(limits::DRAIN_SLACK).await;
     }
 

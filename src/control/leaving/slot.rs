@@ -17,8 +17,8 @@ const LOAD: u64 = 80;
 pub async fn keep_slot(host: Arc<Host>) {
     let mut tick = tokio::time::interval(limits::SIBLINGS_EVERY);
     let mut slot = Slot::default();
-    let told = &host.metrics.leaving.slot_ms;
-    told.set(i64::from(slot.window_ms));
+    let told = &host.metrics.leaving.slot_s;
+    told.set(f64::from(slot.window_ms) / 1_000.0);
     let mut lived = 0;
     // Of the siblings together, when last heard of.
     let mut accepts_per_s = None;
@@ -37,7 +37,7 @@ pub async fn keep_slot(host: Arc<Host>) {
         let own = u64::from(host.gateway().accepts_per_s);
         let takers_per_s = accepts_per_s.filter(|&sum| sum > 0).unwrap_or(own);
         if let Some(after_ms_max) = slot.update(host.table.connections(), takers_per_s) {
-            told.set(i64::from(after_ms_max));
+            told.set(f64::from(after_ms_max) / 1_000.0);
             host.outboxes.send_all(|| ToCore::Slot {
                 after_ms_min: 0,
                 after_ms_max,
