@@ -7,8 +7,10 @@
 //! * What is turned away is counted by cause; when the system has no descriptor left, accepting pauses.
 
 mod readiness;
+mod refusal;
 
 pub use readiness::Readiness;
+pub use refusal::{in_words, refusal};
 
 use crate::{limits, metrics::Metrics, sys};
 use axum::{

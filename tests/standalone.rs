@@ -1,5 +1,6 @@
 //! The whole path in one process: posted, received, acknowledged, stored; and all of it again after a kill.
 
+use reqwest::Method;
 use serde_json::json;
 use std::{
     collections::BTreeSet,
@@ -280,4 +281,35 @@ fn count(path: &std::path::Path, what: &str) -> usize {
         .unwrap_or_default()
         .matches(what)
         .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_port_of_an_operator_answers_an_error_in_words() {
+    let herald = Standalone::start(&[]).await;
+    let (http, admin) = (herald.http_port, herald.admin_port);
+    let client = reqwest::Client::new();
+    for (method, port, path, status, code) in [
+        (Method::GET, http, "console/session", 400, "bad_target"),
+        (
+            Method::GET,
+            http,
+            "console/session?user=",
+            400,
+            "bad_target",
+        ),
+        (Method::GET, admin, "nothing", 404, "not_found"),
+        (Method::POST, admin, "readyz", 405, "method"),
+        (Method::GET, admin, "connections/..%0A", 400, "bad_target"),
+    ] {
+        let url = format!("http://127.0.0.1:{port}/{path}");
+        let answer = client.request(method, &url).send().await.unwrap();
+        let answered = answer.status().as_u16();
+        let body: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(
+            (answered, &body["error"]["code"]),
+            (status, &json!(code)),
+            "{path}"
+        );
+        assert!(body["error"]["message"].is_string(), "{path}: {body}");
+    }
 }

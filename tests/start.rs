@@ -21,7 +21,11 @@ fn refuses(command: &str, settings: &[(&str, &str)], key: &str) {
     let secret = directory.path().join("token.key");
     std::fs::write(&secret, "long enough a secret for a token key").unwrap();
     std::fs::write(directory.path().join("empty"), "\n").unwrap();
-    std::fs::write(directory.path().join("short"), "one-that-is-guessed-in-an-hour").unwrap();
+    std::fs::write(
+        directory.path().join("short"),
+        "one-that-is-guessed-in-an-hour",
+    )
+    .unwrap();
     let store = directory.path().join("store");
     let listen = || format!("127.0.0.1:{}", free_port());
     let (client, http, admin, grpc) = (listen(), listen(), listen(), listen());
@@ -111,6 +115,7 @@ fn a_gateway_refuses_a_wrong_value_before_it_opens_anything() {
         ("auth.keys", "[]"),
         ("auth.jwks_url", "ftp://nowhere"),
         ("redis.url", "http://nowhere"),
+        ("redis.url", "nowhere"),
         ("redis.password_file", "/nonexistent"),
         ("redis.ca_file", "DIR/token.key"),
         ("redis.timeout_ms", "0"),
@@ -360,11 +365,40 @@ fn a_port_that_another_process_shares_is_refused_and_named() {
 
 /// `herald ctl` with nobody to answer: what it says, and that it fails.
 fn ctl(arguments: &[&str], settings: &[(&str, &str)]) -> String {
+    ctl_exits(1, arguments, settings)
+}
+
+fn ctl_exits(status: i32, arguments: &[&str], settings: &[(&str, &str)]) -> String {
     let mut herald = Herald::new(&[&["ctl"], arguments].concat(), settings);
     herald.start();
     let code = herald.wait().code();
-    assert_eq!(code, Some(1), "{arguments:?}\n{}", herald.log());
+    assert_eq!(code, Some(status), "{arguments:?}\n{}", herald.log());
     herald.log()
+}
+
+#[test]
+fn ctl_names_the_argument_that_is_wrong() {
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "a key").unwrap();
+    let key = key.path().to_str().unwrap();
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let send = ["send", "--user", "42", "--url", &url, "--api-key-file", key];
+    let said = ctl_exits(
+        64,
+        &[&send[..], &["--idempotency-key", "a\nb"]].concat(),
+        &[],
+    );
+    assert!(said.contains("--idempotency-key"), "{said}");
+    for url in ["foo", "foo:80", "ftp://127.0.0.1"] {
+        let said = ctl_exits(64, &["status", "--url", url, "--api-key-file", key], &[]);
+        assert!(said.contains("--url"), "{said}");
+    }
+    let said = ctl_exits(64, &["token", "--user", "42", "--secret-file", key], &[]);
+    assert!(said.contains("--secret-file"), "{said}");
+    let said = ctl_exits(2, &["send", "--title", "x"], &[]);
+    for target in ["--user", "--users", "--all"] {
+        assert!(said.contains(target), "{said}");
+    }
 }
 
 #[test]

@@ -263,8 +263,17 @@ pub fn host_and_port(key: &str, text: &str) -> Result<(), ConfigError> {
         true => Ok(()),
         false => Err(ConfigError::new(
             key,
-            format!("{text:?} is not host:port, e.g. 10.0.0.5:9251"),
+            format!("{text:?} is not host:port, e.g. 10.0.0.5:{}", port_of(key)),
         )),
+    }
+}
+
+/// For the example: what listens there by default.
+fn port_of(key: &str) -> u16 {
+    match key {
+        "kafka.brokers" => 9092,
+        "grpc.advertise" => 9250,
+        _ => 9251,
     }
 }
 

@@ -1,10 +1,10 @@
 //! The standalone's console: a page, the client module it uses, and a session for a chosen user. It mints
 //! tokens for whoever asks, so it is only ever mounted on loopback and only answers to a local name.
 
-use crate::{auth, config::Secret, dispatcher::api_keys::AdminKey, ids::UserId};
+use crate::{auth, config::Secret, dispatcher::api_keys::AdminKey, ids::UserId, serve::refusal};
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -70,14 +70,18 @@ struct Session {
 async fn session(
     State(console): State<Arc<Console>>,
     headers: HeaderMap,
-    Query(query): Query<SessionQuery>,
+    query: Result<Query<SessionQuery>, QueryRejection>,
 ) -> Response {
     let Some(name) = local_name(&headers) else {
-        return (
-            StatusCode::FORBIDDEN,
-            "the console answers on localhost only",
-        )
-            .into_response();
+        let message = "the console answers on localhost only";
+        return refusal(StatusCode::FORBIDDEN, "forbidden", message);
+    };
+    let Query(query) = match query {
+        Ok(query) => query,
+        Err(rejection) => {
+            let message = format!("`user` is missing or no user id: {}", rejection.body_text());
+            return refusal(StatusCode::BAD_REQUEST, "bad_target", &message);
+        }
     };
     let token = auth::mint_hs256(&console.token_secret, &query.user, TOKEN_TTL);
     let ws_url = format!("ws://{name}:{}/ws/notifications", console.gateway_port);

@@ -1,12 +1,16 @@
 //! The admin port: read-only. Whether this host lives, whether it delivers, what it counts, who is here.
 
 use super::host::Host;
-use crate::{ids::UserId, metrics::Metrics};
+use crate::{
+    ids::UserId,
+    metrics::Metrics,
+    serve::{in_words, refusal},
+};
 use axum::{
     Json, Router,
     extract::{Path, State},
     http::{StatusCode, header},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::json;
@@ -19,12 +23,13 @@ struct Admin {
 }
 
 pub fn router(host: Arc<Host>, metrics: Metrics) -> Router {
-    Router::new()
+    let paths = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(render))
         .route("/connections/{user}", get(connections))
-        .with_state(Admin { host, metrics })
+        .with_state(Admin { host, metrics });
+    in_words(paths)
 }
 
 async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
@@ -36,10 +41,12 @@ async fn render(State(admin): State<Admin>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, format)], admin.metrics.render())
 }
 
-async fn connections(State(admin): State<Admin>, Path(user): Path<String>) -> impl IntoResponse {
-    let Ok(user) = user.parse::<UserId>() else {
-        let body = json!({"error": "this is no user id"});
-        return (StatusCode::BAD_REQUEST, Json(body));
+async fn connections(State(admin): State<Admin>, Path(user): Path<String>) -> Response {
+    let user: UserId = match user.parse() {
+        Ok(user) => user,
+        Err(error) => {
+            return refusal(StatusCode::BAD_REQUEST, "bad_target", &format!("{error}"));
+        }
     };
     let epoch = admin.host.identity.borrow().0.clone();
     let here = admin.host.table.connections_of(&user);
@@ -53,5 +60,5 @@ async fn connections(State(admin): State<Admin>, Path(user): Path<String>) -> im
         "registered": admin.host.table.is_registered(&user),
         "connections": connections,
     });
-    (StatusCode::OK, Json(body))
+    Json(body).into_response()
 }

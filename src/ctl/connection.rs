@@ -4,7 +4,7 @@ use super::CtlError;
 use crate::config::{ConfigError, Secret};
 use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::RequestBuilder;
+use reqwest::{RequestBuilder, header::HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
@@ -74,7 +74,17 @@ impl Endpoint {
                 )
             }
         };
+        let is_http = reqwest::Url::parse(&url)
+            .is_ok_and(|parsed| matches!(parsed.scheme(), "http" | "https") && parsed.has_host());
+        if !is_http {
+            let problem = format!("{url:?} is no address, e.g. http://10.0.0.5:8090");
+            return Err(ConfigError::new("--url", problem).into());
+        }
         let key = Secret::from_file("--api-key-file", &key_file)?;
+        if HeaderValue::from_str(key.expose()).is_err() {
+            let problem = format!("{} does not hold an API key", key_file.display());
+            return Err(ConfigError::new("--api-key-file", problem).into());
+        }
         Ok((url.trim_end_matches('/').to_owned(), key))
     }
 
@@ -99,6 +109,8 @@ impl Endpoint {
         let (url, key) = self.resolve()?;
         let mut request = client()?.post(format!("{url}{path}")).json(body);
         if let Some(idempotency_key) = idempotency_key {
+            let idempotency_key = HeaderValue::from_str(&idempotency_key)
+                .map_err(|_| ConfigError::new("--idempotency-key", "has no control characters"))?;
             request = request.header("idempotency-key", idempotency_key);
         }
         answer(url, request.bearer_auth(key.expose())).await
@@ -136,12 +148,12 @@ async fn answer(url: String, request: RequestBuilder) -> Result<Value, CtlError>
     if status.is_success() {
         return Ok(body);
     }
-    let message = body["error"]["message"]
-        .as_str()
-        .unwrap_or("no reason given")
-        .to_owned();
-    Err(CtlError::Refused {
-        status: status.as_u16(),
-        message,
-    })
+    let status = status.as_u16();
+    match body["error"]["message"].as_str() {
+        Some(message) => Err(CtlError::Refused {
+            status,
+            message: message.to_owned(),
+        }),
+        None => Err(CtlError::Stranger { url, status }),
+    }
 }

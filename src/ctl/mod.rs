@@ -13,7 +13,7 @@ use crate::{
     ids::{IdError, UserId},
     process::StartError,
 };
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 pub use connection::{Endpoint, StandaloneFile};
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
@@ -66,15 +66,16 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("target").required(true).args(["user", "users", "all"])))]
 struct Send {
     /// To one user.
-    #[arg(long, group = "target", required_unless_present_any = ["users", "all"])]
+    #[arg(long)]
     user: Option<String>,
     /// To several, separated by commas.
-    #[arg(long, group = "target", value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',')]
     users: Option<Vec<String>>,
     /// To everyone.
-    #[arg(long, group = "target")]
+    #[arg(long)]
     all: bool,
     #[arg(long = "type", default_value = "message")]
     notification_type: String,
@@ -108,6 +109,10 @@ pub enum CtlError {
     Unreachable { url: String, cause: String },
     #[error("{status}: {message}")]
     Refused { status: u16, message: String },
+    #[error(
+        "{url} answers {status}, and not as a dispatcher does: name its HTTP port (http.listen, 8090 by default)"
+    )]
+    Stranger { url: String, status: u16 },
     #[error("{0}")]
     Other(String),
 }

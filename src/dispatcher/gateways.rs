@@ -51,6 +51,10 @@ pub enum GatewayError {
         clients: u64,
         room: u64,
     },
+    #[error(
+        "{0} is a standalone, which nobody could take clients from or give them to: stop it by SIGTERM, it leaves in good order"
+    )]
+    Standalone(String),
     #[error("no gateway lives: start one")]
     NobodyLives,
     #[error(
@@ -118,7 +122,9 @@ impl Gateways {
         let id: GatewayId = id.parse().map_err(|_| unknown())?;
         let live = self.live().await?;
         let lease = live.into_iter().find(|lease| lease.owner.gateway == id);
-        let address = lease.ok_or_else(unknown)?.info.grpc;
+        let lease = lease.ok_or_else(unknown)?;
+        is_no_standalone(&lease)?;
+        let address = lease.info.grpc;
         let failed = |problem: String| GatewayError::Unreachable {
             id: id.to_string(),
             address: address.clone(),
@@ -178,12 +184,21 @@ fn id_of(lease: &GatewayLease) -> String {
     lease.owner.gateway.to_string()
 }
 
+/// A standalone opens no gRPC port.
+fn is_no_standalone(lease: &GatewayLease) -> Result<(), GatewayError> {
+    match lease.info.grpc.is_empty() {
+        true => Err(GatewayError::Standalone(id_of(lease))),
+        false => Ok(()),
+    }
+}
+
 /// A gateway that nobody knows, or that is being drained already, is none to object to.
 fn can_be_spared(id: &str, live: &[GatewayLease]) -> Result<(), GatewayError> {
     let own = live.iter().find(|lease| lease.owner.gateway.as_str() == id);
     let Some(own) = own.filter(|lease| !lease.info.draining) else {
         return Ok(());
     };
+    is_no_standalone(own)?;
     let region = &own.info.region;
     let stays = |lease: &&GatewayLease| {
         lease.owner.gateway != own.owner.gateway

@@ -10,7 +10,7 @@ use crate::{
     limits,
     metrics::Metrics,
     registry::SharedRegistry,
-    serve::Readiness,
+    serve::{Readiness, in_words},
 };
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use parking_lot::Mutex;
@@ -129,7 +129,7 @@ fn spooling(spool: &Spool) -> Option<String> {
 }
 
 pub(super) fn router(health: Arc<Health>, metrics: Metrics) -> Router {
-    Router::new()
+    let paths = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .with_state(health)
@@ -139,7 +139,8 @@ pub(super) fn router(health: Arc<Health>, metrics: Metrics) -> Router {
                 let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
                 (kind, metrics.render())
             }),
-        )
+        );
+    in_words(paths)
 }
 
 async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {

@@ -7,8 +7,12 @@ use serde_json::{Value, json};
 
 /// A gateway that nobody answers for: an order that is let through ends there.
 async fn enter(rig: &Rig, id: &str, connections: u64, room: u64, draining: bool) {
+    enter_at(rig, "127.0.0.1:1", id, connections, room, draining).await;
+}
+
+async fn enter_at(rig: &Rig, grpc: &str, id: &str, connections: u64, room: u64, draining: bool) {
     let info = GatewayInfo {
-        grpc: "127.0.0.1:1".into(),
+        grpc: grpc.into(),
         shard: None,
         connections,
         accepts_limit_per_s: 5_000,
@@ -54,6 +58,21 @@ async fn a_drain_that_others_have_no_room_for_has_to_be_forced() {
     enter(&rig, "gw-4", 0, 1, false).await;
     let (status, text) = said(&order(&rig, drain, json!({})).await);
     assert_eq!(status, 502, "let through: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standalone_is_neither_drained_nor_rebalanced_and_says_how_it_leaves() {
+    let rig = Rig::start().await;
+    enter_at(&rig, "", "gw-1", 3, 9, false).await;
+    for (path, body) in [
+        ("/v1/gateways/gw-1/drain", json!({})),
+        ("/v1/gateways/gw-1/drain", json!({ "force": true })),
+        ("/v1/rebalance", json!({})),
+    ] {
+        let (status, text) = said(&order(&rig, path, body).await);
+        assert_eq!(status, 409, "{path}: {text}");
+        assert!(text.contains("SIGTERM"), "{path}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,6 +76,7 @@ impl From<GatewayError> for ApiError {
                 ApiError::new(StatusCode::BAD_GATEWAY, "gateway_away", message)
             }
             GatewayError::Refused { .. }
+            | GatewayError::Standalone(_)
             | GatewayError::NobodyLives
             | GatewayError::AllDrained(_) => {
                 ApiError::new(StatusCode::CONFLICT, "conflict", message)

@@ -460,7 +460,11 @@ pub(super) fn check(config: &config::Redis) -> Result<(), ConfigError> {
 
 /// Reads the files anew: secrets may be replaced while we run.
 fn client(config: &config::Redis) -> Result<Client, ConfigError> {
-    let refused = |error: RedisError| ConfigError::new("redis.url", error.to_string());
+    let refused = |error: RedisError| {
+        let allowed = "redis://HOST:PORT, rediss://HOST:PORT (TLS) or unix:///PATH, each with a database \
+                       (/0) if need be; user and password have keys of their own";
+        ConfigError::new("redis.url", format!("{error}: it is {allowed}"))
+    };
     let info = config
         .url
         .as_str()
