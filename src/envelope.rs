@@ -405,6 +405,50 @@ pub fn read_outcomes(record: &Record) -> Result<Vec<Outcome>, EnvelopeError> {
     })
 }
 
+/// Header `kind` of a record on `delivery`: not a [`Kind`], no gateway ever meets it.
+const REMEMBERED: &str = "remembered";
+
+/// Notifications of one user that went to where the user was last, because the registry did not answer. Once it
+/// does, somebody has to look whether the user is elsewhere too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    pub user: UserId,
+    pub ids: Vec<NotificationId>,
+    /// Shards they went to.
+    pub shards: Vec<u32>,
+}
+
+impl Remembered {
+    /// A record for `delivery`.
+    pub fn to_record(&self) -> Record {
+        let key = Bytes::copy_from_slice(self.user.as_str().as_bytes());
+        let value = serde_json::to_vec(self).expect("plain data");
+        let mut record = Record::new(key, value);
+        record.set("v", VERSION.to_string());
+        record.set("kind", REMEMBERED);
+        record
+    }
+
+    /// Whether a record of `delivery` is one of these, of whatever release.
+    pub fn is(record: &Record) -> bool {
+        record.header("kind") == Some(REMEMBERED.as_bytes())
+    }
+
+    pub fn read(record: &Record) -> Result<Remembered, EnvelopeError> {
+        let version: u16 = parse(record, "v")?;
+        if version == 0 || version > VERSION {
+            return Err(EnvelopeError::Unsupported {
+                what: "version",
+                value: version.to_string(),
+            });
+        }
+        serde_json::from_slice(&record.value).map_err(|_| EnvelopeError::Malformed {
+            header: "value",
+            reason: "does not say what went where",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -471,6 +515,30 @@ mod tests {
         let record = outcomes_record(std::slice::from_ref(&outcome));
         assert_eq!(record.key, "42");
         assert_eq!(read_outcomes(&record), Ok(vec![outcome]));
+    }
+
+    #[test]
+    fn what_went_by_memory_reads_back_and_is_nothing_to_a_release_that_knows_outcomes_only() {
+        let remembered = Remembered {
+            user: "42".parse().unwrap(),
+            ids: vec![NotificationId::generate()],
+            shards: vec![3, 5],
+        };
+        let mut record = remembered.to_record();
+        assert_eq!(record.key, "42");
+        assert!(Remembered::is(&record) && !Remembered::is(&outcomes_record(&[])));
+        assert_eq!(Remembered::read(&record), Ok(remembered));
+        let error = read_outcomes(&record).unwrap_err();
+        assert!(
+            matches!(error, EnvelopeError::Unsupported { .. }),
+            "{error}"
+        );
+        record.set("v", "2");
+        let error = Remembered::read(&record).unwrap_err();
+        assert!(
+            matches!(error, EnvelopeError::Unsupported { .. }),
+            "{error}"
+        );
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct DispatcherMetrics {
     pub outcomes: IntCounterVec,
     pub outcomes_refused: IntCounterVec,
     pub lookups: IntCounterVec,
+    /// Notifications that went by memory, by what the look-up after it found.
+    pub second_looks: IntCounterVec,
     pub sync: IntCounterVec,
     /// HTTP requests that were not served to their end, by cause.
     pub http_refused: IntCounterVec,
@@ -89,11 +91,8 @@ impl DispatcherMetrics {
                 "Outcomes that were not taken, by cause (not_the_users: a client spoke of an id its user does not have).",
                 &["cause"],
             ),
-            lookups: metrics.counters(
-                "lookups_total",
-                "Users looked up for routing, by where the answer came from.",
-                &["source"],
-            ),
+            lookups: lookups(metrics),
+            second_looks: second_looks(metrics),
             sync: metrics.counters(
                 "sync_total",
                 "Syncs answered, by result (recovered, or why not).",
@@ -126,6 +125,22 @@ fn refused(metrics: &Metrics) -> IntCounterVec {
         "partitions_refused_total",
         "Partitions that stand since a position went back in them, by topic.",
         &["topic"],
+    )
+}
+
+fn lookups(metrics: &Metrics) -> IntCounterVec {
+    metrics.counters(
+        "lookups_total",
+        "Users looked up for routing, by where the answer came from.",
+        &["source"],
+    )
+}
+
+fn second_looks(metrics: &Metrics) -> IntCounterVec {
+    metrics.counters(
+        "second_looks_total",
+        "Notifications routed from memory, by what followed once the registry answered (rerouted: the user was elsewhere too).",
+        &["result"],
     )
 }
 

@@ -57,7 +57,7 @@ use sync::Sync;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracker::{DeliveryTopic, Tracker};
+use tracker::{DeliveryTopic, SecondLook, Tracker};
 
 pub use local::Local;
 
@@ -347,7 +347,8 @@ impl Shared {
         tasks.spawn(worker::run(router, start.clone()));
         tasks.spawn(worker::run(fan_out, start.clone()));
         tasks.spawn(worker::run(broadcast, start.clone()));
-        tasks.spawn(worker::run(delivery, start));
+        tasks.spawn(worker::run(delivery, start.clone()));
+        tasks.spawn(worker::run(self.second_look(&outbox, shutdown), start));
         let finisher = finisher::Finisher::new(
             self,
             finisher::Means {
@@ -358,6 +359,19 @@ impl Shared {
         );
         tasks.spawn(finisher.run(shutdown.clone()));
         tasks.spawn(sweeper::run(self.registry.clone(), shutdown.clone()));
+    }
+
+    fn second_look(&self, outbox: &Outbox, shutdown: &CancellationToken) -> SecondLook {
+        let registry = self.registry.clone();
+        let is_said = move || !registry.healthy();
+        SecondLook {
+            tracker: self.tracker.clone(),
+            registry: self.registry.clone(),
+            outbox: outbox.clone(),
+            patience: Patience::new(shutdown.clone(), self.metrics.retries.clone(), is_said),
+            metrics: self.metrics.clone(),
+            pause: Duration::ZERO,
+        }
     }
 }
 

@@ -77,13 +77,19 @@ impl Reading {
     }
 
     /// Tells `health` what it sees. Runs until dropped.
-    pub async fn watch(self, group: &'static str, bus: SharedBus, health: Arc<Health>) {
+    pub async fn watch(
+        self,
+        group: &'static str,
+        bus: SharedBus,
+        is_said: impl Fn() -> bool,
+        health: Arc<Health>,
+    ) {
         let mut progress = BTreeMap::new();
         let mut without = Duration::ZERO;
         loop {
             tokio::time::sleep(limits::PROGRESS_EVERY).await;
-            // That the bus is away is said already, and nothing is known meanwhile.
-            if !bus.healthy() {
+            // That a part is away is said already, and nothing is known meanwhile.
+            if is_said() {
                 continue;
             }
             let held = self.0.lock().clone();

@@ -14,6 +14,16 @@ use std::sync::Arc;
 /// Shards that hold a user: one on most days.
 pub type Shards = SmallVec<[u32; 2]>;
 
+/// Where users are.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Distinct shards of each user, in the order asked. `None` for a user who may be anywhere: unknown to the
+    /// memory, or entered before a lease that the registry lost.
+    pub shards: Vec<Option<Shards>>,
+    /// The registry did not answer: this is where users were last, and they may be elsewhere too.
+    pub remembered: bool,
+}
+
 #[derive(Clone)]
 pub struct Routes {
     registry: SharedRegistry,
@@ -30,10 +40,8 @@ impl Routes {
         }
     }
 
-    /// Distinct shards of each user, in the order asked. Never fails: with the registry away it answers
-    /// from memory. `None` for a user who may be anywhere: unknown there, or entered before a lease that the
-    /// registry lost.
-    pub async fn shards(&self, users: &[UserId]) -> Vec<Option<Shards>> {
+    /// Never fails: with the registry away it answers from memory.
+    pub async fn find(&self, users: &[UserId]) -> Found {
         match self.lookup(users).await {
             Ok(routes) => {
                 let shards: Vec<Option<Shards>> =
@@ -47,7 +55,10 @@ impl Routes {
                 let known = shards.iter().flatten().count();
                 self.count("registry", known);
                 self.count("unknown", users.len() - known);
-                shards
+                Found {
+                    shards,
+                    remembered: false,
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, "routing by the last known routes");
@@ -57,7 +68,10 @@ impl Routes {
                 let known = shards.iter().flatten().count();
                 self.count("last_known", known);
                 self.count("unknown", users.len() - known);
-                shards
+                Found {
+                    shards,
+                    remembered: true,
+                }
             }
         }
     }
@@ -164,7 +178,7 @@ mod tests {
             stamp: 1,
         };
         registry.register(&owner, &[entry]).await.unwrap();
-        assert_eq!(routes.shards(&[user(1)]).await, [None]);
+        assert_eq!(routes.find(&[user(1)]).await.shards, [None]);
         let info = GatewayInfo {
             grpc: String::new(),
             shard: Some(3),
@@ -177,7 +191,7 @@ mod tests {
         };
         registry.renew_gateway(&owner, "p1", &info).await.unwrap();
         assert_eq!(
-            routes.shards(&[user(1)]).await,
+            routes.find(&[user(1)]).await.shards,
             [Some(Shards::from_slice(&[3]))]
         );
     }

@@ -14,6 +14,7 @@ use crate::{
     bus::{BusError, Consumed, Consumer, Polled, SharedBus, Topic, TopicPartition},
     ids::Namespace,
     limits,
+    registry::SharedRegistry,
 };
 use async_trait::async_trait;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -37,6 +38,11 @@ pub trait Work: Send {
     /// How long others need to take what the last batch put on them.
     fn pause(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// The registry, for one that stands still without it. That it is away is said already.
+    fn waits_for(&self) -> Option<SharedRegistry> {
+        None
     }
 }
 
@@ -70,8 +76,13 @@ pub struct Surroundings {
 /// Runs until `shutdown`; answers the name of the group. A bus that is away is waited for.
 pub async fn run(mut work: impl Work, surroundings: Surroundings) -> &'static str {
     let (bus, health) = (surroundings.bus.clone(), surroundings.health.clone());
+    let registry = work.waits_for();
+    let is_said = || {
+        let registry_answers = registry.as_ref().is_none_or(|one| one.healthy());
+        !surroundings.bus.healthy() || !registry_answers
+    };
     let reading = Reading::default();
-    let watching = reading.clone().watch(work.group(), bus, health);
+    let watching = reading.clone().watch(work.group(), bus, is_said, health);
     tokio::select! {
         () = read(&mut work, &surroundings, &reading) => {}
         () = watching => {}

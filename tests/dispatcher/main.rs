@@ -10,6 +10,7 @@ mod poison;
 mod refusals;
 mod rig;
 mod router;
+mod second_look;
 mod spool;
 mod switched;
 mod sync;

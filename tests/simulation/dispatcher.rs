@@ -20,7 +20,7 @@ use herald::{
         tracker::Tracker,
         worker::Work,
     },
-    envelope::{Fate, Outcome, Routed},
+    envelope::{Fate, Outcome, Remembered, Routed},
     ids::{GatewayEpoch, UserId},
     limits,
     registry::{FinisherLease, RENEW_MS, Registry, RegistryError},
@@ -40,6 +40,11 @@ const SWEEP_EVERY_MS: u64 = 1_000;
 pub enum DispatcherDone {
     Routed {
         partition: u32,
+        generation: u64,
+        next: Option<u64>,
+    },
+    /// A batch of what went by memory; `None`: to be looked at again.
+    LookedAgain {
         generation: u64,
         next: Option<u64>,
     },
@@ -74,7 +79,7 @@ struct Hold {
     wanted: bool,
 }
 
-/// Which dispatcher reads which partition of `raw`; the generation tells a late commit.
+/// Which dispatcher reads which partition of a topic; the generation tells a late commit.
 pub struct Group {
     members: Vec<Option<Owner>>,
     generations: Vec<u64>,
@@ -92,6 +97,18 @@ impl Group {
             next: vec![0; count],
             busy: vec![false; count],
         }
+    }
+
+    /// Whether the partition is another one's from now on, who goes on at what is committed.
+    fn give(&mut self, at: usize, member: Option<Owner>, committed: Option<u64>) -> bool {
+        if self.members[at] == member {
+            return false;
+        }
+        self.members[at] = member;
+        self.generations[at] += 1;
+        self.busy[at] = false;
+        self.next[at] = committed.unwrap_or(0);
+        true
     }
 }
 
@@ -116,6 +133,11 @@ fn raw(partition: u32) -> TopicPartition {
 }
 
 const ROUTERS: &str = "notifications.router";
+const SECOND_LOOKS: &str = "notifications.second_look";
+const DELIVERY: TopicPartition = TopicPartition {
+    topic: Topic::Delivery,
+    partition: 0,
+};
 
 impl World {
     pub fn start_dispatcher(&mut self, number: usize) {
@@ -183,16 +205,16 @@ impl World {
                 0 => None,
                 count => Some(alive[at % count]),
             };
-            if self.group.members[at] == member {
-                continue;
-            }
-            self.group.members[at] = member;
-            self.group.generations[at] += 1;
-            self.group.busy[at] = false;
             let committed = self.bus.committed_by(ROUTERS, raw(partition));
-            self.group.next[at] = committed.unwrap_or(0);
+            if self.group.give(at, member, committed) {
+                let assigned = self.random_ms(10..200);
+                self.after(assigned, Owner::World, Event::Route(partition));
+            }
+        }
+        let committed = self.bus.committed_by(SECOND_LOOKS, DELIVERY);
+        if self.second_looks.give(0, alive.first().copied(), committed) {
             let assigned = self.random_ms(10..200);
-            self.after(assigned, Owner::World, Event::Route(partition));
+            self.after(assigned, Owner::World, Event::LookAgain);
         }
     }
 
@@ -234,14 +256,72 @@ impl World {
         self.call(owner, owner, None, job);
     }
 
-    fn router(&self, number: usize) -> Router {
+    // ── looking again ──────────────────────────────────────────────────────────────────────────────────
+
+    /// What went by memory is looked up once the registry answers whoever reads it.
+    pub fn second_look(&mut self) {
+        let Some(owner @ Owner::Dispatcher(number, _)) = self.second_looks.members[0] else {
+            return;
+        };
+        let is_left_out = self.plan.broken == Broken::NoSecondLook;
+        if is_left_out || self.second_looks.busy[0] || !self.dispatchers[number].process.runs() {
+            return;
+        }
+        let records = self
+            .bus
+            .read(DELIVERY, self.second_looks.next[0], ROUTER_BATCH);
+        let Some(last) = records.last() else { return };
+        let next = last.offset + 1;
+        self.second_looks.busy[0] = true;
+        let generation = self.second_looks.generations[0];
+        let remembered = records
+            .iter()
+            .map(|one| Remembered::read(&one.record).expect("written by the router"));
+        let remembered: Vec<Remembered> = remembered.collect();
+        let (tracker, (outbox, _)) = (self.tracker(number), self.outbox());
+        let clock = self.clock.clone();
+        let job = Box::pin(async move {
+            let looked = match tracker.look_again(&remembered).await {
+                Ok(records) => outbox.send(records).await.is_ok(),
+                Err(_) => false,
+            };
+            clock.way(Part::Bus).await;
+            Done::Dispatcher(DispatcherDone::LookedAgain {
+                generation,
+                next: looked.then_some(next),
+            })
+        });
+        self.call(owner, owner, None, job);
+    }
+
+    fn looked_again(&mut self, generation: u64, next: Option<u64>) {
+        if self.second_looks.generations[0] != generation {
+            return;
+        }
+        self.second_looks.busy[0] = false;
+        let Some(next) = next else {
+            let after_ms = self.random_ms(50..2_500);
+            return self.after(after_ms, Owner::World, Event::LookAgain);
+        };
+        self.second_looks.next[0] = next;
+        self.bus.commit(SECOND_LOOKS, DELIVERY, next);
+        self.second_look();
+    }
+
+    fn outbox(&self) -> (Outbox, Patience) {
         let retries = self.metrics.retries.clone();
         let patience = Patience::new(CancellationToken::new(), retries, || false);
+        let outbox = Outbox::new(self.bus.clone(), patience.clone(), self.metrics.clone());
+        (outbox, patience)
+    }
+
+    fn router(&self, number: usize) -> Router {
+        let (outbox, patience) = self.outbox();
         let routes = self.dispatchers[number].routes.clone();
         Router {
             store: self.rows.clone(),
             routes: routes.expect("a process that runs has routes"),
-            outbox: Outbox::new(self.bus.clone(), patience.clone(), self.metrics.clone()),
+            outbox,
             patience,
             metrics: self.metrics.clone(),
             region: self.region.clone(),
@@ -268,6 +348,9 @@ impl World {
                     self.group.busy[partition as usize] = false;
                     self.route(partition);
                 }
+            }
+            DispatcherDone::LookedAgain { generation, next } => {
+                self.looked_again(generation, next);
             }
             DispatcherDone::Swept => {}
             DispatcherDone::Seen(owned) => self.seen_shards(number, owned),

@@ -76,6 +76,7 @@ impl World {
                 self.after(10_000, Owner::World, Event::Rebalance);
             }
             What::CutDispatcher(dispatcher) => self.dispatchers[dispatcher].cut(true),
+            What::CutEveryone => self.cut_everyone(true),
             What::Forget => self.redis.forget(),
             What::LosePart => self.redis.lose(|entry| entry % 2 == 0),
             What::Stall(client) => self.stall(client, fault.for_ms),
@@ -96,10 +97,16 @@ impl World {
                 self.after(100, Owner::World, Event::Rebalance);
             }
             What::CutDispatcher(dispatcher) => self.dispatchers[dispatcher].cut(false),
+            What::CutEveryone => self.cut_everyone(false),
             _ => {}
         }
         self.trouble_ends();
         self.tell(None, || format!("it is over that {}", fault.what));
+    }
+
+    fn cut_everyone(&mut self, cut: bool) {
+        self.gateways.iter_mut().for_each(|one| one.cut(cut));
+        self.dispatchers.iter_mut().for_each(|one| one.cut(cut));
     }
 
     fn crash_gateway(&mut self, gateway: usize) {

@@ -40,6 +40,15 @@ fn whatever_goes_wrong_the_promises_are_kept() {
 }
 
 #[test]
+fn whoever_stayed_connected_has_everything_soon_after_the_registry_is_back() {
+    let seeds = match number("HERALD_SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("HERALD_SIMULATION_SEEDS").unwrap_or(SEEDS),
+    };
+    search::none(seeds, |seed| Plan::without_registry(seed, Broken::Nothing));
+}
+
+#[test]
 fn no_survivor_is_stampeded_when_a_gateway_of_hundreds_dies() {
     search::none(0..2, |seed| {
         Plan::stampede(seed, Broken::Nothing, What::CrashGateway(seed as usize % 3))
@@ -90,6 +99,19 @@ fn epochs_that_begin_anew_are_found() {
 #[test]
 fn a_sweep_that_does_not_look_at_the_epoch_is_found() {
     is_found(Broken::SweepBlindly, "a sweep takes nothing that lives");
+}
+
+#[test]
+fn a_memory_that_nobody_looks_after_is_found() {
+    let found = search::first(0..SEEDS_TO_FIND, |seed| {
+        Plan::without_registry(seed, Broken::NoSecondLook)
+    });
+    let (plan, violation) = found.expect("a device that misses something");
+    println!("seed {}: {}", plan.seed, violation.text);
+    assert_eq!(
+        violation.promise,
+        "who is connected gets everything, or is told"
+    );
 }
 
 #[test]

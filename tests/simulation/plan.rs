@@ -19,6 +19,8 @@ pub enum Broken {
     EpochsBeginAnew,
     /// A sweep deletes entries of every life of a gateway.
     SweepBlindly,
+    /// Nobody looks up again what went by memory.
+    NoSecondLook,
     /// Clients are sent away without a look at what the siblings can take.
     EvictBlindly,
 }
@@ -51,6 +53,17 @@ pub struct Post {
     pub collapses: bool,
 }
 
+impl Post {
+    fn plain(at_ms: u64, user: usize) -> Post {
+        Post {
+            at_ms,
+            user,
+            critical: false,
+            collapses: false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     pub at_ms: u64,
@@ -69,6 +82,8 @@ pub enum What {
     CrashDispatcher(usize),
     PauseDispatcher(usize),
     CutDispatcher(usize),
+    /// Nobody reaches the registry.
+    CutEveryone,
     /// The registry comes back empty.
     Forget,
     /// The registry loses every second entry, and says nothing.
@@ -82,6 +97,8 @@ pub enum What {
 /// Wait after the last fault: a lapsed lease is swept after 60 s.
 const SETTLE_MS: u64 = 100_000;
 const ACTIVE_MS: u64 = 60_000;
+/// After a fault: live, or by the sync that a `gap` asks for, paced.
+const LIVE_WITHIN_MS: u64 = 5_000 + 2_000;
 
 impl Plan {
     pub fn from_seed(seed: u64, broken: Broken) -> Plan {
@@ -189,6 +206,69 @@ impl Plan {
         plan
     }
 
+    /// The registry is away, for all or for one dispatcher; devices have moved just before. Nothing is posted after
+    /// it that could show a hole, and all is over as soon as the fault suite wants it to be.
+    pub fn without_registry(seed: u64, broken: Broken) -> Plan {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let (gateways, dispatchers) = (random.random_range(2..=3), random.random_range(1..=2));
+        let users = random.random_range(1..=4);
+        let devices: Vec<usize> = (0..users * random.random_range(2..=3usize))
+            .map(|device| device % users)
+            .collect();
+        let (mut posts, mut faults) = (Vec::new(), Vec::new());
+        let mut at_ms = 8_000;
+        for _ in 0..random.random_range(1..=3) {
+            // Whoever routes learns where users are, then some are elsewhere.
+            let for_ms = random.random_range(500..25_000);
+            let known_ms = at_ms..at_ms + 2_000;
+            let away_ms = at_ms + 6_000..at_ms + 6_000 + for_ms;
+            for user in 0..users {
+                posts.push(Post::plain(random.random_range(known_ms.clone()), user));
+                for _ in 0..random.random_range(0..=3) {
+                    posts.push(Post::plain(random.random_range(away_ms.clone()), user));
+                }
+            }
+            for device in 0..devices.len() {
+                if random.random_ratio(1, 3) {
+                    faults.push(Fault {
+                        at_ms: random.random_range(at_ms..at_ms + 7_000),
+                        what: What::Move(device),
+                        for_ms: 0,
+                    });
+                }
+            }
+            let what = match random.random_range(0..3) {
+                0 => What::CutDispatcher(random.random_range(0..dispatchers)),
+                _ => What::CutEveryone,
+            };
+            faults.push(Fault {
+                at_ms: away_ms.start,
+                what,
+                for_ms,
+            });
+            at_ms = away_ms.end + random.random_range(100..10_000);
+        }
+        faults.sort_by_key(|fault| fault.at_ms);
+        posts.sort_by_key(|post| post.at_ms);
+        let mut plan = Plan {
+            seed,
+            broken,
+            gateways,
+            dispatchers,
+            devices,
+            posts,
+            faults,
+            auto_shards: random.random_ratio(2, 3),
+            accepts_per_s: 1_000,
+            slow_one_in: *[10, 40, 1_000].choose(&mut random).expect("one of them"),
+            quiet_at_ms: 0,
+            ends_at_ms: 0,
+        };
+        plan.quiet_at_ms = quiet_after(&plan.faults);
+        plan.ends_at_ms = plan.quiet_at_ms + LIVE_WITHIN_MS;
+        plan
+    }
+
     fn set_end(&mut self) {
         self.quiet_at_ms = quiet_after(&self.faults);
         let posted = self.posts.iter().map(|post| post.at_ms + 15_000);
@@ -264,7 +344,7 @@ impl What {
         let gateway = random.random_range(0..gateways);
         let dispatcher = random.random_range(0..dispatchers);
         let device = random.random_range(0..devices);
-        match random.random_range(0..14) {
+        match random.random_range(0..15) {
             0 | 1 => What::CrashGateway(gateway),
             2 | 3 => What::PauseGateway(gateway),
             4 => What::CutGateway(gateway),
@@ -275,6 +355,7 @@ impl What {
             10 => What::Forget,
             11 => What::LosePart,
             12 => What::Stall(device),
+            13 => What::CutEveryone,
             _ => What::Move(device),
         }
     }
@@ -290,6 +371,7 @@ impl fmt::Display for What {
             What::CrashDispatcher(one) => write!(f, "dispatcher {one} is killed"),
             What::PauseDispatcher(one) => write!(f, "dispatcher {one} is stopped (SIGSTOP)"),
             What::CutDispatcher(one) => write!(f, "dispatcher {one} is cut off from the registry"),
+            What::CutEveryone => write!(f, "nobody reaches the registry"),
             What::Forget => write!(f, "the registry restarts empty"),
             What::LosePart => write!(f, "the registry loses every second entry"),
             What::Stall(device) => write!(f, "device {device} stops reading"),

@@ -57,6 +57,8 @@ pub enum Event {
     Restart(Owner),
     Route(u32),
     Rebalance,
+    /// At what went by memory.
+    LookAgain,
     Sweep,
     Look,
     Gateway(GatewayEvent),
@@ -133,6 +135,7 @@ pub struct World {
     pub gateways: Vec<Gateway>,
     pub dispatchers: Vec<Dispatcher>,
     pub group: Group,
+    pub second_looks: Group,
     pub clients: Vec<Client>,
     pub tally: Tally,
     pub streams: rules::StreamNames,
@@ -223,6 +226,7 @@ impl World {
                 .map(|_| Dispatcher::default())
                 .collect(),
             group: Group::new(RAW_PARTITIONS),
+            second_looks: Group::new(1),
             clients: (0..plan.devices.len())
                 .map(|number| Client::new(number, plan.devices[number]))
                 .collect(),
@@ -440,6 +444,7 @@ impl World {
             let after_ms = self.random.random_range(1..20);
             match at.topic {
                 RAW => self.after(after_ms, Owner::World, Event::Route(at.partition)),
+                Topic::Delivery => self.after(after_ms, Owner::World, Event::LookAgain),
                 Topic::InApp | Topic::Critical | Topic::Broadcast => {
                     self.ledger.produced(&self.bus, at);
                     for gateway in 0..self.gateways.len() {
@@ -500,6 +505,7 @@ impl World {
             Event::Restart(Owner::World) => {}
             Event::Route(partition) => self.route(partition),
             Event::Rebalance => self.rebalance(),
+            Event::LookAgain => self.second_look(),
             Event::Sweep => self.sweep(owner),
             Event::Look => self.look_at_shards(owner),
             Event::Gateway(event) => self.gateway_event(owner, event),

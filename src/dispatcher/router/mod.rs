@@ -5,7 +5,9 @@
 //!   finds the row in its sync, one that was connected before is found by the look-up;
 //! * a record's row and position depend on nothing but the record; clocks decide only about pushing;
 //! * nothing is committed before its row, its channel records and its in-app records are durable;
-//! * a record whose position went back in the partition of its key holds that partition, and no other.
+//! * a record whose position went back in the partition of its key holds that partition, and no other;
+//! * what goes by memory, the registry being away, is noted on `delivery` first: once the registry answers, its users
+//!   are looked up after all (`tracker::second_look`).
 
 mod parse;
 mod push;
@@ -34,7 +36,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use push::{Push, to_everyone, to_shard};
+pub use push::{Push, asks_everyone, to_everyone, to_shard};
 
 pub struct Router {
     pub store: SharedStore,
@@ -218,7 +220,10 @@ impl Router {
     async fn send(&self, taken: &[Taken<'_>]) -> Result<usize, Stopped> {
         let mut out = self.channel_records(taken);
         let pushes = self.pushes(taken).await?;
-        out.extend(push::records(pushes, &self.routes, &self.metrics).await);
+        let pushed = push::records(pushes, &self.routes, &self.metrics).await;
+        // Nothing goes by memory that nobody would look after.
+        self.outbox.send(pushed.remembered).await?;
+        out.extend(pushed.to_gateways);
         let asks = |(target, _): &&(Target, Record)| push::asks_everyone(target);
         let asked = out.iter().filter(asks).count();
         self.outbox.send(out).await?;

@@ -1,10 +1,11 @@
 //! One record per gateway that holds the user, in the partition of that gateway's shard. Where nobody can
-//! say which gateways these are, one record that all of them read.
+//! say which gateways these are, one record that all of them read. Where only the memory can say it, a further
+//! record for whoever looks the user up once the registry answers.
 
 use crate::{
     bus::{Record, Target, Topic, TopicPartition},
     dispatcher::{metrics::DispatcherMetrics, routes::Routes},
-    envelope::{Priority, Routed},
+    envelope::{Priority, Remembered, Routed},
     ids::UserId,
 };
 use std::collections::HashMap;
@@ -13,6 +14,14 @@ use std::collections::HashMap;
 pub struct Push {
     pub user: UserId,
     pub routed: Routed,
+}
+
+/// What a batch becomes.
+#[derive(Default)]
+pub struct Records {
+    pub to_gateways: Vec<(Target, Record)>,
+    /// What of it goes by memory: one record a user.
+    pub remembered: Vec<(Target, Record)>,
 }
 
 /// Where a routed record goes: critical has a topic of its own, read first by the gateways.
@@ -42,13 +51,9 @@ pub fn asks_everyone(target: &Target) -> bool {
 }
 
 /// Looks all users of the batch up at once. A user nobody holds gets no record: the row is in the inbox.
-pub async fn records(
-    pushes: Vec<Push>,
-    routes: &Routes,
-    metrics: &DispatcherMetrics,
-) -> Vec<(Target, Record)> {
+pub async fn records(pushes: Vec<Push>, routes: &Routes, metrics: &DispatcherMetrics) -> Records {
     if pushes.is_empty() {
-        return Vec::new();
+        return Records::default();
     }
     let mut index: HashMap<UserId, usize> = HashMap::new();
     let mut users = Vec::new();
@@ -58,24 +63,40 @@ pub async fn records(
             users.len() - 1
         });
     }
-    let shards = routes.shards(&users).await;
-    let mut records = Vec::with_capacity(pushes.len());
+    let found = routes.find(&users).await;
+    let mut to_gateways = Vec::with_capacity(pushes.len());
+    let mut remembered: HashMap<usize, Remembered> = HashMap::new();
     for push in pushes {
-        let result = match &shards[index[&push.user]] {
+        let at = index[&push.user];
+        let result = match &found.shards[at] {
             None => {
-                records.push(to_everyone(push.routed));
+                to_gateways.push(to_everyone(push.routed));
                 "asked_everyone"
             }
             Some(shards) if shards.is_empty() => "absent",
             Some(shards) => {
+                if found.remembered {
+                    let one = remembered.entry(at).or_insert_with(|| Remembered {
+                        user: push.user,
+                        ids: Vec::new(),
+                        shards: shards.to_vec(),
+                    });
+                    one.ids.push(push.routed.head.id);
+                }
                 let pushed = shards
                     .iter()
                     .map(|shard| to_shard(push.routed.clone(), *shard));
-                records.extend(pushed);
+                to_gateways.extend(pushed);
                 "pushed"
             }
         };
         metrics.pushes.with_label_values(&[result]).inc();
     }
-    records
+    let remembered = remembered
+        .into_values()
+        .map(|one| (Target::Keyed(Topic::Delivery), one.to_record()));
+    Records {
+        to_gateways,
+        remembered: remembered.collect(),
+    }
 }

@@ -10,6 +10,7 @@
 
 mod read_marks;
 mod reroute;
+mod second_look;
 mod topic;
 
 use super::{
@@ -28,6 +29,7 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, time::Instant};
 use thiserror::Error;
 
+pub use second_look::SecondLook;
 pub use topic::DeliveryTopic;
 
 /// The batch is not durable: whoever sent it keeps it.

@@ -14,7 +14,7 @@ use crate::{
         unix_ms,
     },
     envelope::{Channel, Fate, Head, Kind, Outcome, Routed, is_expired},
-    ids::{GatewayEpoch, UserId},
+    ids::{GatewayEpoch, NotificationId, UserId},
     limits,
     registry::Route,
 };
@@ -61,7 +61,8 @@ impl Tracker {
         };
         for ((outcome, user), mut routes) in asked.into_iter().zip(routes) {
             routes.retain(|route| route.shard.is_none() || route.shard != finished);
-            let (result, more) = self.next_hop(outcome, user, &routes).await?;
+            let answered = answered(outcome);
+            let (result, more) = self.next_hop(outcome.id, user, answered, &routes).await?;
             self.count(result);
             records.extend(more);
         }
@@ -74,12 +75,12 @@ impl Tracker {
 
     async fn next_hop(
         &self,
-        outcome: &Outcome,
+        id: NotificationId,
         user: &UserId,
+        answered: Vec<GatewayEpoch>,
         routes: &[Route],
     ) -> Result<(&'static str, Vec<(Target, Record)>), TrackError> {
         let nothing = |result| Ok((result, Vec::new()));
-        let answered = answered(outcome);
         let anywhere = routes
             .iter()
             .any(|route| route.leads_nowhere_yet() && !has_answered(&answered, &route.gateway));
@@ -87,17 +88,29 @@ impl Tracker {
         if !anywhere && shards_to_ask(routes, &answered, &[]).is_empty() {
             return nothing("absent");
         }
-        let states = match is_mark(outcome.id) {
+        let states = match is_mark(id) {
             true => Vec::new(),
-            false => self.store.delivery(outcome.id, Some(user), 8).await?,
+            false => self.store.delivery(id, Some(user), 8).await?,
         };
         let shards = shards_to_ask(routes, &answered, &states);
         if !anywhere && shards.is_empty() {
             return nothing("reached");
         }
-        let routed = match self.again(outcome, user, answered).await? {
+        self.hop(id, user, answered, anywhere, shards).await
+    }
+
+    /// To these shards, or to all where nobody can say which.
+    pub(super) async fn hop(
+        &self,
+        id: NotificationId,
+        user: &UserId,
+        answered: Vec<GatewayEpoch>,
+        anywhere: bool,
+        shards: BTreeSet<u32>,
+    ) -> Result<(&'static str, Vec<(Target, Record)>), TrackError> {
+        let routed = match self.again(id, user, answered).await? {
             Ok(routed) => routed,
-            Err(result) => return nothing(result),
+            Err(result) => return Ok((result, Vec::new())),
         };
         if anywhere {
             return Ok(("asked_everyone", vec![to_everyone(routed)]));
@@ -113,7 +126,7 @@ impl Tracker {
         outcome: &Outcome,
         user: &UserId,
     ) -> Result<(&'static str, Option<(Target, Record)>), TrackError> {
-        match self.again(outcome, user, answered(outcome)).await? {
+        match self.again(outcome.id, user, answered(outcome)).await? {
             Ok(routed) => Ok(("asked_everyone", Some(to_everyone(routed)))),
             Err(result) => Ok((result, None)),
         }
@@ -122,11 +135,11 @@ impl Tracker {
     /// What is delivered, made from its row; or why it is not any more.
     async fn again(
         &self,
-        outcome: &Outcome,
+        id: NotificationId,
         user: &UserId,
         answered: Vec<GatewayEpoch>,
     ) -> Result<Result<Routed, &'static str>, TrackError> {
-        let Some(row) = self.store.row(user, outcome.id).await? else {
+        let Some(row) = self.store.row(user, id).await? else {
             return Ok(Err("no_row"));
         };
         if is_expired(row.expires_ms, unix_ms()) {

@@ -9,7 +9,7 @@ use crate::{
         patience::{Patience, Stopped},
         worker::{Refused, Work},
     },
-    envelope::{EnvelopeError, read_outcomes},
+    envelope::{EnvelopeError, Remembered, read_outcomes},
 };
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -33,7 +33,9 @@ impl Work for DeliveryTopic {
 
     async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
         let mut outcomes = Vec::new();
-        for consumed in records {
+        // What went by memory is read by a group of its own, which waits for the registry.
+        let outcomes_of = |consumed: &&Consumed| !Remembered::is(&consumed.record);
+        for consumed in records.iter().filter(outcomes_of) {
             match read_outcomes(&consumed.record) {
                 Ok(some) => outcomes.extend(some),
                 Err(error @ EnvelopeError::Malformed { .. }) => {
