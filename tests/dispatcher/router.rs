@@ -2,7 +2,7 @@
 
 use crate::rig::{Rig, directory, eventually, outcome, readiness, rows};
 use herald::{
-    bus::{Record, Target, Topic, TopicPartition, partition_of},
+    bus::{Record, SharedBus, Start, Target, Topic, TopicPartition, partition_of},
     config,
     dispatcher::store::{NewRow, RowKind, sqlite::SqliteStore},
     envelope::{Fate, Head, Kind, Priority},
@@ -129,6 +129,36 @@ async fn what_was_written_is_not_pushed_again_and_makes_no_second_row() {
     rig.routed().await;
     assert_eq!(rows(&*rig.store, "42").await.len(), 1);
     assert_eq!(rig.count(Topic::InApp).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_read_again_reaches_the_second_gateway_though_the_first_has_written_it() {
+    let mut rig = Rig::start().await;
+    let first = rig.gateway("gw-1", 0, &["42"]).await;
+    rig.gateway("gw-2", 1, &["42"]).await;
+    let id = rig.post_to("42", "one").await;
+    let pos = rig.records(Topic::InApp, 0, 1).await[0].pos;
+    rig.records(Topic::InApp, 1, 1).await;
+    rig.report(&first, Some(0), vec![outcome(id, "42", pos, Fate::Written)])
+        .await;
+    rig.routed().await;
+    rig.stop().await;
+    read_again(&rig.bus).await;
+    rig.restart().await;
+    let again = rig.records(Topic::InApp, 1, 2).await;
+    assert!(again.iter().all(|one| (one.head.id, one.pos) == (id, pos)));
+    assert_eq!(rows(&*rig.store, "42").await.len(), 1);
+}
+
+/// As after a death before the commit.
+async fn read_again(bus: &SharedBus) {
+    let topic = Topic::Raw(1);
+    for partition in 0..bus.partitions(topic).await.unwrap() {
+        let at = TopicPartition { topic, partition };
+        let start = [(at, Start::At(0))];
+        let mut router = bus.assign("notifications.router", &start).await.unwrap();
+        router.commit(&[(at, 0)]).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -261,6 +261,9 @@ impl Router {
             let Some(appended) = &one.row else { continue };
             let (pos, prev, written) = match *appended {
                 Appended::Stored { prev } => (one.parsed.pos, prev, false),
+                // Read again: whoever did before may have died between the records for two gateways, and one of
+                // them having written it says nothing of the other.
+                Appended::Existing { pos, prev, .. } if pos == one.parsed.pos => (pos, prev, false),
                 Appended::Existing { pos, prev, written } => (pos, prev, written),
             };
             let head = &one.parsed.head;
