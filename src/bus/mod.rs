@@ -41,6 +41,11 @@ pub enum Topic {
 /// Delays that have a topic of their own, in seconds.
 pub const RETRY_DELAYS_S: [u32; 11] = [5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600];
 
+/// The group that reads a shard, a gateway's or a finisher's: each goes on where the other stopped.
+pub fn shard_group(shard: u32) -> String {
+    format!("shard.{shard}")
+}
+
 /// How `ctl topics --apply` makes a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicSpec {
@@ -239,7 +244,7 @@ pub trait Bus: Send + Sync + 'static {
         records: Vec<(Target, Record)>,
     ) -> Result<Vec<(TopicPartition, u64)>, BusError>;
 
-    /// Shares topics among the members of a group. Dropping the consumer leaves the group.
+    /// Shares topics among the members of a group (as a topic, named without the namespace). Dropping the consumer leaves the group.
     async fn subscribe(&self, group: &str, topics: &[Topic])
     -> Result<Box<dyn Consumer>, BusError>;
 

@@ -70,7 +70,7 @@ async fn read(
     letters: &Arc<Semaphore>,
 ) -> Result<std::convert::Infallible, BusError> {
     // A group of its own per gateway: nothing is ever committed to it.
-    let group = format!("{}.broadcast.{}", host.namespace, host.id);
+    let group = format!("broadcast.{}", host.id);
     let start = [(BROADCAST, Start::At(*next))];
     let mut consumer = host.bus.assign(&group, &start).await?;
     loop {

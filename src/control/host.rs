@@ -18,7 +18,7 @@ use crate::{
     config,
     envelope::Fate,
     gateway::mailbox::{ConnId, ToCore},
-    ids::{GatewayEpoch, GatewayId, Namespace, Region, UserId},
+    ids::{GatewayEpoch, GatewayId, Region, UserId},
     limits,
     metrics::Metrics,
     position::Cursors,
@@ -44,7 +44,6 @@ pub struct Ownership {
 
 pub struct Host {
     pub id: GatewayId,
-    pub namespace: Namespace,
     pub region: Region,
     pub gateway: ArcSwap<config::Gateway>,
     pub drain: config::Drain,

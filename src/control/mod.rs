@@ -147,7 +147,6 @@ impl Control {
         let region = parts.node.region;
         let host = Host {
             id: parts.gateway.id.clone(),
-            namespace: parts.node.namespace,
             streams: [
                 region.user_stream().into(),
                 region.broadcast_stream().into(),

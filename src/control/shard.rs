@@ -16,7 +16,10 @@ use super::{
     place::{Batch, DeadLetter},
 };
 use crate::{
-    bus::{BusError, Consumed, Consumer, Polled, Start, Topic, TopicPartition, progress::Progress},
+    bus::{
+        BusError, Consumed, Consumer, Polled, Start, Topic, TopicPartition, progress::Progress,
+        shard_group,
+    },
     limits,
 };
 use parking_lot::Mutex;
@@ -161,7 +164,7 @@ impl Reader {
     /// One consumer's life. Returns when it is time to leave and everything is committed.
     async fn read(&mut self) -> Result<(), BusError> {
         let partition = self.at.partition;
-        let group = format!("{}.shard.{partition}", self.host.namespace);
+        let group = shard_group(partition);
         let start = [(self.at, Start::Committed)];
         let mut consumer = self.host.bus.assign(&group, &start).await?;
         self.assigned.lock().insert(self.at.topic);

@@ -339,7 +339,6 @@ impl Shared {
         };
         let start = worker::Surroundings {
             bus: self.bus.clone(),
-            namespace: self.node.namespace.clone(),
             patience: patience.clone(),
             health: self.health.clone(),
             shutdown: shutdown.clone(),

@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     bus::{BusError, Consumed, Consumer, Polled, SharedBus, Topic, TopicPartition},
-    ids::Namespace,
     limits,
     registry::SharedRegistry,
 };
@@ -23,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 #[async_trait]
 pub trait Work: Send {
-    /// Group id without the namespace; the name in logs.
+    /// Its group; the name in logs.
     fn group(&self) -> &'static str;
 
     fn topics(&self) -> Vec<Topic>;
@@ -65,8 +64,6 @@ impl Refused {
 #[derive(Clone)]
 pub struct Surroundings {
     pub bus: SharedBus,
-    /// Prefix of the group's id.
-    pub namespace: Namespace,
     pub patience: Patience,
     /// Learns of a worker that does not move.
     pub health: Arc<Health>,
@@ -93,17 +90,16 @@ pub async fn run(mut work: impl Work, surroundings: Surroundings) -> &'static st
 async fn read(work: &mut impl Work, surroundings: &Surroundings, reading: &Reading) {
     let Surroundings {
         bus,
-        namespace,
         patience,
         shutdown,
         ..
     } = surroundings;
-    let group = format!("{namespace}.{}", work.group());
+    let group = work.group();
     let topics = work.topics();
     let mut back_off = BackOff::new("consume");
     while !shutdown.is_cancelled() {
         let subscribed = patience
-            .until_done("subscribe", || bus.subscribe(&group, &topics))
+            .until_done("subscribe", || bus.subscribe(group, &topics))
             .await;
         let Ok(mut consumer) = subscribed else { break };
         reading.begins();

@@ -69,10 +69,7 @@ async fn a_gateway_leaves_in_order_and_finishes_what_is_in_flight() {
         partition: 0,
     };
     let bus: herald::bus::SharedBus = rig.shared.bus.clone();
-    assert_eq!(
-        bus.committed("notifications.shard.0", at).await.unwrap(),
-        Some(1)
-    );
+    assert_eq!(bus.committed("shard.0", at).await.unwrap(), Some(1));
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ const IN_APP: TopicPartition = TopicPartition {
     topic: Topic::InApp,
     partition: 0,
 };
-const GROUP: &str = "notifications.shard.0";
+const GROUP: &str = "shard.0";
 const CLAIM: ShardClaim = ShardClaim::Exact {
     shard: 0,
     former_epoch: None,

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 async fn settled(rig: &Rig) {
     rig.routed().await;
-    rig.drained("notifications.broadcast", Topic::FanOutAll)
-        .await;
+    rig.drained("broadcast", Topic::FanOutAll).await;
 }
 
 fn titles(body: &Value) -> Vec<&str> {

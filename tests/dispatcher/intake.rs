@@ -161,7 +161,7 @@ async fn a_list_reaches_every_user_under_one_id_and_is_one_record() {
         .post(json!({ "target": { "users": ["a", "b", "c", "a"] }, "type": "x" }))
         .await;
     assert_eq!(rig.count(Topic::FanOut).await, 1);
-    rig.drained("notifications.fan_out", Topic::FanOut).await;
+    rig.drained("fan_out", Topic::FanOut).await;
     rig.routed().await;
     for user in ["a", "b", "c"] {
         let rows = crate::rig::rows(&*rig.store, user).await;

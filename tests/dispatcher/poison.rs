@@ -130,7 +130,7 @@ async fn what_cannot_be_read_is_passed_over(rig: Rig) {
             ("tracker", Topic::Delivery),
             ("router", Topic::Raw(1)),
         ] {
-            rig.drained(&format!("notifications.{group}"), topic).await;
+            rig.drained(group, topic).await;
         }
         assert_eq!(rig.count(Topic::Dlq).await, dead as u64, "{topic:?}");
         let counted = format!(

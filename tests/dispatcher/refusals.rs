@@ -208,7 +208,7 @@ async fn the_delivery_of_what_is_not_there_is_404() {
         .post(json!({ "target": { "all": true }, "type": "x" }))
         .await;
     rig.routed().await;
-    rig.drained("notifications.broadcast", herald::bus::Topic::FanOutAll)
+    rig.drained("broadcast", herald::bus::Topic::FanOutAll)
         .await;
     let unknown = herald::ids::NotificationId::generate();
     for (id, query, status) in [

@@ -287,7 +287,7 @@ impl Rig {
 
     /// Until the router committed everything in `raw`.
     pub async fn routed(&self) {
-        self.drained("notifications.router", Topic::Raw(1)).await;
+        self.drained("router", Topic::Raw(1)).await;
     }
 
     pub async fn drained(&self, group: &str, topic: Topic) {

@@ -156,7 +156,7 @@ async fn read_again(bus: &SharedBus) {
     for partition in 0..bus.partitions(topic).await.unwrap() {
         let at = TopicPartition { topic, partition };
         let start = [(at, Start::At(0))];
-        let mut router = bus.assign("notifications.router", &start).await.unwrap();
+        let mut router = bus.assign("router", &start).await.unwrap();
         router.commit(&[(at, 0)]).await.unwrap();
     }
 }
@@ -244,8 +244,7 @@ async fn a_broadcast_is_one_row_with_positions_of_its_own_stream() {
         assert_eq!(frame["stream"], "all:local");
         prev = record.pos;
     }
-    rig.drained("notifications.broadcast", Topic::FanOutAll)
-        .await;
+    rig.drained("broadcast", Topic::FanOutAll).await;
     assert_eq!(rig.count(Topic::Broadcast).await, 3);
 }
 
@@ -263,8 +262,7 @@ async fn a_broadcast_under_a_key_that_stayed_pending_is_published_once() {
         )
     });
     futures::future::join_all(posts).await;
-    rig.drained("notifications.broadcast", Topic::FanOutAll)
-        .await;
+    rig.drained("broadcast", Topic::FanOutAll).await;
     assert_eq!(rig.count(Topic::Broadcast).await, 1);
 }
 
@@ -293,8 +291,7 @@ async fn broadcasts_that_waited_are_published_in_their_order_and_a_repeat_among_
         assert_eq!((record.head.id, record.prev), (head.id, prev));
         prev = record.pos;
     }
-    rig.drained("notifications.broadcast", Topic::FanOutAll)
-        .await;
+    rig.drained("broadcast", Topic::FanOutAll).await;
     assert_eq!(rig.count(Topic::Broadcast).await, 3);
 }
 
@@ -443,9 +440,8 @@ async fn content_that_intake_would_not_take_is_set_aside_on_every_way_in() {
     let records = records.map(|(topic, record)| (Target::Keyed(topic), record));
     rig.bus.produce(records.collect()).await.unwrap();
     rig.post_to("42", "behind it").await;
-    rig.drained("notifications.fan_out", Topic::FanOut).await;
-    rig.drained("notifications.broadcast", Topic::FanOutAll)
-        .await;
+    rig.drained("fan_out", Topic::FanOut).await;
+    rig.drained("broadcast", Topic::FanOutAll).await;
     rig.routed().await;
     assert_eq!(rig.count(Topic::Dlq).await, 3);
     let reply = rig.sync("42", &[("user:local", 0), ("all:local", 0)]).await;

@@ -52,8 +52,7 @@ async fn a_device_at_a_gateway_that_memory_did_not_know_gets_it_once_the_registr
     redis.start_again();
     let late = rig.records(Topic::InApp, 1, 1).await.remove(0);
     assert_eq!((late.head.id, late.pos, late.prev), (id, at.pos, at.prev));
-    rig.drained("notifications.second_look", Topic::Delivery)
-        .await;
+    rig.drained("second_look", Topic::Delivery).await;
     assert_eq!(rig.count(Topic::InApp).await, 5);
     let metrics = rig.metrics.render();
     for counted in ["rerouted", "nobody_else"] {
@@ -73,7 +72,7 @@ async fn a_dispatcher_that_dies_meanwhile_leaves_the_look_to_the_next_one_and_ou
     rig.routed().await;
     rig.restart().await;
     // Behind it on the same topic: outcomes, read though the registry is away.
-    rig.drained("notifications.tracker", Topic::Delivery).await;
+    rig.drained("tracker", Topic::Delivery).await;
     let noted = rig.all_records(Topic::Delivery).await;
     assert_eq!(Remembered::read(&noted[0]).unwrap().ids, [id]);
     redis.start_again();

@@ -45,7 +45,7 @@ async fn replayed(rig: &Rig) {
         (body["degraded"] == json!({})).then_some(())
     })
     .await;
-    rig.drained("notifications.fan_out", Topic::FanOut).await;
+    rig.drained("fan_out", Topic::FanOut).await;
     rig.routed().await;
 }
 

@@ -17,8 +17,7 @@ fn titles(reply: &api::SyncReply) -> Vec<String> {
 
 async fn settled(rig: &Rig) {
     rig.routed().await;
-    rig.drained("notifications.broadcast", Topic::FanOutAll)
-        .await;
+    rig.drained("broadcast", Topic::FanOutAll).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

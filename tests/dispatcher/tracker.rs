@@ -203,7 +203,7 @@ async fn outcomes_that_waited_on_the_delivery_topic_are_taken() {
         (body["states"][0]["state"] == "written").then_some(())
     })
     .await;
-    rig.drained("notifications.tracker", Topic::Delivery).await;
+    rig.drained("tracker", Topic::Delivery).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

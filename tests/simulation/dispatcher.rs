@@ -132,8 +132,8 @@ fn raw(partition: u32) -> TopicPartition {
     }
 }
 
-const ROUTERS: &str = "notifications.router";
-const SECOND_LOOKS: &str = "notifications.second_look";
+const ROUTERS: &str = "router";
+const SECOND_LOOKS: &str = "second_look";
 const DELIVERY: TopicPartition = TopicPartition {
     topic: Topic::Delivery,
     partition: 0,

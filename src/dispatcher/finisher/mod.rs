@@ -19,9 +19,11 @@ use super::{
     unix_ms,
 };
 use crate::{
-    bus::{BusError, Consumed, Consumer, Polled, SharedBus, Start, Topic, TopicPartition},
+    bus::{
+        BusError, Consumed, Consumer, Polled, SharedBus, Start, Topic, TopicPartition, shard_group,
+    },
     envelope::{EnvelopeError, Fate, Kind, Outcome, Routed},
-    ids::{GatewayEpoch, Namespace},
+    ids::GatewayEpoch,
     limits,
     registry::{FinisherLease, RENEW_MS, RegistryError, SharedRegistry},
 };
@@ -49,7 +51,6 @@ pub struct Means {
 pub struct Finisher {
     /// Random per process.
     name: Arc<str>,
-    namespace: Namespace,
     bus: SharedBus,
     registry: SharedRegistry,
     means: Arc<Means>,
@@ -77,7 +78,6 @@ impl Finisher {
     pub(super) fn new(shared: &Shared, means: Means) -> Finisher {
         Finisher {
             name: Uuid::now_v7().to_string().into(),
-            namespace: shared.node.namespace.clone(),
             bus: shared.bus.clone(),
             registry: shared.registry.clone(),
             means: Arc::new(means),
@@ -159,7 +159,7 @@ impl Finisher {
 
     /// A partition that did not grow since it was read to its end needs no second question.
     async fn extents(&self, shard: u32, before: Option<&Sight>) -> Result<Extents, BusError> {
-        let group = self.group(shard);
+        let group = shard_group(shard);
         let mut extents = [Extent {
             committed: None,
             end: 0,
@@ -184,11 +184,6 @@ impl Finisher {
             };
         }
         Ok(extents)
-    }
-
-    /// The group a gateway reads the shard with, so that each goes on where the other stopped.
-    fn group(&self, shard: u32) -> String {
-        format!("{}.shard.{shard}", self.namespace)
     }
 
     /// Holds one shard until it is read, wanted, lost, or the process leaves. Whether it was read to what can
@@ -254,7 +249,7 @@ impl Finisher {
             };
             (at, Start::Committed)
         });
-        let mut consumer = self.bus.assign(&self.group(shard), &starts).await?;
+        let mut consumer = self.bus.assign(&shard_group(shard), &starts).await?;
         let mut idle_since = Instant::now();
         while !stop.is_cancelled() {
             if !self.registry.healthy() {

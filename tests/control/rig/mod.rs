@@ -266,7 +266,7 @@ impl Rig {
 
     pub async fn committed(&self, topic: Topic) -> Option<u64> {
         let partition = self.lease().await.info.shard.unwrap();
-        let group = format!("notifications.shard.{partition}");
+        let group = format!("shard.{partition}");
         let at = TopicPartition { topic, partition };
         self.shared.bus.committed(&group, at).await.unwrap()
     }

@@ -39,7 +39,7 @@ pub struct Waiting {
 }
 
 pub fn shard_group(shard: u32) -> String {
-    format!("notifications.shard.{shard}")
+    format!("shard.{shard}")
 }
 
 impl World {
