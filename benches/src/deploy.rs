@@ -31,6 +31,7 @@ pub async fn run(options: &Options) -> Result<()> {
         ("gateway.proxy_trusted", "[\"127.0.0.0/8\"]".to_owned()),
         ("drain.grace_ms", GRACE_MS.to_string()),
         ("log.level", "warn".to_owned()),
+        ("gateway.engine", "auto".to_owned()),
     ];
     let settings: Vec<(&str, &str)> = settings
         .iter()

@@ -6,7 +6,7 @@ use crate::{
 };
 use herald::{
     bus::{
-        Bus, BusError, Polled, Record, SharedBus, Start, Target, Topic,
+        Bus, BusError, Consumer, Polled, Record, SharedBus, Start, Target, Topic,
         kafka::{
             KafkaBus,
             topics::{self, Problem},
@@ -83,7 +83,14 @@ async fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     let mut broker = KafkaBroker::start();
     let namespace = kafka::fresh_namespace();
     kafka::create_topics(&broker.brokers(), &namespace, &TOPICS).await;
-    let bus: SharedBus = Arc::new(connect(broker.brokers(), &namespace));
+    let metrics = Metrics::default();
+    let config = kafka_config(broker.brokers());
+    let bus = KafkaBus::connect(&config, &namespace, &metrics).unwrap();
+    let bus: SharedBus = Arc::new(bus);
+    let shows = async |sample: &str| {
+        let wanted = format!("herald_kafka_{sample}\n");
+        until(sample, || metrics.render().contains(&wanted)).await;
+    };
     let place = at(Topic::InApp, 0);
     // A reader and a member that live through it.
     let mut reader = assigned(&bus, place, Start::Committed).await;
@@ -94,8 +101,10 @@ async fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     let before = read(&mut reader, 50).await;
     reader.commit(&[(place, 50)]).await.unwrap();
     read(&mut member, 50).await;
+    shows("brokers_up 1").await;
     broker.kill();
     until("the loss is not noticed", || !bus.healthy()).await;
+    shows("brokers_up 0").await;
     let commit = reader.commit(&[(place, 50)]).await;
     assert!(
         matches!(commit, Err(BusError::Unavailable(_))),
@@ -106,6 +115,8 @@ async fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     until_more(&bus, 50).await;
     stop.store(true, Ordering::Relaxed);
     let acknowledged = writer.await.unwrap();
+    shows("brokers_up 1").await;
+    shows("producer_queue{unit=\"messages\"} 0").await;
 
     let end = bus.end(place).await.unwrap();
     let after = read(&mut reader, end as usize - 50).await;
@@ -116,13 +127,28 @@ async fn nothing_acknowledged_is_lost_when_the_broker_is_killed() {
     for (offset, number) in acknowledged {
         assert_eq!(all[offset as usize].record.value, number.to_string());
     }
+    // What was read and not committed lags.
+    lag_shows(&mut reader, &metrics, end - 50).await;
     // The coordinator may still be on its way: a commit is asked again by whoever made it.
     let deadline = Instant::now() + PATIENCE;
     while reader.commit(&[(place, end)]).await.is_err() {
         assert!(Instant::now() < deadline, "commits stay away");
     }
     assert_eq!(bus.committed("by-hand", place).await, Ok(Some(end)));
+    lag_shows(&mut reader, &metrics, 0).await;
     read(&mut member, end as usize - 50).await;
+}
+
+/// A reader's statistics come to it as it polls.
+async fn lag_shows(reader: &mut Box<dyn Consumer>, metrics: &Metrics, lag: u64) {
+    let labels = "group=\"by-hand\",partition=\"0\",topic=\"in_app\"";
+    let wanted = format!("herald_kafka_consumer_lag{{{labels}}} {lag}\n");
+    let deadline = Instant::now() + PATIENCE;
+    while !metrics.render().contains(&wanted) {
+        assert!(Instant::now() < deadline, "{wanted}{}", metrics.render());
+        // An error is of the broker on its way back.
+        let _ = reader.poll(1, Duration::from_millis(50)).await;
+    }
 }
 
 /// Waits until so many records have come behind those there are; answers the end.

@@ -32,17 +32,30 @@ pub struct Seen {
     pub live: BTreeMap<String, u32>,
     pub titles: BTreeMap<String, String>,
     pub read: BTreeSet<String>,
+    /// Those of which a live `read` frame told (not a sync).
+    pub read_live: BTreeSet<String>,
     pub connects: u32,
     pub syncs: u32,
     /// What the last sync said.
     pub recovered: Option<bool>,
     pub close_codes: Vec<u16>,
+    /// Where it is or was last connected.
+    pub url: String,
     pub open: bool,
 }
 
 #[derive(Default)]
 struct Streams {
     cursors: BTreeMap<String, ContiguousCursor>,
+}
+
+/// Where a client shows its token.
+#[derive(Clone, Copy)]
+enum Shows {
+    /// In the list of subprotocols, as a browser does.
+    Protocol,
+    /// By `?token=`, for clients that can't set a header.
+    Address,
 }
 
 /// What a test wants of a client.
@@ -62,6 +75,15 @@ pub struct Client {
 impl Client {
     /// Connects to the first of `urls` that takes it, for ever, until dropped.
     pub fn start(urls: Vec<String>, token: String) -> Client {
+        Client::run(urls, token, Shows::Protocol)
+    }
+
+    /// As [`Client::start`], with the token in the address.
+    pub fn start_by_address(urls: Vec<String>, token: String) -> Client {
+        Client::run(urls, token, Shows::Address)
+    }
+
+    fn run(urls: Vec<String>, token: String, shows: Shows) -> Client {
         let (seen, streams) = (
             Arc::<Mutex<Seen>>::default(),
             Arc::<Mutex<Streams>>::default(),
@@ -70,11 +92,13 @@ impl Client {
         let device = Device {
             seen: seen.clone(),
             streams: streams.clone(),
+            token,
+            shows,
         };
         let task = tokio::spawn(async move {
             for turn in 0.. {
                 let url = &urls[turn % urls.len()];
-                device.live_once(url, &token, &mut inbox).await;
+                device.live_once(url, &mut inbox).await;
                 device.seen.lock().unwrap().open = false;
                 tokio::time::sleep(COME_BACK).await;
             }
@@ -117,6 +141,11 @@ impl Client {
             .any(ContiguousCursor::has_hole)
     }
 
+    /// Live, as soon as another device has read it.
+    pub fn was_told_of_read(&self, id: &str) -> bool {
+        self.seen.lock().unwrap().read_live.contains(id)
+    }
+
     pub fn is_open(&self) -> bool {
         self.seen.lock().unwrap().open
     }
@@ -147,18 +176,16 @@ impl Drop for Client {
 struct Device {
     seen: Arc<Mutex<Seen>>,
     streams: Arc<Mutex<Streams>>,
+    token: String,
+    shows: Shows,
 }
 
 impl Device {
-    async fn live_once(
-        &self,
-        url: &str,
-        token: &str,
-        orders: &mut tokio::sync::mpsc::UnboundedReceiver<Order>,
-    ) {
-        let Some(mut socket) = self.connect(url, token).await else {
+    async fn live_once(&self, url: &str, orders: &mut tokio::sync::mpsc::UnboundedReceiver<Order>) {
+        let Some(mut socket) = self.connect(url).await else {
             return;
         };
+        self.seen.lock().unwrap().url = url.to_owned();
         let mut hole_since: Option<Instant> = None;
         let mut sync_due: Option<Instant> = None;
         let mut clock = tokio::time::interval(Duration::from_millis(50));
@@ -188,9 +215,15 @@ impl Device {
         }
     }
 
-    async fn connect(&self, url: &str, token: &str) -> Option<Socket> {
-        let mut request = url.into_client_request().expect("a valid address");
-        let protocols = format!("herald.v1, bearer.{token}");
+    async fn connect(&self, url: &str) -> Option<Socket> {
+        let (address, protocols) = match self.shows {
+            Shows::Protocol => (url.to_owned(), format!("herald.v1, bearer.{}", self.token)),
+            Shows::Address => (
+                format!("{url}?token={}", self.token),
+                "herald.v1".to_owned(),
+            ),
+        };
+        let mut request = address.into_client_request().expect("a valid address");
         request
             .headers_mut()
             .insert("sec-websocket-protocol", protocols.parse().unwrap());
@@ -252,8 +285,12 @@ impl Device {
         let mut seen = self.seen.lock().unwrap();
         if item["type"] == "read" {
             let ids = item["ids"].as_array().expect("a list");
-            seen.read
-                .extend(ids.iter().filter_map(Value::as_str).map(str::to_owned));
+            let ids = ids.iter().filter_map(Value::as_str).map(str::to_owned);
+            let ids: Vec<String> = ids.collect();
+            if live {
+                seen.read_live.extend(ids.iter().cloned());
+            }
+            seen.read.extend(ids);
             return;
         }
         let id = item["id"].as_str().expect("an id").to_owned();

@@ -1,9 +1,14 @@
 //! A real fleet on this machine: Redis, Kafka with its topics, dispatchers, gateways.
 
 use crate::{
-    Api, Herald, PATIENCE, eventually, free_port, herald::binary, kafka, redis::RedisServer,
+    Api, Herald, PATIENCE, eventually, free_port, herald::binary, kafka, keep_secret,
+    redis::RedisServer,
 };
-use herald::{auth, bus::Topic, config::Secret};
+use herald::{
+    auth,
+    bus::{Topic, shard_group},
+    config::Secret,
+};
 use std::{
     path::PathBuf,
     process::{Command, Stdio},
@@ -11,9 +16,12 @@ use std::{
 };
 use tempfile::TempDir;
 
-const TOKEN_SECRET: &str = "the fleet's token secret, long enough for HS256";
+pub const TOKEN_SECRET: &str = "the fleet's token secret, long enough for HS256";
 pub const API_KEY: &str = "the-fleets-admin-key-nobody-guesses";
 pub const GRPC_SECRET: &str = "the-fleets-grpc-secret-nobody-guesses";
+
+/// The gateways of a fleet take turns.
+const ENGINES: [&str; 2] = ["uring", "epoll"];
 
 pub struct Fleet {
     pub redis: RedisServer,
@@ -35,6 +43,8 @@ pub struct Dispatcher {
 
 pub struct Gateway {
     pub process: Herald,
+    /// As it was asked for.
+    engine: String,
     pub client_port: u16,
     pub admin_port: u16,
 }
@@ -83,6 +93,9 @@ impl Fleet {
             std::fs::write(&path, text).expect("a file");
             path.to_str().expect("a plain path").to_owned()
         };
+        for secret in [TOKEN_SECRET, API_KEY, GRPC_SECRET] {
+            keep_secret(secret);
+        }
         let token_file = file("token.key", TOKEN_SECRET);
         let admin_file = file("admin.key", API_KEY);
         let secret_file = file("grpc.secret", GRPC_SECRET);
@@ -120,14 +133,18 @@ impl Fleet {
             .iter()
             .map(|dispatcher| address(dispatcher.grpc_port))
             .collect();
+        let asked = settings.iter().find(|(key, _)| *key == "gateway.engine");
+        let asked = asked.map(|(_, engine)| *engine);
         let gateways = (1..=gateways)
             .map(|n| {
+                let engine = asked.unwrap_or(ENGINES[(n - 1) % ENGINES.len()]).to_owned();
                 let (client_port, admin_port) = (free_port(), free_port());
                 let keys = format!("[{{ algorithm = \"HS256\", key_file = \"{token_file}\" }}]");
                 let own = [
                     ("gateway.id", format!("gw-{n}")),
                     ("gateway.listen", address(client_port)),
                     ("gateway.cores", "2".to_owned()),
+                    ("gateway.engine", engine.clone()),
                     ("gateway.pin", "false".to_owned()),
                     ("auth.keys", keys),
                     ("dispatchers.addresses", format!("{grpc:?}")),
@@ -139,6 +156,7 @@ impl Fleet {
                 let process = process("gateway", &shared, &own, settings);
                 Gateway {
                     process,
+                    engine,
                     client_port,
                     admin_port,
                 }
@@ -175,6 +193,7 @@ impl Fleet {
         ]);
         Gateway {
             process,
+            engine: self.gateways[n].engine.clone(),
             client_port,
             admin_port,
         }
@@ -207,6 +226,10 @@ impl Fleet {
     pub async fn ready(&self) {
         for gateway in &self.gateways {
             self.ready_with(gateway.admin_port, &["dispatcher"]).await;
+            let metrics = self.api.metrics(gateway.admin_port).await;
+            let runs = format!("herald_engine{{engine=\"{}\"}} 1\n", gateway.engine);
+            let is_asked_for = gateway.engine == "auto" || metrics.contains(&runs);
+            assert!(is_asked_for, "no {runs}in {metrics}");
         }
         for dispatcher in &self.dispatchers {
             self.ready_with(dispatcher.admin_port, &["bus", "registry"])
@@ -296,6 +319,26 @@ impl Fleet {
     pub async fn records(&self, topic: Topic) -> usize {
         let (brokers, namespace) = (self.brokers.clone(), self.namespace.clone());
         let count = move || kafka::records(&brokers, &namespace.parse().expect("a label"), topic);
+        tokio::task::spawn_blocking(count).await.expect("it counts")
+    }
+
+    /// Records of the shards' topics and of `raw` that nobody has committed.
+    pub async fn uncommitted(&self) -> usize {
+        let (brokers, namespace) = (self.brokers.clone(), self.namespace.clone());
+        let count = move || {
+            let namespace = namespace.parse().expect("a label");
+            let left = |group: &str, topic, partition| {
+                kafka::uncommitted(&brokers, &namespace, group, topic, partition)
+            };
+            let shards = 0..Topic::InApp.spec().partitions;
+            let in_shards = shards.map(|shard| {
+                let topics = [Topic::InApp, Topic::Critical];
+                let group = shard_group(shard);
+                let left = topics.map(|topic| left(&group, topic, Some(shard)));
+                left.iter().sum::<usize>()
+            });
+            in_shards.sum::<usize>() + left("router", Topic::Raw(1), None)
+        };
         tokio::task::spawn_blocking(count).await.expect("it counts")
     }
 

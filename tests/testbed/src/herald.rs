@@ -3,6 +3,7 @@
 use crate::{
     PATIENCE,
     child::{Guarded, Running, is_a_process},
+    confine::Confinement,
 };
 use std::{
     collections::BTreeMap,
@@ -17,6 +18,8 @@ use std::{
 pub struct Herald {
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
+    /// From its next start on.
+    pub confinement: Confinement,
     running: Running,
     log: Arc<Mutex<String>>,
     reader: Option<std::thread::JoinHandle<()>>,
@@ -33,6 +36,7 @@ impl Herald {
         Herald {
             arguments: arguments.iter().map(|text| text.to_string()).collect(),
             environment: environment.collect(),
+            confinement: Confinement::default(),
             running: Running::default(),
             log: Arc::default(),
             reader: None,
@@ -84,12 +88,13 @@ impl Herald {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        self.confinement.apply(&mut command);
         let mut running = Guarded::spawn(command).expect("the binary starts");
         let lines = BufReader::new(running.take_stderr().expect("piped")).lines();
         let log = self.log.clone();
         // The last stage of `make test` looks through every log of the run for secrets.
-        let mut kept = std::env::var_os("HERALD_TEST_LOGS").map(|dir| {
-            let path = PathBuf::from(dir).join(format!("{}.log", running.pid()));
+        let mut kept = kept_logs().map(|directory| {
+            let path = directory.join(format!("{}.log", running.pid()));
             std::fs::File::create(path).expect("the directory of logs")
         });
         self.reader = Some(std::thread::spawn(move || {
@@ -147,6 +152,24 @@ impl Drop for Herald {
             eprintln!("herald {}: {end}", self.arguments.join(" "));
         }
     }
+}
+
+fn kept_logs() -> Option<PathBuf> {
+    std::env::var_os("HERALD_TEST_LOGS").map(PathBuf::from)
+}
+
+/// Adds to what no log of the run may hold: `scripts/check-logs.sh` looks for it.
+pub fn keep_secret(secret: &str) {
+    assert!(secret.len() >= 8 && !secret.contains('\n'), "one long line");
+    let Some(directory) = kept_logs() else {
+        return;
+    };
+    let secrets = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(directory.join("secrets"));
+    let written = secrets.and_then(|mut file| file.write_all(format!("{secret}\n").as_bytes()));
+    written.expect("the directory of logs");
 }
 
 fn variable(key: &str) -> String {

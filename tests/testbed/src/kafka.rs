@@ -9,11 +9,11 @@
 use crate::{
     certificates,
     child::{Guarded, Running, is_a_process},
-    free_port,
+    free_port, keep_secret,
 };
 use herald::{bus::Topic, ids::Namespace};
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
@@ -146,6 +146,45 @@ pub fn records(brokers: &str, namespace: &Namespace, topic: Topic) -> usize {
     ends.sum()
 }
 
+/// Records of a topic that this group has yet to commit; of one partition, if it is named.
+pub fn uncommitted(
+    brokers: &str,
+    namespace: &Namespace,
+    group: &str,
+    topic: Topic,
+    partition: Option<u32>,
+) -> usize {
+    const WAIT: Duration = Duration::from_secs(10);
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("allow.auto.create.topics", "false")
+        .set("group.id", format!("{namespace}.{group}"))
+        .set("enable.auto.commit", "false")
+        .create()
+        .expect("a client");
+    let name = topic.name(namespace);
+    let partitions = match partition {
+        Some(partition) => partition..partition + 1,
+        None => 0..topic.spec().partitions,
+    };
+    let mut asked = TopicPartitionList::new();
+    for partition in partitions {
+        asked.add_partition(&name, partition as i32);
+    }
+    let committed = client.committed_offsets(asked, WAIT);
+    let committed = committed.expect("the broker answers");
+    let left = committed.elements().into_iter().map(|place| {
+        let marks = client.fetch_watermarks(&name, place.partition(), WAIT);
+        let (begin, end) = marks.expect("the broker answers");
+        let next = match place.offset() {
+            Offset::Offset(next) => next,
+            _ => begin,
+        };
+        (end - next) as usize
+    });
+    left.sum()
+}
+
 /// The controller knows a topic before the broker serves it.
 pub async fn until_served(admin: &AdminClient<DefaultClientContext>, topic: &str, partitions: u32) {
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -258,9 +297,11 @@ impl Credentials {
     fn make() -> Credentials {
         let directory = tempfile::tempdir().expect("a temporary directory");
         certificates::make(directory.path(), &["server", "client"]);
+        let password = "the-brokers-password";
+        keep_secret(password);
         Credentials {
             username: "herald",
-            password: "the-brokers-password",
+            password,
             directory,
             brokers: format!("127.0.0.1:{}", free_port()),
         }

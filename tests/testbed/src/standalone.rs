@@ -1,6 +1,6 @@
 //! A real standalone: the process, its data directory, and its doors.
 
-use crate::{Api, Herald, PATIENCE, eventually, free_port};
+use crate::{Api, Herald, PATIENCE, eventually, free_port, keep_secret};
 use herald::{auth, config::Secret};
 use std::{path::PathBuf, time::Duration};
 use tempfile::TempDir;
@@ -63,8 +63,10 @@ impl Standalone {
             assert!(Instant::now() < deadline, "not ready; log:\n{log}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // The first start has made the key.
+        // The first start has made the keys.
         self.api = Api::new(self.http_port, self.api_key());
+        keep_secret(&self.api_key());
+        keep_secret(&self.token_secret());
     }
 
     pub fn ws_url(&self) -> String {
@@ -77,6 +79,11 @@ impl Standalone {
 
     pub fn api_key(&self) -> String {
         std::fs::read_to_string(self.file("admin.key")).expect("made at the first start")
+    }
+
+    /// What its tokens are signed with.
+    pub fn token_secret(&self) -> String {
+        std::fs::read_to_string(self.file("token.key")).expect("made at the first start")
     }
 
     pub fn token(&self, user: &str) -> String {
