@@ -8,7 +8,8 @@ mod script;
 mod units;
 
 use std::time::Duration;
-use testbed::{Fleet, Herald, PATIENCE, free_port};
+use testbed::fleet::{API_KEY, GRPC_SECRET, TOKEN_SECRET};
+use testbed::{Client, Fleet, Herald, PATIENCE, free_port, keep_secret};
 use tokio::time::Instant;
 
 /// Starts the process with settings of which one is wrong. It has to name `key` in its only line, exit 64,
@@ -19,7 +20,9 @@ fn refuses(command: &str, settings: &[(&str, &str)], key: &str) {
     let address = part.local_addr().unwrap().to_string();
     let directory = tempfile::tempdir().unwrap();
     let secret = directory.path().join("token.key");
-    std::fs::write(&secret, "long enough a secret for a token key").unwrap();
+    let text = "long enough a secret for a token key";
+    keep_secret(text);
+    std::fs::write(&secret, text).unwrap();
     std::fs::write(directory.path().join("empty"), "\n").unwrap();
     std::fs::write(
         directory.path().join("short"),
@@ -297,7 +300,9 @@ async fn a_gateway_starts_without_anything_and_needs_no_dispatcher_to_be_ready_b
 
     // Any other gateway would be let in.
     let wrong = fleet.dir.path().join("wrong.secret");
-    std::fs::write(&wrong, "not-the-fleets-grpc-secret-but-long").unwrap();
+    let text = "not-the-fleets-grpc-secret-but-long";
+    keep_secret(text);
+    std::fs::write(&wrong, text).unwrap();
     let mut stranger = fleet.twin(0);
     stranger.process.set("gateway.id", "gw-9");
     let wrong = wrong.to_str().unwrap();
@@ -325,8 +330,21 @@ async fn says(fleet: &Fleet, admin: u16, status: u16, cause: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_leaves_in_good_order_and_exits_0() {
-    let mut fleet = Fleet::start(1, &[]).await;
+async fn a_fleet_that_logs_everything_logs_no_secret_and_leaves_in_good_order_with_exit_0() {
+    let mut fleet = Fleet::prepare(1, &[("log.level", "trace")]);
+    fleet.dispatchers[0].process.set("log.level", "trace");
+    fleet.apply_topics();
+    fleet.run().await;
+    let token = fleet.token("42");
+    let client = Client::start_by_address(fleet.ws_urls(0), token.clone());
+    let id = fleet.api.notify("42", "Hello").await.unwrap();
+    fleet
+        .eventually("it arrives and is acknowledged", PATIENCE, async || {
+            let state = fleet.api.state(&id, "42").await;
+            usize::from(client.times(&id) == 0 || state != "delivered")
+        })
+        .await;
+    drop(client);
     fleet.gateways[0].process.signal(libc::SIGTERM);
     assert_eq!(
         fleet.gateways[0].process.wait().code(),
@@ -341,6 +359,14 @@ async fn a_gateway_leaves_in_good_order_and_exits_0() {
         "{}",
         fleet.logs()
     );
+    for process in [&fleet.gateways[0].process, &fleet.dispatchers[0].process] {
+        let log = process.log();
+        assert!(log.contains("\"level\":\"TRACE\""), "everything is logged");
+        for secret in [&token, TOKEN_SECRET, API_KEY, GRPC_SECRET] {
+            let told = log.lines().find(|line| line.contains(secret));
+            assert_eq!(told, None, "{secret}");
+        }
+    }
 }
 
 #[test]
@@ -418,7 +444,9 @@ fn ctl_topics_without_a_broker_says_what_it_waits_for_and_why_it_gave_up() {
 #[test]
 fn ctl_without_a_dispatcher_names_it_and_the_cause() {
     let key = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(key.path(), "a key").unwrap();
+    let text = "the key of a shell that finds nobody";
+    keep_secret(text);
+    std::fs::write(key.path(), text).unwrap();
     let url = format!("http://127.0.0.1:{}", free_port());
     let to = [
         "--url",

@@ -1,0 +1,105 @@
+//! `herald ctl` as an operator types it: a token that connects, a key that sends, what is shown after that.
+
+use serde_json::Value;
+use std::process::{Command, Stdio};
+use testbed::{Client, Standalone, herald::binary, keep_secret};
+
+/// Runs it on the standalone's data directory and answers what it printed.
+fn ctl(herald: &Standalone, arguments: &[&str]) -> String {
+    let output = Command::new(binary("herald"))
+        .arg("ctl")
+        .args(arguments)
+        .arg("--data-dir")
+        .arg(herald.data.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn json(herald: &Standalone, arguments: &[&str]) -> Value {
+    let printed = ctl(herald, &[arguments, &["--json"]].concat());
+    serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_its_data_directory_ctl_makes_a_token_and_a_key_sends_and_shows_what_came_of_it() {
+    let herald = Standalone::start(&[]).await;
+    let token = ctl(&herald, &["token", "--user", "42"]);
+    let client = Client::start(vec![herald.ws_url()], token.trim().to_owned());
+    herald
+        .eventually("the token connects", async || client.is_open())
+        .await;
+
+    let key = ctl(&herald, &["api-key", "--producer", "shop"]);
+    let key = key.trim();
+    assert!(key.starts_with("herald_"), "{key}");
+    keep_secret(key);
+    let key_file = herald.file("shop.key");
+    std::fs::write(&key_file, key).unwrap();
+    let key_file = key_file.to_str().expect("a plain path");
+    let send = [
+        "send",
+        "--user",
+        "42",
+        "--title",
+        "Shipped",
+        "--data",
+        "{\"order\":7}",
+    ];
+    let id = ctl(
+        &herald,
+        &[&send[..], &["--api-key-file", key_file]].concat(),
+    );
+    let id = id.trim();
+    herald
+        .eventually("it is delivered", async || {
+            client.times(id) == 1 && herald.api.state(id, "42").await == "delivered"
+        })
+        .await;
+    assert_eq!(client.seen.lock().unwrap().titles[id], "Shipped");
+    // That key is a producer's: it makes no others.
+    let made = Command::new(binary("herald"))
+        .args([
+            "ctl",
+            "api-key",
+            "--producer",
+            "other",
+            "--api-key-file",
+            key_file,
+        ])
+        .arg("--data-dir")
+        .arg(herald.data.path())
+        .output();
+    assert_eq!(made.expect("it runs").status.code(), Some(1));
+
+    let user = ctl(&herald, &["user", "42"]);
+    for line in [
+        "user      42",
+        "unread    1",
+        "connected gw-1 (shard 0, live)",
+        &format!("outcome   {id} in_app delivered (1 devices, gw-1"),
+    ] {
+        // The gateway's life follows its name.
+        let is_it = |l: &str| l == line || (line.ends_with("gw-1") && l.starts_with(line));
+        assert!(user.lines().any(is_it), "{line}\n{user}");
+    }
+    assert_eq!(json(&herald, &["user", "42"])["unread"], 1);
+
+    herald
+        .eventually("the gateway has told of its connection", async || {
+            json(&herald, &["status"])["gateways"][0]["connections"] == 1
+        })
+        .await;
+    let status = ctl(&herald, &["status"]);
+    for line in [
+        "bus       ok",
+        "registry  ok",
+        "store     ok",
+        "gateway   gw-1  shard 0  1 connections  live",
+    ] {
+        assert!(status.lines().any(|l| l == line), "{line}\n{status}");
+    }
+}
