@@ -4,6 +4,7 @@ use crate::{on_both_engines, support::*};
 use herald::{
     config::{self, Engine},
     gateway::mailbox::ToCore,
+    limits,
 };
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -20,6 +21,8 @@ on_both_engines!(
     newcomers_above_the_rate_wait_and_are_served,
     a_trusted_balancer_is_believed_in_either_version,
     a_trusted_balancer_has_to_send_its_header,
+    a_header_that_never_ends_costs_its_sender_the_connection_in_time,
+    a_header_longer_than_any_is_refused_before_its_end,
     a_header_of_a_stranger_is_a_malformed_request,
     a_header_in_pieces_is_understood,
     a_full_descriptor_table_answers_503,
@@ -121,6 +124,40 @@ fn a_trusted_balancer_has_to_send_its_header(engine: Engine) {
     let (answer, gateway) = through_balancer(engine, "127.0.0.1", HEAD.as_bytes());
     assert_eq!(answer, "");
     assert_eq!(refused(&gateway, "proxy_header_malformed"), 1.0);
+}
+
+/// Nothing of it, and all but its last byte: the time is that of the whole handshake.
+fn a_header_that_never_ends_costs_its_sender_the_connection_in_time(engine: Engine) {
+    let gateway = Gateway::with(engine, |cfg| {
+        cfg.proxy_trusted = vec!["127.0.0.1".into()];
+        cfg.handshake_ms = 200;
+    });
+    let begun = version_2();
+    for begun in [&[][..], &begun[..begun.len() - 1]] {
+        assert_eq!(exchange(gateway.address(), begun), "");
+    }
+    gateway.await_metric("herald_refused_total{cause=\"proxy_header_timeout\"}", 2.0);
+    assert_eq!(refused(&gateway, "proxy_header_malformed"), 0.0);
+    // Whoever sends it in time is served.
+    let bytes = [&begun, HEAD.as_bytes()].concat();
+    let answer = exchange(gateway.address(), &bytes);
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+}
+
+fn a_header_longer_than_any_is_refused_before_its_end(engine: Engine) {
+    let gateway = Gateway::with(engine, |cfg| cfg.proxy_trusted = vec!["127.0.0.1".into()]);
+    // It announces 64 KiB, and one line has no end; neither is waited for.
+    let mut long = version_2();
+    long[14..16].copy_from_slice(&[0xff, 0xff]);
+    long.resize(limits::PROXY_HEADER_BYTES, 0);
+    assert_eq!(exchange(gateway.address(), &long), "");
+    gateway.await_metric("herald_refused_total{cause=\"proxy_header_too_big\"}", 1.0);
+    let line = [&b"PROXY UNKNOWN "[..], &[b'x'; 93]].concat();
+    assert_eq!(exchange(gateway.address(), &line), "");
+    gateway.await_metric(
+        "herald_refused_total{cause=\"proxy_header_malformed\"}",
+        1.0,
+    );
 }
 
 fn a_header_of_a_stranger_is_a_malformed_request(engine: Engine) {

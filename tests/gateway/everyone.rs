@@ -14,6 +14,7 @@ on_both_engines!(
     several_cores_share_one_port_and_each_serves_its_own,
     a_broadcast_reaches_everyone_on_every_core,
     a_new_slot_is_told_to_all_and_to_newcomers,
+    a_new_slot_is_told_to_one_after_the_other_over_a_heartbeat,
     a_drain_asks_everyone_to_leave_and_says_when_all_are_gone,
     as_many_are_evicted_as_were_asked_for,
     a_draining_core_refuses_newcomers_until_it_stays_after_all,
@@ -82,6 +83,34 @@ fn a_new_slot_is_told_to_all_and_to_newcomers(engine: Engine) {
     );
     let mut late = gateway.connect("42");
     assert_eq!(late.hear_type("welcome")["slot"]["after_ms_max"], 900);
+}
+
+fn a_new_slot_is_told_to_one_after_the_other_over_a_heartbeat(engine: Engine) {
+    // At least a tick of 50 ms for each: the last of them is told 15 s after the first.
+    let mut gateway = Gateway::with(engine, |cfg| cfg.heartbeat_ms = 60_000);
+    let mut clients: Vec<Client> = (0..300)
+        .map(|_| {
+            let client = gateway.connect("42");
+            gateway.opened();
+            client
+        })
+        .collect();
+    gateway.send(
+        0,
+        ToCore::Slot {
+            after_ms_min: 100,
+            after_ms_max: 900,
+        },
+    );
+    clients[0].hear_type("slot");
+    // What was told before would stand before the answer.
+    let last = clients.last_mut().expect("there are some");
+    last.say(r#"{"type":"ping"}"#);
+    let heard: Vec<String> =
+        std::iter::repeat_with(|| last.hear()["type"].as_str().unwrap().to_owned())
+            .take_while(|kind| kind != "pong")
+            .collect();
+    assert!(!heard.contains(&"slot".to_owned()), "{heard:?}");
 }
 
 fn drained(gateway: &mut Gateway) {
