@@ -210,7 +210,42 @@ fn a_file_too_long_for_a_secret_is_not_read_to_its_end() {
     assert!(error.problem.contains("longer than"), "{error}");
 }
 
-/// Every key of the type stands in the file, and what the file sets is what is set without it.
+/// Keys that one comment above them may speak for.
+const KEYS_PER_COMMENT: usize = 3;
+
+/// The key that a line of a file sets, or shows with a `#` before it.
+fn key_of(line: &str) -> Option<&str> {
+    let (key, _) = line.trim_start_matches("# ").split_once(" =")?;
+    let is_key = key
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    (is_key && !key.is_empty()).then_some(key)
+}
+
+/// A comment stands behind the key, above it, or above the keys it stands in a row with.
+fn is_explained(section: &str, key: &str) -> bool {
+    let lines: Vec<&str> = section.lines().collect();
+    let at = lines.iter().position(|line| key_of(line) == Some(key));
+    let at = at.expect("it stands there");
+    let above = lines[..at].iter().rev();
+    let keys = above
+        .clone()
+        .take_while(|line| key_of(line).is_some())
+        .count();
+    let comment = lines[..at - keys]
+        .last()
+        .filter(|line| line.starts_with("# "));
+    lines[at].contains("  # ") || (comment.is_some() && keys < KEYS_PER_COMMENT)
+}
+
+#[test]
+fn a_key_is_explained_above_it_or_behind_it() {
+    let section = "[s]\na = 1\n# Of b and of c.\nb = 1\n# c = 2\nd = 3\ne = 4\nf = 5    # Of f.\n";
+    let explained = ["a", "b", "c", "d", "e", "f"].map(|key| is_explained(section, key));
+    assert_eq!(explained, [false, true, true, true, false, true]);
+}
+
+/// Every key of the type stands in the file, explained, and what the file sets is what is set without it.
 fn shows_every_key<T: Shipped + Serialize>() -> serde_json::Value {
     let text = T::FILE;
     let loaded = load::<T>(None, std::iter::empty()).unwrap();
@@ -222,11 +257,10 @@ fn shows_every_key<T: Shipped + Serialize>() -> serde_json::Value {
         let body = &text[start..];
         let end = body[1..].find("\n[").map_or(body.len(), |end| end + 1);
         for key in keys.as_object().unwrap().keys() {
-            let stands = body[..end].lines().any(|line| {
-                line.trim_start_matches("# ")
-                    .starts_with(&format!("{key} ="))
-            });
+            let stands = body[..end].lines().any(|line| key_of(line) == Some(key));
             assert!(stands, "the file lacks {section}.{key}");
+            let explained = is_explained(&body[..end], key);
+            assert!(explained, "the file says nothing of {section}.{key}");
         }
     }
     loaded
