@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The end-to-end tests, several files at a time: most of what they do is wait, for leases to end and shards to
-# be free. Prints each file's time, and all that a failing one said. One that hangs fails after 15 min.
+# be free. Prints each file's time, what its tests counted, and all that a failing one said. One that hangs fails
+# after 15 min.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 at_once=${HERALD_TEST_AT_ONCE:-2}
@@ -21,8 +22,11 @@ for line in sys.stdin:
 run() {
   local folder=$1 binary=$2 start=$SECONDS name
   name=$(basename "$binary" | sed 's/-[0-9a-f]*$//')
-  if (cd "$folder" && timeout --kill-after=10 900 "$binary" --quiet) >"$said/$name" 2>&1 </dev/null; then
+  if (cd "$folder" && timeout --kill-after=10 900 "$binary" --quiet --show-output) >"$said/$name" 2>&1 </dev/null; then
     printf '%5ds  %s\n' $((SECONDS - start)) "$name"
+    # In one write, for others print too.
+    printf '%s' "$(awk '/^---- .* stdout ----$/ { on = 1; next } /^successes:$/ { on = 0 }
+      on && NF { print "           " $0 }' "$said/$name" | cut -c -200)" | sed '$a\'
   else
     printf '%5ds  %s  FAILED\n' $((SECONDS - start)) "$name"
     cat "$said/$name"

@@ -1,6 +1,6 @@
 // Starts and stops a real standalone on ports of its own, and a Chromium to look at it.
 const { spawn } = require("node:child_process");
-const { appendFileSync, mkdtempSync, rmSync } = require("node:fs");
+const { appendFileSync, mkdtempSync, readFileSync, rmSync } = require("node:fs");
 const { tmpdir } = require("node:os");
 const net = require("node:net");
 const path = require("node:path");
@@ -50,6 +50,16 @@ class Standalone {
     });
     await until("the standalone is ready", async () => (await fetch(`http://127.0.0.1:${this.admin}/readyz`)).ok,
       () => this.log);
+    this.#nameSecrets();
+  }
+
+  /** What no log of the run may hold, for `scripts/check-logs.sh`. */
+  #nameSecrets() {
+    const logs = process.env.HERALD_TEST_LOGS;
+    if (!logs) return;
+    for (const name of ["admin.key", "token.key"]) {
+      appendFileSync(path.join(logs, "secrets"), `${readFileSync(path.join(this.data, name), "utf8").trim()}\n`);
+    }
   }
 
   get url() {
