@@ -141,12 +141,14 @@ export class HeraldClient extends EventTarget {
   start() {
     if (this.#running) return;
     this.#running = true;
+    globalThis.addEventListener?.("pagehide", this.#save);
     this.#open();
   }
 
   stop() {
     this.#running = false;
     this.#attempts += 1;
+    globalThis.removeEventListener?.("pagehide", this.#save);
     for (const name of [...this.#timers.keys()]) this.#cancel(name);
     this.#link?.close();
     this.#link = null;
@@ -203,8 +205,7 @@ export class HeraldClient extends EventTarget {
   }
 
   #transport() {
-    const asked = this.#options.transport;
-    if (asked !== "auto") return asked;
+    if (this.#options.transport !== "auto") return this.#options.transport;
     return this.#websocketFailures >= WEBSOCKET_TRIES ? "sse" : "websocket";
   }
 
@@ -412,7 +413,7 @@ export class HeraldClient extends EventTarget {
     if (!this.#timers.has("save")) this.#after("save", SAVE_LINGER_MS, () => this.#save());
   }
 
-  #save() {
+  #save = () => {
     const untold = { ack: this.#outboxes.ack.ids, read: this.#outboxes.read.ids };
     const state = { cursors: this.cursors, seen: [...this.#seen], untold };
     try {
@@ -420,17 +421,13 @@ export class HeraldClient extends EventTarget {
     } catch {
       // A full storage costs a longer sync after the next reload, nothing else.
     }
-  }
+  };
 
   // ── small things ─────────────────────────────────────────────────────────────────────────────
 
-  #emit(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
-  }
+  #emit(type, detail) { this.dispatchEvent(new CustomEvent(type, { detail })); }
 
-  #state(state, transport, code) {
-    this.#emit("state", { state, transport, code });
-  }
+  #state(state, transport, code) { this.#emit("state", { state, transport, code }); }
 
   #after(name, ms, run) {
     this.#cancel(name);

@@ -1,6 +1,9 @@
 const { test, before, after } = require("node:test");
 const assert = require("node:assert/strict");
+const http = require("node:http");
+const { Balancer } = require("./balancer.cjs");
 const { Standalone, until, browser } = require("./standalone.cjs");
+const { assertComplete, head, told, witness } = require("./witness.cjs");
 
 let herald;
 let chromium;
@@ -17,12 +20,11 @@ async function open(user, transport) {
   const context = await chromium.newContext();
   const page = await context.newPage();
   page.on("pageerror", (error) => { throw error; });
+  await page.addInitScript(witness);
   await page.goto(`${herald.url}/?user=${user}&transport=${transport}`);
   await page.waitForSelector('#state[data-state="open"]');
   return page;
 }
-
-const titles = (page) => page.locator("#inbox .item strong").allTextContents();
 
 for (const transport of ["websocket", "sse"]) {
   test(`what is sent by the form arrives, is acknowledged, and is read on a second tab (${transport})`, async () => {
@@ -47,37 +49,102 @@ for (const transport of ["websocket", "sse"]) {
   test(`the process is killed while items flow, and the page ends without hole or repeat (${transport})`, async () => {
     const user = `kill-${transport}`;
     const page = await open(user, transport);
-    const expected = [];
-    let posted = 0;
+    const ids = [];
     const post = async (count) => {
-      for (let i = 0; i < count; i += 1) {
-        // A title is used once: a post cut off by the kill may have been taken without its answer.
-        const title = `n${posted}`;
-        posted += 1;
-        try {
-          await herald.post(user, title);
-        } catch {
-          return; // Not answered 202: nothing was promised.
-        }
-        expected.push(title);
+      try {
+        for (let i = 0; i < count; i += 1) ids.push(await herald.post(user, `n${ids.length}`));
+      } catch {
+        // Not answered 202: nothing was promised.
       }
     };
     await post(10);
     const flowing = post(200);
-    await until("some arrived", async () => (await titles(page)).length > 15);
+    await until("some arrived", async () => Object.keys((await told(page)).times).length > 15);
     await herald.kill();
     await flowing;
     await herald.run();
     await post(20);
-    await until("all arrived", async () => expected.every((title) => new Set(titles.last).has(title))
-      || ((titles.last = await titles(page)), false));
-    const shown = titles.last.filter((title) => expected.includes(title));
-    assert.equal(shown.length, expected.length, "each exactly once");
-    const holes = await page.evaluate(() => Object.keys(window.heraldClient.cursors).length);
-    assert.ok(holes >= 1, "the page has a cursor");
+    await assertComplete(page, ids, async () => head(herald.clients, (await herald.session(user)).token));
+    const shown = await page.locator("#inbox .item").evaluateAll((items) => items.map((item) => item.dataset.id));
+    assert.deepEqual(shown.sort(), Object.keys((await told(page)).times).sort(), "the page shows what it was told");
     await page.context().close();
   });
 }
+
+test("auto where no WebSocket gets through: SSE, over a reload too, and WebSocket once it does", async () => {
+  const user = "blocked";
+  const balancer = await Balancer.start([herald.clients]);
+  balancer.blocksWebSocket = true;
+  const page = await (await chromium.newContext()).newPage();
+  await page.addInitScript(witness);
+  // The console is told of the proxy instead of the gateway.
+  await page.route("**/console/session*", async (route) => {
+    const session = await (await route.fetch()).json();
+    const ws_url = session.ws_url.replace(`:${herald.clients}/`, `:${balancer.port}/`);
+    await route.fulfill({ json: { ...session, ws_url } });
+  });
+  const connected = (by) => page.waitForSelector(`#state:text-is("connected by ${by}")`);
+  const headNow = async () => head(herald.clients, (await herald.session(user)).token);
+  const post = async (count) => {
+    const ids = [];
+    for (let i = 0; i < count; i += 1) ids.push(await herald.post(user, `n${i}`));
+    return ids;
+  };
+  await page.goto(`${herald.url}/?user=${user}&transport=auto`);
+  await connected("SSE");
+  const before = await post(3);
+  await assertComplete(page, before, headNow);
+  await page.goto("about:blank");
+  // Until its connections end the page that was left may still be told something.
+  await until("the page is gone", async () => balancer.holding.length === 0);
+  const away = await post(2);
+  await page.goto(`${herald.url}/?user=${user}&transport=auto`);
+  await connected("SSE");
+  await assertComplete(page, away, headNow);
+  assert.deepEqual(Object.keys((await told(page)).times).sort(), away.sort(), "and nothing of before the reload");
+
+  // Without its cursors it is given all of it again, and tells none of it again.
+  await page.evaluate((key) => {
+    window.heraldClient.stop();
+    sessionStorage.setItem(key, JSON.stringify({ ...JSON.parse(sessionStorage.getItem(key)), cursors: {} }));
+  }, `herald:${user}`);
+  const later = await post(1);
+  await page.reload();
+  await connected("SSE");
+  await assertComplete(page, later, headNow);
+  assert.deepEqual(Object.keys((await told(page)).times), later);
+
+  balancer.blocksWebSocket = false;
+  balancer.breakAll();
+  const during = await post(2);
+  await connected("WebSocket");
+  await assertComplete(page, [...later, ...during], headNow);
+  await page.context().close();
+  await balancer.stop();
+});
+
+// The other half, what a gateway says and answers, is in tests/gateway/event_stream.rs.
+test("a browser's EventSource brings back the id of a last event, and stops at 204", async () => {
+  const asked = [];
+  const server = http.createServer((request, response) => {
+    if (request.url !== "/stream") return response.end();
+    asked.push(request.headers["last-event-id"]);
+    if (asked.length > 1) return response.writeHead(204).end();
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    response.end("event: welcome\nretry: 10\ndata: {}\n\nevent: close\nid: closed-4510\ndata: {}\n\n");
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const page = await (await chromium.newContext()).newPage();
+  await page.goto(`http://127.0.0.1:${server.address().port}/`);
+  await page.evaluate(() => new Promise((resolve) => {
+    const source = new EventSource("/stream");
+    source.onerror = () => { if (source.readyState === EventSource.CLOSED) resolve(); };
+  }));
+  assert.deepEqual(asked, [undefined, "closed-4510"]);
+  await page.context().close();
+  server.closeAllConnections();
+  await new Promise((resolve) => server.close(resolve));
+});
 
 test("a long title and body leave the page usable: the next item is in reach", async () => {
   const page = await open("long", "websocket");

@@ -110,4 +110,4 @@ function browser() {
   });
 }
 
-module.exports = { Standalone, until, browser };
+module.exports = { Standalone, freePort, until, browser };
