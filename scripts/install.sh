@@ -49,7 +49,7 @@ parts() {
 tests() {
   parts
   packages /usr/sbin/haproxy=haproxy chromium=chromium strace=strace node=nodejs npm=npm systemd-analyze=systemd \
-    faketime=faketime \
+    faketime=faketime ss=iproute2 \
     /usr/share/fonts/truetype/dejavu=fonts-dejavu-core python3=python3
   [ -x "$cache/python/bin/kosoku" ] || {
     python3 -m venv "$cache/python" 2>/dev/null || { packages /nonexistent=python3-venv; python3 -m venv "$cache/python"; }

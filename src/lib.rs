@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod held;
 pub mod ids;
 pub mod limits;
+pub mod memory;
 pub mod metrics;
 pub mod position;
 pub mod process;

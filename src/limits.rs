@@ -103,14 +103,20 @@ pub const JWKS_FETCH: Duration = Duration::from_secs(10);
 
 // ── lanes of one connection ────────────────────────────────────────────────────────────────────
 
-/// (config) Unsent bytes of one connection over all lanes. Over: low goes first, one `gap` an episode.
-pub const LANES_BYTES: usize = 256 * KIB;
-/// Unsent control bytes (pong, welcome, sync, gap). Over: the connection is closed (4408).
-pub const CONTROL_BYTES: usize = 512 * KIB;
+/// (config) Unsent bytes of one connection over all lanes, each item with [`ITEM_BYTES`] beside its JSON. Over:
+/// low goes first, one `gap` an episode.
+pub const LANES_BYTES: usize = 64 * KIB;
+/// What an unsent item takes beside its JSON: the item, its place in a lane, what the allocator rounds up.
+pub const ITEM_BYTES: usize = 256;
+/// Unsent control bytes (pong, welcome, sync, gap): one largest sync and what comes beside it. Over: the
+/// connection is closed (4408).
+pub const CONTROL_BYTES: usize = SYNC_BYTES + 12 * KIB;
 /// Of these bytes and pieces the order is settled: one `writev` offers them, and what comes later can't
 /// overtake them. More waits in the lanes, where it can.
 pub const OUTGOING_BYTES: usize = 16 * KIB;
 pub const OUTGOING_PIECES: usize = 16;
+/// Bytes of one `writev`. The kernel lets the last one pass the bound of its buffer by as much.
+pub const WRITE_BYTES: usize = 32 * KIB;
 /// Ranges a connection has yet to be told of (`gap` of cause `collapsed` or `expired`). Over: they become
 /// control frames, bounded by [`CONTROL_BYTES`].
 pub const GAPS_WAITING: usize = 32;
@@ -118,11 +124,35 @@ pub const GAPS_WAITING: usize = 32;
 pub const PRESSURE_EPISODE: Duration = Duration::from_secs(10);
 /// `sync_after_ms` of a pressure gap, spread by connection.
 pub const PRESSURE_SYNC_AFTER_MS: RangeInclusive<u32> = 500..=5_000;
-/// (config) `SO_SNDBUF`; the kernel doubles it.
-pub const SEND_BUFFER_BYTES: usize = 64 * KIB;
+/// (config) `SO_SNDBUF`; the kernel doubles it and counts its own overhead in.
+///
+/// Bandwidth × delay: what is on its way over a path of 100 ms has to be kept until it is acknowledged, and a
+/// fast client of notifications takes 3 Mbit/s, 37 KB in 100 ms: 740 items of 500 B a second, or a largest sync in
+/// two round trips. Measured over such a path (benches/long_path.py): 370 KB/s of single 500 B frames, 470 KB/s
+/// of 4 KB ones, 600 KB/s in larger writes; more would only make a client that stops reading dearer.
+pub const SEND_BUFFER_BYTES: usize = 48 * KIB;
 /// `TCP_NOTSENT_LOWAT`: bytes the kernel holds that it could not put on the wire yet. Over: not writable,
 /// what comes later waits in the lanes, where it can still be replaced or expire.
 pub const UNSENT_BYTES: u32 = 16 * KIB as u32;
+
+// ── memory of a gateway ────────────────────────────────────────────────────────────────────────
+// `memory::contract` adds all bounds up; `herald check --connections N` prints the sum.
+
+/// (config) Without `gateway.memory_bytes_max`: so much of the machine's memory, or of its control group's.
+/// Above it a newcomer gets 503 with `Retry-After`, before the count of connections does.
+pub const MEMORY_BUDGET_PERCENT: u64 = 90;
+pub const MEMORY_BYTES_ALLOWED: RangeInclusive<u64> = 128 << 20..=1 << 44;
+/// Share of the budget for what waits in all connections together. An item that would have to wait is shed,
+/// with a `gap`, above these percents of it by priority (critical: all). Full: a connection that goes on
+/// growing is closed (4408).
+pub const LANES_PERCENT: u64 = 25;
+pub const LANES_LOW_PERCENT: u64 = 70;
+pub const LANES_NORMAL_PERCENT: u64 = 85;
+pub const LANES_HIGH_PERCENT: u64 = 95;
+/// What a connection may hold all the same: a healthy one does so for moments.
+pub const HELD_SPARED_BYTES: usize = 4 * KIB;
+/// Newcomers of one core that are being told that memory is short. Over: closed without an answer.
+pub const REFUSED_AT_ONCE: usize = 256;
 
 // ── notifications ──────────────────────────────────────────────────────────────────────────────
 
@@ -207,8 +237,9 @@ pub const KAFKA_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Rows of one sync answer.
 pub const SYNC_ITEMS: usize = 50;
-/// Bytes of one sync answer; the rest by `has_more`.
-pub const SYNC_BYTES: usize = 256 * KIB;
+/// Bytes of one sync answer; the rest by `has_more`. Half of it takes the largest frame. Most answers are far
+/// below: 50 rows of 500 B are 25 KB.
+pub const SYNC_BYTES: usize = 2 * NOTIFICATION_BYTES + 4 * KIB;
 /// Rows of one inbox page.
 pub const PAGE_ITEMS: usize = 100;
 

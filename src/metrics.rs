@@ -77,14 +77,26 @@ impl Metrics {
         label: &str,
         values: impl Fn() -> Vec<f64> + Send + Sync + 'static,
     ) {
-        let gauges = GaugeVec::new(Opts::new(name, help), &[label]).expect("a valid metric");
-        let computed = ComputedEach {
-            gauges,
-            values: Box::new(values),
+        let number = |(number, value): (usize, f64)| (number.to_string(), value);
+        let values = move || values().into_iter().enumerate().map(number).collect();
+        self.add_computed_by(name, help, label, Box::new(values));
+    }
+
+    /// As [`Metrics::computed`], one value for each name of a label.
+    pub fn computed_by(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl Fn() -> Vec<(&'static str, f64)> + Send + Sync + 'static,
+    ) {
+        let values = move || {
+            values()
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect()
         };
-        self.registry
-            .register(Box::new(computed))
-            .expect("a metric name is used once");
+        self.add_computed_by(name, help, label, Box::new(values));
     }
 
     /// In seconds, over [`LATENCY_BUCKETS_S`].
@@ -106,6 +118,13 @@ impl Metrics {
             .encode(&self.registry.gather(), &mut text)
             .expect("memory takes it");
         String::from_utf8(text).expect("the format is text")
+    }
+
+    fn add_computed_by(&self, name: &str, help: &str, label: &str, values: Labelled) {
+        let gauges = GaugeVec::new(Opts::new(name, help), &[label]).expect("a valid metric");
+        self.registry
+            .register(Box::new(ComputedBy { gauges, values }))
+            .expect("a metric name is used once");
     }
 
     fn add<C: Collector + Clone + 'static>(&self, collector: C) -> C {
@@ -134,20 +153,22 @@ impl Collector for Computed {
     }
 }
 
-struct ComputedEach {
+/// Values by label.
+type Labelled = Box<dyn Fn() -> Vec<(String, f64)> + Send + Sync>;
+
+struct ComputedBy {
     gauges: GaugeVec,
-    values: Box<dyn Fn() -> Vec<f64> + Send + Sync>,
+    values: Labelled,
 }
 
-impl Collector for ComputedEach {
+impl Collector for ComputedBy {
     fn desc(&self) -> Vec<&Desc> {
         self.gauges.desc()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        for (number, value) in (self.values)().into_iter().enumerate() {
-            let gauge = self.gauges.with_label_values(&[&number.to_string()]);
-            gauge.set(value);
+        for (label, value) in (self.values)() {
+            self.gauges.with_label_values(&[&label]).set(value);
         }
         self.gauges.collect()
     }

@@ -16,6 +16,8 @@ mod deliver;
 mod event_stream;
 #[path = "gateway/everyone.rs"]
 mod everyone;
+#[path = "gateway/memory.rs"]
+mod memory;
 #[path = "gateway/support.rs"]
 mod support;
 #[path = "gateway/turmoil.rs"]

@@ -107,6 +107,7 @@ fn a_gateway_refuses_a_wrong_value_before_it_opens_anything() {
         ("gateway.dead_after_ms", "1000"),
         ("gateway.client_messages_per_s", "0"),
         ("gateway.lanes_bytes", "99999999999"),
+        ("gateway.memory_bytes_max", "1"),
         (
             "auth.keys",
             "[{ algorithm = \"HS256\", key_file = \"/nonexistent\" }]",

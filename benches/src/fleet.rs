@@ -20,6 +20,11 @@ pub struct Fleet {
 
 impl Fleet {
     pub async fn start(folder: &Folder) -> Result<Fleet> {
+        Fleet::start_with(folder, &[]).await
+    }
+
+    /// With other settings of the gateway than those that are measured with.
+    pub async fn start_with(folder: &Folder, gateway: &[(&'static str, &str)]) -> Result<Fleet> {
         let redis = Server::start("scripts/redis.sh", &folder.join("redis"))?;
         let kafka = Server::start("scripts/kafka.sh", &folder.join("kafka"))?;
         for name in ["token.key", "admin.key", "grpc.secret"] {
@@ -85,6 +90,11 @@ impl Fleet {
             ("HERALD_GRPC__LISTEN", address(free_port())),
             ("HERALD_ADMIN__LISTEN", address(doors.admin)),
         ]);
+        own.extend(
+            gateway
+                .iter()
+                .map(|(key, value)| (*key, (*value).to_owned())),
+        );
         let log = folder.join("gateway.log");
         let mut gateway = Process::start_with(&herald, &["gateway".into()], &own, None, &log)?;
         doors.ready(&mut dispatcher, dispatcher_admin).await?;

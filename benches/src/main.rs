@@ -8,6 +8,7 @@ mod broadcast;
 mod deploy;
 mod fleet;
 mod floor;
+mod memory;
 mod micro;
 mod parts;
 mod process;
@@ -54,6 +55,8 @@ enum Part {
     Deploy,
     /// Answers of the dispatcher while Kafka is away.
     Spool,
+    /// What a gateway predicts, measures and takes of memory; with --clients 100000.
+    Memory,
     /// Frames, mailbox, look-up.
     Micro,
 }
@@ -73,6 +76,9 @@ async fn main() -> Result<()> {
     }
     if wants(Part::Spool) {
         spool::run(&options).await?;
+    }
+    if options.part == Part::Memory {
+        memory::run(&options).await?;
     }
     if wants(Part::Deploy) {
         deploy::run(&options).await?;

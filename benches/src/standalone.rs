@@ -128,7 +128,7 @@ impl Doors {
     }
 
     /// The sum of a family's samples on the gateway's admin port.
-    async fn metric(&self, name: &str) -> Result<f64> {
+    pub async fn metric(&self, name: &str) -> Result<f64> {
         let answer = self
             .http
             .get(format!("http://127.0.0.1:{}/metrics", self.admin));

@@ -92,7 +92,15 @@ impl Gateway {
             "gateway.accepts_per_s",
             self.accepts_per_s,
             limits::ACCEPTS_PER_S_ALLOWED,
-        )
+        )?;
+        match self.memory_bytes_max {
+            0 => Ok(()),
+            bytes => within(
+                "gateway.memory_bytes_max",
+                bytes,
+                limits::MEMORY_BYTES_ALLOWED,
+            ),
+        }
     }
 
     fn check_times(&self) -> Result<(), ConfigError> {

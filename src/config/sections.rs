@@ -103,6 +103,8 @@ pub struct Gateway {
     pub client_messages_burst: u32,
     pub lanes_bytes: usize,
     pub send_buffer_bytes: usize,
+    /// Memory within which newcomers are let in, kernel included; 0 is what the host grants.
+    pub memory_bytes_max: u64,
 }
 
 impl Default for Gateway {
@@ -131,6 +133,7 @@ impl Default for Gateway {
             client_messages_burst: limits::CLIENT_MESSAGES_BURST,
             lanes_bytes: limits::LANES_BYTES,
             send_buffer_bytes: limits::SEND_BUFFER_BYTES,
+            memory_bytes_max: 0,
         }
     }
 }

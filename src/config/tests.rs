@@ -83,6 +83,8 @@ fn a_number_outside_of_its_bounds_is_refused_and_the_bounds_are_not() {
         ("client_messages_burst", "0", "1"),
         ("lanes_bytes", "65535", "65536"),
         ("send_buffer_bytes", "4095", "4096"),
+        ("memory_bytes_max", "134217727", "134217728"),
+        ("memory_bytes_max", "17592186044417", "0"),
     ] {
         let set = |value: &str| gateway(&format!("[gateway]\n{key} = {value}\n"), &[]).unwrap();
         let error = set(refused).gateway.check().unwrap_err();

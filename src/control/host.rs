@@ -113,7 +113,8 @@ impl Host {
 
     /// Connections this host could hold on top, once it is sent them.
     pub fn room(&self) -> u64 {
-        let most = self.gateway().connections_soft as u64;
+        let memory = self.outboxes.link().memory();
+        let most = (self.gateway().connections_soft as u64).min(memory.connections_max());
         match self.health.is_ready_for(Duration::ZERO) && !self.is_draining() {
             true => most.saturating_sub(self.table.connections()),
             false => 0,

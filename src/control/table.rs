@@ -7,7 +7,7 @@
 //!   late confirmation of an older life changes nothing;
 //! * `registered` is set only after the registry confirmed the write under the present epoch.
 
-use crate::{gateway::mailbox::ConnId, ids::UserId, registry::Registration};
+use crate::{gateway::mailbox::ConnId, ids::UserId, memory::contract, registry::Registration};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Sub-tables, each with its own lock: a scan or a growth holds up 1/64 of the users only.
-pub const PARTS: usize = 64;
+pub const PARTS: usize = contract::TABLE_PARTS;
 
 /// Flags in the top bits of the stamp word.
 ///
@@ -65,7 +65,7 @@ impl Entry {
 
 // There are half a million of these. With the control byte of the hash table, a load of 7/16 at worst
 // and the shared text of the id, a connected user costs 70 to 110 bytes.
-const _: () = assert!(size_of::<(UserId, Entry)>() <= 32);
+const _: () = assert!(size_of::<(UserId, Entry)>() + 1 == contract::TABLE_SLOT_BYTES);
 
 type ByUser<T> = HashMap<UserId, T>;
 
@@ -329,6 +329,19 @@ impl Table {
     /// Users with an entry: connected, or gone for less than the wait before removal.
     pub fn users(&self) -> usize {
         self.parts.iter().map(|part| part.lock().users.len()).sum()
+    }
+
+    /// Memory of the maps; the names are the connections'.
+    pub fn held_bytes(&self) -> u64 {
+        let of_part = |part: &Mutex<Part>| {
+            let part = part.lock();
+            let others = part
+                .others
+                .values()
+                .map(|others| others.capacity() * size_of::<ConnId>());
+            part.users.allocation_size() + part.others.allocation_size() + others.sum::<usize>()
+        };
+        self.parts.iter().map(of_part).sum::<usize>() as u64
     }
 
     /// Visits the entries whose life these registrations name; a stamp of an older life names none.

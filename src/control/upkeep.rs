@@ -30,6 +30,8 @@ pub async fn run(host: Arc<Host>) {
         host.metrics.unanswered.inc_by(swept.unanswered);
         host.metrics.tickets.set(host.flights.open() as i64);
         host.settle(swept.settled);
+        let tables_bytes = host.table.held_bytes();
+        host.outboxes.link().memory().set_tables_bytes(tables_bytes);
     }
 }
 

@@ -32,6 +32,12 @@ use std::{
 /// Newcomers taken between two looks at everything else.
 const ACCEPTS_PER_TURN: usize = 64;
 
+/// Cause of a refusal: one more connection would not stay within the budget.
+const MEMORY: &str = "memory";
+
+/// The newcomer was counted and not kept.
+struct Dropped;
+
 pub(super) struct Door {
     /// Gone once accepting has stopped.
     listener: Option<Socket>,
@@ -172,10 +178,10 @@ impl Core {
 
     fn admit(&mut self, socket: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let is_canary = self.context.settings.canary.is_expected(peer);
-        let Some(is_over) = self.count_in(is_canary) else {
+        let Ok(refused) = self.count_in(is_canary) else {
             return Ok(());
         };
-        let newcomer = self.context.newcomer(is_over);
+        let newcomer = self.context.newcomer(refused);
         let state = match self.context.settings.trusted.contains(peer.ip()) {
             true => State::Proxied(Box::new(Proxied::new(newcomer))),
             false => State::Requesting(Box::new(Requesting::new(newcomer))),
@@ -188,6 +194,8 @@ impl Core {
         };
         let token = Token::Connection { index: slot, reuse };
         let conn = self.conns.tenant(slot, reuse).expect("just inserted");
+        conn.unwelcome = refused == Some(MEMORY);
+        self.unwelcome += usize::from(conn.unwelcome);
         if let Err(error) = self.park.add(&conn.socket, token, Interest::Edge) {
             // Out of kernel memory or of user watches (fs.epoll.max_user_watches).
             tracing::warn!(core = self.context.core, %error, "a newcomer can't be watched");
@@ -198,23 +206,35 @@ impl Core {
         Ok(())
     }
 
-    /// Above the hard limit (`None`) the socket is dropped; above the soft one (`true`) it is heard out and
-    /// refused. Our own canary is no client and meets no limit.
-    fn count_in(&mut self, is_canary: bool) -> Option<bool> {
+    /// Above the hard limit the socket is dropped; above the soft one, and where one more would not stay within
+    /// the budget of memory, it is heard out and refused for the cause named. Our own canary is no client and
+    /// meets no limit.
+    fn count_in(&mut self, is_canary: bool) -> Result<Option<&'static str>, Dropped> {
         if is_canary {
             self.canaries += 1;
-            return Some(false);
+            return Ok(None);
         }
         self.door.budget_milli -= 1_000;
         self.context.stats.accepted += 1;
         let gateway = &self.context.settings.gateway;
         let population = self.population.fetch_add(1, Ordering::Relaxed);
-        if population >= gateway.connections_hard {
+        let is_over = population >= gateway.connections_hard;
+        let is_short = !self.context.memory.admits(population + 1);
+        // Even to be refused they take memory: those that ask slowly must not add up.
+        if is_over || is_short && self.unwelcome >= limits::REFUSED_AT_ONCE {
             self.population.fetch_sub(1, Ordering::Relaxed);
-            self.context.stats.refused("hard_limit");
-            return None;
+            let cause = if is_over {
+                "hard_limit"
+            } else {
+                "memory_unanswered"
+            };
+            self.context.stats.refused(cause);
+            return Err(Dropped);
         }
-        Some(population >= gateway.connections_soft)
+        if is_short {
+            return Ok(Some(MEMORY));
+        }
+        Ok((population >= gateway.connections_soft).then_some("soft_limit"))
     }
 
     /// The table is full: the reserve is given up for one answer, then taken again. False if that did not

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     auth::Verifier,
+    memory::Memory,
     sys::{self, Doorbell, Interest, OwnTable, Ticker},
 };
 use arc_swap::ArcSwap;
@@ -38,6 +39,7 @@ pub(super) struct Boot {
     pub families: Families,
     /// Client sockets of all cores.
     pub population: Arc<AtomicUsize>,
+    pub memory: Arc<Memory>,
 }
 
 /// Without this core its clients and its share of newcomers would hang in silence: end loudly instead.
@@ -100,6 +102,7 @@ impl Boot {
             verifier: self.verifier,
             families: self.families,
             population: self.population,
+            memory: self.memory,
         };
         Ok((listen, claimed))
     }
@@ -141,6 +144,7 @@ struct Claimed {
     verifier: Arc<ArcSwap<Verifier>>,
     families: Families,
     population: Arc<AtomicUsize>,
+    memory: Arc<Memory>,
 }
 
 impl Claimed {
@@ -153,7 +157,8 @@ impl Claimed {
         park.add(&self.bell, Token::Doorbell, Interest::Edge)?;
         park.add(&ticker, Token::Ticker, Interest::Level)?;
         let stats = Stats::new(self.families, self.core);
-        let context = Context::new(self.core, self.settings, self.verifier, self.mail, stats);
+        let (core, settings) = (self.core, self.settings);
+        let context = Context::new(core, settings, self.verifier, self.mail, stats, self.memory);
         Ok(Core::new(
             park,
             ticker,

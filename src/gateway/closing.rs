@@ -66,6 +66,15 @@ impl Closing {
         }
     }
 
+    pub fn held_bytes(&self) -> usize {
+        let rest = match &self.rest {
+            Rest::Session(session) => session.held_bytes(),
+            Rest::Answer(bytes) => bytes.len(),
+        };
+        let decoder = self.decoder.as_ref().map_or(0, Decoder::held_bytes);
+        size_of::<Closing>() + rest + decoder
+    }
+
     pub fn wants_flush(&self) -> bool {
         match &self.rest {
             Rest::Session(session) => session.wants_write(),

@@ -12,6 +12,7 @@ use super::{
     request::Requesting,
     slots::Slots,
 };
+use crate::{limits::HELD_SPARED_BYTES, memory::contract as memory, proto::close::CloseCode};
 use std::net::TcpStream;
 
 pub(super) struct Conn {
@@ -28,8 +29,13 @@ pub(super) struct Conn {
     pub touched: bool,
     /// Our own canary's: not counted, not bounded, not asked to leave.
     pub canary: bool,
-    /// Turn of the last direct write: more of the same turn leaves in one `writev`.
-    pub written_turn: u32,
+    /// Heard out only to be told that memory is short.
+    pub unwelcome: bool,
+    /// Turn of the last direct write: more of the same turn leaves in one `writev`. By its last bits: one that
+    /// is taken for the present turn only waits until this one ends.
+    pub written_turn: u8,
+    /// Bytes of it in the account of what waits.
+    pub held_bytes: u32,
     pub state: State,
 }
 
@@ -53,7 +59,7 @@ pub(super) enum State {
 
 /// Half a million of them exist.
 const _: () = assert!(size_of::<Conn>() <= 96);
-const _: () = assert!(Slots::<Conn>::ENTRY_BYTES <= 112);
+const _: () = assert!(Slots::<Conn>::ENTRY_BYTES == memory::CONNECTION_ENTRY_BYTES);
 
 impl Conn {
     pub fn new(socket: TcpStream, state: State, canary: bool) -> Conn {
@@ -65,7 +71,9 @@ impl Conn {
             unread: false,
             touched: false,
             canary,
+            unwelcome: false,
             written_turn: 0,
+            held_bytes: 0,
             state,
         }
     }
@@ -139,6 +147,39 @@ impl Conn {
             }
             State::Closing(closing) => closing.until_ms,
             State::Gone => context.now.mono_ms,
+        }
+    }
+
+    /// Enters what now waits here into the account. Who has grown when nothing is left of it is ended: it comes
+    /// back, and everything of it is in the inbox.
+    pub fn account(&mut self, id: ConnId, context: &mut Context) {
+        let held = self.waiting_bytes();
+        let has_grown = held > self.held_bytes as usize;
+        context.held_change += held as i64 - i64::from(self.held_bytes);
+        self.held_bytes = held as u32;
+        if has_grown && held > HELD_SPARED_BYTES && context.memory.is_full(context.held_change) {
+            context.stats.crowded_out();
+            match &self.state {
+                State::Open(_) => {
+                    let reason = "memory is short, and it does not read";
+                    Open::end(self, Ending::Ours(CloseCode::TooSlow, reason), id, context);
+                }
+                _ => self.lost("memory", id, context),
+            }
+            self.account(id, context);
+        }
+    }
+
+    /// Bytes of memory beyond the slab entry and the user's name.
+    fn waiting_bytes(&self) -> usize {
+        match &self.state {
+            State::Proxied(proxied) => proxied.held_bytes(),
+            State::Requesting(requesting) => requesting.held_bytes(),
+            State::Posting(posting) => posting.held_bytes(),
+            State::Proving(proving) => proving.held_bytes(),
+            State::Open(open) => open.session.held_bytes() + open.decoder.held_bytes(),
+            State::Closing(closing) => closing.held_bytes(),
+            State::Gone => 0,
         }
     }
 

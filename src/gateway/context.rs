@@ -12,11 +12,12 @@ use crate::{
     config::{self, ConfigError},
     envelope::Fate,
     ids::Region,
+    memory::Memory,
     proto::{
         Now,
         client::frames::Slot,
         proxy_header::Trusted,
-        session::{Action, Framing, Session, SessionConfig, Ticket},
+        session::{Action, Framing, Item, Session, SessionConfig, Ticket},
         upgrade::Rules,
     },
 };
@@ -97,11 +98,14 @@ pub(super) struct Context {
     /// Read once per turn.
     pub now: Now,
     /// Counts the turns, so that a connection knows what it did in this one.
-    pub turn: u32,
+    pub turn: u8,
     /// What sessions ask for; empty between steps, kept for its capacity.
     pub actions: Vec<Action>,
     /// Window in which clients are told to come back.
     pub slot: Slot,
+    pub memory: Arc<Memory>,
+    /// What waits in connections of this core, since it was last added to the account.
+    pub held_change: i64,
     /// Control's queue has room: clients may be read.
     pub has_room: bool,
     /// Newcomers are sent elsewhere.
@@ -117,6 +121,7 @@ impl Context {
         verifier: Arc<ArcSwap<Verifier>>,
         mail: Mail,
         stats: Stats,
+        memory: Arc<Memory>,
     ) -> Context {
         Context {
             core,
@@ -128,6 +133,8 @@ impl Context {
             turn: 0,
             actions: Vec::new(),
             slot: FIRST_SLOT,
+            memory,
+            held_change: 0,
             has_room: true,
             draining: false,
             broadcast: None,
@@ -139,11 +146,16 @@ impl Context {
         self.turn = self.turn.wrapping_add(1);
     }
 
-    pub fn newcomer(&self, is_over: bool) -> Newcomer {
+    pub fn newcomer(&self, refused: Option<&'static str>) -> Newcomer {
         Newcomer {
             until_ms: self.now.mono_ms + self.settings.gateway.handshake_ms,
-            is_over,
+            refused,
         }
+    }
+
+    /// Whether an item may wait for a client that does not read now.
+    pub fn keeps(&self, item: &Item) -> bool {
+        self.memory.keeps(item.lane, self.held_change)
     }
 
     /// Keys may have been replaced since the last time.

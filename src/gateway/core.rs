@@ -8,7 +8,7 @@ use super::{
     park::{Park, Token},
     slots::Slots,
     walk::Walks,
-    wheel::Wheel,
+    wheel::{TICK_MS, Wheel},
 };
 use crate::{
     limits,
@@ -50,6 +50,11 @@ pub(super) struct Core {
     pub population: Arc<AtomicUsize>,
     /// Sockets of our own canary among the connections: one, or a few while it looks for its core.
     pub canaries: usize,
+    /// Connections that are only being told that memory is short.
+    pub unwelcome: usize,
+    /// Slab entries in the account of memory, and ticks until it is looked at again.
+    entries: u32,
+    look_in_ticks: u32,
     pub ended: bool,
     pub context: Context,
 }
@@ -78,6 +83,9 @@ impl Core {
             walks: Walks::default(),
             population,
             canaries: 0,
+            unwelcome: 0,
+            entries: 0,
+            look_in_ticks: 0,
             ended: false,
             context,
         }
@@ -216,11 +224,15 @@ impl Core {
             return;
         };
         debug_assert!(self.context.actions.is_empty());
+        conn.account(id, &mut self.context);
         if matches!(conn.state, State::Gone) {
             self.wheel.clear(&mut self.conns, id.slot);
             // Closes the socket, which also takes it out of the set.
-            let removed = self.conns.remove(id.slot);
-            match removed.is_some_and(|conn| conn.canary) {
+            let Some(removed) = self.conns.remove(id.slot) else {
+                return;
+            };
+            self.unwelcome -= usize::from(removed.unwelcome);
+            match removed.canary {
                 true => self.canaries -= 1,
                 false => drop(self.population.fetch_sub(1, Ordering::Relaxed)),
             }
@@ -263,10 +275,25 @@ impl Core {
         }
         self.walk_by_tick();
         self.context.stats.publish(self.clients());
+        self.account();
         self.door.refill();
         match self.context.has_room {
             true => self.door.unmute(&self.park),
             false => Ok(()),
+        }
+    }
+
+    /// The slab as it is now; and one core, once a second, compares all that is held with the prediction.
+    fn account(&mut self) {
+        let entries = self.conns.end();
+        let more = entries - std::mem::replace(&mut self.entries, entries);
+        self.context.memory.add_entries(more.into());
+        self.look_in_ticks = match self.look_in_ticks {
+            0 => (1_000 / TICK_MS) as u32 - 1,
+            left => left - 1,
+        };
+        if self.context.core == 0 && self.look_in_ticks == 0 {
+            self.context.memory.look();
         }
     }
 
@@ -276,6 +303,10 @@ impl Core {
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
+        match std::mem::take(&mut self.context.held_change) {
+            0 => {}
+            change => self.context.memory.add_held(change),
+        }
         let had_room = self.context.has_room;
         self.context.has_room = self.context.mail.hand_over();
         match (had_room, self.context.has_room) {

@@ -46,6 +46,7 @@ use crate::{
     auth::Verifier,
     config::{self, ConfigError},
     ids::Region,
+    memory::Memory,
     metrics::Metrics,
     sys,
 };
@@ -122,6 +123,8 @@ pub fn start(
     let families = stats::Families::new(metrics, engine);
     families.count_descriptors(metrics, cfg.own_fd_table);
     let population = Arc::new(AtomicUsize::new(0));
+    let memory = Arc::new(Memory::new(cfg, count, population.clone()));
+    memory.measure(metrics);
 
     let mut listen = cfg.listen;
     let mut threads = Vec::with_capacity(count);
@@ -138,6 +141,7 @@ pub fn start(
             verifier: verifier.clone(),
             families: families.clone(),
             population: population.clone(),
+            memory: memory.clone(),
         };
         let thread = thread::Builder::new()
             .name(format!("{THREAD_PREFIX}{core}"))
@@ -149,8 +153,22 @@ pub fn start(
         listen = reported.recv().expect("a core reports")?;
     }
     tracing::info!(engine = engine.as_str(), cores = count, %listen, "accepting clients");
+    warn_of_memory(cfg, &memory);
     let (names, canary) = (settings.names.clone(), settings.canary.clone());
     Ok(queues::control_ends(
-        wirings, listen, threads, names, canary,
+        wirings, listen, threads, names, canary, memory,
     ))
+}
+
+fn warn_of_memory(cfg: &config::Gateway, memory: &Memory) {
+    let fit = memory.connections_max();
+    if fit < cfg.connections_soft as u64 {
+        tracing::warn!(
+            fit,
+            connections_soft = cfg.connections_soft,
+            budget_bytes = memory.budget_bytes(),
+            "memory is for fewer connections than configured: more get 503; give the host or its control group \
+             more, or set gateway.connections_soft lower (herald check shows the sum)"
+        );
+    }
 }

@@ -315,8 +315,19 @@ impl Open {
         let may_write = !conn.blocked && conn.written_turn != context.turn;
         let direct = open.session.direct(item, now).filter(|_| may_write);
         let Some(bytes) = direct else {
+            // What the kernel would take is not shed for want of room.
+            if !conn.blocked && open.session.is_deep() {
+                Open::flush(conn, id, context);
+            }
+            let State::Open(open) = &mut conn.state else {
+                return context.mail.fate(ticket, Fate::Deferred, 1);
+            };
+            let keeps = !conn.blocked || context.keeps(item);
             let (config, actions) = (&context.settings.session, &mut context.actions);
-            open.session.deliver(item, ticket, now, config, actions);
+            match keeps {
+                true => open.session.deliver(item, ticket, now, config, actions),
+                false => open.session.pass_over(item, ticket, now, actions),
+            }
             return Open::carry_out(conn, id, context);
         };
         match flush::write(&conn.socket, bytes, context) {

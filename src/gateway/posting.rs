@@ -61,6 +61,10 @@ impl Posting {
         }));
     }
 
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Posting>() + self.body.capacity()
+    }
+
     pub fn receive(conn: &mut Conn, bytes: &mut [u8], id: ConnId, context: &mut Context) {
         let State::Posting(posting) = &mut conn.state else {
             return;

@@ -56,6 +56,10 @@ impl Proving {
         }));
     }
 
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Proving>() + self.session.held_bytes() + self.decoder.held_bytes()
+    }
+
     pub fn receive(conn: &mut Conn, bytes: &mut [u8], id: ConnId, context: &mut Context) {
         let mut input = bytes;
         while let State::Proving(proving) = &mut conn.state {

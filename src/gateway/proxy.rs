@@ -19,8 +19,8 @@ use crate::{
 pub(super) struct Newcomer {
     /// End of its time for PROXY header and request head.
     pub until_ms: u64,
-    /// Over the soft limit: it will be heard out and refused.
-    pub is_over: bool,
+    /// Why it will be heard out and refused.
+    pub refused: Option<&'static str>,
 }
 
 /// Waiting for a PROXY header.
@@ -61,6 +61,10 @@ impl Proxied {
                 conn.state = State::Gone;
             }
         }
+    }
+
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Proxied>() + self.bytes.capacity()
     }
 
     pub fn fire(conn: &mut Conn, context: &mut Context) {

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     envelope::Fate,
     limits,
+    memory::{Memory, contract},
     proto::session::Ticket,
     sys::{AwaitedDoorbell, Doorbell},
 };
@@ -58,6 +59,11 @@ impl<T> Lane<T> {
     }
 }
 
+// The queue keeps a stamp beside each place.
+const STAMP_BYTES: usize = size_of::<usize>();
+const _: () = assert!(size_of::<ToCore>() + STAMP_BYTES == contract::TO_CORE_BYTES);
+const _: () = assert!(size_of::<FromCore>() + STAMP_BYTES == contract::FROM_CORE_BYTES);
+
 /// Control's handle of the core threads.
 #[derive(Clone)]
 pub struct Cores {
@@ -70,6 +76,7 @@ struct Shared {
     threads: Mutex<Vec<JoinHandle<()>>>,
     names: ConnectionNames,
     canary: Arc<CanaryPass>,
+    memory: Arc<Memory>,
 }
 
 impl Cores {
@@ -95,6 +102,11 @@ impl Cores {
     /// What lets this process's canary in.
     pub fn canary(&self) -> &CanaryPass {
         &self.shared.canary
+    }
+
+    /// The account of what connections cost.
+    pub fn memory(&self) -> &Memory {
+        &self.shared.memory
     }
 
     /// Queues a message; the core learns of it by the next [`Cores::ring`].
@@ -307,6 +319,7 @@ pub fn control_ends(
     threads: Vec<JoinHandle<()>>,
     names: ConnectionNames,
     canary: Arc<CanaryPass>,
+    memory: Arc<Memory>,
 ) -> (Cores, Inbox) {
     let (ringing, bell) = {
         let first = &wirings[0];
@@ -319,6 +332,7 @@ pub fn control_ends(
             threads: Mutex::new(threads),
             names,
             canary,
+            memory,
         }),
     };
     let inbox = Inbox {
@@ -341,7 +355,8 @@ mod tests {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let names = ConnectionNames::new("gw-1".parse().unwrap(), 7);
         let canary = Arc::new(CanaryPass::generate(nowhere));
-        let (cores, inbox) = control_ends(wirings, nowhere, Vec::new(), names, canary);
+        let (threads, memory) = (Vec::new(), Arc::default());
+        let (cores, inbox) = control_ends(wirings, nowhere, threads, names, canary, memory);
         (cores, inbox, mail)
     }
 

@@ -71,6 +71,10 @@ impl Requesting {
         }
     }
 
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Requesting>() + self.bytes.capacity()
+    }
+
     /// What came behind the head belongs to the next state. Another request does not: a client that sends
     /// it before it has the answer to the first is none of ours, and could make this recurse.
     fn pass_on(conn: &mut Conn, rest: &mut [u8], id: ConnId, context: &mut Context) {

@@ -25,6 +25,7 @@ pub(super) struct Families {
     shed: IntCounter,
     client_errors: IntCounterVec,
     close_unanswered: IntCounter,
+    crowded_out: IntCounter,
 }
 
 impl Families {
@@ -86,6 +87,10 @@ impl Families {
             close_unanswered: metrics.counter(
                 "close_unanswered_total",
                 "Close frames of ours that the client did not answer in time.",
+            ),
+            crowded_out: metrics.counter(
+                "crowded_out_total",
+                "Connections ended because they went on growing when the share for what waits was used up.",
             ),
         }
     }
@@ -167,6 +172,10 @@ impl Stats {
 
     pub fn close_unanswered(&self) {
         self.families.close_unanswered.inc();
+    }
+
+    pub fn crowded_out(&self) {
+        self.families.crowded_out.inc();
     }
 
     /// Adds what was counted since the last time.

@@ -36,11 +36,8 @@ pub(super) fn enter(
     context: &mut Context,
 ) {
     let Decision { asked, reply } = decision;
-    if newcomer.is_over || context.draining {
-        let cause = match newcomer.is_over {
-            true => "soft_limit",
-            false => "draining",
-        };
+    if newcomer.refused.is_some() || context.draining {
+        let cause = newcomer.refused.unwrap_or("draining");
         let answer = Answer::unavailable(cause, rand::random_range(RETRY_AFTER_S));
         return refuse(conn, &answer, reply, context);
     }
@@ -103,7 +100,7 @@ pub(super) fn answer_and_go_on(
     // Nothing waits before it, so a client that reads at all has room for it.
     match super::flush::write(&conn.socket, &bytes, context) {
         Ok(written) if written == bytes.len() => {
-            let newcomer = context.newcomer(false);
+            let newcomer = context.newcomer(None);
             conn.state = State::Requesting(Box::new(Requesting::new(newcomer)));
         }
         _ => {

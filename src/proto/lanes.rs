@@ -10,7 +10,8 @@
 //!   one. What is shed under pressure or left at the end is `Deferred`: its row is in the inbox;
 //! * whatever is dropped is told: a `gap` of cause `collapsed` or `expired` over exactly the items' ranges,
 //!   or one `gap` of cause `pressure` for all that an episode shed;
-//! * all of it is bounded: items by `lanes_bytes`, control by `control_bytes`, gaps by [`GAPS_WAITING`].
+//! * all of it is bounded: items by `lanes_bytes`, control by `control_bytes`, gaps by [`GAPS_WAITING`], and
+//!   [`Lanes::held_bytes`] says what it takes of memory.
 
 use super::{
     Now,
@@ -19,7 +20,9 @@ use super::{
 };
 use crate::{
     envelope::{Fate, is_expired},
-    limits::{GAPS_WAITING, OUTGOING_BYTES, OUTGOING_PIECES, PRESSURE_EPISODE},
+    limits::{
+        GAPS_WAITING, ITEM_BYTES, OUTGOING_BYTES, OUTGOING_PIECES, PRESSURE_EPISODE, WRITE_BYTES,
+    },
     position::Position,
 };
 use bytes::Bytes;
@@ -39,6 +42,16 @@ struct Waiting {
     since: Stamp,
     deferred: bool,
 }
+
+impl Waiting {
+    /// Bytes of memory, were it the only one that holds the item.
+    fn held_bytes(&self) -> usize {
+        self.item.json().len() + ITEM_BYTES
+    }
+}
+
+/// A queue may have room for twice what it holds.
+const _: () = assert!(size_of::<Item>() + 2 * size_of::<Piece>() <= ITEM_BYTES);
 
 /// Something whose place in the byte stream is settled.
 #[derive(Debug)]
@@ -102,7 +115,7 @@ pub struct Lanes {
     shed: Option<Shed>,
     /// Framed bytes of control frames, outgoing ones included.
     control_bytes: usize,
-    /// JSON bytes of items, outgoing ones included.
+    /// Bytes of memory of items, outgoing ones included.
     item_bytes: usize,
     /// Least expiry of the items, not later than the true one; `None`: none expires.
     expires_first_ms: Option<u64>,
@@ -130,6 +143,17 @@ impl Lanes {
         self.control_bytes
     }
 
+    /// Bytes of memory, had no other connection the same items.
+    pub fn held_bytes(&self) -> usize {
+        let gaps = self.gaps.capacity() * size_of::<Covered>();
+        size_of::<Lanes>() + self.item_bytes + self.control_bytes + gaps
+    }
+
+    /// Whether more waits already than one `writev` takes.
+    pub fn is_deep(&self) -> bool {
+        self.item_bytes + self.control_bytes >= OUTGOING_BYTES
+    }
+
     pub fn push_control(&mut self, framed: Bytes) {
         self.control_bytes += framed.len();
         self.control.push_back(framed);
@@ -141,12 +165,13 @@ impl Lanes {
             self.outgoing.is_empty(),
             "only an idle connection is sent to directly"
         );
-        self.item_bytes += item.json().len();
-        self.note_expiry(&item);
+        let waiting = waiting(item, ticket, now);
+        self.item_bytes += waiting.held_bytes();
+        self.note_expiry(&waiting.item);
         self.sent = sent;
         self.progress = Some(Stamp::at(now));
         self.outgoing.push_back(Piece::Item {
-            waiting: waiting(item, ticket, now),
+            waiting,
             event: None,
         });
     }
@@ -171,12 +196,23 @@ impl Lanes {
             let over = new.item.clone();
             self.drop_covered(GapCause::Collapsed, actions, |old| supersedes(&over, old));
         }
-        if !self.make_room(&new.item, now, cfg, actions) {
+        if !self.make_room(&new, now, cfg, actions) {
             return self.shed(new, now, actions);
         }
-        self.item_bytes += new.item.json().len();
+        self.item_bytes += new.held_bytes();
         self.note_expiry(&new.item);
         self.waiting[new.item.lane as usize].push_back(new);
+    }
+
+    /// Sheds an item at once.
+    pub fn pass_over(
+        &mut self,
+        item: Arc<Item>,
+        ticket: Ticket,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        self.shed(waiting(item, ticket, now), now, actions);
     }
 
     /// Offers what goes next, without giving it up: [`Lanes::advance`] says what became of it.
@@ -190,12 +226,14 @@ impl Lanes {
         self.expire(now, actions);
         self.tell_gaps(outlet);
         self.fill(outlet);
-        let mut skip = self.sent;
+        let (mut skip, mut room) = (self.sent, WRITE_BYTES);
         for part in self.outgoing.iter().flat_map(Piece::parts) {
             let skipped = skip.min(part.len());
             skip -= skipped;
-            if skipped < part.len() && slices.len() < slices.inline_size() {
-                slices.push(&part[skipped..]);
+            let taken = room.min(part.len() - skipped);
+            if taken > 0 && slices.len() < slices.inline_size() {
+                room -= taken;
+                slices.push(&part[skipped..skipped + taken]);
             }
         }
     }
@@ -215,7 +253,7 @@ impl Lanes {
             match self.outgoing.pop_front() {
                 Some(Piece::Control(_)) => self.control_bytes -= length,
                 Some(Piece::Item { waiting, .. }) => {
-                    self.item_bytes -= waiting.item.json().len();
+                    self.item_bytes -= waiting.held_bytes();
                     actions.push(fate(&waiting, Fate::Written));
                 }
                 None => break,
@@ -369,7 +407,7 @@ impl Lanes {
             }
         }
         for waiting in dropped {
-            self.item_bytes -= waiting.item.json().len();
+            self.item_bytes -= waiting.held_bytes();
             self.cover(waiting, cause, actions);
         }
     }
@@ -399,20 +437,22 @@ impl Lanes {
     /// the client's cursor without a hole.
     fn make_room(
         &mut self,
-        item: &Item,
+        new: &Waiting,
         now: Now,
         cfg: &SessionConfig,
         actions: &mut Vec<Action>,
     ) -> bool {
-        while self.item_bytes > 0 && self.item_bytes + item.json().len() > cfg.lanes_bytes {
-            let less_urgent = self.waiting[item.lane as usize + 1..].iter_mut().rev();
+        loop {
+            if self.item_bytes == 0 || self.item_bytes + new.held_bytes() <= cfg.lanes_bytes {
+                return true;
+            }
+            let less_urgent = self.waiting[new.item.lane as usize + 1..].iter_mut().rev();
             let Some(victim) = less_urgent.into_iter().find_map(VecDeque::pop_back) else {
                 return false;
             };
-            self.item_bytes -= victim.item.json().len();
+            self.item_bytes -= victim.held_bytes();
             self.shed(victim, now, actions);
         }
-        true
     }
 
     fn shed(&mut self, victim: Waiting, now: Now, actions: &mut Vec<Action>) {

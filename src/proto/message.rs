@@ -107,6 +107,15 @@ impl Decoder {
         self.partial.is_some()
     }
 
+    /// Bytes of memory that what has arrived takes.
+    pub fn held_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| {
+            let message = partial.message.as_ref();
+            let message = message.map_or(0, |fragments| fragments.bytes.capacity());
+            size_of::<Partial>() + message + partial.control.capacity()
+        })
+    }
+
     /// Gives back what the last event borrowed from, and the box once nothing is partial.
     fn release(&mut self) {
         let Some(partial) = self.partial.as_deref_mut() else {

@@ -74,6 +74,8 @@ pub struct Tracked {
     streams: BTreeMap<String, (ContiguousCursor, bool)>,
     /// Where the last incomplete sync led to.
     caught_up_to: Option<Cursors>,
+    /// The next part from there is to be asked for.
+    wants_next: bool,
 }
 
 impl Tracked {
@@ -99,12 +101,18 @@ impl Tracked {
         }
     }
 
-    /// An incomplete sync led to these cursors. True: further than the one before it, so the next part
-    /// is worth asking for.
-    pub fn synced_in_part(&mut self, cursors: &Cursors) -> bool {
+    /// An incomplete sync led to these cursors: if further than the one before it, the next part is worth
+    /// asking for.
+    pub fn synced_in_part(&mut self, cursors: &Cursors) {
         let further = self.caught_up_to.as_ref() != Some(cursors);
         self.caught_up_to = Some(cursors.clone());
-        further && !cursors.is_empty()
+        self.wants_next = further && !cursors.is_empty();
+    }
+
+    /// From where the next part is to be asked for, once each.
+    pub fn next_part(&mut self) -> Option<Cursors> {
+        let wants_next = std::mem::take(&mut self.wants_next);
+        self.caught_up_to.clone().filter(|_| wants_next)
     }
 
     /// What is known, `None` before the first complete sync.

@@ -20,6 +20,12 @@ pub fn without_huge_pages() -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes of a page, in which the kernel counts.
+pub fn page_bytes() -> u64 {
+    // SAFETY: takes no pointers; the size of a page is always known.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
+}
+
 /// Gives back what this thread allocated and other threads freed, if that was not done lately. For a thread
 /// that is about to wait.
 ///

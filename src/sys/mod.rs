@@ -19,7 +19,7 @@ mod thread;
 pub use access::may_write_in;
 pub use epoll::{EVENTS_MAX, Epoll, Interest, Readiness, Ready};
 pub use kafka::{add_brokers, set_credentials};
-pub use memory::{collect_freed, without_huge_pages};
+pub use memory::{collect_freed, page_bytes, without_huge_pages};
 pub use notify::{AwaitedDoorbell, Doorbell, Ticker};
 pub use socket::unsent_bytes;
 pub use table::{OwnTable, count_descriptors, raise_descriptor_limit};

@@ -290,8 +290,16 @@ impl Client {
         path: &str,
         headers: &[(&'static str, String)],
     ) -> Result<Client, u16> {
-        let stream = tcp(address);
-        let url = format!("ws://{address}{path}");
+        Client::over(tcp(address), path, headers)
+    }
+
+    /// The same over a connection that is there already.
+    pub fn over(
+        stream: TcpStream,
+        path: &str,
+        headers: &[(&'static str, String)],
+    ) -> Result<Client, u16> {
+        let url = format!("ws://{}{path}", stream.peer_addr().unwrap());
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());

@@ -124,10 +124,10 @@ fn the_dispatcher_shares_only_the_common_parts_with_the_gateway() {
 
 #[test]
 fn the_gateway_knows_nothing_of_the_dispatcher() {
-    let friends = [&SHARED[..], &["gateway", "proto", "sys"]].concat();
+    let friends = [&SHARED[..], &["gateway", "memory", "proto", "sys"]].concat();
     let sources = rust("src");
     let mut findings = strangers(&sources, "src/gateway", &friends);
-    let own = ["gateway", "control", "proto", "sys"];
+    let own = ["gateway", "control", "memory", "proto", "sys"];
     let friends = [&SHARED[..], &own].concat();
     findings.extend(strangers(&sources, "src/control", &friends));
     none(

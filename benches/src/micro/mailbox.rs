@@ -48,7 +48,14 @@ fn batch(runs: usize) -> Result<Figure> {
     let wirings = queues::wire(1)?;
     let (mut mail, bell) = wirings[0].enter()?;
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (cores, _inbox) = queues::control_ends(wirings, nowhere, Vec::new(), names()?, canary());
+    let (cores, _inbox) = queues::control_ends(
+        wirings,
+        nowhere,
+        Vec::new(),
+        names()?,
+        canary(),
+        Default::default(),
+    );
     let turn = || {
         for _ in 0..BATCH {
             let sent = cores.send(0, ToCore::StopAccepting);
@@ -82,7 +89,14 @@ async fn hop_ns() -> Result<f64> {
     let wirings = queues::wire(1)?;
     let (mail, bell) = wirings[0].enter()?;
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (cores, mut inbox) = queues::control_ends(wirings, nowhere, Vec::new(), names()?, canary());
+    let (cores, mut inbox) = queues::control_ends(
+        wirings,
+        nowhere,
+        Vec::new(),
+        names()?,
+        canary(),
+        Default::default(),
+    );
     let core = thread::spawn(move || answer(mail, bell));
     let mut told = Vec::new();
     let began = Instant::now();

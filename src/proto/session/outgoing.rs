@@ -55,6 +55,27 @@ impl Session {
         self.bound_control(actions);
     }
 
+    /// Drops an item for which the host, not this connection, has no room: it counts as shed here.
+    pub fn pass_over(
+        &mut self,
+        item: &Arc<Item>,
+        ticket: Ticket,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        self.lanes().pass_over(item.clone(), ticket, now, actions);
+    }
+
+    /// More waits than one `writev` takes: where the kernel takes it, it should go before more is added.
+    pub fn is_deep(&self) -> bool {
+        self.lanes.as_ref().is_some_and(|lanes| lanes.is_deep())
+    }
+
+    /// Bytes of memory that what waits takes, beside the session itself.
+    pub fn held_bytes(&self) -> usize {
+        self.lanes.as_ref().map_or(0, |lanes| lanes.held_bytes())
+    }
+
     /// Any frame as JSON text: framed here, never waits behind data.
     pub fn control(&mut self, json: &[u8], actions: &mut Vec<Action>) {
         self.control_with_retry(json, None, actions);
@@ -90,7 +111,7 @@ impl Session {
     /// The answer to a sync, as a whole frame. `complete`: recovered, and no more to come.
     ///
     /// An SSE client whose catch-up goes on over several answers is not left to ask: the next part is
-    /// asked for here.
+    /// asked for here, when this one has left.
     pub fn synced(
         &mut self,
         json: &Bytes,
@@ -104,10 +125,19 @@ impl Session {
         lanes.push_control(framed);
         self.bound_control(actions);
         if !complete && self.framing == Framing::Sse {
-            let tracked = self.tracked.get_or_insert_default();
-            if tracked.synced_in_part(cursors) {
-                self.ask_sync(cursors.clone(), SYNC_ITEMS, actions);
-            }
+            self.tracked.get_or_insert_default().synced_in_part(cursors);
+        }
+    }
+
+    /// The next part, once the kernel has taken the one before: parts are not piled up for a slow client.
+    fn ask_next_part(&mut self, actions: &mut Vec<Action>) {
+        let is_sent = self
+            .lanes
+            .as_ref()
+            .is_none_or(|lanes| lanes.control_bytes() == 0);
+        let tracked = self.tracked.as_mut().filter(|_| is_sent);
+        if let Some(cursors) = tracked.and_then(|tracked| tracked.next_part()) {
+            self.ask_sync(cursors, SYNC_ITEMS, actions);
         }
     }
 
@@ -149,6 +179,7 @@ impl Session {
     ) {
         if let Some(lanes) = &mut self.lanes {
             lanes.advance(written, now, actions);
+            self.ask_next_part(actions);
             self.end_episode(now, cfg, actions);
             self.free_if_idle();
         }

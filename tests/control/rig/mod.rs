@@ -174,7 +174,8 @@ impl Rig {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let names = ConnectionNames::new(setup.id.parse().unwrap(), 7);
         let canary = Arc::new(CanaryPass::generate(loopback));
-        let (link, inbox) = queues::control_ends(wirings, loopback, Vec::new(), names, canary);
+        let (link, inbox) =
+            queues::control_ends(wirings, loopback, Vec::new(), names, canary, Arc::default());
         let metrics = Metrics::default();
         let upstream: SharedUpstream = dispatcher.clone();
         let parts = Parts {

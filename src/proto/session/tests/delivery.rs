@@ -1,6 +1,7 @@
 //! What reaches the client, in which order, and what becomes of what doesn't.
 
 use super::*;
+use crate::limits::CONTROL_BYTES;
 use Priority::{Critical, High, Low, Normal};
 
 #[test]
@@ -65,6 +66,7 @@ fn what_is_partly_sent_is_finished_before_anything_else() {
 #[test]
 fn control_never_waits_behind_data() {
     let mut pair = Pair::websocket();
+    pair.cfg.lanes_bytes = 256 * 1024;
     pair.block();
     for offset in 1..=100 {
         pair.deliver(offset, draft(offset).bytes(1_000).item());
@@ -248,7 +250,7 @@ fn under_pressure_the_low_goes_first_with_one_gap_for_the_episode() {
 #[test]
 fn when_all_is_equally_urgent_the_newest_is_shed() {
     let mut pair = Pair::websocket();
-    pair.cfg.lanes_bytes = 5_000;
+    pair.cfg.lanes_bytes = 6_000;
     pair.block();
     for offset in 1..=10 {
         pair.deliver(offset, draft(offset).bytes(1_000).item());
@@ -322,7 +324,7 @@ fn one_that_asks_for_more_than_it_reads_is_closed() {
     pair.block();
     let answer = Bytes::from(format!(
         r#"{{"type":"sync","x":"{}"}}"#,
-        "x".repeat(200_000)
+        "x".repeat(CONTROL_BYTES * 2 / 5)
     ));
     for _ in 0..2 {
         pair.session

@@ -57,7 +57,7 @@ fn an_id_passes_over_what_expired_and_what_collapsed() {
 fn an_id_does_not_pass_over_what_was_shed() {
     let mut pair = pair();
     pair.synced(5, true);
-    pair.cfg.lanes_bytes = 2_500;
+    pair.cfg.lanes_bytes = 3_000;
     pair.block();
     for offset in 6..=9 {
         pair.deliver(offset, draft(offset).bytes(1_000).item());

@@ -35,6 +35,7 @@ fn a_ping_comes_every_thirty_seconds_give_or_take_a_tenth() {
 #[test]
 fn one_with_a_backlog_is_asked_for_signs_of_life_as_well() {
     let mut pair = Pair::websocket();
+    pair.cfg.lanes_bytes = 256 * 1024;
     pair.block();
     for offset in 1..=200 {
         pair.deliver(offset, draft(offset).bytes(1_000).item());

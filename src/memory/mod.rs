@@ -1,0 +1,244 @@
+//! The memory contract: what so many connections cost, what is held now, and whether another one fits.
+//!
+//! [`contract`] adds up the bounds of `limits.rs` and the sizes of what exists once per connection;
+//! [`budget`] is what this host or its control group grants; [`Memory`] measures the same kinds while the
+//! process runs, and is what the door asks.
+//!
+//! Invariants:
+//! * a newcomer is let in only if the prediction for one more connection, and what is held beyond the
+//!   prediction for those that are here, stay within the budget together;
+//! * what waits for clients that do not read stays within its share ([`crate::limits::LANES_PERCENT`]), whatever their number:
+//!   low goes first, then normal, then high, and who still grows when all of it is used is closed.
+
+pub mod budget;
+pub mod contract;
+mod live;
+
+pub use contract::{Contract, Footprint, Kind};
+
+use crate::{
+    config,
+    envelope::Priority,
+    limits::{LANES_HIGH_PERCENT, LANES_LOW_PERCENT, LANES_NORMAL_PERCENT, MEMORY_BUDGET_PERCENT},
+    metrics::Metrics,
+};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+/// The account of one process, shared by its cores and control.
+#[derive(Debug)]
+pub struct Memory {
+    contract: Contract,
+    budget_bytes: u64,
+    /// Client sockets of all cores.
+    population: Arc<AtomicUsize>,
+    /// Bytes that wait in connections: unsent items and control frames, messages that came in part.
+    held: AtomicI64,
+    /// Slab entries that exist, taken or free.
+    entries: AtomicU64,
+    /// The user table, as control measured it last.
+    tables_bytes: AtomicU64,
+    /// What the last look found above the prediction for as many connections.
+    beyond_bytes: AtomicU64,
+}
+
+/// Of the default configuration on one core: for whoever stands in a core's place.
+impl Default for Memory {
+    fn default() -> Self {
+        Memory::new(&config::Gateway::default(), 1, Arc::default())
+    }
+}
+
+impl Memory {
+    /// `gateway.memory_bytes_max`, or what the host grants.
+    pub fn new(gateway: &config::Gateway, cores: usize, population: Arc<AtomicUsize>) -> Memory {
+        let root = Path::new("/");
+        let budget_bytes = match gateway.memory_bytes_max {
+            0 => budget::granted(root) / 100 * MEMORY_BUDGET_PERCENT,
+            bytes => bytes,
+        };
+        Memory {
+            contract: Contract::new(gateway, cores, budget_bytes, budget::tcp_bytes_max(root)),
+            budget_bytes,
+            population,
+            held: AtomicI64::new(0),
+            entries: AtomicU64::new(0),
+            tables_bytes: AtomicU64::new(0),
+            beyond_bytes: AtomicU64::new(0),
+        }
+    }
+
+    pub fn budget_bytes(&self) -> u64 {
+        self.budget_bytes
+    }
+
+    /// Whether so many connections fit.
+    pub fn admits(&self, connections: usize) -> bool {
+        self.contract.idle(connections as u64).total() + self.beyond_bytes() <= self.budget_bytes
+    }
+
+    /// Connections that fit in all, as things stand.
+    pub fn connections_max(&self) -> u64 {
+        let budget_bytes = self.budget_bytes.saturating_sub(self.beyond_bytes());
+        self.contract.connections_max(budget_bytes)
+    }
+
+    /// Whether an item of this priority may wait for a client that does not read. `change` is what the asking
+    /// core has yet to add by [`Memory::add_held`].
+    pub fn keeps(&self, priority: Priority, change: i64) -> bool {
+        let percent = match priority {
+            Priority::Critical => 100,
+            Priority::High => LANES_HIGH_PERCENT,
+            Priority::Normal => LANES_NORMAL_PERCENT,
+            Priority::Low => LANES_LOW_PERCENT,
+        };
+        self.held_bytes(change) < self.contract.lanes_max() / 100 * percent
+    }
+
+    /// The share of what waits is used up.
+    pub fn is_full(&self, change: i64) -> bool {
+        self.held_bytes(change) >= self.contract.lanes_max()
+    }
+
+    /// More or less waits than before.
+    pub fn add_held(&self, change: i64) {
+        self.held.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// A core's slab has grown.
+    pub fn add_entries(&self, more: u64) {
+        self.entries.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub fn set_tables_bytes(&self, bytes: u64) {
+        self.tables_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Compares what is held with what was predicted, for [`Memory::admits`]. Reads two files of `/proc`: once
+    /// a second is often enough.
+    pub fn look(&self) {
+        let predicted = self.contract.idle(self.population()).total();
+        let beyond = self.live().total().saturating_sub(predicted);
+        self.beyond_bytes.store(beyond, Ordering::Relaxed);
+    }
+
+    /// What is held now, by kind.
+    pub fn live(&self) -> Footprint {
+        let connections = self.population();
+        let own = Footprint::default()
+            .with(
+                Kind::Connections,
+                self.contract
+                    .connections(self.entries.load(Ordering::Relaxed), connections),
+            )
+            .with(Kind::Tls, self.contract.tls(connections))
+            .with(Kind::Lanes, self.held_bytes(0))
+            .with(Kind::Tables, self.tables_bytes.load(Ordering::Relaxed))
+            .with(Kind::Queues, self.contract.queues());
+        // Items that wait for many are counted for each, and are there once.
+        let rest = live::resident_bytes().saturating_sub(own.total());
+        own.with(Kind::Process, rest)
+            .with(
+                Kind::KernelSockets,
+                self.contract.kernel_sockets(connections),
+            )
+            .with(Kind::SocketBuffers, live::socket_buffer_bytes())
+    }
+
+    pub fn measure(self: &Arc<Self>, metrics: &Metrics) {
+        let shared = self.clone();
+        let help = "Memory held, by kind. The kernel's sockets are counted at what its slabs give one; the \
+                    buffers of sockets are all of the network namespace; an item that waits for many is \
+                    counted for each.";
+        metrics.computed_by("memory_bytes", help, "kind", move || by_kind(shared.live()));
+        let shared = self.clone();
+        let help =
+            "Memory that the contract predicts for as many idle connections as there are, by kind.";
+        metrics.computed_by("memory_predicted_bytes", help, "kind", move || {
+            by_kind(shared.contract.idle(shared.population()))
+        });
+        let shared = self.clone();
+        let help = "Memory within which newcomers are let in.";
+        metrics.computed("memory_budget_bytes", help, move || {
+            shared.budget_bytes as i64
+        });
+    }
+
+    fn population(&self) -> u64 {
+        self.population.load(Ordering::Relaxed) as u64
+    }
+
+    fn held_bytes(&self, change: i64) -> u64 {
+        (self.held.load(Ordering::Relaxed) + change).max(0) as u64
+    }
+
+    /// The look is up to a second old; what waits is known at once.
+    fn beyond_bytes(&self) -> u64 {
+        self.beyond_bytes
+            .load(Ordering::Relaxed)
+            .max(self.held_bytes(0))
+    }
+}
+
+fn by_kind(footprint: Footprint) -> Vec<(&'static str, f64)> {
+    let named = |(kind, bytes): (Kind, u64)| (kind.as_str(), bytes as f64);
+    footprint.by_kind().map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(budget_bytes: u64) -> Memory {
+        let gateway = config::Gateway {
+            memory_bytes_max: budget_bytes,
+            ..config::Gateway::default()
+        };
+        Memory::new(&gateway, 2, Arc::default())
+    }
+
+    #[test]
+    fn another_connection_is_let_in_as_long_as_the_prediction_for_it_is_within_the_budget() {
+        let budget_bytes = memory(1 << 30).contract.idle(100_000).total();
+        let memory = memory(budget_bytes);
+        assert!(memory.admits(100_000) && !memory.admits(100_001));
+        assert_eq!(memory.connections_max(), 100_000);
+    }
+
+    #[test]
+    fn what_waits_for_those_who_do_not_read_leaves_less_room_for_newcomers() {
+        let budget_bytes = memory(1 << 30).contract.idle(100_000).total();
+        let memory = memory(budget_bytes);
+        let four = memory.contract.idle(100_000).total() - memory.contract.idle(99_996).total();
+        memory.add_held(four as i64);
+        assert!(memory.admits(99_996) && !memory.admits(99_997));
+        memory.add_held(-(four as i64));
+        assert!(memory.admits(100_000));
+    }
+
+    #[test]
+    fn what_waits_is_bounded_over_all_and_the_low_goes_first() {
+        let memory = memory(1 << 30);
+        let kept = |used_percent: u64| {
+            let change = (memory.contract.lanes_max() / 100 * used_percent) as i64;
+            let tiers = [
+                Priority::Low,
+                Priority::Normal,
+                Priority::High,
+                Priority::Critical,
+            ];
+            tiers.map(|tier| memory.keeps(tier, change))
+        };
+        assert_eq!(kept(0), [true; 4]);
+        assert_eq!(kept(70), [false, true, true, true]);
+        assert_eq!(kept(85), [false, false, true, true]);
+        assert_eq!(kept(95), [false, false, false, true]);
+        assert_eq!(kept(100), [false; 4]);
+        assert!(memory.is_full(memory.contract.lanes_max() as i64 + 100));
+    }
+}
