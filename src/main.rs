@@ -1,7 +1,7 @@
 //! Subcommands, nothing else.
 
 use clap::{Args, Parser, Subcommand};
-use herald::{config, ctl, process};
+use herald::{check, config, ctl, process};
 use std::{path::PathBuf, process::ExitCode};
 
 #[global_allocator]
@@ -29,6 +29,8 @@ enum Command {
     Gateway(File),
     /// Takes notifications in, routes them, keeps storage.
     Dispatcher(File),
+    /// What the configured connections cost in memory, and whether this host is set up for them.
+    Check(check::Check),
     /// Ask and command a running Herald.
     Ctl(Box<ctl::Ctl>),
 }
@@ -60,6 +62,10 @@ fn main() -> ExitCode {
         }),
         Command::Gateway(file) => process::gateway::run(move || file.load(|_| {})),
         Command::Dispatcher(file) => process::dispatcher::run(move || file.load(|_| {})),
+        Command::Check(check) => match check::main(&check) {
+            Ok(status) => return status,
+            Err(error) => Err(error.into()),
+        },
         Command::Ctl(ctl) => ctl::main(*ctl),
     };
     match ended {

@@ -18,6 +18,8 @@ mod event_stream;
 mod everyone;
 #[path = "gateway/memory.rs"]
 mod memory;
+#[path = "gateway/steering.rs"]
+mod steering;
 #[path = "gateway/support.rs"]
 mod support;
 #[path = "gateway/turmoil.rs"]

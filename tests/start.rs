@@ -108,6 +108,7 @@ fn a_gateway_refuses_a_wrong_value_before_it_opens_anything() {
         ("gateway.client_messages_per_s", "0"),
         ("gateway.lanes_bytes", "99999999999"),
         ("gateway.memory_bytes_max", "1"),
+        ("gateway.steer", "interrupt"),
         (
             "auth.keys",
             "[{ algorithm = \"HS256\", key_file = \"/nonexistent\" }]",

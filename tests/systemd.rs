@@ -82,6 +82,27 @@ fn the_gateway_may_use_io_uring_and_descriptor_tables_of_its_threads() {
 }
 
 #[test]
+fn the_host_is_looked_at_before_a_gateway_starts_and_that_stops_nobody() {
+    let text = unit("herald-gateway.service");
+    let look = "ExecStartPre=-/usr/bin/herald check --config /etc/herald/gateway.toml";
+    assert!(text.lines().any(|line| line == look));
+}
+
+#[test]
+fn the_drop_in_for_a_host_is_understood() {
+    let directory = tempfile::tempdir().unwrap();
+    let unit = installed(UNITS[0], directory.path());
+    let beside = directory.path().join(format!("{}.d", UNITS[0]));
+    std::fs::create_dir(&beside).unwrap();
+    let shipped = format!("tuning/systemd/{}.d/host.conf", UNITS[0]);
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join(shipped);
+    std::fs::copy(shipped, beside.join("host.conf")).unwrap();
+    let output = analyze(&["verify", "--man=no"], &unit);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && words.is_empty(), "{words}");
+}
+
+#[test]
 fn a_wrong_configuration_is_not_tried_again_and_again() {
     for name in UNITS {
         let status = format!("RestartPreventExitStatus={}", herald::config::EXIT_CONFIG);

@@ -6,7 +6,7 @@
 //!   of Redis and Kafka) is judged by that part; `process::check` asks all of them in one pass.
 
 use super::{
-    Auth, ConfigError, Dispatchers, Drain, Gateway, Grpc, Http, Log, Secret, Shard, Spool,
+    Auth, ConfigError, Dispatchers, Drain, Gateway, Grpc, Http, Log, Secret, Shard, Spool, Steer,
 };
 use crate::limits;
 use std::{
@@ -51,6 +51,10 @@ impl Gateway {
             within("gateway.shard", shard, 0..=limits::SHARDS_MAX - 1)?;
         }
         within("gateway.cores", self.cores, 0..=limits::CORES_MAX)?;
+        if self.steer == Steer::Cpu && !self.pin {
+            let problem = "\"cpu\" asks for cores that stay on their CPUs: set gateway.pin = true, or leave it at \"hash\"";
+            return Err(ConfigError::new("gateway.steer", problem));
+        }
         self.check_admission()?;
         self.check_times()?;
         within(

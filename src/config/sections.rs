@@ -34,6 +34,17 @@ pub enum Engine {
     Epoll,
 }
 
+/// Which core gets a newcomer.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Steer {
+    /// By the hash of its addresses: evenly.
+    #[default]
+    Hash,
+    /// The one on the CPU that took its packets in.
+    Cpu,
+}
+
 /// `shard = "auto"` or a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shard {
@@ -84,6 +95,7 @@ pub struct Gateway {
     pub engine: Engine,
     /// Pin core thread N to CPU N modulo the count.
     pub pin: bool,
+    pub steer: Steer,
     /// Own descriptor table per core thread.
     pub own_fd_table: bool,
     /// Networks (CIDR) that a PROXY header is taken from, and demanded of.
@@ -117,6 +129,7 @@ impl Default for Gateway {
             cores: 0,
             engine: Engine::Auto,
             pin: true,
+            steer: Steer::Hash,
             own_fd_table: true,
             proxy_trusted: Vec::new(),
             origins: Vec::new(),

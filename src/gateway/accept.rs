@@ -19,7 +19,11 @@ use super::{
     request::Requesting,
     wheel::TICK_MS,
 };
-use crate::{limits, proto::answer::over_capacity, sys::Interest};
+use crate::{
+    limits,
+    proto::answer::over_capacity,
+    sys::{self, Interest},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     fs::File,
@@ -74,6 +78,14 @@ impl Door {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Newcomers go to the core on the CPU that took them in. Once for all listeners of the port.
+    pub fn steer(&self, cores: usize, cpus: &[usize]) -> io::Result<()> {
+        match &self.listener {
+            Some(listener) => sys::steer_by_cpu(listener, cores, cpus),
+            None => Ok(()),
+        }
     }
 
     pub fn watch(&self, park: &Park) -> io::Result<()> {

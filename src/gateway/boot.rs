@@ -31,6 +31,8 @@ pub(super) struct Boot {
     /// How many there are: they share the accept rate.
     pub cores: usize,
     pub cpu: Option<usize>,
+    /// CPUs of the cores, for the one that tells the kernel where newcomers go.
+    pub steer: Option<Vec<usize>>,
     pub engine: Engine,
     pub listen: SocketAddr,
     pub wiring: Arc<Wiring>,
@@ -93,6 +95,11 @@ impl Boot {
         let (mail, bell) = own_table.map_err(|source| failed(self.core, source))?;
         let door = Door::open(self.listen, self.cores, &self.settings)?;
         let listen = door.address();
+        if let Some(cpus) = &self.steer
+            && let Err(error) = door.steer(self.cores, cpus)
+        {
+            tracing::warn!(%error, "newcomers are spread by hash: the kernel does not take gateway.steer");
+        }
         let claimed = Claimed {
             core: self.core,
             door,

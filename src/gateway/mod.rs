@@ -134,6 +134,7 @@ pub fn start(
             core,
             cores: count,
             cpu: cfg.pin.then(|| cpus[usize::from(core) % cpus.len()]),
+            steer: (core == 0 && cfg.steer == config::Steer::Cpu).then(|| cpus.clone()),
             engine,
             listen,
             wiring: wiring.clone(),

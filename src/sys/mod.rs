@@ -13,6 +13,7 @@ mod kafka;
 mod memory;
 mod notify;
 mod socket;
+mod steer;
 mod table;
 mod thread;
 
@@ -22,6 +23,7 @@ pub use kafka::{add_brokers, set_credentials};
 pub use memory::{collect_freed, page_bytes, without_huge_pages};
 pub use notify::{AwaitedDoorbell, Doorbell, Ticker};
 pub use socket::unsent_bytes;
+pub use steer::steer_by_cpu;
 pub use table::{OwnTable, count_descriptors, raise_descriptor_limit};
 pub use thread::{cpus, pin_to_cpu};
 

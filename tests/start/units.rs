@@ -42,6 +42,11 @@ async fn under_systemd_the_units_start_tell_their_state_reload_and_stop_in_good_
     fleet.apply_topics();
     shows(DISPATCHER, "ready");
     shows(GATEWAY, "ready; connections: 0");
+    let checked = container.journal(GATEWAY);
+    assert!(
+        checked.contains("another idle connection takes"),
+        "{checked}"
+    );
     let metrics = fleet.api.metrics(ports.gateway_admin).await;
     assert!(
         metrics.contains("herald_engine{engine=\"uring\"} 1"),
