@@ -37,7 +37,7 @@ pub struct Check {
 pub fn main(check: &Check) -> Result<ExitCode, ConfigError> {
     let config: GatewayConfig = match &check.config {
         Some(path) => process::load(Some(path), |_| {})?,
-        None => config::load(None, std::env::vars())?,
+        None => config::load(None, std::env::vars_os())?,
     };
     config.gateway.check()?;
     let host = Host::new(Path::new("/"));

@@ -118,7 +118,7 @@ pub async fn user_ids_with_odd_characters_are_kept_apart(subject: Subject) {
         "a?b[c]",
         "\u{fc}",
         "\u{1f642}",
-        "..",
+        "...",
         "-",
         "%",
         "%25",
