@@ -22,7 +22,7 @@ use std::{
 use testbed::{
     Fleet,
     api::sum_of,
-    kafka::KafkaBroker,
+    kafka::{self, KafkaBroker},
     threads::{self, Stopped},
 };
 use tokio::net::TcpListener;
@@ -242,6 +242,7 @@ async fn a_wedged_part_takes_its_gateway_out_by_name_and_a_missing_shared_part_t
 
     wedge_each(&fleet, &readers, &played).await;
     lose_what_is_shared(&mut fleet, &broker).await;
+    lose_a_topic(&fleet).await;
 }
 
 async fn nobody_is_counted(fleet: &Fleet) {
@@ -324,5 +325,30 @@ async fn lose_what_is_shared(fleet: &mut Fleet, broker: &KafkaBroker) {
             }
             unwell
         })
+        .await;
+}
+
+/// The topic that every gateway reads its shard from is deleted: named by all for as long as it is gone.
+async fn lose_a_topic(fleet: &Fleet) {
+    let missing = async || {
+        let mut missing = 0;
+        for gateway in 0..3 {
+            let (status, causes) = readiness(fleet, gateway).await.expect("it answers");
+            assert_eq!(status, 200, "{causes:?}");
+            missing += usize::from(causes.contains_key("topic"));
+        }
+        missing
+    };
+    kafka::delete_topic(&fleet.brokers, &fleet.namespace, Topic::InApp).await;
+    let named = async || 3 - missing().await;
+    fleet.eventually("all name the topic", WAIT, named).await;
+    let until = Instant::now() + OUTAGE;
+    while Instant::now() < until {
+        assert_eq!(missing().await, 3, "it is still gone");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    fleet.apply_topics();
+    fleet
+        .eventually("none names it any more", WAIT, missing)
         .await;
 }

@@ -26,6 +26,8 @@ pub enum Cause {
     Draining,
     Registry,
     Bus,
+    /// A topic that all hosts read is missing.
+    Topic,
     Dispatcher,
     /// One that answers takes nothing from this host, and none ever did: others may be let in.
     DispatcherRefused,
@@ -45,13 +47,14 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 15] = [
+    pub const ALL: [Cause; 16] = [
         Cause::Lease,
         Cause::Shard,
         Cause::Broadcast,
         Cause::Draining,
         Cause::Registry,
         Cause::Bus,
+        Cause::Topic,
         Cause::Dispatcher,
         Cause::DispatcherRefused,
         Cause::Core,
@@ -71,6 +74,7 @@ impl Cause {
             Cause::Draining => "draining",
             Cause::Registry => "registry",
             Cause::Bus => "bus",
+            Cause::Topic => "topic",
             Cause::Dispatcher => "dispatcher",
             Cause::DispatcherRefused => "dispatcher_refused",
             Cause::Core => "core",
@@ -85,7 +89,7 @@ impl Cause {
 
     /// A part all hosts share: its fault is no reason to send clients elsewhere.
     fn is_shared(self) -> bool {
-        self.is_part() || self.is_lag()
+        self.is_part() || self.is_lag() || self == Cause::Topic
     }
 
     fn is_part(self) -> bool {
@@ -253,6 +257,15 @@ mod tests {
         let status = health.readiness();
         assert!(status.ready);
         assert_eq!(status.causes["in_app_lag"], "20000 records wait");
+    }
+
+    #[test]
+    fn a_topic_that_is_missing_is_named_and_takes_nobody_out() {
+        let health = ready();
+        health.fails(Cause::Topic, "deleted");
+        let status = health.readiness();
+        assert!(status.ready);
+        assert_eq!(status.causes["topic"], "deleted");
     }
 
     #[test]

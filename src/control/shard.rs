@@ -159,6 +159,7 @@ impl Reader {
         self.flow = Arc::default();
         self.measure();
         self.host.health.works(lag_cause(self.at.topic));
+        self.host.health.works(Cause::Topic);
     }
 
     /// One consumer's life. Returns when it is time to leave and everything is committed.
@@ -170,6 +171,7 @@ impl Reader {
         self.assigned.lock().insert(self.at.topic);
         if self.assigned.lock().len() == TOPICS.len() {
             self.host.health.works(Cause::Shard);
+            self.host.health.works(Cause::Topic);
         }
         tracing::info!(topic = label(self.at.topic), partition, %group, "reads its shard");
         while !self.stop.is_cancelled() {
@@ -260,7 +262,7 @@ impl Reader {
     async fn away(&self, error: &BusError) {
         self.assigned.lock().remove(&self.at.topic);
         if let BusError::NoTopic(_) = error {
-            self.host.fails(Cause::Shard, error.to_string());
+            self.host.fails(Cause::Topic, error.to_string());
         }
         tracing::debug!(topic = label(self.at.topic), %error, "the shard can't be read");
         tokio::select! {

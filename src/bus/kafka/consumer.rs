@@ -367,6 +367,10 @@ impl KafkaConsumer {
         self.inner().context().reports.failed(error);
         match (error, error.rdkafka_error_code()) {
             (_, Some(UnknownTopic | UnknownTopicOrPartition | UnknownPartition)) => {
+                // Whoever reads on asks the broker whether they are there again.
+                self.topics
+                    .values()
+                    .for_each(|topic| self.link.forget(*topic));
                 let names: Vec<&str> = self.topics.keys().map(String::as_str).collect();
                 Err(BusError::NoTopic(names.join(", ")))
             }

@@ -189,7 +189,7 @@ impl Link {
         }
     }
 
-    fn forget(&self, topic: Topic) {
+    pub(super) fn forget(&self, topic: Topic) {
         self.counts.write().remove(&topic);
     }
 
