@@ -7,7 +7,7 @@ mod script;
 #[path = "start/units.rs"]
 mod units;
 
-use std::time::Duration;
+use std::{os::unix::process::ExitStatusExt, time::Duration};
 use testbed::fleet::{API_KEY, GRPC_SECRET, TOKEN_SECRET};
 use testbed::{Client, Fleet, Herald, PATIENCE, free_port, keep_secret};
 use tokio::time::Instant;
@@ -441,6 +441,26 @@ fn ctl_topics_without_a_broker_says_what_it_waits_for_and_why_it_gave_up() {
         assert!(said.contains("Connection refused"), "{said}");
         assert!(said.contains("kafka.brokers = "), "{said}");
     }
+}
+
+#[test]
+fn ctl_ends_without_a_word_when_nobody_reads_what_it_prints() {
+    let secret = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(secret.path(), "long enough for a key of HS256, it is hoped").expect("written");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let ended = std::process::Command::new(testbed::herald::binary("herald"))
+        .args(["ctl", "token", "--user", "42", "--secret-file"])
+        .arg(secret.path())
+        .stdout(writer)
+        .output()
+        .expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+    assert_eq!(
+        ended.status.signal(),
+        Some(libc::SIGPIPE),
+        "as of any command"
+    );
 }
 
 #[test]

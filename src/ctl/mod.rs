@@ -12,6 +12,7 @@ use crate::{
     envelope::{Channel, Priority},
     ids::{IdError, UserId},
     process::StartError,
+    sys,
 };
 use clap::{ArgGroup, Args, Subcommand};
 pub use connection::{Endpoint, StandaloneFile};
@@ -119,6 +120,7 @@ pub enum CtlError {
 
 /// Runs one command to its end.
 pub fn main(ctl: Ctl) -> Result<(), StartError> {
+    sys::end_with_reader().map_err(|error| StartError::Host(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
