@@ -43,12 +43,15 @@ pub enum GatewayError {
         clients: u64,
     },
     #[error(
-        "gateway {id} has {clients} clients, and the others in {region} have room for {room}: the rest would stay until the deadline, then be refused with 503 until there is room. Add a gateway or raise gateway.connections_soft first; to do it all the same, force it (--force, \"force\": true)"
+        "gateway {id} has {clients} clients, and the others in {region} have room for {room}{}: the rest would stay until the deadline, then be refused with 503 until there is room. Add a gateway or raise gateway.connections_soft first; to do it all the same, force it (--force, \"force\": true)",
+        who_leave(*leaving)
     )]
     NoRoom {
         id: String,
         region: String,
         clients: u64,
+        /// Clients of those that are being drained.
+        leaving: u64,
         room: u64,
     },
     #[error(
@@ -61,6 +64,13 @@ pub enum GatewayError {
         "no gateway takes clients: {} drained; take one back with `herald ctl drain <id> --cancel`", are(.0)
     )]
     AllDrained(Vec<String>),
+}
+
+fn who_leave(clients: u64) -> String {
+    match clients {
+        0 => String::new(),
+        _ => format!(", into which {clients} clients of gateways that are being drained go"),
+    }
 }
 
 fn are(ids: &[String]) -> String {
@@ -215,18 +225,21 @@ fn can_be_spared(id: &str, live: &[GatewayLease]) -> Result<(), GatewayError> {
             clients,
         });
     }
-    // Of an older release it is known only that there is some.
-    let room_of = |lease: &&GatewayLease| match lease.info.room {
-        Some(room) => room,
-        None if lease.info.accepts_limit_per_s > 0 => u64::MAX,
-        None => 0,
-    };
-    let room = others.iter().map(room_of).fold(0, u64::saturating_add);
-    match room < clients.max(1) {
+    let room = others.iter().map(|lease| lease.info.room());
+    let room = room.fold(0, u64::saturating_add);
+    // Who is being drained sends its clients there too.
+    let leave = |lease: &&GatewayLease| lease.info.draining && lease.info.region == own.info.region;
+    let leaving: u64 = live
+        .iter()
+        .filter(leave)
+        .map(|lease| lease.info.connections)
+        .sum();
+    match room < (clients + leaving).max(1) {
         true => Err(GatewayError::NoRoom {
             id,
             region,
             clients,
+            leaving,
             room,
         }),
         false => Ok(()),

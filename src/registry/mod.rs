@@ -41,6 +41,17 @@ pub struct GatewayInfo {
     pub draining: bool,
 }
 
+impl GatewayInfo {
+    /// Connections it could hold on top. Of an older release it is known only whether it takes any.
+    pub fn room(&self) -> u64 {
+        match self.room {
+            Some(room) => room,
+            None if self.accepts_limit_per_s > 0 => u64::MAX,
+            None => 0,
+        }
+    }
+}
+
 /// A gateway as the registry knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayLease {

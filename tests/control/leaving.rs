@@ -190,6 +190,32 @@ async fn clients_are_shared_with_a_host_that_takes_them_only_later() {
 }
 
 #[tokio::test]
+async fn who_has_siblings_to_leave_to_and_then_none_sends_clients_away_all_the_same() {
+    let mut setup = commanded();
+    setup.drain.deadline_ms = 3_600_000;
+    let rig = Rig::ready_with(setup).await;
+    rig.core().open(1, "ann", None);
+    until("ann", async || (rig.metric("users") == 1.0).then_some(())).await;
+    let registry = &rig.shared.registry;
+    let other = "gw-2".parse().unwrap();
+    // It stays, but is full.
+    let mut info = sibling(2, 0);
+    let owner = registry.acquire_gateway(&other, "p2", &info).await.unwrap();
+    assert_eq!(ask(&rig, "drain").await.phase, "grace");
+    let evicted = |message: &ToCore| match message {
+        ToCore::Evict { clients, .. } => Some(*clients),
+        _ => None,
+    };
+    assert_eq!(rig.core().expect("a first step", evicted).await, 0);
+    // The whole fleet leaves.
+    info.draining = true;
+    registry.renew_gateway(&owner, "p2", &info).await.unwrap();
+    let some = |message: &ToCore| evicted(message).filter(|clients| *clients > 0);
+    assert_eq!(rig.core().expect("the window's share", some).await, 1);
+    rig.leave().await;
+}
+
+#[tokio::test]
 async fn the_answer_to_an_order_shows_what_came_of_it_and_who_else_takes_clients() {
     let mut setup = commanded();
     // For as long as the test looks.

@@ -76,6 +76,27 @@ async fn a_standalone_is_neither_drained_nor_rebalanced_and_says_how_it_leaves()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn room_that_a_drain_under_way_needs_is_not_counted_twice() {
+    let rig = Rig::start().await;
+    enter(&rig, "gw-1", 100, 0, true).await;
+    enter(&rig, "gw-2", 100, 60, false).await;
+    enter(&rig, "gw-3", 100, 199, false).await;
+    let drain = "/v1/gateways/gw-2/drain";
+    let (status, text) = said(&order(&rig, drain, json!({})).await);
+    assert_eq!(status, 409, "{text}");
+    for words in [
+        "has 100 clients",
+        "room for 199",
+        "100 clients of gateways that are being drained",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+    enter(&rig, "gw-4", 0, 1, false).await;
+    let (status, text) = said(&order(&rig, drain, json!({})).await);
+    assert_eq!(status, 502, "let through: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_is_bounded_and_a_refusal_names_the_bounds() {
     let rig = Rig::start().await;
     for deadline_s in [0, 3_601, u64::MAX] {

@@ -6,11 +6,13 @@ use crate::{
     control::host::Host,
     gateway::mailbox::ToCore,
     limits,
-    registry::{GatewayLease, RENEW_MS},
+    registry::{GatewayLease, LEASE_MS, RENEW_MS},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior};
 
+/// Who has nobody to send clients to any more waits so long for one that restarts.
+const BACK_WITHIN: Duration = Duration::from_millis(LEASE_MS);
 /// What a host is now, its lease says by then.
 const LEASES_TOLD: Duration = Duration::from_millis(2 * RENEW_MS);
 
@@ -18,9 +20,11 @@ pub(super) struct Evictor {
     host: Arc<Host>,
     drain: Drain,
     pacer: Pacer,
-    /// There ever was a host to send them to, be it later.
-    had_siblings: bool,
     began: Instant,
+    /// When a host was last seen that stays, be it full or not ready yet: somebody to send clients to, be it later.
+    seen_one: Option<Instant>,
+    /// Since when clients leave evenly, because there is nobody.
+    evenly_since: Option<Instant>,
 }
 
 /// The region's other hosts, at one look.
@@ -30,7 +34,7 @@ struct Others {
     connections: u64,
     /// There are hosts that stay, though they may not take clients now: full, or not seen yet.
     any_stays: bool,
-    /// Hosts that leave now, this one included.
+    /// Hosts that send clients away now, this one included.
     leaving: u32,
 }
 
@@ -40,8 +44,9 @@ impl Evictor {
             host,
             drain,
             pacer: Pacer::default(),
-            had_siblings: false,
             began: Instant::now(),
+            seen_one: None,
+            evenly_since: None,
         }
     }
 
@@ -49,8 +54,11 @@ impl Evictor {
     /// away at once.
     pub async fn everyone(mut self) {
         let mut steps = steps();
-        while self.began.elapsed() < self.limit() {
+        loop {
             steps.tick().await;
+            if Instant::now() >= self.end() {
+                break;
+            }
             let clients = self.rate().await;
             self.evict(clients, limits::EVICTED_BACK_WITHIN_MS);
         }
@@ -94,27 +102,31 @@ impl Evictor {
         }
     }
 
-    /// How long it may take. Alone there is nobody to spare: the window is all.
-    fn limit(&self) -> Duration {
-        Duration::from_millis(match self.had_siblings {
-            true => self.drain.deadline_ms,
-            false => self.drain.window_ms,
-        })
+    /// When it is over. Where nobody stays there is nobody to spare: the window is all.
+    fn end(&self) -> Instant {
+        let deadline = self.began + Duration::from_millis(self.drain.deadline_ms);
+        let window = Duration::from_millis(self.drain.window_ms);
+        match self.evenly_since {
+            None => deadline,
+            Some(since) if self.seen_one.is_some() => deadline.min(since + window),
+            Some(since) => since + window,
+        }
     }
 
     /// Clients to send away in the coming second.
     async fn rate(&mut self) -> u32 {
         match self.look().await {
-            Some(others) => {
-                self.had_siblings |= others.any_stays;
-                match self.had_siblings {
-                    true => self.paced(&others),
-                    false => self.evenly(),
-                }
+            Some(others) if others.any_stays => {
+                self.seen_one = Some(Instant::now());
+                self.evenly_since = None;
+                self.paced(&others)
             }
-            // What was right a moment ago is not wrong yet; without news it is not raised.
-            None if self.had_siblings => self.pacer.rate_per_s(),
-            None => self.evenly(),
+            // A fleet that leaves as a whole, or one that restarts.
+            Some(_) if self.seen_one.is_some_and(|at| at.elapsed() < BACK_WITHIN) => 0,
+            None if self.seen_one.is_some() && self.evenly_since.is_none() => {
+                self.pacer.step_blindly()
+            }
+            _ => self.evenly(),
         }
     }
 
@@ -129,9 +141,15 @@ impl Evictor {
         let taker = |lease: &&GatewayLease| Sibling {
             limit_per_s: lease.info.accepts_limit_per_s,
             spare_per_s: lease.info.spare_accepts_per_s,
+            room: lease.info.room(),
         };
+        // Those that send clients: one that is empty takes no part.
         let leaving = leases.iter().filter(|lease| {
-            lease.live && lease.info.draining && lease.owner.gateway != self.host.id
+            lease.live
+                && lease.info.draining
+                && lease.info.connections > 0
+                && lease.info.region == self.host.region
+                && lease.owner.gateway != self.host.id
         });
         Some(Others {
             takers: siblings.iter().map(taker).collect(),
@@ -142,9 +160,10 @@ impl Evictor {
     }
 
     /// So many that all are gone at the end of the window.
-    fn evenly(&self) -> u32 {
+    fn evenly(&mut self) -> u32 {
+        let since = *self.evenly_since.get_or_insert_with(Instant::now);
         let window = Duration::from_millis(self.drain.window_ms);
-        let left_s = window.saturating_sub(self.began.elapsed()).as_secs().max(1);
+        let left_s = window.saturating_sub(since.elapsed()).as_secs().max(1);
         let share = self.host.table.connections().div_ceil(left_s);
         u32::try_from(share).unwrap_or(u32::MAX)
     }
@@ -161,10 +180,11 @@ impl Evictor {
             .into_iter()
             .filter(|core| !drained.contains(core))
             .collect();
-        let share = clients.div_ceil(cores.len().max(1) as u32);
-        for core in cores {
+        let count = cores.len().max(1) as u32;
+        for (nth, core) in (0..).zip(cores) {
             let message = ToCore::Evict {
-                clients: share,
+                // Together no more than `clients`: there may be no room for one more.
+                clients: clients / count + u32::from(nth < clients % count),
                 back_within_ms,
             };
             host.outboxes.send(core, message);

@@ -9,7 +9,11 @@
 //!   sibling is from [`LOAD_WANTED`]. Its load is `other + share · rate`, so scaling by `wanted / load` never
 //!   overshoots: what does not come from us does not scale;
 //! * a sibling at its limit halves the rate at once; when every sibling is, nobody is sent;
-//! * no rate exceeds the sum of the siblings' limits.
+//! * no rate exceeds the sum of the siblings' limits;
+//! * no more are sent than the siblings have room for, less those who were sent and may not show in their leases
+//!   yet: who finds no room would be refused, and was served here. Hosts that leave at once share the room.
+
+use std::collections::VecDeque;
 
 /// From a change of the rate until all leases show it, s: up to 1 to send and come back, 3 of measuring, 3
 /// between two renewals, 1 between two looks.
@@ -29,6 +33,8 @@ pub struct Sibling {
     pub limit_per_s: u32,
     /// Of these, not used when it looked last.
     pub spare_per_s: u32,
+    /// Connections it could hold on top; `u64::MAX` when it does not say.
+    pub room: u64,
 }
 
 impl Sibling {
@@ -46,19 +52,39 @@ pub struct Pacer {
     rate_per_s: f64,
     /// Until the last change has its effect.
     settling_s: u32,
+    /// This host's part of the siblings' room, at the last look.
+    room: u64,
+    /// Sent in each second that the leases may not show yet.
+    sent: VecDeque<u32>,
 }
 
 impl Pacer {
     /// Called once a second. `leaving` counts the hosts that drain now, this one included. Answers how many
     /// clients to send away in the coming second.
     pub fn step(&mut self, siblings: &[Sibling], leaving: u32) -> u32 {
+        let room = siblings.iter().map(|sibling| sibling.room);
+        self.room = room.fold(0, u64::saturating_add) / u64::from(leaving.max(1));
+        while self.sent.len() >= SETTLE_S as usize {
+            self.sent.pop_front();
+        }
+        self.steer(siblings, leaving);
+        self.send()
+    }
+
+    /// The same without news of the siblings: what was right a moment ago is not wrong yet, but it is not raised, and
+    /// nobody says that there is room for more.
+    pub fn step_blindly(&mut self) -> u32 {
+        self.send()
+    }
+
+    /// Sets the rate by what the siblings accept.
+    fn steer(&mut self, siblings: &[Sibling], leaving: u32) {
         self.settling_s = self.settling_s.saturating_sub(1);
         let spare = siblings.iter().map(|sibling| sibling.spare_per_s);
         let (least, most) = (spare.clone().min().unwrap_or(0), spare.max().unwrap_or(0));
         if most == 0 {
-            self.rate_per_s = 0.0;
-            self.settling_s = SETTLE_S;
-            return 0;
+            self.hold(0);
+            return;
         }
         let load = siblings.iter().map(Sibling::load).fold(0.0, f64::max);
         if self.settling_s == 0 {
@@ -77,11 +103,24 @@ impl Pacer {
             .map(|sibling| f64::from(sibling.limit_per_s));
         let floor = f64::from(RATE_MIN.min(least));
         self.rate_per_s = self.rate_per_s.max(floor).min(limits.sum());
-        self.rate_per_s as u32
     }
 
-    pub fn rate_per_s(&self) -> u32 {
-        self.rate_per_s as u32
+    fn send(&mut self) -> u32 {
+        let unseen = self.sent.iter().map(|sent| u64::from(*sent)).sum();
+        let left = self.room.saturating_sub(unseen);
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        if left < self.rate_per_s as u32 {
+            // Where room comes later, it is not filled at a rate that was never tried.
+            self.hold(left);
+        }
+        let clients = self.rate_per_s as u32;
+        self.sent.push_back(clients);
+        clients
+    }
+
+    fn hold(&mut self, rate_per_s: u32) {
+        self.rate_per_s = f64::from(rate_per_s);
+        self.settling_s = SETTLE_S;
     }
 }
 

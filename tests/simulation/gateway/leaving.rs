@@ -87,10 +87,14 @@ impl World {
                     .map(|lease| Sibling {
                         limit_per_s: lease.info.accepts_limit_per_s,
                         spare_per_s: lease.info.spare_accepts_per_s,
+                        room: lease.info.room(),
                     })
                     .collect();
                 let others_leave = leases.iter().filter(|lease| {
-                    lease.live && lease.info.draining && lease.owner.gateway != gateway.id
+                    lease.live
+                        && lease.info.draining
+                        && lease.info.connections > 0
+                        && lease.owner.gateway != gateway.id
                 });
                 let leaving = 1 + others_leave.count() as u32;
                 let paced = gateway.pacer.step(&takers, leaving);

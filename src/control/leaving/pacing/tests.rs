@@ -17,11 +17,36 @@ enum Balancer {
 
 struct Host {
     connections: u64,
+    /// Connections it takes at most.
+    soft: u64,
     /// Newcomers a second that nobody sent.
     own_per_s: u32,
     /// Accepts of the last seconds, the newest last.
     accepted: VecDeque<u32>,
     lease: Sibling,
+}
+
+impl Host {
+    /// Of those that fill up; the others say nothing of room.
+    fn holding(mut self, soft: u64) -> Host {
+        self.soft = soft;
+        self.lease = self.renewed(self.own_per_s);
+        self
+    }
+
+    /// What it publishes, `accepted` a second lately.
+    fn renewed(&self, accepted: u32) -> Sibling {
+        let room = match self.soft {
+            u64::MAX => u64::MAX,
+            soft => soft.saturating_sub(self.connections),
+        };
+        let limit_per_s = if room > 0 { LIMIT } else { 0 };
+        Sibling {
+            limit_per_s,
+            spare_per_s: limit_per_s.saturating_sub(accepted),
+            room,
+        }
+    }
 }
 
 struct World {
@@ -37,11 +62,13 @@ impl World {
     fn new(seed: u64, connections: &[u64], own_per_s: u32, balancer: Balancer) -> World {
         let host = |&connections: &u64| Host {
             connections,
+            soft: u64::MAX,
             own_per_s,
             accepted: VecDeque::from([own_per_s; RENEW_S as usize]),
             lease: Sibling {
                 limit_per_s: LIMIT,
                 spare_per_s: LIMIT - own_per_s,
+                room: u64::MAX,
             },
         };
         World {
@@ -86,7 +113,7 @@ impl World {
             // Each renews at its own time.
             if (self.second + at as u64).is_multiple_of(RENEW_S) {
                 let mean = host.accepted.iter().sum::<u32>() / RENEW_S as u32;
-                host.lease.spare_per_s = LIMIT.saturating_sub(mean);
+                host.lease = host.renewed(mean);
             }
         }
         accepts.into_iter().max().expect("some")
@@ -149,7 +176,11 @@ fn two_hosts_that_leave_at_once_share_what_the_siblings_have() {
         let busiest = world.pass(sent);
         assert!(busiest <= LIMIT, "{busiest} in second {}", world.second);
     }
-    assert!(pacers.iter().all(|pacer| pacer.rate_per_s() > LIMIT / 2));
+    assert!(
+        pacers
+            .iter()
+            .all(|pacer| (pacer.rate_per_s as u32) > LIMIT / 2)
+    );
 }
 
 #[test]
@@ -158,10 +189,12 @@ fn nobody_is_sent_while_no_sibling_has_room_and_it_goes_on_when_one_has() {
         Sibling {
             limit_per_s: LIMIT,
             spare_per_s: 0,
+            room: 1_000_000,
         },
         Sibling {
             limit_per_s: LIMIT,
             spare_per_s: LIMIT,
+            room: 1_000_000,
         },
     );
     let mut pacer = Pacer::default();
@@ -180,7 +213,7 @@ fn a_sibling_that_reaches_its_limit_slows_everything_down() {
         let sent = pacer.step(&world.leases(), 1);
         world.pass(sent);
     }
-    let before = pacer.rate_per_s();
+    let before = (pacer.rate_per_s as u32);
     // Others crowd in at one of them.
     world.siblings[0].own_per_s = LIMIT;
     for _ in 0..2 * SETTLE_S {
@@ -188,8 +221,60 @@ fn a_sibling_that_reaches_its_limit_slows_everything_down() {
         world.pass(sent);
     }
     assert!(
-        pacer.rate_per_s() <= before / 2,
+        (pacer.rate_per_s as u32) <= before / 2,
         "{} of {before}",
-        pacer.rate_per_s()
+        (pacer.rate_per_s as u32)
     );
+}
+
+#[test]
+fn no_more_are_sent_than_the_siblings_have_room_for_and_that_is_filled() {
+    for seed in 0..200 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let count = random.random_range(1..=10);
+        let connections = vec![100; count];
+        let mut world = World::new(seed, &connections, 0, Balancer::Least);
+        let each = random.random_range(1..20_000);
+        world.siblings = world
+            .siblings
+            .into_iter()
+            .map(|host| host.holding(100 + each))
+            .collect();
+        let room = each * count as u64;
+        let mut pacer = Pacer::default();
+        let mut sent = 0;
+        for second in 0..600 {
+            // Now and then nobody says how things are.
+            let rate = match second % 60 {
+                50.. => pacer.step_blindly(),
+                _ => pacer.step(&world.leases(), 1),
+            };
+            sent += u64::from(rate);
+            assert!(
+                sent <= room,
+                "{sent} of {room} in second {second}, seed {seed}"
+            );
+            world.pass(rate);
+        }
+        assert_eq!(sent, room, "seed {seed}");
+    }
+}
+
+#[test]
+fn hosts_that_leave_at_once_share_the_room_there_is() {
+    let full = |room| Sibling {
+        limit_per_s: LIMIT,
+        spare_per_s: LIMIT,
+        room,
+    };
+    let mut pacers = [Pacer::default(), Pacer::default(), Pacer::default()];
+    let mut sent = 0;
+    // No lease has shown anything yet.
+    for _ in 0..SETTLE_S {
+        sent += pacers
+            .iter_mut()
+            .map(|pacer| pacer.step(&[full(40), full(60)], 3))
+            .sum::<u32>();
+    }
+    assert_eq!(sent, 99, "33 each");
 }
