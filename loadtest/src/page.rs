@@ -153,13 +153,14 @@ fn charts(report: &Report) -> Vec<String> {
     cpus.push(line("whole machine", 6, &|second| {
         Some(second.machine_cpus)
     }));
-    let mut memory = by_process(|usage| usage.resident_bytes as f64);
-    memory.push(line("kernel: sockets and files", 5, &|second| {
-        Some(second.slab_bytes as f64)
-    }));
-    memory.push(line("kernel: socket buffers", 6, &|second| {
-        Some(second.tcp_bytes as f64)
-    }));
+    let kernel = vec![
+        line("sockets, files and the like", 5, &|second| {
+            Some(second.slab_bytes as f64)
+        }),
+        line("data in socket buffers", 3, &|second| {
+            Some(second.tcp_bytes as f64)
+        }),
+    ];
     vec![
         chart(
             "Connected clients",
@@ -201,7 +202,18 @@ fn charts(report: &Report) -> Vec<String> {
             ],
         ),
         chart("CPUs used", Unit::Cpus, false, cpus),
-        chart("Memory", Unit::Bytes, false, memory),
+        chart(
+            "Memory of the processes",
+            Unit::Bytes,
+            false,
+            by_process(|usage| usage.resident_bytes as f64),
+        ),
+        chart(
+            "Memory of the kernel, whole machine",
+            Unit::Bytes,
+            false,
+            kernel,
+        ),
     ]
 }
 

@@ -6,7 +6,8 @@ use crate::{
     options::Load,
     producer::Ledger,
     roster::Roster,
-    series::{Second, bottlenecks},
+    series::{CLIENT, Second, bottlenecks},
+    table,
     tally::{Counters, Tally},
 };
 use hdrhistogram::Histogram;
@@ -60,7 +61,7 @@ pub struct Report {
     pub bottlenecks: Vec<String>,
     /// The longest one of this tool's threads did not look at its sockets: a latency near it is its own.
     pub away_ms_max: f64,
-    /// The most this tool had in memory, per client.
+    /// The most this tool had in memory while the run went on, per client.
     pub memory_bytes_per_client: u64,
     /// Unix second at which everybody was there.
     pub began_unix_s: Option<u64>,
@@ -208,7 +209,8 @@ impl Report {
             errors: tally.errors,
             bottlenecks: bottlenecks(&series, cpus(), &lag),
             away_ms_max: tally.away_max.as_secs_f64() * 1_000.0,
-            memory_bytes_per_client: peak_resident_bytes() / u64::from(clients.max(1)),
+            memory_bytes_per_client: table::peaks(&series).get(CLIENT).unwrap_or(&0)
+                / u64::from(clients.max(1)),
             began_unix_s: wanted.began_unix_s,
             to_all: ToAll {
                 posted: wanted
@@ -384,14 +386,6 @@ impl MissingList {
         });
         self.examples.extend(named);
     }
-}
-
-/// The most memory this process had.
-fn peak_resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 #[cfg(test)]

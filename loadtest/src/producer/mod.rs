@@ -113,7 +113,7 @@ impl Door {
         if key.is_empty() {
             bail!("--post-url: give --api-key-file, too");
         }
-        if all_are("grpc://") || all_are("grpcs://") {
+        if all_are("grpc://") {
             return Ok(Door::Grpc(grpc::Grpc::new(urls, &key)?));
         }
         if all_are("http") {
