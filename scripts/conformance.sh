@@ -2,8 +2,8 @@
 # Autobahn's cases (by kosoku) against the gateway's echo path, on both engines: the outcome of every case
 # must be the one checked in. `conformance.sh --record` writes the expectations anew.
 # Groups 12 and 13 are compression, which is not offered. Group 9 sends up to 16 MiB, more than a client message
-# may have as shipped: it has a run of its own, with that bound raised. From 1 MiB on it comes back whole, and the
-# connection is closed by 4408 after it: an echo is answers, and of these 512 KiB may wait (`CONTROL_BYTES`).
+# may have as shipped: it has a run of its own, with that bound raised. From 256 KiB on it comes back whole, and the
+# connection is closed by 4408 after it: an echo is answers, and of these 80 KiB may wait (`CONTROL_BYTES`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${HERALD_CACHE:-$PWD/.cache}

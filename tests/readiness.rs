@@ -4,7 +4,7 @@
 use futures::{Stream, StreamExt};
 use herald::{
     api::{OutcomeBatch, OutcomeReply, SyncReply, SyncRequest, dispatcher_server},
-    bus::{Bus, Topic, TopicPartition, kafka::KafkaBus},
+    bus::{Bus, Topic, TopicPartition, kafka::KafkaBus, shard_group},
     config,
     ids::Namespace,
     metrics::Metrics,
@@ -193,7 +193,7 @@ async fn stop_readers(fleet: &Fleet, readers: &[i32]) -> Stopped {
     let bus = KafkaBus::connect(&kafka, &namespace, &Metrics::default()).expect("it connects");
     let metrics = fleet.api.metrics(fleet.gateways[1].admin_port).await;
     let partition = sum_of(&metrics, "herald_shard ") as u32;
-    let group = format!("{namespace}.shard.{partition}");
+    let group = shard_group(partition);
     let read_to = async || {
         let mut ends = Vec::new();
         for topic in [Topic::Critical, Topic::InApp] {
