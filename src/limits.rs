@@ -19,6 +19,23 @@ pub const RETRY_AFTER_S: RangeInclusive<u32> = 5..=30;
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// (config) PROXY header: bytes (v2 with TLVs) and time within [`HANDSHAKE`]. Over: closed, counted.
 pub const PROXY_HEADER_BYTES: usize = 536;
+/// TLS handshakes in flight on one core, from the first byte to the last; one takes about 12 KB: 50 MB. Over:
+/// the one that has taken longest is closed, counted (`tls_handshakes_full`). At 5,000 newcomers a second on two
+/// cores each still has 1.6 s.
+pub const TLS_HANDSHAKES: usize = 4_096;
+/// Bytes of one connection that wait for the rest of their TLS record, or of a message of the handshake: the
+/// largest record of TLS 1.2 and half a KiB. Over: closed, counted (`tls_too_long`).
+pub const TLS_INCOMING_BYTES: usize = 18 * KIB + 512;
+/// Payload of one TLS record that is sent, the most that TLS allows. What the kernel does not take of it is
+/// kept, with nothing behind it.
+pub const TLS_RECORD_BYTES: usize = 16 * KIB;
+/// Certificates of a chain: with more the files are not what they should be.
+pub const TLS_CHAIN: usize = 10;
+/// How long a session ticket resumes: a phone that was away for the night. RFC 8446 allows a week.
+pub const TLS_TICKET_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Ticket keys side by side, and how often their file is looked at.
+pub const TLS_TICKET_KEYS: usize = 16;
+pub const TLS_TICKET_KEYS_EVERY: Duration = Duration::from_secs(30);
 /// (config) Request head. Over: 431.
 pub const REQUEST_HEAD_BYTES: usize = 8 * KIB;
 pub const REQUEST_HEADERS: usize = 64;

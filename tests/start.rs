@@ -4,6 +4,8 @@
 mod held;
 #[path = "start/script.rs"]
 mod script;
+#[path = "start/tls.rs"]
+mod tls;
 #[path = "start/units.rs"]
 mod units;
 

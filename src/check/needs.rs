@@ -299,25 +299,36 @@ impl Needs {
 
     /// What goes out takes a port of the range; it must not be the clients'.
     fn ports(&self, host: &Host, findings: &mut Vec<Finding>) {
-        let port = u64::from(self.gateway.listen.port());
         let Some(range) = host.sysctls("net.ipv4.ip_local_port_range") else {
             return;
         };
         let [first, last] = range[..] else {
             return;
         };
-        let reserved = host
+        let mut reserved = host
             .text("proc/sys/net/ipv4/ip_local_reserved_ports")
             .unwrap_or_default();
-        if (first..=last).contains(&port) && !holds(&reserved, port) {
+        let plain = ("gateway.listen", self.gateway.listen);
+        let tls = self
+            .gateway
+            .tls_listen
+            .map(|tls| ("gateway.tls_listen", tls));
+        for (key, address) in [Some(plain), tls].into_iter().flatten() {
+            let port = u64::from(address.port());
+            if !(first..=last).contains(&port) || holds(&reserved, port) {
+                continue;
+            }
+            if !reserved.is_empty() {
+                reserved.push(',');
+            }
+            reserved += &port.to_string();
             findings.push(Finding {
                 is_serious: false,
-                what: format!("port {port} of gateway.listen lies in net.ipv4.ip_local_port_range, {first} to {last}"),
+                what: format!(
+                    "port {port} of {key} lies in net.ipv4.ip_local_port_range, {first} to {last}"
+                ),
                 why: "an outgoing connection may hold it when the gateway starts",
-                mend: format!("sysctl -w net.ipv4.ip_local_reserved_ports={}{port}", match reserved.is_empty() {
-                    true => String::new(),
-                    false => format!("{reserved},"),
-                }),
+                mend: format!("sysctl -w net.ipv4.ip_local_reserved_ports={reserved}"),
             });
         }
     }

@@ -117,6 +117,8 @@ pub struct GatewayConfig {
     #[serde(default)]
     pub gateway: Gateway,
     #[serde(default)]
+    pub tls: Tls,
+    #[serde(default)]
     pub auth: Auth,
     #[serde(default)]
     pub redis: Redis,
@@ -196,6 +198,8 @@ pub struct StandaloneConfig {
     pub node: Node,
     #[serde(default)]
     pub gateway: Gateway,
+    #[serde(default)]
+    pub tls: Tls,
     #[serde(default)]
     pub http: Http,
     #[serde(default)]

@@ -35,6 +35,7 @@ impl Reload for GatewayConfig {
     fn reloaded(&self, fresh: &Self) -> Self {
         GatewayConfig {
             gateway: self.gateway.reloaded(&fresh.gateway),
+            tls: fresh.tls.clone(),
             auth: self.auth.reloaded(&fresh.auth),
             kafka: self.kafka.reloaded(&fresh.kafka),
             grpc: self.grpc.reloaded(&fresh.grpc),
@@ -60,6 +61,7 @@ impl Reload for StandaloneConfig {
     fn reloaded(&self, fresh: &Self) -> Self {
         StandaloneConfig {
             gateway: self.gateway.reloaded(&fresh.gateway),
+            tls: fresh.tls.clone(),
             http: self.http.reloaded(&fresh.http),
             auth: self.auth.reloaded(&fresh.auth),
             log: self.log.reloaded(&fresh.log),
@@ -75,6 +77,7 @@ impl Gateway {
             id: self.id.clone(),
             shard: self.shard,
             listen: self.listen,
+            tls_listen: self.tls_listen,
             cores: self.cores,
             engine: self.engine,
             pin: self.pin,

@@ -90,6 +90,8 @@ pub struct Gateway {
     pub id: GatewayId,
     pub shard: Shard,
     pub listen: SocketAddr,
+    /// Where clients connect by TLS, with the certificate of [`Tls`]; without it none do.
+    pub tls_listen: Option<SocketAddr>,
     /// Core threads; 0 is one per CPU.
     pub cores: usize,
     pub engine: Engine,
@@ -126,6 +128,7 @@ impl Default for Gateway {
             id: "gw-1".parse().expect("a label"),
             shard: Shard::Auto,
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            tls_listen: None,
             cores: 0,
             engine: Engine::Auto,
             pin: true,
@@ -149,6 +152,18 @@ impl Default for Gateway {
             memory_bytes_max: 0,
         }
     }
+}
+
+/// `[tls]`: of the listener `gateway.tls_listen`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// PEM: the certificate, and the chain above it.
+    pub certificate_file: Option<PathBuf>,
+    /// PEM: its private key.
+    pub key_file: Option<PathBuf>,
+    /// Keys of session tickets that the fleet shares, one a line, newest first. Without: one of this process.
+    pub ticket_keys_file: Option<PathBuf>,
 }
 
 /// `[[auth.keys]]`: one verification key; several stand side by side while one is replaced.

@@ -16,7 +16,7 @@ use super::{
     mailbox::ConnId,
     park::{Park, Token},
     proxy::Proxied,
-    request::Requesting,
+    queues::Addresses,
     wheel::TICK_MS,
 };
 use crate::{
@@ -42,10 +42,26 @@ const MEMORY: &str = "memory";
 /// The newcomer was counted and not kept.
 struct Dropped;
 
+/// How a newcomer speaks from its first byte on (or behind its PROXY header).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entrance {
+    Plain,
+    Tls,
+}
+
+impl Addresses {
+    /// Each with the key that names it.
+    pub(super) fn each(self) -> impl Iterator<Item = (Entrance, &'static str, SocketAddr)> {
+        let plain = (Entrance::Plain, "gateway.listen", self.plain);
+        let tls = (self.tls).map(|address| (Entrance::Tls, "gateway.tls_listen", address));
+        [Some(plain), tls].into_iter().flatten()
+    }
+}
+
 pub(super) struct Door {
-    /// Gone once accepting has stopped.
-    listener: Option<Socket>,
-    address: SocketAddr,
+    /// None once accepting has stopped.
+    listeners: Vec<(Entrance, Socket)>,
+    addresses: Addresses,
     /// Not watched: until the next tick, or until control's queue has room.
     muted: bool,
     /// Cores that share the accept rate.
@@ -57,17 +73,32 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub fn open(listen: SocketAddr, cores: usize, settings: &Settings) -> Result<Door, StartError> {
-        let failed = |source| StartError::Listen {
-            address: listen,
-            source,
-        };
-        let listener = listen_on(listen, settings).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+    /// Port 0 becomes the one the kernel gives.
+    pub fn open(
+        mut addresses: Addresses,
+        cores: usize,
+        settings: &Settings,
+    ) -> Result<Door, StartError> {
+        let mut listeners = Vec::new();
+        for (entrance, key, address) in addresses.each() {
+            let failed = |source| StartError::Listen {
+                key,
+                address,
+                source,
+            };
+            let listener = listen_on(address, settings).map_err(failed)?;
+            let given = listener.local_addr().map_err(failed)?;
+            let given = given.as_socket().unwrap_or(address);
+            match entrance {
+                Entrance::Plain => addresses.plain = given,
+                Entrance::Tls => addresses.tls = Some(given),
+            }
+            listeners.push((entrance, listener));
+        }
         let cores = cores as u64;
         Ok(Door {
-            address: address.as_socket().unwrap_or(listen),
-            listener: Some(listener),
+            addresses,
+            listeners,
             muted: false,
             cores,
             budget_milli: 0,
@@ -76,23 +107,22 @@ impl Door {
         })
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
     }
 
-    /// Newcomers go to the core on the CPU that took them in. Once for all listeners of the port.
+    /// Newcomers go to the core on the CPU that took them in. Once for all listeners of a port,
+    /// by TLS and plain.
     pub fn steer(&self, cores: usize, cpus: &[usize]) -> io::Result<()> {
-        match &self.listener {
-            Some(listener) => sys::steer_by_cpu(listener, cores, cpus),
-            None => Ok(()),
-        }
+        let mut listeners = self.listeners.iter();
+        listeners.try_for_each(|(_, listener)| sys::steer_by_cpu(listener, cores, cpus))
     }
 
     pub fn watch(&self, park: &Park) -> io::Result<()> {
-        match &self.listener {
-            Some(listener) => park.add(listener, Token::Listener, Interest::Level),
-            None => Ok(()),
-        }
+        let mut listeners = self.listeners.iter();
+        listeners.try_for_each(|(entrance, listener)| {
+            park.add(listener, Token::Listener(*entrance), Interest::Level)
+        })
     }
 
     /// A level that nobody takes from would wake the core for ever: it is taken out of sight.
@@ -117,15 +147,12 @@ impl Door {
 
     /// Stops accepting for good; newcomers the kernel had queued are reset.
     pub fn close(&mut self) {
-        if let Some(listener) = self.listener.take() {
+        for (_, listener) in self.listeners.drain(..) {
             let _ = listener.shutdown(Shutdown::Both);
         }
     }
 
     fn change(&mut self, park: &Park, muted: bool) -> io::Result<()> {
-        let Some(listener) = &self.listener else {
-            return Ok(());
-        };
         if self.muted == muted {
             return Ok(());
         }
@@ -134,12 +161,16 @@ impl Door {
             true => Interest::Muted,
             false => Interest::Level,
         };
-        park.change(listener, Token::Listener, interest)
+        let mut listeners = self.listeners.iter();
+        listeners.try_for_each(|(entrance, listener)| {
+            park.change(listener, Token::Listener(*entrance), interest)
+        })
     }
 
     /// The next newcomer, if there is one and the rate allows it.
-    fn next(&mut self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-        let listener = self.listener.as_ref()?;
+    fn next(&mut self, entrance: Entrance) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        let mut listeners = self.listeners.iter();
+        let (_, listener) = listeners.find(|(of, _)| *of == entrance)?;
         loop {
             return match listener.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) {
                 Ok((socket, peer)) => {
@@ -159,7 +190,7 @@ impl Door {
 
 impl Core {
     /// The listener is ready.
-    pub fn accept(&mut self) -> io::Result<()> {
+    pub fn accept(&mut self, entrance: Entrance) -> io::Result<()> {
         if !self.context.has_room {
             return self.door.mute(&self.park);
         }
@@ -168,13 +199,13 @@ impl Core {
                 self.context.stats.accepts_paused += 1;
                 return self.door.mute(&self.park);
             }
-            match self.door.next() {
+            match self.door.next(entrance) {
                 None => return Ok(()),
                 Some(Ok((socket, peer))) => {
-                    self.admit(socket, peer)?;
+                    self.admit(socket, peer, entrance)?;
                 }
                 Some(Err(error)) if out_of_descriptors(&error) => {
-                    if !self.refuse_by_reserve() {
+                    if !self.refuse_by_reserve(entrance) {
                         return self.door.mute(&self.park);
                     }
                 }
@@ -188,15 +219,15 @@ impl Core {
         Ok(())
     }
 
-    fn admit(&mut self, socket: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    fn admit(&mut self, socket: TcpStream, peer: SocketAddr, entrance: Entrance) -> io::Result<()> {
         let is_canary = self.context.settings.canary.is_expected(peer);
         let Ok(refused) = self.count_in(is_canary) else {
             return Ok(());
         };
-        let newcomer = self.context.newcomer(refused);
+        let newcomer = self.context.newcomer(refused, entrance);
         let state = match self.context.settings.trusted.contains(peer.ip()) {
             true => State::Proxied(Box::new(Proxied::new(newcomer))),
-            false => State::Requesting(Box::new(Requesting::new(newcomer))),
+            false => newcomer.begin(),
         };
         let (slot, reuse) = self.conns.insert(Conn::new(socket, state, is_canary));
         let id = ConnId {
@@ -208,7 +239,7 @@ impl Core {
         let conn = self.conns.tenant(slot, reuse).expect("just inserted");
         conn.unwelcome = refused == Some(MEMORY);
         self.unwelcome += usize::from(conn.unwelcome);
-        if let Err(error) = self.park.add(&conn.socket, token, Interest::Edge) {
+        if let Err(error) = self.park.add(&conn.wire.socket, token, Interest::Edge) {
             // Out of kernel memory or of user watches (fs.epoll.max_user_watches).
             tracing::warn!(core = self.context.core, %error, "a newcomer can't be watched");
             self.context.stats.refused("unwatchable");
@@ -251,13 +282,18 @@ impl Core {
 
     /// The table is full: the reserve is given up for one answer, then taken again. False if that did not
     /// help: others, in a shared table, were quicker.
-    fn refuse_by_reserve(&mut self) -> bool {
+    fn refuse_by_reserve(&mut self, entrance: Entrance) -> bool {
         self.door.reserve = None;
-        let newcomer = self.door.next();
+        let newcomer = self.door.next(entrance);
         let is_told = match newcomer {
             Some(Ok((mut socket, _))) => {
                 self.door.budget_milli -= 1_000;
                 self.context.stats.refused("descriptors");
+                if entrance == Entrance::Tls {
+                    // No answer can be given before a handshake, which takes longer than a moment.
+                    self.door.reserve = reserve();
+                    return true;
+                }
                 // Best effort: nothing can be kept open to make sure. What it has sent is read first, for
                 // a socket closed over unread bytes would take the answer back.
                 let _ = socket.read(&mut [0; 4096]);

@@ -1,13 +1,13 @@
 //! How a thread becomes a core.
 
 use super::{
-    StartError,
+    StartError, Tls,
     accept::Door,
     context::{Context, Settings},
     core::Core,
     engine::Engine,
     park::{Park, Token},
-    queues::{Mail, Wiring},
+    queues::{Addresses, Mail, Wiring},
     stats::{Families, Stats},
     wheel::TICK_MS,
 };
@@ -20,7 +20,6 @@ use arc_swap::ArcSwap;
 use std::{
     cell::Cell,
     io,
-    net::SocketAddr,
     sync::{Arc, atomic::AtomicUsize, mpsc::SyncSender},
     time::Duration,
 };
@@ -34,10 +33,11 @@ pub(super) struct Boot {
     /// CPUs of the cores, for the one that tells the kernel where newcomers go.
     pub steer: Option<Vec<usize>>,
     pub engine: Engine,
-    pub listen: SocketAddr,
+    pub listen: Addresses,
     pub wiring: Arc<Wiring>,
     pub settings: Arc<Settings>,
     pub verifier: Arc<ArcSwap<Verifier>>,
+    pub tls: Option<Arc<Tls>>,
     pub families: Families,
     /// Client sockets of all cores.
     pub population: Arc<AtomicUsize>,
@@ -56,8 +56,8 @@ impl Drop for AbortOnPanic {
 }
 
 impl Boot {
-    /// The thread's main. Reports the address once it accepts, or why it can't.
-    pub fn run(self, report: SyncSender<Result<SocketAddr, StartError>>) {
+    /// The thread's main. Reports the addresses once it accepts, or why it can't.
+    pub fn run(self, report: SyncSender<Result<Addresses, StartError>>) {
         let _abort = AbortOnPanic;
         let (core, engine) = (self.core, self.engine);
         let reported = Cell::new(false);
@@ -85,7 +85,7 @@ impl Boot {
 
     /// Takes CPU, descriptor table, bells and the listener, in this order: the table is emptied of what
     /// the process had open before anything of the core's own is opened.
-    fn claim(self) -> Result<(SocketAddr, Claimed), StartError> {
+    fn claim(self) -> Result<(Addresses, Claimed), StartError> {
         if let Some(cpu) = self.cpu
             && let Err(error) = sys::pin_to_cpu(cpu)
         {
@@ -94,7 +94,7 @@ impl Boot {
         let own_table = self.own_table();
         let (mail, bell) = own_table.map_err(|source| failed(self.core, source))?;
         let door = Door::open(self.listen, self.cores, &self.settings)?;
-        let listen = door.address();
+        let listen = door.addresses();
         if let Some(cpus) = &self.steer
             && let Err(error) = door.steer(self.cores, cpus)
         {
@@ -107,6 +107,7 @@ impl Boot {
             bell,
             settings: self.settings,
             verifier: self.verifier,
+            tls: self.tls,
             families: self.families,
             population: self.population,
             memory: self.memory,
@@ -149,6 +150,7 @@ struct Claimed {
     bell: Doorbell,
     settings: Arc<Settings>,
     verifier: Arc<ArcSwap<Verifier>>,
+    tls: Option<Arc<Tls>>,
     families: Families,
     population: Arc<AtomicUsize>,
     memory: Arc<Memory>,
@@ -164,8 +166,15 @@ impl Claimed {
         park.add(&self.bell, Token::Doorbell, Interest::Edge)?;
         park.add(&ticker, Token::Ticker, Interest::Level)?;
         let stats = Stats::new(self.families, self.core);
-        let (core, settings) = (self.core, self.settings);
-        let context = Context::new(core, settings, self.verifier, self.mail, stats, self.memory);
+        let context = Context::new(
+            self.core,
+            self.settings,
+            self.verifier,
+            self.tls,
+            self.mail,
+            stats,
+            self.memory,
+        );
         Ok(Core::new(
             park,
             ticker,

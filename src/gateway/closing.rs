@@ -9,6 +9,7 @@ use super::{
     conn::{Conn, State},
     context::Context,
     flush::{self, Flushed},
+    wire::Wire,
 };
 use crate::{
     limits::CLOSE_WAIT,
@@ -20,7 +21,7 @@ use crate::{
 };
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use std::{io, net::Shutdown, time::Duration};
+use std::{io, time::Duration};
 
 pub(super) struct Closing {
     rest: Rest,
@@ -104,10 +105,10 @@ impl Closing {
     }
 
     /// It has closed: with everything sent there is nothing left to wait for.
-    pub fn peer_ended(conn: &mut Conn) {
+    pub fn peer_ended(conn: &mut Conn, context: &mut Context) {
         if let State::Closing(closing) = &mut conn.state {
             closing.decoder = None;
-            if !closing.wants_flush() {
+            if !closing.wants_flush() && !conn.wire.is_blocked(&mut context.channels) {
                 conn.state = State::Gone;
             }
         }
@@ -118,8 +119,8 @@ impl Closing {
             return;
         };
         let flushed = match &mut closing.rest {
-            Rest::Session(session) => flush::flush(&conn.socket, session, context),
-            Rest::Answer(bytes) => send(&conn.socket, bytes, context),
+            Rest::Session(session) => flush::flush(&mut conn.wire, session, context),
+            Rest::Answer(bytes) => send(&mut conn.wire, bytes, context),
         };
         context.settle_fates();
         match flushed {
@@ -134,8 +135,15 @@ impl Closing {
             }
         }
         if closing.decoder.is_none() && !closing.shut {
-            closing.shut = true;
-            if conn.socket.shutdown(Shutdown::Write).is_err() || conn.peer_ended {
+            match conn.wire.shut(&mut context.channels) {
+                Ok(true) => closing.shut = true,
+                Ok(false) => {
+                    conn.blocked = true;
+                    return;
+                }
+                Err(_) => conn.state = State::Gone,
+            }
+            if conn.peer_ended {
                 conn.state = State::Gone;
             }
         }
@@ -147,22 +155,19 @@ impl Closing {
             if closing.decoder.is_some() {
                 context.stats.close_unanswered();
             }
-            if closing.wants_flush() || !matches!(sys::unsent_bytes(&conn.socket), Ok(0)) {
+            let waits = closing.wants_flush() || conn.wire.is_blocked(&mut context.channels);
+            if waits || !matches!(sys::unsent_bytes(&conn.wire.socket), Ok(0)) {
                 // It does not read. The kernel would keep what it was given for minutes, for nobody.
-                let _ = SockRef::from(&conn.socket).set_linger(Some(Duration::ZERO));
+                let _ = SockRef::from(&conn.wire.socket).set_linger(Some(Duration::ZERO));
             }
             conn.state = State::Gone;
         }
     }
 }
 
-fn send(
-    socket: &std::net::TcpStream,
-    rest: &mut Bytes,
-    context: &mut Context,
-) -> io::Result<Flushed> {
+fn send(wire: &mut Wire, rest: &mut Bytes, context: &mut Context) -> io::Result<Flushed> {
     if !rest.is_empty() {
-        let written = flush::write(socket, rest, context)?;
+        let written = flush::write(wire, rest, context)?;
         rest.advance(written);
     }
     Ok(match rest.is_empty() {

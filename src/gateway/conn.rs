@@ -11,12 +11,14 @@ use super::{
     proxy::Proxied,
     request::Requesting,
     slots::Slots,
+    tls::handshake::{self, Handshaking},
+    wire::Wire,
 };
 use crate::{limits::HELD_SPARED_BYTES, memory::contract as memory, proto::close::CloseCode};
 use std::net::TcpStream;
 
 pub(super) struct Conn {
-    pub socket: TcpStream,
+    pub wire: Wire,
     /// The kernel did not take all of the last write; an edge tells when it takes more.
     pub blocked: bool,
     /// The peer's end (or an error) was told: reading goes on until it is met.
@@ -43,6 +45,8 @@ pub(super) struct Conn {
 pub(super) enum State {
     /// Waiting for a PROXY header.
     Proxied(Box<Proxied>),
+    /// In the TLS handshake.
+    Handshaking(Box<Handshaking>),
     /// Waiting for a request head.
     Requesting(Box<Requesting>),
     /// A `POST`: its body, and the wait for control's answer.
@@ -58,13 +62,13 @@ pub(super) enum State {
 }
 
 /// Half a million of them exist.
-const _: () = assert!(size_of::<Conn>() <= 96);
+const _: () = assert!(size_of::<Conn>() <= 104);
 const _: () = assert!(Slots::<Conn>::ENTRY_BYTES == memory::CONNECTION_ENTRY_BYTES);
 
 impl Conn {
     pub fn new(socket: TcpStream, state: State, canary: bool) -> Conn {
         Conn {
-            socket,
+            wire: Wire::new(socket),
             blocked: false,
             ends: false,
             peer_ended: false,
@@ -78,10 +82,20 @@ impl Conn {
         }
     }
 
-    /// Bytes came in. None at all are an occasion too: a `POST` without a body is complete by its head.
+    /// Bytes came off the socket.
+    pub fn arrived(&mut self, bytes: &mut [u8], id: ConnId, context: &mut Context) {
+        match self.wire.is_tls() {
+            true => handshake::receive(self, bytes, id, context),
+            false => self.receive(bytes, id, context),
+        }
+    }
+
+    /// Plain bytes came in, or the first sealed ones. None at all are an occasion too: a `POST` without a body
+    /// is complete by its head.
     pub fn receive(&mut self, bytes: &mut [u8], id: ConnId, context: &mut Context) {
         match &mut self.state {
             State::Proxied(_) => Proxied::receive(self, bytes, id, context),
+            State::Handshaking(_) => Handshaking::receive(self, bytes, id, context),
             State::Requesting(_) => Requesting::receive(self, bytes, id, context),
             State::Posting(_) => Posting::receive(self, bytes, id, context),
             State::Proving(_) => Proving::receive(self, bytes, id, context),
@@ -97,7 +111,7 @@ impl Conn {
     pub fn peer_ended(&mut self, id: ConnId, context: &mut Context) {
         self.peer_ended = true;
         match &mut self.state {
-            State::Closing(_) => Closing::peer_ended(self),
+            State::Closing(_) => Closing::peer_ended(self, context),
             State::Posting(posting) if posting.is_whole() => {}
             State::Proving(_) => {
                 context.stats.refused("left");
@@ -123,6 +137,7 @@ impl Conn {
     pub fn fire(&mut self, id: ConnId, context: &mut Context) {
         match &mut self.state {
             State::Proxied(_) => Proxied::fire(self, context),
+            State::Handshaking(_) => Handshaking::fire(self, context),
             State::Requesting(_) => Requesting::fire(self, context),
             State::Posting(_) => Posting::fire(self, context),
             State::Proving(_) => Proving::fire(self, id, context),
@@ -136,6 +151,7 @@ impl Conn {
     pub fn due_ms(&self, context: &Context) -> u64 {
         match &self.state {
             State::Proxied(proxied) => proxied.until_ms,
+            State::Handshaking(handshaking) => handshaking.until_ms,
             State::Requesting(requesting) => requesting.until_ms,
             State::Posting(posting) => posting.until_ms,
             State::Proving(proving) => proving.until_ms,
@@ -153,7 +169,7 @@ impl Conn {
     /// Enters what now waits here into the account. Who has grown when nothing is left of it is ended: it comes
     /// back, and everything of it is in the inbox.
     pub fn account(&mut self, id: ConnId, context: &mut Context) {
-        let held = self.waiting_bytes();
+        let held = self.waiting_bytes(context);
         let has_grown = held > self.held_bytes as usize;
         context.held_change += held as i64 - i64::from(self.held_bytes);
         self.held_bytes = held as u32;
@@ -171,16 +187,19 @@ impl Conn {
     }
 
     /// Bytes of memory beyond the slab entry and the user's name.
-    fn waiting_bytes(&self) -> usize {
-        match &self.state {
+    fn waiting_bytes(&self, context: &mut Context) -> usize {
+        let of_state = match &self.state {
             State::Proxied(proxied) => proxied.held_bytes(),
+            State::Handshaking(_) => size_of::<Handshaking>(),
             State::Requesting(requesting) => requesting.held_bytes(),
             State::Posting(posting) => posting.held_bytes(),
             State::Proving(proving) => proving.held_bytes(),
             State::Open(open) => open.session.held_bytes() + open.decoder.held_bytes(),
             State::Closing(closing) => closing.held_bytes(),
-            State::Gone => 0,
-        }
+            // Its channel goes with it.
+            State::Gone => return 0,
+        };
+        of_state + self.wire.held_bytes(&mut context.channels)
     }
 
     /// Something waits that the kernel may take.
@@ -195,6 +214,14 @@ impl Conn {
     }
 
     pub fn flush(&mut self, id: ConnId, context: &mut Context) {
+        match self.wire.push_unsent(&mut context.channels) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.blocked = true;
+                return;
+            }
+            Err(_) => return self.lost("reset", id, context),
+        }
         match &self.state {
             State::Proving(_) => Proving::flush(self, id, context),
             State::Open(_) => Open::flush(self, id, context),

@@ -1,11 +1,14 @@
 //! What the steps of a connection share on one core: settings, the clock of this turn, the ways out.
 
 use super::{
+    Tls,
+    accept::Entrance,
     canary::CanaryPass,
     mailbox::{ConnId, ConnectionNames},
     proxy::Newcomer,
     queues::Mail,
     stats::Stats,
+    tls::{channel::Channels, handshake::InFlight},
 };
 use crate::{
     auth::{AuthError, Verified, Verifier},
@@ -22,6 +25,7 @@ use crate::{
     },
 };
 use arc_swap::{ArcSwap, Cache};
+use rustls::ServerConfig;
 use std::{
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -110,6 +114,10 @@ pub(super) struct Context {
     pub has_room: bool,
     /// Newcomers are sent elsewhere.
     pub draining: bool,
+    /// Certificate and tickets of the TLS listener, as they are now.
+    tls: Option<Cache<Arc<ArcSwap<ServerConfig>>, Arc<ServerConfig>>>,
+    pub handshakes: InFlight,
+    pub channels: Channels,
     /// The broadcast whose slice is being written, and how many took it at once: they are told together.
     pub broadcast: Option<(Ticket, u32)>,
 }
@@ -119,6 +127,7 @@ impl Context {
         core: u16,
         settings: Arc<Settings>,
         verifier: Arc<ArcSwap<Verifier>>,
+        tls: Option<Arc<Tls>>,
         mail: Mail,
         stats: Stats,
         memory: Arc<Memory>,
@@ -137,6 +146,9 @@ impl Context {
             held_change: 0,
             has_room: true,
             draining: false,
+            tls: tls.map(|tls| Cache::new(tls.current())),
+            handshakes: InFlight::default(),
+            channels: Channels::new(),
             broadcast: None,
         }
     }
@@ -146,11 +158,17 @@ impl Context {
         self.turn = self.turn.wrapping_add(1);
     }
 
-    pub fn newcomer(&self, refused: Option<&'static str>) -> Newcomer {
+    pub fn newcomer(&self, refused: Option<&'static str>, entrance: Entrance) -> Newcomer {
         Newcomer {
             until_ms: self.now.mono_ms + self.settings.gateway.handshake_ms,
             refused,
+            entrance,
         }
+    }
+
+    /// For the next handshake; the certificate may have been replaced since the last one.
+    pub fn tls_config(&mut self) -> Option<Arc<ServerConfig>> {
+        self.tls.as_mut().map(|tls| tls.load().clone())
     }
 
     /// Whether an item may wait for a client that does not read now.

@@ -126,7 +126,7 @@ impl Core {
                 (Token::Connection { index, reuse }, readiness) => {
                     self.socket_ready(index, reuse, readiness);
                 }
-                (Token::Listener, _) => self.accept()?,
+                (Token::Listener(entrance), _) => self.accept(entrance)?,
                 (Token::Doorbell, _) => {
                     self.context.mail.answered();
                     self.letters_left = true;
@@ -139,6 +139,7 @@ impl Core {
             self.read_letters();
             self.walk();
         }
+        self.bound_handshakes();
         self.flush_touched();
         self.hand_over()
     }
@@ -176,11 +177,11 @@ impl Core {
             return;
         };
         let context = &mut self.context;
-        match (&conn.socket).read(&mut self.buffer) {
+        match (&conn.wire.socket).read(&mut self.buffer) {
             Ok(0) => conn.peer_ended(id, context),
             Ok(count) => {
                 context.stats.received_bytes += count as u64;
-                conn.receive(&mut self.buffer[..count], id, context);
+                conn.arrived(&mut self.buffer[..count], id, context);
                 // An edge is told once: where more may lie, nobody will say so again.
                 if count == BUFFER_BYTES || conn.ends {
                     self.read_later(id);
@@ -226,6 +227,7 @@ impl Core {
         debug_assert!(self.context.actions.is_empty());
         conn.account(id, &mut self.context);
         if matches!(conn.state, State::Gone) {
+            conn.wire.leave(&mut self.context.channels);
             self.wheel.clear(&mut self.conns, id.slot);
             // Closes the socket, which also takes it out of the set.
             let Some(removed) = self.conns.remove(id.slot) else {
@@ -274,13 +276,20 @@ impl Core {
             self.settle(id);
         }
         self.walk_by_tick();
-        self.context.stats.publish(self.clients());
+        self.publish();
         self.account();
         self.door.refill();
         match self.context.has_room {
             true => self.door.unmute(&self.park),
             false => Ok(()),
         }
+    }
+
+    fn publish(&mut self) {
+        let clients = self.clients();
+        let context = &mut self.context;
+        context.stats.tls_sent_bytes += std::mem::take(&mut context.channels.scratch.sent_bytes);
+        context.stats.publish(clients);
     }
 
     /// The slab as it is now; and one core, once a second, compares all that is held with the prediction.

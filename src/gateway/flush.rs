@@ -1,13 +1,10 @@
 //! How bytes leave: what waits in a session goes out in one `writev` after another until nothing waits or
 //! the kernel takes no more; then the set tells when it does.
 
-use super::context::Context;
+use super::{context::Context, wire::Wire};
 use crate::proto::session::Session;
 use smallvec::SmallVec;
-use std::{
-    io::{self, IoSlice, Write},
-    net::TcpStream,
-};
+use std::io::{self, IoSlice};
 
 /// System calls for one connection before the others have their turn.
 const WRITES_PER_TURN: usize = 16;
@@ -25,7 +22,7 @@ pub(super) enum Flushed {
 
 /// What became of the items is in the context's actions.
 pub(super) fn flush(
-    mut socket: &TcpStream,
+    wire: &mut Wire,
     session: &mut Session,
     context: &mut Context,
 ) -> io::Result<Flushed> {
@@ -38,7 +35,7 @@ pub(super) fn flush(
             if offered == 0 {
                 return Ok(Flushed::All);
             }
-            (offered, taken(socket.write_vectored(&vectors))?)
+            (offered, wire.send(&vectors, &mut context.channels)?)
         };
         context.stats.sent_bytes += written as u64;
         session.advance(
@@ -56,29 +53,11 @@ pub(super) fn flush(
 }
 
 /// A direct write of one frame; 0 when the kernel takes nothing now.
-pub(super) fn write(
-    mut socket: &TcpStream,
-    bytes: &[u8],
-    context: &mut Context,
-) -> io::Result<usize> {
-    let written = taken(socket.write(bytes))?;
+pub(super) fn write(wire: &mut Wire, bytes: &[u8], context: &mut Context) -> io::Result<usize> {
+    let written = wire.send(&[IoSlice::new(bytes)], &mut context.channels)?;
     context.stats.sent_bytes += written as u64;
     if written < bytes.len() {
         context.stats.blocked += 1;
     }
     Ok(written)
-}
-
-fn taken(result: io::Result<usize>) -> io::Result<usize> {
-    match result {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ) =>
-        {
-            Ok(0)
-        }
-        result => result,
-    }
 }

@@ -1,10 +1,10 @@
 //! Core threads: they hold the sockets and nothing else touches one.
 //!
 //! The path of a connection, one file and one state per step: [`accept`] → [`proxy`] (header of a trusted
-//! balancer) → TLS (to come, `tls.rs`) → [`request`] → [`upgrade`] (WebSocket, event stream, [`posting`] or
+//! balancer) → [`tls::handshake`] (clients of the TLS listener) → [`request`] → [`upgrade`] (WebSocket, event stream, [`posting`] or
 //! a plain answer; authentication by the request) → [`proving`] (authentication by the first message) →
 //! [`open`] → [`closing`]; [`conn`] holds the states. What a core is besides: [`boot`] and [`core`] (the
-//! thread and its turns), [`canary`] (what lets our own canary in), [`park`] (where sockets wait), [`flush`] (how bytes leave), [`wheel`] (time),
+//! thread and its turns), [`canary`] (what lets our own canary in), [`park`] (where sockets wait), [`wire`] and [`flush`] (how bytes leave), [`wheel`] (time),
 //! [`letters`] and [`walk`] (what control asks of one connection, and of all), [`mailbox`] and [`queues`]
 //! (the way between both).
 //!
@@ -36,11 +36,15 @@ pub mod queues;
 mod request;
 mod slots;
 mod stats;
+pub mod tls;
 mod upgrade;
 mod walk;
 mod wheel;
+mod wire;
 
+use queues::Addresses;
 pub use queues::{Cores, Full, Inbox};
+pub use tls::Tls;
 
 use crate::{
     auth::Verifier,
@@ -75,10 +79,11 @@ pub enum StartError {
     )]
     Uring { source: io::Error },
     #[error(
-        "can't listen on {address}: {source}. Free the port, or change gateway.listen (below 1024 it takes \
+        "can't listen on {address}: {source}. Free the port, or change {key} (below 1024 it takes \
          CAP_NET_BIND_SERVICE)"
     )]
     Listen {
+        key: &'static str,
         address: SocketAddr,
         source: io::Error,
     },
@@ -101,14 +106,22 @@ pub fn start(
     cfg: &config::Gateway,
     conformance: config::Conformance,
     verifier: Arc<ArcSwap<Verifier>>,
+    tls: Option<Arc<Tls>>,
     region: &Region,
     metrics: &Metrics,
 ) -> Result<(Cores, Inbox), StartError> {
     let settings = Arc::new(Settings::new(cfg, conformance, region)?);
-    accept::ensure_free(cfg.listen).map_err(|source| StartError::Listen {
-        address: cfg.listen,
-        source,
-    })?;
+    let mut listen = Addresses {
+        plain: cfg.listen,
+        tls: tls.as_ref().and(cfg.tls_listen),
+    };
+    for (_, key, address) in listen.each() {
+        accept::ensure_free(address).map_err(|source| StartError::Listen {
+            key,
+            address,
+            source,
+        })?;
+    }
     let engine = Engine::choose(cfg.engine)?;
     let cpus = sys::cpus().unwrap_or_else(|_| vec![0]);
     let count = match cfg.cores {
@@ -126,7 +139,6 @@ pub fn start(
     let memory = Arc::new(Memory::new(cfg, count, population.clone()));
     memory.measure(metrics);
 
-    let mut listen = cfg.listen;
     let mut threads = Vec::with_capacity(count);
     for (core, wiring) in (0..).zip(&wirings) {
         let (report, reported) = mpsc::sync_channel(1);
@@ -140,6 +152,7 @@ pub fn start(
             wiring: wiring.clone(),
             settings: settings.clone(),
             verifier: verifier.clone(),
+            tls: tls.clone(),
             families: families.clone(),
             population: population.clone(),
             memory: memory.clone(),
@@ -153,7 +166,9 @@ pub fn start(
         // the process.
         listen = reported.recv().expect("a core reports")?;
     }
-    tracing::info!(engine = engine.as_str(), cores = count, %listen, "accepting clients");
+    let Addresses { plain, tls } = listen;
+    let by_tls = tls.map(tracing::field::display);
+    tracing::info!(engine = engine.as_str(), cores = count, listen = %plain, tls = by_tls, "accepting clients");
     warn_of_memory(cfg, &memory);
     let (names, canary) = (settings.names.clone(), settings.canary.clone());
     Ok(queues::control_ends(

@@ -330,7 +330,7 @@ impl Open {
             }
             return Open::carry_out(conn, id, context);
         };
-        match flush::write(&conn.socket, bytes, context) {
+        match flush::write(&mut conn.wire, bytes, context) {
             Ok(written) => {
                 conn.blocked = written < bytes.len();
                 conn.written_turn = context.turn;
@@ -350,7 +350,7 @@ impl Open {
         let State::Open(open) = &mut conn.state else {
             return;
         };
-        match flush::flush(&conn.socket, &mut open.session, context) {
+        match flush::flush(&mut conn.wire, &mut open.session, context) {
             Ok(flushed) => {
                 conn.blocked = flushed == Flushed::Blocked;
                 Open::carry_out(conn, id, context);
@@ -386,7 +386,7 @@ impl Open {
         // What was said before the end still leaves if the kernel takes it now: the answer to one message
         // does not go missing because the next one broke the protocol. A lost socket shows again below.
         if !conn.blocked
-            && let Ok(flushed) = flush::flush(&conn.socket, &mut open.session, context)
+            && let Ok(flushed) = flush::flush(&mut conn.wire, &mut open.session, context)
         {
             conn.blocked = flushed == Flushed::Blocked;
         }

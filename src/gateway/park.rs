@@ -13,6 +13,7 @@
 //!
 //! The listener and the ticker are levels: they are taken from in bounded portions.
 
+use super::accept::Entrance;
 use crate::sys::{Epoll, Interest, Readiness, Ready};
 use monoio::net::UnixStream;
 use std::{io, os::fd::AsFd};
@@ -20,7 +21,7 @@ use std::{io, os::fd::AsFd};
 /// Who an event is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
-    Listener,
+    Listener(Entrance),
     Doorbell,
     Ticker,
     Connection { index: u32, reuse: u16 },
@@ -31,11 +32,13 @@ const CONNECTION: u64 = 0;
 const LISTENER: u64 = 1 << 48;
 const DOORBELL: u64 = 2 << 48;
 const TICKER: u64 = 3 << 48;
+const TLS_LISTENER: u64 = 4 << 48;
 
 impl Token {
     fn encode(self) -> u64 {
         match self {
-            Token::Listener => LISTENER,
+            Token::Listener(Entrance::Plain) => LISTENER,
+            Token::Listener(Entrance::Tls) => TLS_LISTENER,
             Token::Doorbell => DOORBELL,
             Token::Ticker => TICKER,
             Token::Connection { index, reuse } => {
@@ -46,7 +49,8 @@ impl Token {
 
     fn decode(token: u64) -> Token {
         match token & (0xffff << 48) {
-            LISTENER => Token::Listener,
+            LISTENER => Token::Listener(Entrance::Plain),
+            TLS_LISTENER => Token::Listener(Entrance::Tls),
             DOORBELL => Token::Doorbell,
             TICKER => Token::Ticker,
             _ => Token::Connection {
@@ -111,7 +115,8 @@ mod tests {
     #[test]
     fn a_token_reads_back_what_it_was_made_of() {
         for token in [
-            Token::Listener,
+            Token::Listener(Entrance::Plain),
+            Token::Listener(Entrance::Tls),
             Token::Doorbell,
             Token::Ticker,
             Token::Connection { index: 0, reuse: 0 },

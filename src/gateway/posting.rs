@@ -109,7 +109,7 @@ impl Posting {
             return;
         }
         // Nothing waits before it, so a client that reads at all has room for it.
-        match flush::write(&conn.socket, CONTINUE, context) {
+        match flush::write(&mut conn.wire, CONTINUE, context) {
             Ok(written) if written == CONTINUE.len() => {}
             _ => {
                 context.stats.refused("unwritable");

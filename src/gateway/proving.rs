@@ -154,7 +154,7 @@ impl Proving {
         let State::Proving(proving) = &mut conn.state else {
             return;
         };
-        match flush::flush(&conn.socket, &mut proving.session, context) {
+        match flush::flush(&mut conn.wire, &mut proving.session, context) {
             Ok(flushed) => conn.blocked = flushed == Flushed::Blocked,
             Err(_) => conn.lost("reset", id, context),
         }

@@ -4,10 +4,12 @@
 //! every client would look like the balancer.
 
 use super::{
+    accept::Entrance,
     conn::{Conn, State},
     context::Context,
     mailbox::ConnId,
     request::Requesting,
+    tls::handshake::Handshaking,
 };
 use crate::{
     limits,
@@ -21,6 +23,17 @@ pub(super) struct Newcomer {
     pub until_ms: u64,
     /// Why it will be heard out and refused.
     pub refused: Option<&'static str>,
+    pub entrance: Entrance,
+}
+
+impl Newcomer {
+    /// The step behind the PROXY header, or without one.
+    pub fn begin(self) -> State {
+        match self.entrance {
+            Entrance::Plain => State::Requesting(Box::new(Requesting::new(self))),
+            Entrance::Tls => State::Handshaking(Box::new(Handshaking::new(self))),
+        }
+    }
 }
 
 /// Waiting for a PROXY header.
@@ -51,8 +64,7 @@ impl Proxied {
         match proxy_header::parse(&proxied.bytes) {
             // Nothing here depends on where a client is: its address is for the logs of the balancer.
             Ok(Step::Done { consumed, .. }) => {
-                let newcomer = proxied.newcomer;
-                conn.state = State::Requesting(Box::new(Requesting::new(newcomer)));
+                conn.state = proxied.newcomer.begin();
                 conn.receive(&mut bytes[consumed - before..], id, context);
             }
             Ok(Step::NeedMore) => {}

@@ -64,6 +64,19 @@ const STAMP_BYTES: usize = size_of::<usize>();
 const _: () = assert!(size_of::<ToCore>() + STAMP_BYTES == contract::TO_CORE_BYTES);
 const _: () = assert!(size_of::<FromCore>() + STAMP_BYTES == contract::FROM_CORE_BYTES);
 
+/// Where clients connect.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub plain: SocketAddr,
+    pub tls: Option<SocketAddr>,
+}
+
+impl From<SocketAddr> for Addresses {
+    fn from(plain: SocketAddr) -> Addresses {
+        Addresses { plain, tls: None }
+    }
+}
+
 /// Control's handle of the core threads.
 #[derive(Clone)]
 pub struct Cores {
@@ -72,7 +85,7 @@ pub struct Cores {
 
 struct Shared {
     cores: Vec<Arc<Wiring>>,
-    local_addr: SocketAddr,
+    listen: Addresses,
     threads: Mutex<Vec<JoinHandle<()>>>,
     names: ConnectionNames,
     canary: Arc<CanaryPass>,
@@ -96,7 +109,12 @@ impl Cores {
 
     /// Where clients connect.
     pub fn local_addr(&self) -> SocketAddr {
-        self.shared.local_addr
+        self.shared.listen.plain
+    }
+
+    /// Where clients connect by TLS.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.shared.listen.tls
     }
 
     /// What lets this process's canary in.
@@ -315,7 +333,7 @@ pub fn wire(count: usize) -> io::Result<Vec<Arc<Wiring>>> {
 /// Control's ends, once every core runs.
 pub fn control_ends(
     wirings: Vec<Arc<Wiring>>,
-    local_addr: SocketAddr,
+    listen: impl Into<Addresses>,
     threads: Vec<JoinHandle<()>>,
     names: ConnectionNames,
     canary: Arc<CanaryPass>,
@@ -328,7 +346,7 @@ pub fn control_ends(
     let cores = Cores {
         shared: Arc::new(Shared {
             cores: wirings,
-            local_addr,
+            listen: listen.into(),
             threads: Mutex::new(threads),
             names,
             canary,

@@ -1,7 +1,4 @@
 //! The request head: collected until it is whole, within its bounds of bytes and time.
-//!
-//! Between the step before and this one stands TLS, once it exists (`tls.rs`): a state of its own that
-//! decrypts what arrives and hands plain bytes to the steps from here on.
 
 use super::{
     closing::Closing,

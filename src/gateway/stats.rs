@@ -26,6 +26,41 @@ pub(super) struct Families {
     client_errors: IntCounterVec,
     close_unanswered: IntCounter,
     crowded_out: IntCounter,
+    tls: TlsFamilies,
+}
+
+/// Of connections by TLS.
+#[derive(Clone)]
+struct TlsFamilies {
+    handshakes: IntCounterVec,
+    broken: IntCounterVec,
+    received_bytes: IntCounter,
+    sent_bytes: IntCounter,
+}
+
+impl TlsFamilies {
+    fn new(metrics: &Metrics) -> TlsFamilies {
+        TlsFamilies {
+            handshakes: metrics.counters(
+                "tls_handshakes_total",
+                "TLS handshakes completed; those that failed are in refused_total.",
+                &["kind", "version"],
+            ),
+            broken: metrics.counters(
+                "tls_broken_total",
+                "TLS connections that ended by a breach of TLS after the handshake, by cause.",
+                &["cause"],
+            ),
+            received_bytes: metrics.counter(
+                "tls_received_bytes_total",
+                "Bytes from clients by TLS, sealed.",
+            ),
+            sent_bytes: metrics.counter(
+                "tls_sent_bytes_total",
+                "Bytes the kernel took for clients by TLS, sealed.",
+            ),
+        }
+    }
 }
 
 impl Families {
@@ -56,9 +91,13 @@ impl Families {
                 &["cause"],
             ),
             received: metrics.counter("received_total", "Messages from clients."),
-            received_bytes: metrics.counter("received_bytes_total", "Bytes from clients."),
+            received_bytes: metrics
+                .counter("received_bytes_total", "Bytes from clients, as they came."),
             sent: metrics.counter("sent_total", "Items written whole to a client."),
-            sent_bytes: metrics.counter("sent_bytes_total", "Bytes the kernel took for clients."),
+            sent_bytes: metrics.counter(
+                "sent_bytes_total",
+                "Bytes the kernel took for clients, before TLS.",
+            ),
             blocked: metrics.counter(
                 "write_blocked_total",
                 "Writes the kernel did not take whole.",
@@ -92,6 +131,7 @@ impl Families {
                 "crowded_out_total",
                 "Connections ended because they went on growing when the share for what waits was used up.",
             ),
+            tls: TlsFamilies::new(metrics),
         }
     }
 
@@ -125,6 +165,8 @@ pub(super) struct Stats {
     pub stalled: u64,
     pub accepts_paused: u64,
     pub shed: u64,
+    pub tls_received_bytes: u64,
+    pub tls_sent_bytes: u64,
 }
 
 impl Stats {
@@ -144,6 +186,8 @@ impl Stats {
             stalled: 0,
             accepts_paused: 0,
             shed: 0,
+            tls_received_bytes: 0,
+            tls_sent_bytes: 0,
         }
     }
 
@@ -170,6 +214,15 @@ impl Stats {
         self.families.client_errors.with_label_values(&[code]).inc();
     }
 
+    pub fn handshake(&self, kind: &'static str, version: &'static str) {
+        let handshakes = &self.families.tls.handshakes;
+        handshakes.with_label_values(&[kind, version]).inc();
+    }
+
+    pub fn tls_broken(&self, cause: &'static str) {
+        self.families.tls.broken.with_label_values(&[cause]).inc();
+    }
+
     pub fn close_unanswered(&self) {
         self.families.close_unanswered.inc();
     }
@@ -192,6 +245,8 @@ impl Stats {
             (&mut self.stalled, &families.stalled),
             (&mut self.accepts_paused, &families.accepts_paused),
             (&mut self.shed, &families.shed),
+            (&mut self.tls_received_bytes, &families.tls.received_bytes),
+            (&mut self.tls_sent_bytes, &families.tls.sent_bytes),
         ] {
             if *count > 0 {
                 family.inc_by(std::mem::take(count));

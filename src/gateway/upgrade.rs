@@ -2,6 +2,7 @@
 //! Where it carries a token, this is also the step of authentication.
 
 use super::{
+    accept::Entrance,
     closing::Closing,
     conn::{Conn, State},
     context::Context,
@@ -98,9 +99,9 @@ pub(super) fn answer_and_go_on(
 ) {
     let bytes = answer.encode(reply);
     // Nothing waits before it, so a client that reads at all has room for it.
-    match super::flush::write(&conn.socket, &bytes, context) {
+    match super::flush::write(&mut conn.wire, &bytes, context) {
         Ok(written) if written == bytes.len() => {
-            let newcomer = context.newcomer(None);
+            let newcomer = context.newcomer(None, Entrance::Plain);
             conn.state = State::Requesting(Box::new(Requesting::new(newcomer)));
         }
         _ => {

@@ -18,7 +18,7 @@ use crate::{
 /// eventpoll_pwq 80. Measured at 100,000: 3,809 (benches/RESULTS.md).
 pub const KERNEL_SOCKET_BYTES: u64 = 3_848;
 /// One entry of a core's slab.
-pub const CONNECTION_ENTRY_BYTES: usize = 112;
+pub const CONNECTION_ENTRY_BYTES: usize = 120;
 /// The shared text of a user's id: two counters and up to 32 bytes of name.
 pub const USER_NAME_BYTES: u64 = 48;
 /// One slot of the user table with its control byte; a slot is found by hashing, so from 1/8 to 9/16 are free.
@@ -117,6 +117,7 @@ impl Footprint {
 #[derive(Clone, Copy, Debug)]
 pub struct Contract {
     cores: u64,
+    /// Clients may come by TLS; then every connection is counted as one that does.
     has_tls: bool,
     send_buffer_bytes: u64,
     budget_bytes: u64,
@@ -133,18 +134,10 @@ impl Contract {
     ) -> Contract {
         Contract {
             cores: cores as u64,
-            has_tls: false,
+            has_tls: gateway.tls_listen.is_some(),
             send_buffer_bytes: gateway.send_buffer_bytes as u64,
             budget_bytes,
             tcp_bytes_max,
-        }
-    }
-
-    /// Every connection has TLS.
-    pub fn with_tls(self) -> Contract {
-        Contract {
-            has_tls: true,
-            ..self
         }
     }
 
@@ -169,7 +162,8 @@ impl Contract {
     pub fn worst(&self, connections: u64) -> Footprint {
         let idle = self.idle(connections);
         let more = |kind: Kind, bytes: u64| idle.bytes(kind) + bytes;
-        let waiting = self.cores * (LISTEN_BACKLOG as u64 + REFUSED_AT_ONCE as u64);
+        let listeners = 1 + u64::from(self.has_tls);
+        let waiting = self.cores * (listeners * LISTEN_BACKLOG as u64 + REFUSED_AT_ONCE as u64);
         let socket = 2 * self.send_buffer_bytes + (WRITE_BYTES + 2 * RECEIVE_BUFFER_BYTES) as u64;
         let lanes = self.lanes_max() + connections * HELD_SPARED_BYTES as u64;
         let servers = SERVER_CONNECTIONS + ADMIN_CONNECTIONS;
@@ -285,7 +279,11 @@ mod tests {
 
     #[test]
     fn tls_is_counted_where_it_is_spoken() {
-        let (plain, tls) = (contract(), contract().with_tls());
+        let gateway = config::Gateway {
+            tls_listen: Some(([0, 0, 0, 0], 8443).into()),
+            ..config::Gateway::default()
+        };
+        let (plain, tls) = (contract(), Contract::new(&gateway, 8, 16 << 30, 4 << 30));
         assert_eq!(plain.idle(1_000).bytes(Kind::Tls), 0);
         let more = tls.idle(1_000).total() - plain.idle(1_000).total();
         assert_eq!(more, 1_000 * TLS_CONNECTION_BYTES);

@@ -8,13 +8,13 @@ use crate::{
     bus::{Topic, kafka},
     config::{
         self, Auth, ConfigError, Conformance, DispatcherConfig, Gateway, GatewayConfig, Node,
-        Shard, Shipped, StandaloneConfig, check::apart,
+        Shard, Shipped, StandaloneConfig, Tls, check::apart,
     },
     gateway,
     registry::redis,
     sys,
 };
-use std::path::Path;
+use std::{net::SocketAddr, path::Path};
 
 /// A configuration that can be judged as a whole.
 pub trait Checked: Shipped {
@@ -37,16 +37,16 @@ pub fn load<T: Checked>(
 impl Checked for GatewayConfig {
     fn check(&self) -> Result<(), ConfigError> {
         log::check(&self.log)?;
-        clients(&self.gateway, self.conformance, &self.node)?;
+        clients(&self.gateway, &self.tls, self.conformance, &self.node)?;
         self.drain.check()?;
         self.dispatchers.check()?;
         SharedSecret::from_config(&self.grpc)?;
         self.grpc.check_advertised()?;
-        apart(&[
-            ("gateway.listen", self.gateway.listen),
+        let others = [
             ("admin.listen", self.admin.listen),
             ("grpc.listen", self.grpc.listen),
-        ])?;
+        ];
+        apart(&[&doors(&self.gateway)[..], &others].concat())?;
         redis::check(&self.redis)?;
         kafka::check(&self.kafka)?;
         tokens(&self.auth)?;
@@ -85,23 +85,36 @@ impl Checked for DispatcherConfig {
 impl Checked for StandaloneConfig {
     fn check(&self) -> Result<(), ConfigError> {
         log::check(&self.log)?;
-        clients(&self.gateway, self.conformance, &self.node)?;
+        clients(&self.gateway, &self.tls, self.conformance, &self.node)?;
         shard(self.gateway.shard)?;
         self.drain.check()?;
         self.http.check()?;
-        apart(&[
-            ("gateway.listen", self.gateway.listen),
+        let others = [
             ("http.listen", self.http.listen),
             ("admin.listen", self.admin.listen),
-        ])?;
+        ];
+        apart(&[&doors(&self.gateway)[..], &others].concat())?;
         tokens(&self.auth)?;
         directory("store.path", &self.store.path)
     }
 }
 
-fn clients(gateway: &Gateway, conformance: Conformance, node: &Node) -> Result<(), ConfigError> {
+fn clients(
+    gateway: &Gateway,
+    tls: &Tls,
+    conformance: Conformance,
+    node: &Node,
+) -> Result<(), ConfigError> {
     gateway.check()?;
+    gateway::tls::check(gateway, tls)?;
     gateway::check(gateway, conformance, &node.region)
+}
+
+/// Where clients connect.
+fn doors(gateway: &Gateway) -> Vec<(&'static str, SocketAddr)> {
+    let plain = ("gateway.listen", gateway.listen);
+    let tls = gateway.tls_listen.map(|tls| ("gateway.tls_listen", tls));
+    [Some(plain), tls].into_iter().flatten().collect()
 }
 
 fn tokens(auth: &Auth) -> Result<(), ConfigError> {

@@ -9,9 +9,9 @@ use crate::{
     api::secret::SharedSecret,
     auth::{Refresher, Verifier},
     bus::kafka::KafkaBus,
-    config::{Auth, ConfigError, GatewayConfig},
+    config::{self, Auth, ConfigError, GatewayConfig},
     control::{self, Control, ControlError, grpc_upstream::GrpcUpstream},
-    gateway,
+    gateway::{self, Tls},
     metrics::Metrics,
     registry::redis::RedisRegistry,
 };
@@ -33,18 +33,21 @@ async fn serve(
 ) -> Result<(), StartError> {
     let metrics = Metrics::default();
     let verifier = Arc::new(ArcSwap::from_pointee(Verifier::from_config(&config.auth)?));
+    let tls = Tls::from_config(&config.gateway, &config.tls, &metrics)?;
     let presented = SharedSecret::from_config(&config.grpc)?;
     let namespace = &config.node.namespace;
     let bus = Arc::new(KafkaBus::connect(&config.kafka, namespace, &metrics)?);
     let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;
     let upstream = GrpcUpstream::new(&config.dispatchers, presented.clone())?;
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
+    let rereading = reread_ticket_keys(tls.as_ref());
     // Last of what may fail for what is not ours: from here on clients can reach us.
     let region = config.node.region.clone();
     let (cores, inbox) = gateway::start(
         &config.gateway,
         config.conformance,
         verifier.clone(),
+        tls.clone(),
         &region,
         &metrics,
     )?;
@@ -68,6 +71,7 @@ async fn serve(
     let reload = reload::by(load, started, move |config| {
         level.set(&config.log)?;
         reload_keys(&verifier, &config.auth)?;
+        reload_tls(tls.as_deref(), &config.tls)?;
         presented.reload(&config.grpc)?;
         demanded.reload(&config.grpc)?;
         bus.reload(&config.kafka)?;
@@ -79,8 +83,8 @@ async fn serve(
     let ended = control.run(shutdown.gracefully, shutdown.at_once).await;
     telling.abort();
     systemd::stopping();
-    if let Some(refreshing) = refreshing {
-        refreshing.abort();
+    for task in [refreshing, rereading].into_iter().flatten() {
+        task.abort();
     }
     Ok(ended?)
 }
@@ -89,6 +93,16 @@ pub(super) fn reload_keys(kept: &ArcSwap<Verifier>, auth: &Auth) -> Result<(), C
     let fresh = kept.load().reloaded(auth)?;
     kept.store(Arc::new(fresh));
     Ok(())
+}
+
+pub(super) fn reload_tls(kept: Option<&Tls>, tls: &config::Tls) -> Result<(), ConfigError> {
+    kept.map_or(Ok(()), |kept| kept.reload(tls))
+}
+
+/// Keeps the fleet's ticket keys fresh, where there are some.
+pub(super) fn reread_ticket_keys(tls: Option<&Arc<Tls>>) -> Option<AbortHandle> {
+    let rereading = tls.map(|tls| tokio::spawn(tls.clone().keep_ticket_keys_fresh()));
+    rereading.map(|task| task.abort_handle())
 }
 
 /// Keeps keys by URL fresh, where there is one.

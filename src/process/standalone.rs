@@ -4,7 +4,7 @@ use super::{
     Load, StartError,
     data::DataDirectory,
     dispatcher::{open_store, read_admin_key},
-    gateway::{refresh_keys, reload_keys},
+    gateway::{refresh_keys, reload_keys, reload_tls, reread_ticket_keys},
     log::{self, LevelHandle},
     reload, runtime, signals,
 };
@@ -15,7 +15,8 @@ use crate::{
     console::{self, Console},
     control::{self, Control},
     dispatcher::{self, Dispatcher, api_keys::AdminKey, store::SharedStore},
-    gateway, limits,
+    gateway::{self, Tls},
+    limits,
     metrics::Metrics,
     registry::embedded::EmbeddedRegistry,
 };
@@ -79,6 +80,7 @@ async fn serve(
 ) -> Result<(), StartError> {
     let metrics = Metrics::default();
     let verifier = Arc::new(ArcSwap::from_pointee(Verifier::from_config(&config.auth)?));
+    let tls = Tls::from_config(&config.gateway, &config.tls, &metrics)?;
     let admin_key = AdminKey::default();
     read_admin_key(&admin_key, &config.http)?;
     let has_console = has_console(&config);
@@ -88,6 +90,7 @@ async fn serve(
         &config.gateway,
         config.conformance,
         verifier.clone(),
+        tls.clone(),
         &config.node.region,
         &metrics,
     )?;
@@ -100,6 +103,7 @@ async fn serve(
         })
     });
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
+    let rereading = reread_ticket_keys(tls.as_ref());
     let dispatcher =
         Dispatcher::bind(embedded.dispatcher(&config, admin_key.clone(), &metrics, pages)).await?;
     let http = dispatcher.addresses().http;
@@ -131,6 +135,7 @@ async fn serve(
     let reload = reload::by(load, started, move |config| {
         level.set(&config.log)?;
         reload_keys(&verifier, &config.auth)?;
+        reload_tls(tls.as_deref(), &config.tls)?;
         read_admin_key(&admin_key, &config.http)?;
         reload_gateway(config.gateway.clone());
         Ok(())
@@ -138,8 +143,8 @@ async fn serve(
     let shutdown = signals::listen(reload)?;
     tokio::spawn(greet(admin, greeting));
     let ended = run_both(control, dispatcher, shutdown).await;
-    if let Some(refreshing) = refreshing {
-        refreshing.abort();
+    for task in [refreshing, rereading].into_iter().flatten() {
+        task.abort();
     }
     ended
 }

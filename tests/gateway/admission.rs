@@ -8,17 +8,16 @@ use herald::{
 };
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
     process::{Command, Stdio},
     sync::Arc,
     time::Instant,
 };
 
-on_both_engines!(
+on_both_engines!(also_by_tls:
     above_the_soft_limit_a_client_is_told_when_to_come_back,
+    newcomers_above_the_rate_wait_and_are_served;
     above_the_hard_limit_the_socket_is_closed,
     a_limit_that_was_read_again_counts_for_the_next_newcomer,
-    newcomers_above_the_rate_wait_and_are_served,
     a_trusted_balancer_is_believed_in_either_version,
     a_trusted_balancer_has_to_send_its_header,
     a_header_that_never_ends_costs_its_sender_the_connection_in_time,
@@ -202,7 +201,7 @@ fn a_full_descriptor_table_answers_503(engine: Engine) {
     let address = lines.find_map(|line| line.unwrap().strip_prefix(LISTENING)?.parse().ok());
     let address = address.expect("it listens");
 
-    let held: Vec<TcpStream> = (0..80).map(|_| tcp(address)).collect();
+    let held: Vec<Stream> = (0..80).map(|_| tcp(address)).collect();
     let answer = exchange(address, HEAD.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("Retry-After: "), "{answer}");

@@ -13,7 +13,7 @@ use tungstenite::{
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
-on_both_engines!(
+on_both_engines!(also_by_tls:
     a_client_that_closes_is_answered,
     a_close_of_ours_is_told_with_its_code,
     a_close_of_ours_that_is_not_answered_ends_all_the_same,
@@ -168,7 +168,7 @@ fn a_client_that_never_reads_is_closed_and_others_notice_nothing(engine: Engine)
     });
     let mut stalled = gateway.connect("43");
     // Or the kernel would take all of it on the client's behalf.
-    let small = socket2::SockRef::from(stalled.socket.get_ref());
+    let small = socket2::SockRef::from(&stalled.socket.get_ref().tcp);
     small.set_recv_buffer_size(8 * 1024).unwrap();
     let (of_stalled, ..) = gateway.opened();
     let mut reading = gateway.connect("42");

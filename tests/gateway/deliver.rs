@@ -8,7 +8,7 @@ use herald::{
     ids::NotificationId,
 };
 
-on_both_engines!(
+on_both_engines!(also_by_tls:
     a_pushed_item_arrives_and_its_acknowledgement_comes_back,
     an_item_for_a_connection_that_is_gone_is_not_here,
     several_items_of_one_batch_arrive_in_order,

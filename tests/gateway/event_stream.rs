@@ -10,12 +10,9 @@ use herald::{
     position::{Cursors, Position},
     proto::close::CloseCode,
 };
-use std::{
-    io::Write,
-    net::{Shutdown, TcpStream},
-};
+use std::{io::Write, net::Shutdown};
 
-on_both_engines!(
+on_both_engines!(also_by_tls:
     a_stream_carries_items_with_the_cursors_they_lead_to,
     a_stream_comes_back_with_its_last_event_id,
     a_stream_without_a_valid_token_is_refused,
@@ -27,13 +24,14 @@ on_both_engines!(
     posts_are_answered_by_control_on_one_connection,
     a_client_that_waits_to_be_asked_for_its_body_is_asked,
     a_post_that_says_nothing_sensible_is_answered_400,
-    a_post_nobody_answers_gets_503,
     a_post_too_many_is_told_when_to_come_back,
     a_half_closed_post_gets_its_answer,
-    a_half_closed_stream_gets_its_head_and_ends,
+    a_half_closed_stream_gets_its_head_and_ends;
+    // Its time does not leave room for a handshake on a busy machine.
+    a_post_nobody_answers_gets_503,
 );
 
-fn stream(gateway: &Gateway, extra: &str) -> TcpStream {
+fn stream(gateway: &Gateway, extra: &str) -> Stream {
     let mut stream = tcp(gateway.address());
     let request = format!(
         "GET /sse/notifications HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\n{extra}\r\n",
@@ -104,7 +102,7 @@ fn a_stream_without_a_valid_token_is_refused(engine: Engine) {
 /// Ends the stream with the code and returns its last event, as lines.
 fn last_event(
     gateway: &mut Gateway,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     conn: ConnId,
     code: CloseCode,
 ) -> Vec<String> {
@@ -155,7 +153,7 @@ fn an_end_is_told_behind_the_rest_of_an_event_partly_sent(engine: Engine) {
     let mut gateway = Gateway::start(engine);
     let mut stream = stream(&gateway, "");
     // Or the kernel would take all of it on the client's behalf.
-    let small = socket2::SockRef::from(&stream);
+    let small = socket2::SockRef::from(&stream.tcp);
     small.set_recv_buffer_size(8 * 1024).unwrap();
     let (conn, ..) = gateway.opened();
     gateway.send(0, synced(conn, 0));

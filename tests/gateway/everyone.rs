@@ -10,7 +10,7 @@ use herald::{
 use std::collections::BTreeSet;
 use tungstenite::{Message, protocol::frame::coding::CloseCode};
 
-on_both_engines!(
+on_both_engines!(also_by_tls:
     several_cores_share_one_port_and_each_serves_its_own,
     a_broadcast_reaches_everyone_on_every_core,
     a_new_slot_is_told_to_all_and_to_newcomers,

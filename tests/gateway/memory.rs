@@ -44,7 +44,7 @@ fn where_one_more_would_not_stay_within_the_budget_it_is_told_when_to_come_back(
 fn kernel_bytes(gateway: &Gateway, client: &Client) -> u64 {
     let (from, to) = (
         gateway.address(),
-        client.socket.get_ref().local_addr().unwrap(),
+        client.socket.get_ref().tcp.local_addr().unwrap(),
     );
     let listed = Command::new("ss")
         .args(["-tmnH", "state", "established"])

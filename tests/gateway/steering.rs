@@ -23,7 +23,8 @@ fn cores_met(gateway: &mut Gateway, cpu: usize, source: [u8; 4]) -> BTreeSet<u16
     let connecting = std::thread::spawn(move || {
         sys::pin_to_cpu(cpu).unwrap();
         let connect = |_| {
-            let stream = tcp_from(source, address);
+            let tcp = tcp_from(source, address);
+            let stream = Stream { tcp, tls: None };
             Client::over(stream, "/ws/notifications", &[bearer("42")]).unwrap()
         };
         (0..NEWCOMERS).map(connect).collect::<Vec<_>>()

@@ -1,12 +1,13 @@
-//! A gateway with the test in control's place, and plain clients for it.
+//! A gateway with the test in control's place, and clients for it.
 
+use crate::stream::{CERTIFICATES, is_by_tls};
 use arc_swap::ArcSwap;
 use herald::{
     auth::{Verifier, mint_hs256, mint_hs256_at},
     config::{self, Engine, Secret},
     envelope::{Kind, Priority},
     gateway::{
-        self, Cores, Inbox,
+        self, Cores, Inbox, Tls,
         mailbox::{ConnId, Delivery, FromCore, ToCore},
     },
     ids::{NotificationId, UserId},
@@ -28,8 +29,12 @@ const SECRET: &str = "a secret of this test, long enough";
 /// Nothing here takes that long unless it never happens.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+pub use crate::stream::Stream;
+
 pub struct Gateway {
     pub cores: Cores,
+    /// Where a test's clients come by TLS.
+    pub tls: Option<Arc<Tls>>,
     pub metrics: Metrics,
     inbox: Inbox,
     told: VecDeque<FromCore>,
@@ -50,8 +55,24 @@ impl Gateway {
         adapt: impl FnOnce(&mut config::Gateway),
         echo: bool,
     ) -> Gateway {
+        let tls = config::Tls {
+            certificate_file: Some(CERTIFICATES.file("gateway.pem")),
+            key_file: Some(CERTIFICATES.file("gateway.key")),
+            ticket_keys_file: None,
+        };
+        Gateway::with_tls(engine, adapt, echo, &tls)
+    }
+
+    /// With this certificate, where the test runs by TLS.
+    pub fn with_tls(
+        engine: Engine,
+        adapt: impl FnOnce(&mut config::Gateway),
+        echo: bool,
+        tls: &config::Tls,
+    ) -> Gateway {
         let mut cfg = config::Gateway {
             listen: ([127, 0, 0, 1], 0).into(),
+            tls_listen: is_by_tls().then(|| ([127, 0, 0, 1], 0).into()),
             cores: 1,
             engine,
             pin: false,
@@ -63,10 +84,13 @@ impl Gateway {
         let verifier = Arc::new(ArcSwap::from_pointee(Verifier::hs256(&secret())));
         let conformance = config::Conformance { echo };
         let region = "local".parse().unwrap();
+        let tls = Tls::from_config(&cfg, tls, &metrics).unwrap();
+        let kept = tls.clone();
         let (cores, inbox) =
-            gateway::start(&cfg, conformance, verifier, &region, &metrics).unwrap();
+            gateway::start(&cfg, conformance, verifier, kept, &region, &metrics).unwrap();
         let gateway = Gateway {
             cores,
+            tls,
             metrics,
             inbox,
             told: VecDeque::new(),
@@ -81,8 +105,10 @@ impl Gateway {
         gateway
     }
 
+    /// Where the test's clients connect.
     pub fn address(&self) -> SocketAddr {
-        self.cores.local_addr()
+        let tls = self.cores.tls_addr();
+        tls.unwrap_or_else(|| self.cores.local_addr())
     }
 
     /// A sample of the metrics, by its name with labels; 0 when there is none.
@@ -280,7 +306,7 @@ pub fn item_of(pos: u64, json: &str, lane: Priority) -> Arc<Item> {
 
 /// An independent WebSocket client, blocking.
 pub struct Client {
-    pub socket: WebSocket<TcpStream>,
+    pub socket: WebSocket<Stream>,
 }
 
 impl Client {
@@ -295,11 +321,11 @@ impl Client {
 
     /// The same over a connection that is there already.
     pub fn over(
-        stream: TcpStream,
+        stream: Stream,
         path: &str,
         headers: &[(&'static str, String)],
     ) -> Result<Client, u16> {
-        let url = format!("ws://{}{path}", stream.peer_addr().unwrap());
+        let url = format!("ws://{}{path}", stream.tcp.peer_addr().unwrap());
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
@@ -362,8 +388,12 @@ impl Client {
     }
 }
 
-/// A socket whose reads end with the test's deadline.
-pub fn tcp(address: SocketAddr) -> TcpStream {
+/// A way in whose reads end with the test's deadline.
+pub fn tcp(address: SocketAddr) -> Stream {
+    Stream::connect(address)
+}
+
+pub fn plain_tcp(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -377,14 +407,14 @@ pub fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     read_to_end(&mut stream)
 }
 
-pub fn read_to_end(stream: &mut TcpStream) -> String {
+pub fn read_to_end(stream: &mut impl Read) -> String {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// Reads until the bytes contain `what`.
-pub fn read_until(stream: &mut TcpStream, what: &str) -> String {
+pub fn read_until(stream: &mut impl Read, what: &str) -> String {
     let mut heard = Vec::new();
     let mut buffer = [0; 4096];
     while !String::from_utf8_lossy(&heard).contains(what) {

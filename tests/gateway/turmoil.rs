@@ -10,7 +10,7 @@ use herald::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::collections::{BTreeMap, BTreeSet};
 
-on_both_engines!(every_opening_has_one_end_and_every_delivery_an_answer);
+on_both_engines!(also_by_tls: every_opening_has_one_end_and_every_delivery_an_answer);
 
 #[derive(Default)]
 struct Ledger {

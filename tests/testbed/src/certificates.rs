@@ -1,6 +1,11 @@
 //! Certificates for tests, made by `openssl`.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, sync::Arc};
+use tokio_rustls::rustls::{
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, pem::PemObject},
+};
 
 /// Makes an authority (`ca.pem`, `ca.key`) and, for each of `names`, `<name>.pem` and `<name>.key` signed by
 /// it, good for 127.0.0.1 on both sides of a connection.
@@ -19,6 +24,27 @@ pub fn make(directory: &Path, names: &[&str]) {
             &format!("x509 -req -CA ca.pem -CAkey ca.key -CAcreateserial {signed}"),
         );
     }
+}
+
+/// A client that trusts the authority of [`make`], and resumes what it can.
+pub fn client(directory: &Path, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    client_by(aws_lc_rs::default_provider(), directory, versions)
+}
+
+/// As [`client`], with what this provider offers.
+pub fn client_by(
+    provider: CryptoProvider,
+    directory: &Path,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
+    let authority = CertificateDer::from_pem_file(directory.join("ca.pem")).expect("made before");
+    let mut roots = RootCertStore::empty();
+    roots.add(authority).expect("a certificate");
+    ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)
+        .expect("versions of the provider")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }
 
 fn openssl(directory: &Path, arguments: &str) {

@@ -10,9 +10,15 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_rustls::{TlsConnector, rustls::ClientConfig};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream,
+    WebSocketStream,
     tungstenite::{Message, client::IntoClientRequest},
 };
 
@@ -21,7 +27,12 @@ const HOLE_PATIENCE: Duration = Duration::from_millis(300);
 /// Shorter than a real client's, so that tests are quick.
 const COME_BACK: Duration = Duration::from_millis(200);
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+/// Plain, or TLS.
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+type Socket = WebSocketStream<Box<dyn Transport>>;
 
 /// What one device saw.
 #[derive(Debug, Default)]
@@ -75,15 +86,21 @@ pub struct Client {
 impl Client {
     /// Connects to the first of `urls` that takes it, for ever, until dropped.
     pub fn start(urls: Vec<String>, token: String) -> Client {
-        Client::run(urls, token, Shows::Protocol)
+        Client::run(urls, token, Shows::Protocol, None)
     }
 
     /// As [`Client::start`], with the token in the address.
     pub fn start_by_address(urls: Vec<String>, token: String) -> Client {
-        Client::run(urls, token, Shows::Address)
+        Client::run(urls, token, Shows::Address, None)
     }
 
-    fn run(urls: Vec<String>, token: String, shows: Shows) -> Client {
+    /// By TLS, to addresses of `wss://`.
+    pub fn start_by_tls(urls: Vec<String>, token: String, config: ClientConfig) -> Client {
+        let connector = TlsConnector::from(Arc::new(config));
+        Client::run(urls, token, Shows::Protocol, Some(connector))
+    }
+
+    fn run(urls: Vec<String>, token: String, shows: Shows, tls: Option<TlsConnector>) -> Client {
         let (seen, streams) = (
             Arc::<Mutex<Seen>>::default(),
             Arc::<Mutex<Streams>>::default(),
@@ -94,6 +111,7 @@ impl Client {
             streams: streams.clone(),
             token,
             shows,
+            tls,
         };
         let task = tokio::spawn(async move {
             for turn in 0.. {
@@ -178,6 +196,7 @@ struct Device {
     streams: Arc<Mutex<Streams>>,
     token: String,
     shows: Shows,
+    tls: Option<TlsConnector>,
 }
 
 impl Device {
@@ -227,12 +246,25 @@ impl Device {
         request
             .headers_mut()
             .insert("sec-websocket-protocol", protocols.parse().unwrap());
-        let connecting = tokio_tungstenite::connect_async(request);
-        let (socket, _) = tokio::time::timeout(Duration::from_secs(10), connecting)
+        let address = request.uri().authority().expect("an address").to_string();
+        let connecting = async {
+            let stream = self.reach(&address).await.ok()?;
+            let upgraded = tokio_tungstenite::client_async(request, stream).await;
+            upgraded.ok().map(|(socket, _)| socket)
+        };
+        tokio::time::timeout(Duration::from_secs(10), connecting)
             .await
             .ok()?
-            .ok()?;
-        Some(socket)
+    }
+
+    async fn reach(&self, address: &str) -> std::io::Result<Box<dyn Transport>> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(stream));
+        };
+        let name = stream.peer_addr()?.ip().into();
+        Ok(Box::new(tls.connect(name, stream).await?))
     }
 
     /// One frame from the server; answers with the frames to send.
