@@ -16,6 +16,7 @@ mod spool;
 mod standalone;
 mod swarm;
 mod table;
+mod tls;
 mod unicast;
 
 use anyhow::Result;
@@ -57,6 +58,8 @@ enum Part {
     Spool,
     /// What a gateway predicts, measures and takes of memory; with --clients 100000.
     Memory,
+    /// Memory and connects by TLS beside plain ones: the standalone.
+    Tls,
     /// Frames, mailbox, look-up.
     Micro,
 }
@@ -70,6 +73,9 @@ async fn main() -> Result<()> {
     }
     if wants(Part::Broadcast) {
         broadcast::run(&options).await?;
+    }
+    if wants(Part::Tls) {
+        tls::run(&options).await?;
     }
     if wants(Part::Unicast) {
         unicast::run(&options).await?;

@@ -37,6 +37,11 @@ pub struct Standalone {
 
 impl Standalone {
     pub async fn start(folder: &Folder) -> Result<Standalone> {
+        Standalone::start_with(folder, &[]).await
+    }
+
+    /// With settings of its own.
+    pub async fn start_with(folder: &Folder, own: &[(&'static str, String)]) -> Result<Standalone> {
         let doors = Doors {
             clients: free_port(),
             producers: free_port(),
@@ -51,6 +56,7 @@ impl Standalone {
             ("HERALD_HTTP__LISTEN", address(doors.producers)),
             ("HERALD_ADMIN__LISTEN", address(doors.admin)),
         ]);
+        environment.extend_from_slice(own);
         let arguments = ["standalone".into(), "--data".into(), folder.text("data")];
         let log = folder.join("herald.log");
         let herald = sibling("herald")?;
