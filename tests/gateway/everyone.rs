@@ -44,8 +44,10 @@ fn several_cores_share_one_port_and_each_serves_its_own(engine: Engine) {
 fn a_broadcast_reaches_everyone_on_every_core(engine: Engine) {
     let mut gateway = Gateway::with(engine, |cfg| cfg.cores = 2);
     let mut clients: Vec<Client> = (0..300).map(|_| gateway.connect("42")).collect();
-    for _ in &clients {
+    for client in &mut clients {
         gateway.opened();
+        // Whoever is written to in the turn of the broadcast gets it behind that, and is told of apart.
+        client.hear_type("welcome");
     }
     let ticket = gateway.ticket();
     let item = item(1, r#"{"type":"notification"}"#);
