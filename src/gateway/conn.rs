@@ -33,9 +33,9 @@ pub(super) struct Conn {
     pub canary: bool,
     /// Heard out only to be told that memory is short.
     pub unwelcome: bool,
-    /// Turn of the last direct write: more of the same turn leaves in one `writev`. By its last bits: one that
-    /// is taken for the present turn only waits until this one ends.
-    pub written_turn: u8,
+    /// Turn of the last direct write, 0 before any: more of the same turn leaves in one `writev`. By its last
+    /// bits: one that is taken for the present turn only waits until this one ends.
+    pub written_turn: u16,
     /// Bytes of it in the account of what waits.
     pub held_bytes: u32,
     pub state: State,

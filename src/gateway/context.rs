@@ -102,7 +102,7 @@ pub(super) struct Context {
     /// Read once per turn.
     pub now: Now,
     /// Counts the turns, so that a connection knows what it did in this one.
-    pub turn: u8,
+    pub turn: u16,
     /// What sessions ask for; empty between steps, kept for its capacity.
     pub actions: Vec<Action>,
     /// Window in which clients are told to come back.
@@ -155,7 +155,8 @@ impl Context {
 
     pub fn begin_turn(&mut self) {
         self.now = self.settings.now();
-        self.turn = self.turn.wrapping_add(1);
+        // Never 0, which is the turn of nobody.
+        self.turn = self.turn.wrapping_add(1).max(1);
     }
 
     pub fn newcomer(&self, refused: Option<&'static str>, entrance: Entrance) -> Newcomer {
