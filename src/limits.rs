@@ -420,6 +420,15 @@ pub const REGISTRY_WAIT: Duration = Duration::from_secs(3);
 pub const DELIVER_RECORDS: usize = 1_024;
 /// A dispatcher's call to a gateway.
 pub const GATEWAY_CALL: Duration = Duration::from_secs(3);
+/// An order counts so long on the gateway's clock, from when the dispatcher asked for that clock; its answer is waited
+/// for a second longer.
+pub const ORDER_COUNTS: Duration = Duration::from_secs(3);
+/// Until the lease of a gateway shows the order that was taken up: it is renewed at once, within [`REGISTRY_WAIT`].
+pub const ORDER_SHOWS: Duration = REGISTRY_WAIT;
+/// Drains are ordered one at a time. The lock lasts for what comes between taking it and the lease that shows the drain
+/// (clock, check, order, lease), and a little more; the next one waits so long before it is refused.
+pub const ORDERS_LOCK: Duration = Duration::from_secs(15);
+pub const ORDERS_LOCK_WAIT: Duration = Duration::from_secs(2);
 /// A client sent away comes back within this long: the pace is set by when it is sent.
 pub const EVICTED_BACK_WITHIN_MS: u32 = 1_000;
 /// How often a gateway looks at its siblings' leases, to size the crash slot.

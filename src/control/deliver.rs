@@ -22,10 +22,13 @@ use tonic::{Request, Response, Status, service::Routes};
 
 struct Deliveries {
     host: Arc<Host>,
+    started: Instant,
 }
 
 pub fn router(host: Arc<Host>, secret: SharedSecret) -> axum::Router {
-    let service = GatewayServer::with_interceptor(Deliveries { host }, Demand::new(secret));
+    let started = Instant::now();
+    let service =
+        GatewayServer::with_interceptor(Deliveries { host, started }, Demand::new(secret));
     Routes::new(service).into_axum_router()
 }
 
@@ -80,6 +83,7 @@ impl Gateway for Deliveries {
         };
         let leaving = &self.host.leaving;
         if let Some(wish) = wish {
+            self.is_in_time(request.until_ms)?;
             let refused =
                 |why: super::leaving::Unwished| Status::failed_precondition(why.to_string());
             leaving.wish(wish).map_err(refused)?;
@@ -100,7 +104,27 @@ impl Gateway for Deliveries {
             siblings: siblings.as_ref().map(|siblings| siblings.len() as u32),
             spare_per_s: siblings.as_ref().map(spare),
             v: u32::from(VERSION),
+            clock_ms: Some(self.clock_ms()),
         }))
+    }
+}
+
+impl Deliveries {
+    fn clock_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// An order that lay in the socket while this process was paused is nobody's wish any more.
+    fn is_in_time(&self, until_ms: Option<u64>) -> Result<(), Status> {
+        let late_ms = self.clock_ms().saturating_sub(until_ms.unwrap_or(u64::MAX));
+        match late_ms {
+            0 => Ok(()),
+            late_ms => {
+                let problem = format!("the order came {late_ms} ms too late and was not taken up");
+                tracing::warn!("{problem}");
+                Err(Status::deadline_exceeded(problem))
+            }
+        }
     }
 }
 

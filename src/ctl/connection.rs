@@ -119,7 +119,8 @@ impl Endpoint {
 
 fn client() -> Result<reqwest::Client, CtlError> {
     reqwest::Client::builder()
-        .timeout(Duration::from_secs(10))
+        // A drain is checked, ordered and answered well within.
+        .timeout(Duration::from_secs(15))
         .build()
         .map_err(|error| CtlError::Other(error.to_string()))
 }

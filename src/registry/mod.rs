@@ -241,6 +241,14 @@ pub trait Registry: Send + Sync + 'static {
 
     async fn release_finisher(&self, lease: &FinisherLease) -> Result<(), RegistryError>;
 
+    /// Drains are ordered one at a time in the whole fleet, so that each is checked against what the last one
+    /// did. The lock ends by itself `for_ms` later; its holder may take it again. Another holder's:
+    /// [`RegistryError::Held`].
+    async fn lock_orders(&self, holder: &str, for_ms: u64) -> Result<(), RegistryError>;
+
+    /// Nothing happens to a lock that is another's by now.
+    async fn unlock_orders(&self, holder: &str) -> Result<(), RegistryError>;
+
     /// Every lease known, live or lapsed.
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError>;
 

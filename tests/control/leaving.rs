@@ -10,6 +10,7 @@ use herald::{
     registry::{GatewayInfo, Registry, Timings},
 };
 use std::sync::atomic::Ordering;
+use tonic::{Code, Response, Status};
 
 #[tokio::test]
 async fn a_gateway_leaves_in_order_and_finishes_what_is_in_flight() {
@@ -118,14 +119,38 @@ fn commanded() -> Setup {
 }
 
 async fn ask(rig: &Rig, wish: &str) -> LeaveReply {
+    ask_until(rig, wish, None).await.unwrap()
+}
+
+async fn ask_until(rig: &Rig, wish: &str, until_ms: Option<u64>) -> Result<LeaveReply, Status> {
     let url = format!("http://{}", rig.grpc.unwrap());
     let mut client = GatewayClient::connect(url).await.unwrap();
     let request = LeaveRequest {
         v: 1,
         wish: wish.to_owned(),
         deadline_ms: None,
+        until_ms,
     };
-    client.leave(request).await.unwrap().into_inner()
+    client.leave(request).await.map(Response::into_inner)
+}
+
+#[tokio::test]
+async fn an_order_that_comes_after_its_time_is_refused_and_changes_nothing() {
+    let mut setup = commanded();
+    setup.drain.grace_ms = 3_600_000;
+    let rig = Rig::ready_with(setup).await;
+    let clock_ms = ask(&rig, "").await.clock_ms.unwrap();
+    until("the clock goes on", async || {
+        (ask(&rig, "").await.clock_ms > Some(clock_ms)).then_some(())
+    })
+    .await;
+    let refused = ask_until(&rig, "drain", Some(clock_ms)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::DeadlineExceeded);
+    assert!(refused.message().contains("too late"), "{refused}");
+    assert_eq!(ask(&rig, "").await.phase, "serving");
+    let in_time = ask_until(&rig, "drain", Some(clock_ms + 3_600_000)).await;
+    assert_eq!(in_time.unwrap().phase, "grace");
+    rig.leave().await;
 }
 
 #[tokio::test]

@@ -1,9 +1,21 @@
 //! Orders about gateways that would leave clients without one.
 
 use crate::rig::{Answer, Rig};
-use herald::registry::GatewayInfo;
+use herald::{
+    api::{
+        DeliverReply, DeliverRequest, LeaveReply, LeaveRequest,
+        gateway_server::{Gateway, GatewayServer},
+    },
+    registry::{GatewayInfo, SharedRegistry},
+};
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tonic::{Request, Response, Status, service::Routes};
 
 /// A gateway that nobody answers for: an order that is let through ends there.
 async fn enter(rig: &Rig, id: &str, connections: u64, room: u64, draining: bool) {
@@ -11,6 +23,17 @@ async fn enter(rig: &Rig, id: &str, connections: u64, room: u64, draining: bool)
 }
 
 async fn enter_at(rig: &Rig, grpc: &str, id: &str, connections: u64, room: u64, draining: bool) {
+    enter_in(&rig.registry, grpc, id, connections, room, draining).await;
+}
+
+async fn enter_in(
+    registry: &SharedRegistry,
+    grpc: &str,
+    id: &str,
+    connections: u64,
+    room: u64,
+    draining: bool,
+) {
     let info = GatewayInfo {
         grpc: grpc.into(),
         shard: None,
@@ -22,8 +45,63 @@ async fn enter_at(rig: &Rig, grpc: &str, id: &str, connections: u64, room: u64, 
         draining,
     };
     let id = id.parse().unwrap();
-    let entered = rig.registry.acquire_gateway(&id, "test", &info).await;
+    let entered = registry.acquire_gateway(&id, "test", &info).await;
     entered.unwrap();
+}
+
+/// The gRPC door of a gateway of which the test says what comes of an order.
+struct Door {
+    orders: mpsc::UnboundedSender<LeaveRequest>,
+    /// Takes orders, and answers none.
+    mute: Arc<AtomicBool>,
+}
+
+const CLOCK_MS: u64 = 1_000_000;
+
+#[tonic::async_trait]
+impl Gateway for Door {
+    async fn deliver(&self, _: Request<DeliverRequest>) -> Result<Response<DeliverReply>, Status> {
+        Err(Status::unimplemented("not asked for here"))
+    }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
+        let request = request.into_inner();
+        if !request.wish.is_empty() {
+            self.orders.send(request).unwrap();
+            if self.mute.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        }
+        Ok(Response::new(LeaveReply {
+            phase: "grace".into(),
+            clock_ms: Some(CLOCK_MS),
+            ..LeaveReply::default()
+        }))
+    }
+}
+
+struct Opened {
+    address: String,
+    orders: mpsc::UnboundedReceiver<LeaveRequest>,
+    mute: Arc<AtomicBool>,
+}
+
+async fn open_door() -> Opened {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (sender, orders) = mpsc::unbounded_channel();
+    let mute = Arc::new(AtomicBool::new(false));
+    let door = Door {
+        orders: sender,
+        mute: mute.clone(),
+    };
+    let router = Routes::new(GatewayServer::new(door)).into_axum_router();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Opened {
+        address,
+        orders,
+        mute,
+    }
 }
 
 async fn order(rig: &Rig, path: &str, body: Value) -> Answer {
@@ -120,4 +198,66 @@ async fn a_rebalance_among_nobody_says_so() {
     for words in ["gw-1, gw-2 are drained", "--cancel"] {
         assert!(text.contains(words), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_drains_at_the_same_moment_by_two_dispatchers_the_second_is_checked_against_the_first()
+ {
+    let first = Rig::start().await;
+    let second = Rig::sharing(&first.registry).await;
+    let (mut one, mut other) = (open_door().await, open_door().await);
+    enter_at(&first, &one.address, "gw-1", 100, 1_000, false).await;
+    enter_at(&first, &other.address, "gw-2", 100, 1_000, false).await;
+    let (one_path, other_path) = ("/v1/gateways/gw-1/drain", "/v1/gateways/gw-2/drain");
+    let shows = async {
+        // Whoever was ordered first says so with its lease.
+        let (id, door) = tokio::select! {
+            order = one.orders.recv() => { order.unwrap(); ("gw-1", &one) }
+            order = other.orders.recv() => { order.unwrap(); ("gw-2", &other) }
+        };
+        enter_in(&first.registry, &door.address, id, 100, 0, true).await;
+    };
+    let (answer, another, ()) = tokio::join!(
+        order(&first, one_path, json!({})),
+        order(&second, other_path, json!({})),
+        shows,
+    );
+    let mut answers = [said(&answer), said(&another)];
+    answers.sort();
+    assert_eq!(answers[0].0, 200, "{answers:?}");
+    assert_eq!(answers[1].0, 409, "{answers:?}");
+    assert!(answers[1].1.contains("only one in local"), "{answers:?}");
+    assert!(one.orders.try_recv().is_err() && other.orders.try_recv().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_says_until_when_on_the_gateways_clock_it_counts() {
+    let rig = Rig::start().await;
+    let mut door = open_door().await;
+    enter_at(&rig, &door.address, "gw-1", 1, 0, false).await;
+    enter(&rig, "gw-2", 0, 9, false).await;
+    let (path, key) = ("/v1/gateways/gw-1/drain", &rig.admin_key);
+    for (method, wish) in [(Method::POST, "drain"), (Method::DELETE, "stay")] {
+        let answer = rig.call_as(key, method, path, None, None).await;
+        assert_eq!(answer.status, 200, "{wish}: {}", answer.body);
+        let order = door.orders.recv().await.unwrap();
+        assert_eq!(order.wish, wish);
+        assert_eq!(order.until_ms, Some(CLOCK_MS + 3_000));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_not_answered_may_have_been_taken_up_and_the_next_drain_waits_for_it() {
+    let rig = Rig::start().await;
+    let mut door = open_door().await;
+    enter_at(&rig, &door.address, "gw-1", 1, 0, false).await;
+    enter(&rig, "gw-2", 1, 9, false).await;
+    door.mute.store(true, Ordering::Relaxed);
+    let (status, text) = said(&order(&rig, "/v1/gateways/gw-1/drain", json!({})).await);
+    assert_eq!(status, 504, "{text}");
+    assert!(text.contains("drain gw-1 --status"), "{text}");
+    assert!(door.orders.try_recv().is_ok());
+    let (status, text) = said(&order(&rig, "/v1/gateways/gw-2/drain", json!({})).await);
+    assert_eq!(status, 503, "{text}");
+    assert!(text.contains("ordering a drain"), "{text}");
 }

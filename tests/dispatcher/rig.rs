@@ -54,6 +54,12 @@ pub struct Answer {
 
 impl Rig {
     pub async fn start() -> Rig {
+        let registry: SharedRegistry = Arc::new(EmbeddedRegistry::default());
+        Rig::sharing(&registry).await
+    }
+
+    /// Another dispatcher of the fleet that `registry` is of.
+    pub async fn sharing(registry: &SharedRegistry) -> Rig {
         let dir = directory();
         let metrics = Metrics::default();
         let bus = EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap();
@@ -62,7 +68,7 @@ impl Rig {
             dir,
             metrics,
             Arc::new(bus),
-            Arc::new(EmbeddedRegistry::default()),
+            registry.clone(),
             Arc::new(store),
         )
         .await

@@ -184,3 +184,26 @@ pub async fn what_a_gateway_publishes_is_seen_with_its_lease(subject: Subject) {
     ];
     assert_eq!(seen, expected);
 }
+
+pub async fn one_orders_at_a_time_and_a_lock_ends_by_itself(subject: Subject) {
+    let registry = subject.registry(LASTING).await;
+    registry.lock_orders("d-1", 60_000).await.unwrap();
+    let refusal = registry.lock_orders("d-2", 60_000).await;
+    let Err(RegistryError::Held {
+        holder, wait_ms, ..
+    }) = refusal
+    else {
+        panic!("{refusal:?}");
+    };
+    assert_eq!(holder, "d-1");
+    assert!((1..=60_000).contains(&wait_ms));
+    // Nobody gives back what is another's.
+    registry.unlock_orders("d-2").await.unwrap();
+    assert!(registry.lock_orders("d-2", 60_000).await.is_err());
+    registry.unlock_orders("d-1").await.unwrap();
+    registry.lock_orders("d-2", 1).await.unwrap();
+    until("the lock of d-2 ended", async || {
+        registry.lock_orders("d-1", 60_000).await.is_ok()
+    })
+    .await;
+}

@@ -49,6 +49,7 @@ on_both! {
         a_renewal_that_comes_after_the_release_does_not_revive_the_lease
         a_renewal_puts_an_absent_record_back_under_its_epoch
         what_a_gateway_publishes_is_seen_with_its_lease
+        one_orders_at_a_time_and_a_lock_ends_by_itself
     }
     shards {
         an_automatic_claim_takes_the_lowest_free_shard

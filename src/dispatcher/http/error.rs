@@ -72,8 +72,14 @@ impl From<GatewayError> for ApiError {
         match error {
             GatewayError::Unknown(_) => ApiError::not_found(&message),
             GatewayError::Registry(_) => ApiError::unavailable(message),
+            GatewayError::Ordering | GatewayError::Slow(_) => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+            }
             GatewayError::Unreachable { .. } => {
                 ApiError::new(StatusCode::BAD_GATEWAY, "gateway_away", message)
+            }
+            GatewayError::Unanswered { .. } => {
+                ApiError::new(StatusCode::GATEWAY_TIMEOUT, "unanswered", message)
             }
             GatewayError::Refused { .. }
             | GatewayError::Standalone(_)

@@ -20,7 +20,7 @@ pub async fn progress(
     _: Admin,
     PathText(id): PathText,
 ) -> Result<Json<Value>, ApiError> {
-    let reply = shared.gateways.leave(&id, "", None).await?;
+    let reply = shared.gateways.progress(&id).await?;
     Ok(Json(describe(&id, &reply)))
 }
 
@@ -38,16 +38,14 @@ pub async fn drain(
         fields.finish("a drain")?;
     }
     let deadline_ms = deadline_s.map(checked_ms).transpose()?;
-    if force != Some(true) {
-        shared.gateways.can_be_spared(&id).await?;
-    }
     tracing::info!(
         gateway = id,
         deadline_s,
         force,
         "an operator drains a gateway"
     );
-    let reply = shared.gateways.leave(&id, "drain", deadline_ms).await?;
+    let force = force == Some(true);
+    let reply = shared.gateways.drain(&id, deadline_ms, force).await?;
     Ok(Json(describe(&id, &reply)))
 }
 
@@ -57,7 +55,7 @@ pub async fn cancel(
     PathText(id): PathText,
 ) -> Result<Json<Value>, ApiError> {
     tracing::info!(gateway = id, "an operator takes a drain back");
-    let reply = shared.gateways.leave(&id, "stay", None).await?;
+    let reply = shared.gateways.order(&id, "stay").await?;
     Ok(Json(describe(&id, &reply)))
 }
 
@@ -67,7 +65,7 @@ pub async fn rebalance(State(shared): State<Shared>, _: Admin) -> Result<Json<Va
     let mut gateways = Vec::new();
     for lease in shared.gateways.serving().await? {
         let id = lease.owner.gateway.as_str();
-        let reply = shared.gateways.leave(id, "rebalance", None).await?;
+        let reply = shared.gateways.order(id, "rebalance").await?;
         gateways.push(describe(id, &reply));
     }
     Ok(Json(json!({ "gateways": gateways })))

@@ -222,6 +222,29 @@ impl Registry for EmbeddedRegistry {
         Ok(())
     }
 
+    async fn lock_orders(&self, holder: &str, for_ms: u64) -> Result<(), RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        if let Some((other, until_ms)) = &tables.orders
+            && *until_ms > now_ms
+            && other != holder
+        {
+            return Err(RegistryError::Held {
+                holder: other.clone(),
+                until_ms: *until_ms,
+                wait_ms: until_ms - now_ms,
+            });
+        }
+        tables.orders = Some((holder.to_owned(), now_ms + for_ms));
+        Ok(())
+    }
+
+    async fn unlock_orders(&self, holder: &str) -> Result<(), RegistryError> {
+        let mut tables = self.tables.lock();
+        tables.orders.take_if(|(other, _)| other == holder);
+        Ok(())
+    }
+
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
         let mut tables = self.tables.lock();
         let now_ms = tables.now_ms();

@@ -23,6 +23,8 @@ pub(super) struct Tables {
     pub(super) users: HashMap<UserId, SmallVec<[Entry; 1]>>,
     /// The same the other way round, for the sweep.
     pub(super) entered: HashMap<GatewayEpoch, HashSet<UserId>>,
+    /// Who orders, and until when at most.
+    pub(super) orders: Option<(String, u64)>,
 }
 
 pub(super) struct Entry {
@@ -95,6 +97,7 @@ impl Tables {
             shards: BTreeMap::new(),
             users: HashMap::new(),
             entered: HashMap::new(),
+            orders: None,
         }
     }
 

@@ -40,6 +40,11 @@ impl Keys {
         format!("{}:shard:{shard}", self.namespace)
     }
 
+    /// Hash: holder, until.
+    pub(super) fn orders(&self) -> String {
+        format!("{}:orders", self.namespace)
+    }
+
     /// Hash: `<gateway>.<epoch>` → stamp.
     pub(super) fn user(&self, user: &UserId) -> String {
         let user = utf8_percent_encode(user.as_str(), KEPT);

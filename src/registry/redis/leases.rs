@@ -212,6 +212,20 @@ impl RedisRegistry {
         self.decide("release_finisher", &pipeline).await.map(drop)
     }
 
+    pub(super) async fn lock(&self, holder: &str, for_ms: u64) -> Result<(), RegistryError> {
+        let mut pipeline = redis::pipe();
+        scripts::eval(&mut pipeline, scripts::LOCK_ORDERS, &self.keys.orders())
+            .arg(holder)
+            .arg(for_ms);
+        self.decide("lock_orders", &pipeline).await.map(drop)
+    }
+
+    pub(super) async fn unlock(&self, holder: &str) -> Result<(), RegistryError> {
+        let mut pipeline = redis::pipe();
+        scripts::eval(&mut pipeline, scripts::UNLOCK_ORDERS, &self.keys.orders()).arg(holder);
+        self.decide("unlock_orders", &pipeline).await.map(drop)
+    }
+
     pub(super) async fn read_shards(&self, count: u32) -> Result<Vec<ShardLease>, RegistryError> {
         let (now_ms, records) = self.shard_records(count).await?;
         let leases = (0..).zip(records).filter_map(|(shard, record)| {

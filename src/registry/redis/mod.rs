@@ -142,6 +142,14 @@ impl Registry for RedisRegistry {
         self.release_hold(lease).await
     }
 
+    async fn lock_orders(&self, holder: &str, for_ms: u64) -> Result<(), RegistryError> {
+        self.lock(holder, for_ms).await
+    }
+
+    async fn unlock_orders(&self, holder: &str) -> Result<(), RegistryError> {
+        self.unlock(holder).await
+    }
+
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
         Ok(self.read_gateways().await?.leases())
     }

@@ -26,6 +26,8 @@ scripts! {
     FINISH_SHARD = "scripts/finish_shard.lua";
     RENEW_FINISHER = "scripts/renew_finisher.lua";
     RELEASE_FINISHER = "scripts/release_finisher.lua";
+    LOCK_ORDERS = "scripts/lock_orders.lua";
+    UNLOCK_ORDERS = "scripts/unlock_orders.lua";
 }
 
 /// Adds a call of a lease script; its arguments follow by `.arg`. The text goes along: a lease is renewed

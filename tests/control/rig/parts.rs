@@ -146,6 +146,12 @@ impl Registry for Faulty {
     async fn release_finisher(&self, lease: &FinisherLease) -> Result<(), RegistryError> {
         self.real.release_finisher(lease).await
     }
+    async fn lock_orders(&self, holder: &str, for_ms: u64) -> Result<(), RegistryError> {
+        self.real.lock_orders(holder, for_ms).await
+    }
+    async fn unlock_orders(&self, holder: &str) -> Result<(), RegistryError> {
+        self.real.unlock_orders(holder).await
+    }
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
         self.gate().await?;
         self.real.gateways().await

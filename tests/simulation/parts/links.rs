@@ -300,6 +300,16 @@ impl Registry for Link {
         self.back(tables.release_finisher(lease).await).await
     }
 
+    async fn lock_orders(&self, holder: &str, for_ms: u64) -> Result<(), RegistryError> {
+        let tables = self.there().await?;
+        self.back(tables.lock_orders(holder, for_ms).await).await
+    }
+
+    async fn unlock_orders(&self, holder: &str) -> Result<(), RegistryError> {
+        let tables = self.there().await?;
+        self.back(tables.unlock_orders(holder).await).await
+    }
+
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
         let tables = self.there().await?;
         self.back(tables.gateways().await).await

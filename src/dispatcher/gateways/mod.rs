@@ -1,10 +1,11 @@
 //! The gateways' own gRPC doors, found by their leases. A connection is kept for the next call; how long a call may
 //! take its caller decides.
 
+mod orders;
+mod room;
+
 use crate::{
-    api::{LeaveReply, LeaveRequest, gateway_client::GatewayClient, secret::Present},
-    envelope::VERSION,
-    ids::GatewayId,
+    api::{gateway_client::GatewayClient, secret::Present},
     limits,
     registry::{GatewayLease, RegistryError, SharedRegistry},
 };
@@ -13,8 +14,8 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use thiserror::Error;
 use tonic::{
-    Request, Status, service::interceptor::InterceptedService, transport::Channel,
-    transport::Endpoint,
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint},
 };
 
 type Client = GatewayClient<InterceptedService<Channel, Present>>;
@@ -34,6 +35,18 @@ pub enum GatewayError {
     },
     #[error("gateway {id}: {problem}")]
     Refused { id: String, problem: String },
+    #[error(
+        "gateway {id} was sent the order and did not answer ({problem}): whether it took it up, `herald ctl drain {id} --status` says"
+    )]
+    Unanswered { id: String, problem: String },
+    #[error(
+        "somebody else is ordering a drain, and they are checked one after the other: try again in a few seconds"
+    )]
+    Ordering,
+    #[error(
+        "the order was not sent, for checking it took too long: the registry or gateway {0} is slow; try again"
+    )]
+    Slow(String),
     #[error(
         "gateway {id} is the only one in {region} that takes clients: its {clients} clients would lose their connection and find no gateway, and get nothing but what waits in their inboxes later. Start another gateway or take one back first (`herald ctl drain <id> --cancel`); to do it all the same, force it (--force, \"force\": true)"
     )]
@@ -100,11 +113,6 @@ impl Gateways {
         Ok(leases.into_iter().filter(|lease| lease.live).collect())
     }
 
-    /// Whether the others could take the clients of a gateway that is to be drained.
-    pub async fn can_be_spared(&self, id: &str) -> Result<(), GatewayError> {
-        can_be_spared(id, &self.live().await?)
-    }
-
     /// Live gateways that are not being drained; at least one.
     pub async fn serving(&self) -> Result<Vec<GatewayLease>, GatewayError> {
         let live = self.live().await?;
@@ -119,47 +127,6 @@ impl Gateways {
             )),
             false => Ok(serving),
         }
-    }
-
-    /// `wish` is `stay`, `drain`, `rebalance`, or nothing to ask only. Answers how far the gateway is.
-    pub async fn leave(
-        &self,
-        id: &str,
-        wish: &str,
-        deadline_ms: Option<u64>,
-    ) -> Result<LeaveReply, GatewayError> {
-        let unknown = || GatewayError::Unknown(id.to_owned());
-        let id: GatewayId = id.parse().map_err(|_| unknown())?;
-        let live = self.live().await?;
-        let lease = live.into_iter().find(|lease| lease.owner.gateway == id);
-        let lease = lease.ok_or_else(unknown)?;
-        is_no_standalone(&lease)?;
-        let address = lease.info.grpc;
-        let failed = |problem: String| GatewayError::Unreachable {
-            id: id.to_string(),
-            address: address.clone(),
-            problem,
-        };
-        let request = LeaveRequest {
-            v: u32::from(VERSION),
-            wish: wish.to_owned(),
-            deadline_ms,
-        };
-        let mut client = self.client(&address).map_err(&failed)?;
-        let leave = client.leave(Request::new(request));
-        let answer = tokio::time::timeout(limits::GATEWAY_CALL, leave).await;
-        let late = |_| failed(format!("no answer within {:?}", limits::GATEWAY_CALL));
-        answer
-            .map_err(late)?
-            .map(tonic::Response::into_inner)
-            .map_err(|status| match status.code() {
-                tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument => {
-                    let problem = status.message().to_owned();
-                    let id = id.to_string();
-                    GatewayError::Refused { id, problem }
-                }
-                _ => failed(explain(&status)),
-            })
     }
 
     /// Connects when it is used.
@@ -200,59 +167,4 @@ fn is_no_standalone(lease: &GatewayLease) -> Result<(), GatewayError> {
         true => Err(GatewayError::Standalone(id_of(lease))),
         false => Ok(()),
     }
-}
-
-/// A gateway that nobody knows, or that is being drained already, is none to object to.
-fn can_be_spared(id: &str, live: &[GatewayLease]) -> Result<(), GatewayError> {
-    let own = live.iter().find(|lease| lease.owner.gateway.as_str() == id);
-    let Some(own) = own.filter(|lease| !lease.info.draining) else {
-        return Ok(());
-    };
-    is_no_standalone(own)?;
-    let region = &own.info.region;
-    let stays = |lease: &&GatewayLease| {
-        lease.owner.gateway != own.owner.gateway
-            && !lease.info.draining
-            && lease.info.region == *region
-    };
-    let others: Vec<&GatewayLease> = live.iter().filter(stays).collect();
-    let (id, region) = (id.to_owned(), region.to_string());
-    let clients = own.info.connections;
-    if others.is_empty() {
-        return Err(GatewayError::Only {
-            id,
-            region,
-            clients,
-        });
-    }
-    let room = others.iter().map(|lease| lease.info.room());
-    let room = room.fold(0, u64::saturating_add);
-    // Who is being drained sends its clients there too.
-    let leave = |lease: &&GatewayLease| lease.info.draining && lease.info.region == own.info.region;
-    let leaving: u64 = live
-        .iter()
-        .filter(leave)
-        .map(|lease| lease.info.connections)
-        .sum();
-    match room < (clients + leaving).max(1) {
-        true => Err(GatewayError::NoRoom {
-            id,
-            region,
-            clients,
-            leaving,
-            room,
-        }),
-        false => Ok(()),
-    }
-}
-
-/// The status' own words, and the cause below them.
-fn explain(status: &Status) -> String {
-    let mut words = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        words = error.to_string();
-        cause = error.source();
-    }
-    words
 }
