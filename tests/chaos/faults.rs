@@ -22,8 +22,8 @@ pub enum Fault {
     RedisRestarts(Duration),
     /// Redis is killed and comes back empty.
     RedisForgets(Duration),
-    /// One gateway, and only that, can't reach Redis.
-    RedisCutOff(Line, Duration),
+    /// One process, and only that, can't reach Redis.
+    RedisCutOff(Process, Line, Duration),
     /// The broker is killed and comes back.
     BrokerDies(Duration),
     /// The broker is killed while the disk under the first dispatcher's spool is full.
@@ -34,10 +34,16 @@ pub enum Fault {
     ClientsUnreachable(Duration),
     /// The wall clock of one process is wrong by so many seconds.
     ClockSteps(Process, i32, Duration),
+    /// The same of Redis, which judges every lease by it: forwards, all have lapsed, and may be swept.
+    RedisClockSteps(i32, Duration),
 }
 
 /// Whose clocks can be set; the host's is left alone.
 pub const WRONG_CLOCKS: [Process; 2] = [Process::Gateway(1), Process::Dispatcher(1)];
+/// Whose clock is wrong, where it is that of Redis.
+pub const REDIS: &str = "Redis";
+/// Who can be cut off from Redis.
+pub const CUT_OFF: [Process; 2] = [Process::Gateway(0), Process::Dispatcher(0)];
 
 /// A fault while it lasted, by this host's clock.
 #[derive(Clone, Debug)]
@@ -90,14 +96,17 @@ impl Fault {
             ),
             Fault::RedisRestarts(wait(random, 0..15_000)),
             Fault::RedisForgets(wait(random, 0..15_000)),
-            Fault::RedisCutOff(Line::Cut, wait(random, 1_000..20_000)),
-            Fault::RedisCutOff(Line::Silent, wait(random, 1_000..20_000)),
+            Fault::RedisCutOff(CUT_OFF[0], Line::Cut, wait(random, 1_000..20_000)),
+            Fault::RedisCutOff(CUT_OFF[0], Line::Silent, wait(random, 1_000..20_000)),
             Fault::BrokerDies(wait(random, 0..10_000)),
             Fault::DiskFull(wait(random, 3_000..10_000)),
             Fault::ClientsStop(wait(random, 1_000..25_000)),
             Fault::ClientsUnreachable(wait(random, 1_000..40_000)),
             Fault::ClockSteps(WRONG_CLOCKS[0], 90, wait(random, 5_000..10_000)),
             Fault::ClockSteps(WRONG_CLOCKS[1], -90, wait(random, 5_000..10_000)),
+            Fault::RedisCutOff(CUT_OFF[1], Line::Cut, wait(random, 1_000..20_000)),
+            Fault::RedisCutOff(CUT_OFF[1], Line::Silent, wait(random, 1_000..20_000)),
+            Fault::RedisClockSteps(90, wait(random, 5_000..10_000)),
         ]
     }
 
@@ -135,10 +144,10 @@ impl Fault {
                 tokio::time::sleep(away).await;
                 scene.fleet.redis.restart();
             }
-            Fault::RedisCutOff(line, away) => {
-                scene.to_redis.set(line);
+            Fault::RedisCutOff(process, line, away) => {
+                scene.to_redis(process).set(line);
                 tokio::time::sleep(away).await;
-                scene.to_redis.set(Line::Works);
+                scene.to_redis(process).set(Line::Works);
             }
             Fault::BrokerDies(away) => scene.without_broker(away).await,
             Fault::DiskFull(away) => {
@@ -164,6 +173,11 @@ impl Fault {
                 scene.set_clock(process, seconds);
                 tokio::time::sleep(away).await;
                 scene.set_clock(process, 0);
+            }
+            Fault::RedisClockSteps(seconds, away) => {
+                scene.set_clock(REDIS, seconds);
+                tokio::time::sleep(away).await;
+                scene.set_clock(REDIS, 0);
             }
         }
         let noticed = self.noticed_after();

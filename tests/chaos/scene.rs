@@ -3,12 +3,13 @@
 use crate::{
     accounting::{Account, Accounts},
     disk::SmallDisk,
-    faults::{Process, WRONG_CLOCKS},
+    faults::{CUT_OFF, Process, REDIS, WRONG_CLOCKS},
     inbox::{self, Inboxes},
     returned,
 };
 use serde_json::{Value, json};
 use std::{
+    fmt::Debug,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -29,8 +30,8 @@ pub struct Size {
 pub struct Scene {
     pub fleet: Fleet,
     pub broker: KafkaBroker,
-    /// Between the first gateway and Redis.
-    pub to_redis: TcpProxy,
+    /// Between those who can be cut off and Redis.
+    to_redis: Vec<(Process, TcpProxy)>,
     /// Between the last swarm and the load balancer.
     pub to_gateways: TcpProxy,
     /// Under the spool of the first dispatcher.
@@ -63,18 +64,26 @@ impl Scene {
         ];
         let mut fleet = Fleet::prepare_on(broker.brokers(), 2, 3, &settings);
         fleet.make_topics(4).await;
+        if is_long {
+            for process in WRONG_CLOCKS {
+                let file = true_clock(&fleet, process);
+                process.of(&mut fleet).follow_clock(&file);
+            }
+            let file = true_clock(&fleet, REDIS);
+            fleet.redis.follow_clock(&file);
+            fleet.redis.restart();
+        }
         fleet.nobody_owned_a_shard();
-        let to_redis = TcpProxy::start(local(fleet.redis.port())).await;
-        let url = format!("redis://{}", local(to_redis.port()));
-        fleet.gateways[0].process.set("redis.url", &url);
+        let mut to_redis = Vec::new();
+        for process in CUT_OFF {
+            let proxy = TcpProxy::start(local(fleet.redis.port())).await;
+            let url = format!("redis://{}", local(proxy.port()));
+            process.of(&mut fleet).set("redis.url", &url);
+            to_redis.push((process, proxy));
+        }
         let mut small_disk = None;
         if is_long {
             small_disk = SmallDisk::mount(&fleet.dir.path().join("spool-1"));
-            for process in WRONG_CLOCKS {
-                let file = clock(&fleet, process);
-                std::fs::write(&file, "+0").expect("a file");
-                process.of(&mut fleet).follow_clock(&file);
-            }
         }
         fleet.run().await;
         let proxy = HaProxy::start(&fleet);
@@ -107,13 +116,18 @@ impl Scene {
         tokio::task::block_in_place(|| self.broker.restart());
     }
 
+    pub fn to_redis(&self, process: Process) -> &TcpProxy {
+        let way = self.to_redis.iter().find(|(whose, _)| *whose == process);
+        &way.expect("one that can be cut off").1
+    }
+
     /// Clients that may be stopped, and may be cut off.
     pub fn patient_clients(&self) -> &Guarded {
         &self.swarms.last().expect("until the end").process
     }
 
     /// How far the wall clock of a process is from the true one.
-    pub fn set_clock(&self, process: Process, seconds: i32) {
+    pub fn set_clock(&self, process: impl Debug, seconds: i32) {
         let file = clock(&self.fleet, process);
         std::fs::write(file, format!("{seconds:+}")).expect("a file");
     }
@@ -275,8 +289,14 @@ impl Swarm {
 }
 
 /// What the clock of a process follows.
-fn clock(fleet: &Fleet, process: Process) -> PathBuf {
+fn clock(fleet: &Fleet, process: impl Debug) -> PathBuf {
     fleet.dir.path().join(format!("clock-{process:?}"))
+}
+
+fn true_clock(fleet: &Fleet, process: impl Debug) -> PathBuf {
+    let file = clock(fleet, process);
+    std::fs::write(&file, "+0").expect("a file");
+    file
 }
 
 fn local(port: u16) -> SocketAddr {

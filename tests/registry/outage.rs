@@ -90,21 +90,27 @@ async fn a_redis_that_was_emptied_while_it_runs_is_noticed_by_the_next_renewal()
 
 #[tokio::test]
 async fn a_redis_that_answers_and_refuses_writes_is_away_until_it_takes_them() {
-    let refusals: [(&[&str], &[&str], &str); 3] = [
+    type Change = fn(&RedisServer);
+    let refusals: [(Change, Change, &str); 4] = [
         (
-            &["CONFIG", "SET", "maxmemory", "1"],
-            &["CONFIG", "SET", "maxmemory", "0"],
+            |server| drop(server.raw(&["CONFIG", "SET", "maxmemory", "1"])),
+            |server| drop(server.raw(&["CONFIG", "SET", "maxmemory", "0"])),
             "raise maxmemory",
         ),
         (
-            &["CONFIG", "SET", "min-replicas-to-write", "1"],
-            &["CONFIG", "SET", "min-replicas-to-write", "0"],
+            |server| drop(server.raw(&["CONFIG", "SET", "min-replicas-to-write", "1"])),
+            |server| drop(server.raw(&["CONFIG", "SET", "min-replicas-to-write", "0"])),
             "lower min-replicas-to-write",
         ),
         (
-            &["REPLICAOF", "127.0.0.1", "1"],
-            &["REPLICAOF", "NO", "ONE"],
+            |server| drop(server.raw(&["REPLICAOF", "127.0.0.1", "1"])),
+            |server| drop(server.raw(&["REPLICAOF", "NO", "ONE"])),
             "point redis.url at the primary",
+        ),
+        (
+            RedisServer::can_not_save,
+            RedisServer::can_save_again,
+            "free its disk",
         ),
     ];
     let each = refusals.map(|(refuse, take, fix)| async move {
@@ -116,7 +122,7 @@ async fn a_redis_that_answers_and_refuses_writes_is_away_until_it_takes_them() {
             .await;
         let owner = starting.unwrap();
         let before = registry.incarnation();
-        server.raw(refuse);
+        refuse(&server);
         // Nobody writes: those who only look users up have to know as well.
         until("away without a call", async || !registry.healthy()).await;
         let fault = registry.fault().unwrap();
@@ -127,7 +133,7 @@ async fn a_redis_that_answers_and_refuses_writes_is_away_until_it_takes_them() {
             "{found:?}"
         );
         assert!(metrics.render().contains("herald_registry_up 0"));
-        server.raw(take);
+        take(&server);
         until("healthy again", async || registry.healthy()).await;
         assert_eq!(registry.fault(), None);
         registry.register(&owner, &[entry("ann", 1)]).await.unwrap();

@@ -3,6 +3,7 @@
 use crate::{
     PATIENCE,
     child::{Guarded, Running, is_a_process},
+    clock,
     confine::Confinement,
 };
 use std::{
@@ -59,23 +60,10 @@ impl Herald {
         self.environment.insert(variable(key), value.to_owned());
     }
 
-    /// From its next start on it reads the wall clock as `file` says: `+90s`, or `+0` for the true one. Its
-    /// other clocks are left alone. A change of the file shows within a second.
+    /// From its next start on; see [`clock::that_follows`].
     pub fn follow_clock(&mut self, file: &Path) {
-        let library = ["x86_64", "aarch64"]
-            .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1"))
-            .into_iter()
-            .find(|path| Path::new(path).exists())
-            .expect("libfaketime is installed (apt-get install faketime)");
-        let file = file.to_str().expect("a plain path");
-        for (name, value) in [
-            ("LD_PRELOAD", library.as_str()),
-            ("FAKETIME_TIMESTAMP_FILE", file),
-            ("FAKETIME_CACHE_DURATION", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ] {
-            self.environment.insert(name.to_owned(), value.to_owned());
-        }
+        let variables = clock::that_follows(file).map(|(name, value)| (name.to_owned(), value));
+        self.environment.extend(variables);
     }
 
     pub fn start(&mut self) {

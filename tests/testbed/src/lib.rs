@@ -8,6 +8,7 @@ pub mod api;
 pub mod certificates;
 pub mod child;
 pub mod client;
+mod clock;
 pub mod confine;
 pub mod container;
 pub mod fleet;

@@ -4,11 +4,12 @@
 
 use crate::{
     child::{Guarded, Running, is_a_process},
-    free_port,
+    clock, free_port,
 };
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         OnceLock,
@@ -25,6 +26,7 @@ pub struct RedisServer {
     port: u16,
     arguments: Vec<String>,
     directory: TempDir,
+    clock: Option<PathBuf>,
     running: Running,
 }
 
@@ -41,6 +43,7 @@ impl RedisServer {
             port: 0,
             arguments: arguments.iter().map(|text| text.to_string()).collect(),
             directory: tempfile::tempdir().expect("a temporary directory"),
+            clock: None,
             running: Running::default(),
         };
         // Another process may take the port between the look and the start: try another one.
@@ -77,7 +80,7 @@ impl RedisServer {
     /// Starts it again on the same port, empty.
     pub fn restart(&mut self) {
         self.kill();
-        let _ = std::fs::remove_file(self.directory.path().join("dump.rdb"));
+        let _ = std::fs::remove_file(self.dump());
         self.start_again();
     }
 
@@ -91,6 +94,40 @@ impl RedisServer {
                 self.port
             );
         }
+    }
+
+    /// From its next start on; see [`clock::that_follows`].
+    pub fn follow_clock(&mut self, file: &Path) {
+        self.clock = Some(file.to_owned());
+    }
+
+    /// From now on nothing can be saved, and writes are refused for it (MISCONF).
+    pub fn can_not_save(&self) {
+        // Where the file goes is a directory.
+        std::fs::create_dir_all(self.dump()).expect("a directory");
+        self.raw(&["CONFIG", "SET", "save", "3600 1"]);
+        self.raw(&["SET", "unsaved", "1"]);
+        self.save_until("rdb_last_bgsave_status:err");
+    }
+
+    pub fn can_save_again(&self) {
+        std::fs::remove_dir(self.dump()).expect("it is empty");
+        self.save_until("rdb_last_bgsave_status:ok");
+        self.raw(&["CONFIG", "SET", "save", ""]);
+    }
+
+    fn save_until(&self, outcome: &str) {
+        let deadline = Instant::now() + START_MAX;
+        while !self.raw(&["INFO", "persistence"]).contains(outcome) {
+            assert!(Instant::now() < deadline, "never {outcome}");
+            // Refused while one is under way.
+            self.raw(&["BGSAVE"]);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn dump(&self) -> PathBuf {
+        self.directory.path().join("dump.rdb")
     }
 
     /// Sends one command and returns the raw reply (RESP2), as far as one read brings it.
@@ -127,6 +164,7 @@ impl RedisServer {
             .args(["--daemonize", "no", "--dir"])
             .arg(self.directory.path())
             .args(&self.arguments)
+            .envs(self.clock.iter().flat_map(|file| clock::that_follows(file)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
