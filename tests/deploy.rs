@@ -3,8 +3,17 @@
 //! takes.
 
 use serde_json::Value;
-use std::process::{Command, Output, Stdio};
-use testbed::{Fleet, HaProxy, PATIENCE, api::sum_of, child::Guarded, herald::binary};
+use std::{
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+use testbed::{
+    Fleet, HaProxy, PATIENCE,
+    api::{Api, sum_of},
+    child::Guarded,
+    herald::binary,
+};
+use tokio_util::sync::CancellationToken;
 
 /// Accepts a second of each gateway: low, so that pacing shows with few clients.
 const ACCEPTS_PER_S: usize = 100;
@@ -13,6 +22,53 @@ const CLIENTS: usize = 450;
 async fn users_at(fleet: &Fleet, n: usize) -> usize {
     let port = fleet.gateways[n].admin_port;
     sum_of(&fleet.api.metrics(port).await, "herald_connections_open ")
+}
+
+/// One look at what a gateway has accepted in its life so far.
+struct Look {
+    began: Instant,
+    ended: Instant,
+    accepted: usize,
+}
+
+/// Looks at a gateway's accepts until it is told to end; not while the process is away.
+async fn watch(api: Api, port: u16, end: CancellationToken) -> Vec<Look> {
+    let mut looks = Vec::new();
+    while !end.is_cancelled() {
+        let began = Instant::now();
+        if let Some((200, metrics)) = api.admin(port, "metrics").await {
+            looks.push(Look {
+                began,
+                ended: Instant::now(),
+                accepted: sum_of(&metrics, "herald_accepted_total "),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    looks
+}
+
+/// In no stretch of time more were accepted than the limit allows, and a second's worth that a gateway saves up while
+/// nobody comes; its count may be half a second old.
+fn judge(id: &str, looks: &[Look]) {
+    let mut most = 0.0;
+    for (n, first) in looks.iter().enumerate() {
+        let rest = looks[n + 1..].iter();
+        // A lower count is that of another life.
+        for last in rest.take_while(|last| last.accepted >= first.accepted) {
+            let accepted = (last.accepted - first.accepted) as f64;
+            let seconds = (last.ended - first.began).as_secs_f64();
+            let allowed = ACCEPTS_PER_S as f64 * (seconds + 1.0 + 0.5);
+            assert!(
+                accepted <= allowed,
+                "{id} accepted {accepted} in {seconds} s"
+            );
+            if seconds >= 1.0 {
+                most = f64::max(most, accepted / seconds);
+            }
+        }
+    }
+    println!("{id}: at most {most:.0} accepts a second, over a second or more, of {ACCEPTS_PER_S}");
 }
 
 /// Clients that follow the rules, and a numbered stream to them.
@@ -77,6 +133,12 @@ async fn a_fleet_is_drained_rebalanced_and_replaced_under_load_and_nothing_is_lo
     };
     fleet.eventually("everyone is in", PATIENCE, all_in).await;
 
+    let end = CancellationToken::new();
+    let gateways = fleet.gateways.iter();
+    let watches: Vec<_> = gateways
+        .map(|gateway| tokio::spawn(watch(fleet.api.clone(), gateway.admin_port, end.clone())))
+        .collect();
+
     // Drained by an operator: empty, alive, and nobody comes back to it.
     ctl(&fleet, &["drain", "gw-1"]).await;
     drained(&fleet, "gw-1", 2).await;
@@ -103,6 +165,13 @@ async fn a_fleet_is_drained_rebalanced_and_replaced_under_load_and_nothing_is_lo
         assert_eq!(status.code(), Some(0), "{}", fleet.logs());
         fleet.gateways[n].process.start();
         fleet.ready().await;
+    }
+
+    end.cancel();
+    for (n, watch) in (1..).zip(watches) {
+        let looks = watch.await.unwrap();
+        assert!(looks.len() > 10, "hardly looked at");
+        judge(&format!("gw-{n}"), &looks);
     }
 
     let output = tokio::task::spawn_blocking(move || swarm.output())
