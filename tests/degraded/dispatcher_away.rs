@@ -4,6 +4,7 @@
 use crate::{
     WAIT, World, device,
     load::{Accepted, Load, post_to_all},
+    print_clock,
     said::Mark,
 };
 use herald::bus::Topic;
@@ -16,12 +17,14 @@ pub async fn what_is_routed_is_delivered_and_outcomes_go_to_the_topic(world: &mu
     let gateways = world.fleet.gateways.iter();
     let marks: Vec<Mark> = gateways.map(|one| Mark::of(&one.process)).collect();
     world.fleet.dispatchers[0].process.kill();
+    let clock = world.clock("dispatcher");
     for gateway in &world.fleet.gateways {
         gateway.process.thaw();
     }
 
     world.pushed("what was routed", &backlog).await;
     world.gateways_name("dispatcher", true).await;
+    print_clock("dispatcher", clock).await;
     for gateway in &world.fleet.gateways {
         outcomes_are_on_the_topic(&world.fleet, gateway.admin_port).await;
     }

@@ -4,6 +4,7 @@
 use crate::{
     USERS, WAIT, World,
     load::{Accepted, Load, post},
+    print_clock,
     said::Mark,
 };
 use herald::bus::Topic;
@@ -23,10 +24,12 @@ pub async fn what_is_answered_202_arrives_once_whatever_else_dies(world: &mut Wo
     )
     .await;
     world.broker.kill();
+    let clock = world.clock("bus");
     load.is_spooled(&world.fleet, 500).await;
     goes_directly(world, &load).await;
     print_answer_times("Kafka is gone", &load.spooled());
     world.gateways_name("bus", true).await;
+    print_clock("Kafka", clock).await;
     was_said_once(&world.fleet, &marks);
     let list = json!({ "target": { "users": ["u0", "u1"] }, "type": "list" });
     let listed = world.fleet.api.post(&list).await.expect("spooled");

@@ -10,8 +10,9 @@ mod redis_away;
 mod said;
 
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testbed::{Client, Fleet, kafka::KafkaBroker};
+use tokio::task::JoinHandle;
 
 const USERS: usize = 20;
 const GATEWAYS: usize = 3;
@@ -66,6 +67,27 @@ impl World {
         }
     }
 
+    /// How long from now until the metrics of every gateway name the part that goes away.
+    fn clock(&self, part: &str) -> JoinHandle<Duration> {
+        let began = Instant::now();
+        let gauge = format!("herald_degraded{{cause=\"{part}\"}} 1");
+        let api = self.fleet.api.clone();
+        let gateways = self.fleet.gateways.iter();
+        let ports: Vec<u16> = gateways.map(|one| one.admin_port).collect();
+        tokio::spawn(async move {
+            for port in ports {
+                let named = async || {
+                    let page = api.admin(port, "metrics").await;
+                    page.is_some_and(|(_, metrics)| metrics.contains(&gauge))
+                };
+                while !named().await {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            began.elapsed()
+        })
+    }
+
     /// Status and body of the dispatcher's readiness.
     async fn readiness(&self) -> (u16, Value) {
         match self
@@ -87,6 +109,14 @@ impl World {
             })
             .await;
     }
+}
+
+async fn print_clock(part: &str, clock: JoinHandle<Duration>) {
+    let named = clock.await.expect("it only looks");
+    println!(
+        "{part} away: in the metrics of all gateways after {:.1} s, of the 10 s promised",
+        named.as_secs_f64()
+    );
 }
 
 /// A device of user `u<user>` that prefers the `gateway`th.

@@ -4,6 +4,7 @@
 use crate::{
     WAIT, World, device,
     load::{Accepted, post, post_to_all},
+    print_clock,
     said::Mark,
 };
 use herald::bus::Topic;
@@ -19,7 +20,9 @@ pub async fn users_are_found_where_they_were_or_by_asking_everyone_once(world: &
     world.costs("with Redis", once).await;
     let marks: Vec<Mark> = processes(&world.fleet).map(Mark::of).collect();
     world.fleet.redis.freeze();
+    let clock = world.clock("registry");
     world.gateways_name("registry", true).await;
+    print_clock("Redis", clock).await;
     dispatcher_names_the_registry(world).await;
     world.costs("without Redis, known users", once).await;
 
@@ -78,7 +81,9 @@ pub async fn users_are_found_where_they_were_or_by_asking_everyone_once(world: &
 pub async fn newcomers_get_theirs_live_though_redis_refuses_writes(world: &mut World) {
     let marks: Vec<Mark> = processes(&world.fleet).map(Mark::of).collect();
     world.fleet.redis.raw(&["CONFIG", "SET", "maxmemory", "1"]);
+    let clock = world.clock("registry");
     world.gateways_name("registry", true).await;
+    print_clock("Redis for writes", clock).await;
     dispatcher_names_the_registry(world).await;
     let newcomer = world.clients.len();
     world.clients.push(device(&world.fleet, newcomer, 2));
