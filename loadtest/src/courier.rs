@@ -110,9 +110,9 @@ impl Courier {
         line.errand = Some(errand);
         line.is_used = line.socket.is_some();
         if !line.is_used {
-            let dialect = world.dialect.as_ref().filter(|_| target.tls);
-            let tls = dialect
-                .map(|dialect| Tls::new(dialect, &target.host))
+            let connector = world.connector.as_ref().filter(|_| target.tls);
+            let tls = connector
+                .map(|connector| Tls::new(connector, &target.host))
                 .transpose();
             match tls {
                 Ok(tls) => line.tls = tls,

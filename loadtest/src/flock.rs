@@ -4,6 +4,7 @@ use crate::{
     client::Client,
     courier::{Courier, Errand},
     cursor::Numbers,
+    dialect::Dialect,
     hdr,
     options::Trust,
     roster::Roster,
@@ -11,7 +12,7 @@ use crate::{
     scenario::{Churn, Slow, Storm},
     sys::{Epoll, Ready},
     tally::{Counters, Tally},
-    tls::Dialect,
+    tls::Connector,
     unrest::{Act, Unrest, is_among},
     wheel::{NEVER, Wheel},
 };
@@ -51,6 +52,7 @@ pub struct Setup {
     pub targets: Vec<Target>,
     pub sources: Vec<IpAddr>,
     pub sse: bool,
+    pub dialect: Dialect,
     pub trust: Trust,
     pub backoff_ms: u64,
     pub with_accounts: bool,
@@ -75,13 +77,13 @@ impl Setup {
     }
 
     /// `None`: no target speaks TLS.
-    fn dialect(&self, clients: usize) -> Result<Option<Dialect>> {
+    fn connector(&self, clients: usize) -> Result<Option<Connector>> {
         if !self.targets.iter().any(|target| target.tls) {
             return Ok(None);
         }
         let come_back = self.churn.is_some() || self.storm.is_some();
         let sessions = if come_back { clients } else { SESSIONS_MIN };
-        Dialect::new(&self.trust, sessions).map(Some)
+        Connector::new(&self.trust, sessions).map(Some)
     }
 
     pub fn source(&self, client: u32) -> Option<IpAddr> {
@@ -138,7 +140,7 @@ pub struct World {
     /// The same with TLS: what was opened, and what is sealed.
     pub opened: Vec<u8>,
     pub sealed: Vec<u8>,
-    pub dialect: Option<Dialect>,
+    pub connector: Option<Connector>,
     pub says: Vec<Say>,
     /// `POST`s of SSE clients on their way to a courier.
     pub errands: VecDeque<Errand>,
@@ -200,7 +202,7 @@ impl Flock {
         connects_per_s: f64,
         link: Arc<Link>,
     ) -> Result<Flock> {
-        let dialect = setup.dialect(numbers.len())?;
+        let connector = setup.connector(numbers.len())?;
         let urls = setup.targets.len();
         let share = numbers.len() as f64 / f64::from(setup.roster.clients().max(1));
         let unrest = Unrest::new(
@@ -226,7 +228,7 @@ impl Flock {
                 decoded: Vec::new(),
                 opened: Vec::new(),
                 sealed: Vec::new(),
-                dialect,
+                connector,
                 says: Vec::new(),
                 errands: VecDeque::new(),
                 now_ms: 0,

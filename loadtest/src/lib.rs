@@ -2,7 +2,7 @@
 //!
 //! In the order of a run: [`cli`], [`scenario`] and [`options`] → [`roster`] (who) → [`capacity`] (whether
 //! and how) → [`flock`] (a thread of clients, by [`wheel`] and [`unrest`]) → [`client`] (a connection) →
-//! [`wire`] → [`frame`] → [`rules`] and [`cursor`] (what it means) → [`tally`] and [`series`] → [`report`],
+//! [`wire`] (other servers' by [`dialect`]) → [`frame`] → [`rules`] and [`cursor`] (what it means) → [`tally`] and [`series`] → [`report`],
 //! shown by [`table`] and [`page`], and [`accounting`]. Beside them [`schedule`] and [`producer`] and, for
 //! SSE, [`courier`]; [`merge`] for several hosts.
 //!
@@ -16,6 +16,7 @@ pub mod cli;
 mod client;
 mod courier;
 mod cursor;
+pub mod dialect;
 mod flock;
 pub mod frame;
 mod hdr;

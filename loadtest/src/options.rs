@@ -1,5 +1,6 @@
 //! What a run is told on the command line; a scenario gives the same, and more.
 
+use crate::dialect::Dialect;
 use crate::scenario::{Churn, PRIORITIES, Sending, Slow, Storm, To};
 use crate::series::Watched;
 use anyhow::{Context, Result, bail};
@@ -25,6 +26,10 @@ pub struct Options {
     /// Server-sent events instead of WebSocket; acknowledgements and syncs go by POST.
     #[arg(long)]
     pub sse: bool,
+
+    /// What the server speaks: others than Herald only carry, which takes --no-ack and no tokens.
+    #[arg(long, value_enum, default_value = "herald")]
+    pub dialect: Dialect,
 
     // ── who ──
     /// Users to be: a range of numbers, both ends included.
@@ -372,7 +377,13 @@ impl Options {
 
     /// What clap can't say.
     pub fn check(&self) -> Result<()> {
-        if self.secret_file.is_none() && self.token_file.is_none() {
+        if self.dialect.only_carries() {
+            if !self.no_ack || self.sse {
+                bail!(
+                    "--dialect: such a server takes no acknowledgements and has no events: give --no-ack, not --sse"
+                );
+            }
+        } else if self.secret_file.is_none() && self.token_file.is_none() {
             bail!("give --secret-file (tokens are minted) or --token-file");
         }
         if self.urls.len() > 255 {

@@ -21,7 +21,8 @@ enum Users {
         prefix: String,
         first: u64,
         count: u32,
-        mint: Box<Mint>,
+        /// `None`: the server asks for no token.
+        mint: Option<Box<Mint>>,
     },
     /// (user, token)
     Listed(Vec<(String, String)>),
@@ -56,7 +57,8 @@ impl Roster {
     pub fn new(options: &Options) -> Result<Roster> {
         let users = match (&options.token_file, &options.secret_file) {
             (Some(file), _) => Users::Listed(listed(file)?),
-            (None, Some(file)) => minted(options, file)?,
+            (None, Some(file)) => minted(options, Some(mint(options, file)?))?,
+            (None, None) if options.dialect.only_carries() => minted(options, None)?,
             (None, None) => bail!("give --secret-file or --token-file"),
         };
         let roster = Roster {
@@ -96,7 +98,10 @@ impl Roster {
     pub fn token(&self, client: u32) -> String {
         let user = client / self.devices;
         match &self.users {
-            Users::Minted { mint, .. } => mint.token(&self.user(user)),
+            Users::Minted { mint, .. } => match mint {
+                Some(mint) => mint.token(&self.user(user)),
+                None => String::new(),
+            },
             Users::Listed(tokens) => tokens[user as usize].1.clone(),
         }
     }
@@ -117,26 +122,30 @@ impl Mint {
     }
 }
 
-fn minted(options: &Options, file: &Path) -> Result<Users> {
+fn mint(options: &Options, file: &Path) -> Result<Box<Mint>> {
     let secret = read(file)?;
+    let mut header = Header::new(Algorithm::HS256);
+    header.kid = options.key_id.clone();
+    Ok(Box::new(Mint {
+        key: EncodingKey::from_secret(secret.trim().as_bytes()),
+        header,
+        issuer: options.issuer.clone(),
+        audience: options.audience.clone(),
+        ttl_s: options.token_ttl_s,
+    }))
+}
+
+fn minted(options: &Options, mint: Option<Box<Mint>>) -> Result<Users> {
     let range = &options.users.0;
     let count = (range.end() - range.start())
         .checked_add(1)
         .and_then(|count| u32::try_from(count).ok())
         .context("--users: too many")?;
-    let mut header = Header::new(Algorithm::HS256);
-    header.kid = options.key_id.clone();
     Ok(Users::Minted {
         prefix: options.user_prefix.clone(),
         first: *range.start(),
         count,
-        mint: Box::new(Mint {
-            key: EncodingKey::from_secret(secret.trim().as_bytes()),
-            header,
-            issuer: options.issuer.clone(),
-            audience: options.audience.clone(),
-            ttl_s: options.token_ttl_s,
-        }),
+        mint,
     })
 }
 

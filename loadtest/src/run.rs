@@ -3,6 +3,7 @@
 use crate::{
     capacity::Machine,
     cli::Merge,
+    dialect::Dialect,
     flock::{Flock, Last, Link, Setup, Target},
     hdr, merge,
     options::Options,
@@ -92,9 +93,10 @@ pub fn merge(merge: &Merge) -> Result<bool> {
 }
 
 fn setup(options: &Options, run: &str, roster: &Arc<Roster>) -> Result<(Arc<Setup>, usize)> {
-    let path = match options.sse {
-        true => "/sse/notifications",
-        false => "/ws/notifications",
+    let path = match options.dialect {
+        Dialect::Herald if options.sse => "/sse/notifications",
+        Dialect::Herald => "/ws/notifications",
+        Dialect::Plain | Dialect::Nats => "/",
     };
     let targets = options
         .urls
@@ -132,6 +134,7 @@ fn setup(options: &Options, run: &str, roster: &Arc<Roster>) -> Result<(Arc<Setu
         targets,
         sources: plan.sources,
         sse: options.sse,
+        dialect: options.dialect,
         trust: options.trust(),
         backoff_ms: options.backoff_ms,
         with_accounts: options.accounting.is_some(),

@@ -26,15 +26,15 @@ const RECORD_BYTES: usize = 2_048;
 const OVERHEAD_BYTES: usize = 64;
 const CONTENT_BYTES_MAX: usize = 16_384;
 
-/// How a thread's clients speak TLS.
+/// What a thread's clients open TLS with.
 #[derive(Clone, Debug)]
-pub struct Dialect {
+pub struct Connector {
     config: Arc<ClientConfig>,
 }
 
-impl Dialect {
+impl Connector {
     /// Up to `sessions` tickets are kept for clients that come back.
-    pub fn new(trust: &Trust, sessions: usize) -> Result<Dialect> {
+    pub fn new(trust: &Trust, sessions: usize) -> Result<Connector> {
         // The post-quantum exchange is left out: figures are compared with X25519 and P-256.
         let provider = Arc::new(CryptoProvider {
             kx_groups: vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1],
@@ -61,7 +61,7 @@ impl Dialect {
             max: sessions,
             kept: Mutex::default(),
         }));
-        Ok(Dialect {
+        Ok(Connector {
             config: Arc::new(config),
         })
     }
@@ -98,12 +98,12 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    pub fn new(dialect: &Dialect, host: &str) -> Result<Tls, Error> {
+    pub fn new(connector: &Connector, host: &str) -> Result<Tls, Error> {
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         let name = name.trim_matches(['[', ']']).to_owned();
         let name = ServerName::try_from(name).map_err(|bad| Error::General(bad.to_string()))?;
         Ok(Tls {
-            connection: UnbufferedClientConnection::new(dialect.config.clone(), name)?,
+            connection: UnbufferedClientConnection::new(connector.config.clone(), name)?,
             input: Vec::new(),
             early: Vec::new(),
             noted: false,

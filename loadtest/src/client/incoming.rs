@@ -2,6 +2,7 @@
 
 use super::{Client, End, Phase};
 use crate::{
+    dialect::Dialect,
     flock::World,
     frame::ServerFrame,
     rules::{Wish, unix_us},
@@ -163,7 +164,7 @@ impl Client {
         Ok(used)
     }
 
-    fn opened(&mut self, answer: Answer, world: &World) -> Result<(), End> {
+    fn opened(&mut self, answer: Answer, world: &mut World) -> Result<(), End> {
         let key = self.work().key;
         self.phase = match (answer.status, world.setup.sse) {
             (101, false) if answer.accept.as_deref() != Some(&*expected_accept(key)) => {
@@ -173,12 +174,20 @@ impl Client {
             (200, true) => Phase::Events(Body::new(answer.chunked)),
             (status, _) => return Err(End::Status(status, answer.retry_after_s)),
         };
-        Ok(())
+        self.upgraded(world)
     }
 
     fn take_frame(&mut self, frame: Frame<'_>, world: &mut World) -> Result<(), End> {
         match frame {
+            Frame::Text(text) if world.setup.dialect.only_carries() => {
+                self.take_carried(text, world);
+                Ok(())
+            }
             Frame::Text(text) => self.take_json(text, world),
+            Frame::Binary(bytes) if world.setup.dialect == Dialect::Nats => {
+                self.take_nats(bytes, world)
+            }
+            Frame::Binary(_) => Err(End::Broken("unexpected opcode")),
             Frame::Ping(payload) => {
                 world.tally.counters.pings_answered += 1;
                 ws::write_pong(payload, world.random.random(), &mut world.output);
@@ -230,7 +239,7 @@ impl Client {
         Ok(())
     }
 
-    fn welcomed(&mut self, world: &mut World) {
+    pub(super) fn welcomed(&mut self, world: &mut World) {
         let counters = &mut world.tally.counters;
         counters.connected += 1;
         match self.ever_welcomed {

@@ -1,5 +1,6 @@
 //! One client's connection: opening, open, away. What the frames mean is in [`crate::rules`].
 
+mod carried;
 mod incoming;
 mod outgoing;
 
@@ -51,6 +52,8 @@ const _: () = assert!(size_of::<Client>() <= 232);
 struct Work {
     /// What of the stream is not whole yet.
     input: Vec<u8>,
+    /// What of a saying of NATS is not whole yet, out of its frames.
+    partial: Vec<u8>,
     /// What the socket did not take yet.
     output: Vec<u8>,
     /// Of a WebSocket that opens.
@@ -155,7 +158,9 @@ impl Client {
 
     /// Gives memory back that a connection at rest does not need.
     pub fn rest(&mut self) {
-        let idle = |work: &Work| work.input.is_empty() && work.output.is_empty();
+        let idle = |work: &Work| {
+            work.input.is_empty() && work.partial.is_empty() && work.output.is_empty()
+        };
         if self.is_open() && self.rules.is_welcomed() && self.work.as_deref().is_some_and(idle) {
             self.work = None;
         }
@@ -174,16 +179,7 @@ impl Client {
         let mut key = [0; 16];
         world.random.fill_bytes(&mut key);
         self.phase = Phase::Opening;
-        let request = Request {
-            host: &target.host,
-            path: &target.path,
-            token: &setup.roster.token(self.number),
-            cursors: &self.rules.cursors_text(&world.streams),
-        };
-        let request = match setup.sse {
-            true => request.events(),
-            false => request.websocket(key),
-        };
+        let request = self.request(target, key, world);
         let first = self.first_bytes(target, request, world);
         let work = self.work.get_or_insert_default();
         (work.key, work.connecting_us) = (key, world.now_us());
@@ -205,6 +201,24 @@ impl Client {
         }
     }
 
+    fn request(&self, target: &Target, key: [u8; 16], world: &World) -> Vec<u8> {
+        let setup = &world.setup;
+        if setup.dialect.only_carries() {
+            let (host, path) = (&target.host, &target.path);
+            return setup.dialect.upgrade(host, path, &self.user(world), key);
+        }
+        let request = Request {
+            host: &target.host,
+            path: &target.path,
+            token: &setup.roster.token(self.number),
+            cursors: &self.rules.cursors_text(&world.streams),
+        };
+        match setup.sse {
+            true => request.events(),
+            false => request.websocket(key),
+        }
+    }
+
     /// The request, or what TLS begins with; the request follows its handshake.
     fn first_bytes(
         &mut self,
@@ -212,11 +226,11 @@ impl Client {
         request: Vec<u8>,
         world: &World,
     ) -> Result<Vec<u8>, End> {
-        let Some(dialect) = world.dialect.as_ref().filter(|_| target.tls) else {
+        let Some(connector) = world.connector.as_ref().filter(|_| target.tls) else {
             self.tls = None;
             return Ok(request);
         };
-        let mut tls = Tls::new(dialect, &target.host).map_err(End::Tls)?;
+        let mut tls = Tls::new(connector, &target.host).map_err(End::Tls)?;
         let mut hello = Vec::new();
         tls.seal(&request, &mut hello).map_err(End::Tls)?;
         self.tls = Some(Box::new(tls));
@@ -334,7 +348,7 @@ impl Client {
         world.output.clear();
         world.sealed.clear();
         let work = self.work.get_or_insert_default();
-        (work.input, work.output) = Default::default();
+        (work.input, work.partial, work.output) = Default::default();
         if was_open && !matches!(end, End::Left(_)) {
             work.lost_us = world.now_us();
         }

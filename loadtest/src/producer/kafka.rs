@@ -3,7 +3,7 @@
 //!
 //! `kafka://broker:port/namespace?shard=0&region=local&linger_ms=0`
 
-use super::{Accepted, Attempt, Content, PAUSE};
+use super::{Accepted, Attempt, Content, FIRST_POSITION, PAUSE, Place};
 use crate::rules::unix_us;
 use anyhow::{Context, Result, bail};
 use rdkafka::{
@@ -13,22 +13,19 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
     util::Timeout,
 };
-use serde_json::json;
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 use uuid::Uuid;
 
-/// Positions of ours: above what a topic holds, so that they only rise; of the first generation.
-const FIRST_POSITION: u64 = (1 << 40) + (1 << 39);
 const TO_ALL: &str = "";
 
 pub struct Kafka {
     producer: FutureProducer,
-    place: Place,
+    topics: Topics,
     positions: Mutex<Positions>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+struct Topics {
     brokers: String,
     namespace: String,
     shard: i32,
@@ -47,17 +44,17 @@ impl Kafka {
         let [url] = urls else {
             bail!("--post-url kafka://: one, with its brokers separated by commas");
         };
-        let place = Place::parse(url).with_context(|| format!("--post-url {url}"))?;
+        let topics = Topics::parse(url).with_context(|| format!("--post-url {url}"))?;
         let producer: KafkaResult<FutureProducer> = ClientConfig::new()
-            .set("bootstrap.servers", &place.brokers)
+            .set("bootstrap.servers", &topics.brokers)
             .set("acks", "all")
             .set("enable.idempotence", "true")
-            .set("linger.ms", &place.linger_ms)
+            .set("linger.ms", &topics.linger_ms)
             .set("message.timeout.ms", "10000")
             .create();
         Ok(Kafka {
             producer: producer.context("no Kafka producer")?,
-            place,
+            topics,
             positions: Mutex::new(Positions {
                 // Another run's are below: microseconds only rise.
                 last: FIRST_POSITION + ((unix_us() / 1_000) & 0x3f_ffff_ffff),
@@ -77,30 +74,23 @@ impl Kafka {
         let (pos, prev) = self.position(user);
         let (topic, partition) = match (is_to_all, content.post.priority.as_str()) {
             (true, _) => ("broadcast", 0),
-            (false, "critical") => ("critical", self.place.shard),
-            (false, _) => ("in_app", self.place.shard),
+            (false, "critical") => ("critical", self.topics.shard),
+            (false, _) => ("in_app", self.topics.shard),
         };
-        let topic = format!("{}.{topic}", self.place.namespace);
+        let topic = format!("{}.{topic}", self.topics.namespace);
         let stream = format!(
             "{}:{}",
             if is_to_all { "all" } else { "user" },
-            self.place.region
+            self.topics.region
         );
         let created_ms = unix_us() / 1_000;
-        let frame = json!({
-            "type": "notification",
-            "id": id,
-            "stream": stream,
-            "pos": pos,
-            "prev": prev,
-            "priority": content.post.priority,
-            "created_at": created_ms,
-            "notification_type": "swarm",
-            "title": content.title,
-            "body": content.body,
-            "data": content.mark,
-        })
-        .to_string();
+        let frame = content.frame(&Place {
+            id,
+            created_ms,
+            stream: &stream,
+            pos,
+            prev,
+        });
         let mut headers = OwnedHeaders::new();
         for (key, value) in [
             ("v", "1"),
@@ -115,7 +105,7 @@ impl Kafka {
             ("id", &id.to_string()),
             ("created_ms", &created_ms.to_string()),
             ("priority", &content.post.priority),
-            ("region", &self.place.region),
+            ("region", &self.topics.region),
             ("stream", &stream),
             ("pos", &pos.to_string()),
             ("prev", &prev.to_string()),
@@ -155,15 +145,15 @@ impl Kafka {
     }
 }
 
-impl Place {
-    fn parse(url: &str) -> Result<Place> {
+impl Topics {
+    fn parse(url: &str) -> Result<Topics> {
         let rest = url.strip_prefix("kafka://").context("expected kafka://")?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (brokers, namespace) = rest.split_once('/').unwrap_or((rest, ""));
         if brokers.is_empty() {
             bail!("a broker is missing");
         }
-        let mut place = Place {
+        let mut topics = Topics {
             brokers: brokers.to_owned(),
             namespace: if namespace.is_empty() {
                 "notifications"
@@ -178,13 +168,13 @@ impl Place {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             match key {
-                "shard" => place.shard = value.parse().context("shard: expected a number")?,
-                "region" => place.region = value.to_owned(),
-                "linger_ms" => place.linger_ms = value.to_owned(),
+                "shard" => topics.shard = value.parse().context("shard: expected a number")?,
+                "region" => topics.region = value.to_owned(),
+                "linger_ms" => topics.linger_ms = value.to_owned(),
                 _ => bail!("{key:?} is none of shard, region, linger_ms"),
             }
         }
-        Ok(place)
+        Ok(topics)
     }
 }
 
@@ -194,17 +184,20 @@ mod tests {
 
     #[test]
     fn an_address_names_brokers_namespace_and_shard() {
-        let place = Place::parse("kafka://a:1,b:2/n?shard=3&linger_ms=1").unwrap();
-        assert_eq!((&place.brokers[..], &place.namespace[..]), ("a:1,b:2", "n"));
+        let topics = Topics::parse("kafka://a:1,b:2/n?shard=3&linger_ms=1").unwrap();
         assert_eq!(
-            (place.shard, &place.linger_ms[..], &place.region[..]),
+            (&topics.brokers[..], &topics.namespace[..]),
+            ("a:1,b:2", "n")
+        );
+        assert_eq!(
+            (topics.shard, &topics.linger_ms[..], &topics.region[..]),
             (3, "1", "local")
         );
         assert_eq!(
-            Place::parse("kafka://a:1").unwrap().namespace,
+            Topics::parse("kafka://a:1").unwrap().namespace,
             "notifications"
         );
-        assert!(Place::parse("kafka://a:1?shrad=3").is_err());
-        assert!(Place::parse("kafka://").is_err());
+        assert!(Topics::parse("kafka://a:1?shrad=3").is_err());
+        assert!(Topics::parse("kafka://").is_err());
     }
 }

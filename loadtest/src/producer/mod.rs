@@ -8,10 +8,13 @@ mod grpc;
 mod http;
 mod kafka;
 mod ledger;
+mod nats;
+mod plain;
 
 pub use ledger::Ledger;
 
 use crate::{
+    dialect::Dialect,
     frame::{Mark, Target},
     options::Options,
     roster::{self, Roster},
@@ -21,6 +24,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use ledger::Reach;
 use serde::Deserialize;
+use serde_json::json;
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -36,6 +40,8 @@ use uuid::Uuid;
 /// Posts on their way at once. Beyond, posts leave late, and their latency says so.
 const IN_FLIGHT: usize = 1_024;
 const ANSWER: Duration = Duration::from_secs(10);
+/// Positions of ours: above what a topic holds, so that they only rise; of the first generation.
+const FIRST_POSITION: u64 = (1 << 40) + (1 << 39);
 /// Pause before an attempt is repeated.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -59,6 +65,8 @@ enum Door {
     Http(http::Http),
     Grpc(grpc::Grpc),
     Kafka(Box<kafka::Kafka>),
+    Plain(plain::Plain),
+    Nats(nats::Nats),
 }
 
 /// One notification to post.
@@ -79,6 +87,50 @@ struct Content<'a> {
     title: String,
     body: &'a str,
     mark: Mark<'a>,
+}
+
+/// Where an item stands.
+struct Place<'a> {
+    id: Uuid,
+    created_ms: u64,
+    stream: &'a str,
+    pos: u64,
+    prev: u64,
+}
+
+impl Content<'_> {
+    /// As clients get it.
+    fn frame(&self, place: &Place<'_>) -> String {
+        json!({
+            "type": "notification",
+            "id": place.id,
+            "stream": place.stream,
+            "pos": place.pos,
+            "prev": place.prev,
+            "priority": self.post.priority,
+            "created_at": place.created_ms,
+            "notification_type": "swarm",
+            "title": self.title,
+            "body": self.body,
+            "data": self.mark,
+        })
+        .to_string()
+    }
+
+    /// The same by a server that only carries, as long as it is by Herald.
+    fn carried(&self) -> String {
+        let prev = FIRST_POSITION + u64::from(self.post.n);
+        self.frame(&Place {
+            id: Uuid::now_v7(),
+            created_ms: unix_us() / 1_000,
+            stream: match self.post.user {
+                Some(_) => "user:local",
+                None => "all:local",
+            },
+            pos: prev + 1,
+            prev,
+        })
+    }
 }
 
 /// What the server says of a post it took.
@@ -102,6 +154,11 @@ enum Attempt {
 impl Door {
     fn new(options: &Options) -> Result<Door> {
         let urls = &options.post_urls;
+        match options.dialect {
+            Dialect::Herald => {}
+            Dialect::Plain => return Ok(Door::Plain(plain::Plain::new(urls)?)),
+            Dialect::Nats => return Ok(Door::Nats(nats::Nats::new(urls)?)),
+        }
         let key = match &options.api_key_file {
             Some(file) => roster::read(file)?.trim().to_owned(),
             None => String::new(),
@@ -128,6 +185,8 @@ impl Door {
             Door::Http(http) => http.attempt(content, turn).await,
             Door::Grpc(grpc) => grpc.attempt(content, turn).await,
             Door::Kafka(kafka) => kafka.attempt(content).await,
+            Door::Plain(plain) => plain.attempt(content, turn).await,
+            Door::Nats(nats) => nats.attempt(content).await,
         }
     }
 }

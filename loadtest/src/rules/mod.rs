@@ -12,6 +12,7 @@ mod saying;
 use crate::{
     accounting::Way,
     cursor::{Cursor, Numbers},
+    dialect::SILENCE_MS,
     frame::{Mark, ServerFrame, Slot, Target},
     scenario::PRIORITIES,
     tally::{self, Tally},
@@ -313,6 +314,17 @@ impl Rules {
             (false, true) => Sync::Idle,
             (false, false) => Sync::Due(narrow(ctx.now_ms)),
         };
+    }
+
+    /// By a server that only carries.
+    pub fn let_in(&mut self) {
+        self.welcomed = true;
+        self.heartbeat_ms = narrow(SILENCE_MS);
+    }
+
+    /// Takes a notification of such a server: it has no place in a stream that anybody could ask for.
+    pub fn carried(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
+        self.notification(frame, Way::Live, ctx);
     }
 
     /// An item arrived live: the cursor of its stream moves, or learns of a hole.

@@ -44,16 +44,11 @@ impl Request<'_> {
                 format!("{mark}cursors={}", percent_encoded(cursors))
             }
         };
-        format!(
-            "GET {}{query} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\
-             Sec-WebSocket-Protocol: herald.v1\r\nAuthorization: Bearer {}\r\n\r\n",
-            self.path,
-            self.host,
-            STANDARD.encode(key),
+        let headers = format!(
+            "Sec-WebSocket-Protocol: herald.v1\r\nAuthorization: Bearer {}\r\n",
             self.token
-        )
-        .into_bytes()
+        );
+        upgrade(self.host, &format!("{}{query}", self.path), key, &headers)
     }
 
     /// Asks for a stream of events.
@@ -82,6 +77,16 @@ impl Request<'_> {
         )
         .into_bytes()
     }
+}
+
+/// Asks for a WebSocket; `headers` are whole lines.
+pub fn upgrade(host: &str, path: &str, key: [u8; 16], headers: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{headers}\r\n",
+        STANDARD.encode(key)
+    )
+    .into_bytes()
 }
 
 /// What a server must answer to a WebSocket key.

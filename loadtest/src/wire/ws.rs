@@ -9,10 +9,11 @@ use tungstenite::protocol::frame::{
 /// A larger message is refused; the server's largest is a sync.
 const MESSAGE_BYTES_MAX: u64 = 16 << 20;
 
-/// One frame of the server. Herald does not fragment what it sends.
+/// One frame of the server. Neither Herald nor those it is compared with fragment what they send.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     Text(&'a str),
+    Binary(&'a [u8]),
     Ping(&'a [u8]),
     Pong,
     /// Its code, if it had one.
@@ -46,6 +47,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, BadFrame> {
         OpCode::Data(Data::Text) => {
             Frame::Text(std::str::from_utf8(payload).map_err(|_| BadFrame("not UTF-8"))?)
         }
+        OpCode::Data(Data::Binary) => Frame::Binary(payload),
         OpCode::Control(Control::Ping) => Frame::Ping(payload),
         OpCode::Control(Control::Pong) => Frame::Pong,
         OpCode::Control(Control::Close) => {
@@ -59,6 +61,10 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, BadFrame> {
 
 pub fn write_text(text: &str, mask: [u8; 4], out: &mut Vec<u8>) {
     write(OpCode::Data(Data::Text), text.as_bytes(), mask, out);
+}
+
+pub fn write_binary(payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+    write(OpCode::Data(Data::Binary), payload, mask, out);
 }
 
 pub fn write_pong(payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {

@@ -354,7 +354,7 @@ fn write_chunk(stream: &mut TcpStream, text: &str) -> io::Result<()> {
     write!(stream, "{:x}\r\n{text}\r\n", text.len())
 }
 
-fn read_request(stream: &mut TcpStream) -> io::Result<(String, String)> {
+pub fn read_request(stream: &mut TcpStream) -> io::Result<(String, String)> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {
