@@ -8,8 +8,11 @@
 //!   goes). The first run of twelve zeroes in JSON is the end of an id and becomes the number of the frame;
 //! * `count`: how many clients there are.
 //!
-//! Each is answered by one line: `sent N blocked M`, or `clients N`. It keeps four bytes of a socket and one
-//! of state per client, judges no token and no frame, and answers no ping: below this a server can't go.
+//! Each is answered by one line: `sent N blocked M`, or `clients N`. The same is had by HTTP, one request in one piece:
+//! `POST /all`, or `POST /USER` for whoever came by a path that ends with that number.
+//!
+//! It keeps four bytes of a socket, one of state and four of a number per client, judges no token and no frame, and
+//! answers no ping: below this a server can't go.
 
 mod sys;
 
@@ -24,6 +27,8 @@ use tungstenite::handshake::derive_accept_key;
 
 const LISTENER: u64 = u64::MAX;
 const INPUT: u64 = u64::MAX - 1;
+/// No slot.
+const NOBODY: u32 = u32::MAX;
 const WELCOME: &str = r#"{"type":"welcome","connection":"floor","heartbeat_ms":3600000,"slot":{"after_ms_min":0,"after_ms_max":1000}}"#;
 
 struct Floor {
@@ -32,6 +37,8 @@ struct Floor {
     clients: Vec<Option<TcpStream>>,
     /// Whether the client has been answered.
     upgraded: Vec<bool>,
+    /// Slots by the numbers that clients came with.
+    users: Vec<u32>,
     free: Vec<u32>,
     open: usize,
     buffer: Box<[u8]>,
@@ -83,6 +90,7 @@ fn main() -> Result<()> {
         listener,
         clients: Vec::new(),
         upgraded: Vec::new(),
+        users: Vec::new(),
         free: Vec::new(),
         open: 0,
         buffer: vec![0; 64 * 1024].into(),
@@ -155,9 +163,20 @@ impl Floor {
         let alive = match (length, self.upgraded[slot]) {
             (0, _) => false,
             (_, true) => return,
-            // The request of the load tool comes in one piece.
+            // A request of the load tool comes in one piece.
+            (_, false) if self.buffer.starts_with(b"POST ") => {
+                if self.post(slot, length).is_none() {
+                    self.clients[slot] = None;
+                    self.free.push(slot as u32);
+                }
+                return;
+            }
             (_, false) => answer(socket, &self.buffer[..length]).is_some(),
         };
+        if alive && let Some(user) = user_of(&self.buffer[..length]) {
+            self.users.resize(self.users.len().max(user + 1), NOBODY);
+            self.users[user] = slot as u32;
+        }
         self.upgraded[slot] |= alive;
         match alive {
             true => self.open += 1,
@@ -166,6 +185,26 @@ impl Floor {
                 self.clients[slot] = None;
                 self.free.push(slot as u32);
             }
+        }
+    }
+
+    /// Sends a request's body, and says so.
+    fn post(&self, slot: usize, length: usize) -> Option<()> {
+        let request = std::str::from_utf8(&self.buffer[..length]).ok()?;
+        let (_, body) = request.split_once("\r\n\r\n")?;
+        let (frame, mut tally) = (text_frame(body), Tally::default());
+        match user_of(request.as_bytes()) {
+            Some(user) => self.send(*self.users.get(user)? as usize, &frame, &mut tally),
+            None => self.send_all(&frame, &mut tally),
+        }
+        let answer: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+        let mut socket = self.clients[slot].as_ref()?;
+        (socket.write(answer).ok()? == answer.len()).then_some(())
+    }
+
+    fn send_all(&self, frame: &[u8], tally: &mut Tally) {
+        for slot in (0..self.clients.len()).filter(|slot| self.upgraded[*slot]) {
+            self.send(slot, frame, tally);
         }
     }
 
@@ -189,9 +228,7 @@ impl Floor {
             "all" => {
                 let frame = text_frame(rest);
                 let mut tally = Tally::default();
-                for slot in 0..self.clients.len() {
-                    self.send(slot, &frame, &mut tally);
-                }
+                self.send_all(&frame, &mut tally);
                 say(format_args!(
                     "sent {} blocked {}",
                     tally.sent, tally.blocked
@@ -250,13 +287,20 @@ impl Floor {
 
     /// What the kernel does not take whole is lost, and counted: such a run is no floor.
     fn send(&self, slot: usize, frame: &[u8], tally: &mut Tally) {
-        if let Some(mut socket) = self.clients[slot].as_ref() {
+        if let Some(Some(mut socket)) = self.clients.get(slot).map(Option::as_ref) {
             match socket.write(frame) {
                 Ok(length) if length == frame.len() => tally.sent += 1,
                 _ => tally.blocked += 1,
             }
         }
     }
+}
+
+/// The number at the end of a request's path.
+fn user_of(request: &[u8]) -> Option<usize> {
+    let line = request.split(|byte| *byte == b'\r').next()?;
+    let path = std::str::from_utf8(line).ok()?.split(' ').nth(1)?;
+    path.rsplit('/').next()?.parse().ok()
 }
 
 /// Upgrades, and greets.
