@@ -242,6 +242,9 @@ pub const KAFKA_PROBES: u32 = 2;
 pub const KAFKA_PROBE: Duration = Duration::from_secs(1);
 pub const KAFKA_PROBE_EVERY: Duration = Duration::from_secs(5);
 pub const KAFKA_PROBE_AWAY: Duration = Duration::from_millis(500);
+/// The client that asks for metadata is replaced after so long without an answer: in a few seconds all goes on once a
+/// broker is back, whatever state its absence left that client in.
+pub const KAFKA_UNANSWERED: Duration = Duration::from_secs(3);
 /// How long `ctl topics` waits for a broker, and after which pause it says so. Over: an error.
 pub const KAFKA_REACH: Duration = Duration::from_secs(10);
 pub const KAFKA_REACH_SAID: Duration = Duration::from_secs(1);

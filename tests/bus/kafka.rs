@@ -223,6 +223,32 @@ async fn clients_that_heard_of_no_broker_any_more_find_them_again() {
     futures::future::join_all(all).await;
 }
 
+/// For longer than a client waits for an answer and the controller for the broker. Some clients of librdkafka got no
+/// answers for minutes after that, and Kafka was away and back with every second for their process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_stood_still_for_long_is_back_once_for_everyone() {
+    let broker = KafkaBroker::start();
+    let namespace = kafka::fresh_namespace();
+    kafka::create_topics(&broker.brokers(), &namespace, &TOPICS).await;
+    let buses: Vec<_> = (0..8)
+        .map(|_| connect(broker.brokers(), &namespace))
+        .collect();
+    let all = || buses.iter().all(|bus| bus.healthy());
+    until("the broker does not answer", all).await;
+    broker.freeze();
+    // Not for luck: so long a client waits for an answer, twice.
+    tokio::time::sleep(2 * herald::limits::KAFKA_SOCKET).await;
+    broker.thaw();
+    until("the broker stays away", all).await;
+    for bus in &buses {
+        for _ in 0..10 {
+            let end = bus.end(at(Topic::InApp, 0)).await;
+            assert!(bus.healthy(), "{end:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
 async fn make(namespace: &Namespace, topic: Topic, partitions: i32, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", kafka::brokers())

@@ -11,6 +11,7 @@ use crate::{
     limits,
     metrics::Metrics,
 };
+use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
 use prometheus::IntGauge;
@@ -28,12 +29,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Asks for metadata and watermarks. The probe puts another in its place when it gets no answers.
+type SharedClient = Arc<ArcSwap<Client>>;
+type Client = BaseConsumer<Reports>;
+
 pub(super) struct Link {
     pub(super) settings: Settings,
     pub(super) namespace: Namespace,
     pub(super) metrics: KafkaMetrics,
     pub(super) health: Arc<Health>,
-    client: Arc<BaseConsumer<Reports>>,
+    client: SharedClient,
     /// Partition counts as last heard. They only grow.
     counts: RwLock<HashMap<Topic, u32>>,
     probe: Option<JoinHandle<()>>,
@@ -57,11 +62,20 @@ impl Link {
             cause: Mutex::new("not connected yet".into()),
             wake: Mutex::new(Some(wake)),
         });
-        let reports = Reports::new(Role::Plain, namespace, &metrics, &health, &settings);
-        let client = settings.plain().create_with_context(reports);
-        let client: Arc<BaseConsumer<Reports>> = Arc::new(client.map_err(|e| refused(&e))?);
+        let make = {
+            let (settings, namespace) = (settings.clone(), namespace.clone());
+            let (metrics, health) = (metrics.clone(), health.clone());
+            move || {
+                let reports = Reports::new(Role::Plain, &namespace, &metrics, &health, &settings);
+                settings.plain().create_with_context(reports)
+            }
+        };
+        let client = make().map_err(|error| refused(&error))?;
+        let client: SharedClient = Arc::new(ArcSwap::from_pointee(client));
         let probe = Probe {
             client: client.clone(),
+            make: Box::new(make),
+            closing: None,
             health: health.clone(),
             topic: Topic::Raw(1).name(namespace),
             woken,
@@ -108,7 +122,7 @@ impl Link {
     /// Asks the broker.
     pub(super) async fn count_partitions(&self, topic: Topic) -> Result<u32, BusError> {
         let name = self.name(topic);
-        let client = self.client.clone();
+        let client = self.client.load_full();
         let asked = name.clone();
         let found = self
             .blocking(move || client.fetch_metadata(Some(&asked), limits::KAFKA_CALL))
@@ -141,7 +155,7 @@ impl Link {
 
     pub(super) async fn end(&self, at: TopicPartition) -> Result<u64, BusError> {
         self.find(at).await?;
-        let client = self.client.clone();
+        let client = self.client.load_full();
         let name = self.name(at.topic);
         let partition = at.partition as i32;
         let deadline = Instant::now() + limits::KAFKA_CALL;
@@ -165,9 +179,6 @@ impl Link {
     ) -> Result<T, BusError> {
         let result = tokio::task::spawn_blocking(call).await;
         let result = result.map_err(|error| BusError::Unavailable(error.to_string()))?;
-        if result.is_ok() {
-            self.health.well();
-        }
         result.map_err(|error| self.failed(&error))
     }
 
@@ -245,7 +256,7 @@ impl Health {
         self.gauge.get() == 1
     }
 
-    pub(super) fn well(&self) {
+    fn well(&self) {
         if !self.is_well() {
             self.gauge.set(1);
             self.is_said.store(false, Ordering::Relaxed);
@@ -279,23 +290,30 @@ impl Health {
 
 /// Asks for metadata: now and then, and at once on a suspicion. One question without an answer may be a
 /// slow moment of a broker; [`limits::KAFKA_PROBES`] in a row are an absence.
+///
+/// A client of librdkafka (2.12.1) may get no answers for minutes after its broker stood still for longer than the
+/// controller waits, though every new one gets them. So one that gets none is replaced, for as long as that lasts.
 struct Probe {
-    client: Arc<BaseConsumer<Reports>>,
+    client: SharedClient,
+    make: Box<dyn Fn() -> Result<Client, KafkaError> + Send>,
+    /// The last one that was replaced, while it takes its leave.
+    closing: Option<JoinHandle<()>>,
     health: Arc<Health>,
     topic: String,
     woken: Receiver<()>,
 }
 
 impl Probe {
-    fn run(self) {
+    fn run(mut self) {
         let mut unanswered = 0;
+        // By this client; a new one has its time to connect.
+        let mut answered = Instant::now();
         loop {
-            let asked = self
-                .client
-                .fetch_metadata(Some(&self.topic), limits::KAFKA_PROBE);
-            match asked {
+            let client = self.client.load_full();
+            match client.fetch_metadata(Some(&self.topic), limits::KAFKA_PROBE) {
                 Ok(_) => {
                     unanswered = 0;
+                    answered = Instant::now();
                     self.health.well();
                 }
                 Err(_) => unanswered += 1,
@@ -304,9 +322,11 @@ impl Probe {
                 self.health.away();
             }
             // The client's own events would pile up unseen; they say why it is away.
-            while self.client.poll(Duration::ZERO).is_some() {}
-            let brokers = self.client.context().brokers();
-            brokers.ensure(self.client.client());
+            while client.poll(Duration::ZERO).is_some() {}
+            client.context().brokers().ensure(client.client());
+            if unanswered > 0 && answered.elapsed() >= limits::KAFKA_UNANSWERED && self.replace() {
+                answered = Instant::now();
+            }
             let pause = match unanswered {
                 0 => limits::KAFKA_PROBE_EVERY,
                 _ => limits::KAFKA_PROBE_AWAY,
@@ -315,5 +335,24 @@ impl Probe {
                 return;
             }
         }
+    }
+
+    /// One goes at a time: what waits for a broker would pile up.
+    fn replace(&mut self) -> bool {
+        if self
+            .closing
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+        {
+            return false;
+        }
+        let Ok(fresh) = (self.make)() else {
+            return false;
+        };
+        tracing::debug!("the client that asks for metadata gets no answers: another one is made");
+        let former = self.client.swap(Arc::new(fresh));
+        let thread = std::thread::Builder::new().name("kafka-close".into());
+        self.closing = thread.spawn(move || drop(former)).ok();
+        true
     }
 }

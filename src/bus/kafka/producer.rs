@@ -79,9 +79,6 @@ impl Producer {
             }
         }
         let Some((placed, error)) = failed.or(refused) else {
-            if !answers.is_empty() {
-                link.health.well();
-            }
             return Ok(answers);
         };
         self.replace_if_dead(&producer, link);
