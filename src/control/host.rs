@@ -134,9 +134,9 @@ impl Host {
         leases.ok()?.ok()
     }
 
-    /// Other hosts of the region that take clients.
+    /// Other hosts of the region that take clients, by what they said lately.
     pub fn siblings<'a>(&self, leases: &'a [GatewayLease]) -> Vec<&'a GatewayLease> {
-        let takes = |lease: &&GatewayLease| lease.info.accepts_limit_per_s > 0;
+        let takes = |lease: &&GatewayLease| lease.info.accepts_limit_per_s > 0 && !lease.overdue;
         self.staying(leases).filter(takes).collect()
     }
 

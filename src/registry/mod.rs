@@ -59,6 +59,9 @@ pub struct GatewayLease {
     /// Random per process: tells a restart from a renewal.
     pub holder: String,
     pub live: bool,
+    /// Half of the lease is over, though it is renewed much sooner: its gateway has stopped, or lost the registry. What
+    /// it published is of another time.
+    pub overdue: bool,
     pub info: GatewayInfo,
 }
 

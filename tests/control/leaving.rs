@@ -263,3 +263,49 @@ async fn the_answer_to_an_order_shows_what_came_of_it_and_who_else_takes_clients
     rig.registry.away.store(false, Ordering::Relaxed);
     rig.leave().await;
 }
+
+#[tokio::test]
+async fn a_sibling_that_has_stopped_renewing_takes_nobody_though_its_lease_still_lives() {
+    let mut setup = commanded();
+    setup.timings.lease_ms = 6_000;
+    let rig = Rig::ready_with(setup).await;
+    let registry = &rig.shared.registry;
+    let other = "gw-2".parse().unwrap();
+    let info = sibling(2, 1_000);
+    registry.acquire_gateway(&other, "p", &info).await.unwrap();
+    assert_eq!(ask(&rig, "").await.siblings, Some(1));
+    until("nobody takes clients", async || {
+        (ask(&rig, "").await.siblings == Some(0)).then_some(())
+    })
+    .await;
+    let leases = registry.gateways().await.unwrap();
+    let lease = leases.iter().find(|lease| lease.owner.gateway == other);
+    assert!(lease.unwrap().live, "not before its end");
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn who_had_siblings_when_it_began_to_leave_waits_for_one_that_comes_back() {
+    let mut setup = commanded();
+    setup.drain.grace_ms = 1_000;
+    setup.drain.deadline_ms = 3_600_000;
+    let rig = Rig::ready_with(setup).await;
+    rig.core().open(1, "ann", None);
+    until("ann", async || (rig.metric("users") == 1.0).then_some(())).await;
+    let registry = &rig.shared.registry;
+    let other = "gw-2".parse().unwrap();
+    let mut info = sibling(2, 1_000);
+    let owner = registry.acquire_gateway(&other, "p2", &info).await.unwrap();
+    assert_eq!(ask(&rig, "drain").await.phase, "grace");
+    // The last one is forced to leave too, before this one has sent anybody away.
+    info.draining = true;
+    registry.renew_gateway(&owner, "p2", &info).await.unwrap();
+    let evicted = |message: &ToCore| match message {
+        ToCore::Evict { clients, .. } => Some(*clients),
+        _ => None,
+    };
+    for _ in 0..3 {
+        assert_eq!(rig.core().expect("a step", evicted).await, 0);
+    }
+    rig.leave().await;
+}

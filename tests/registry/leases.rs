@@ -207,3 +207,23 @@ pub async fn one_orders_at_a_time_and_a_lock_ends_by_itself(subject: Subject) {
     })
     .await;
 }
+
+pub async fn a_lease_that_is_not_renewed_for_half_its_time_is_overdue_and_lives(subject: Subject) {
+    let timings = Timings {
+        lease_ms: 4_000,
+        ..LASTING
+    };
+    let registry = subject.registry(timings).await;
+    let owner = started(&registry, "gw-1", None).await;
+    let lease = async || registry.gateways().await.unwrap().remove(0);
+    assert!(!lease().await.overdue);
+    until("it is overdue", async || {
+        let lease = lease().await;
+        lease.overdue && lease.live
+    })
+    .await;
+    let (holder, info) = (holder("gw-1"), info(None));
+    let renewed = registry.renew_gateway(&owner, &holder, &info);
+    renewed.await.unwrap();
+    assert!(!lease().await.overdue);
+}

@@ -50,6 +50,7 @@ on_both! {
         a_renewal_puts_an_absent_record_back_under_its_epoch
         what_a_gateway_publishes_is_seen_with_its_lease
         one_orders_at_a_time_and_a_lock_ends_by_itself
+        a_lease_that_is_not_renewed_for_half_its_time_is_overdue_and_lives
     }
     shards {
         an_automatic_claim_takes_the_lowest_free_shard

@@ -23,6 +23,8 @@ pub(super) struct Evictor {
     began: Instant,
     /// When a host was last seen that stays, be it full or not ready yet: somebody to send clients to, be it later.
     seen_one: Option<Instant>,
+    /// There was one when it began to leave.
+    stays: bool,
     /// Since when clients leave evenly, because there is nobody.
     evenly_since: Option<Instant>,
 }
@@ -46,13 +48,22 @@ impl Evictor {
             pacer: Pacer::default(),
             began: Instant::now(),
             seen_one: None,
+            stays: false,
             evenly_since: None,
         }
+    }
+
+    /// Whether there is somebody to send clients to, before the first is sent: whoever leaves meanwhile may be back.
+    pub async fn look_ahead(&mut self) {
+        let others = self.look().await;
+        self.stays = others.is_some_and(|others| others.any_stays);
     }
 
     /// Until it is dropped because nobody is left, or the deadline passed and all that remained were sent
     /// away at once.
     pub async fn everyone(mut self) {
+        self.began = Instant::now();
+        self.seen_one = self.stays.then_some(self.began);
         let mut steps = steps();
         loop {
             steps.tick().await;

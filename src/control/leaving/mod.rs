@@ -232,6 +232,8 @@ async fn empty(host: &Arc<Host>, drain: Drain, wish: Wish) {
     host.draining.store(true, Ordering::Relaxed);
     leaving.begin(wish, Phase::Grace, host);
     host.fails(Cause::Draining, "leaving: clients are sent elsewhere");
+    let mut evictor = Evictor::new(host.clone(), drain);
+    evictor.look_ahead().await;
     tokio::time::sleep_until(since + Duration::from_millis(drain.grace_ms)).await;
     if wish == Wish::Exit {
         host.outboxes.send_all(|| ToCore::StopAccepting);
@@ -242,7 +244,7 @@ async fn empty(host: &Arc<Host>, drain: Drain, wish: Wish) {
     let mut gone = leaving.drained.subscribe();
     tokio::select! {
         _ = gone.wait_for(|drained| drained.len() >= all) => {}
-        () = Evictor::new(host.clone(), drain).everyone() => {
+        () = evictor.everyone() => {
             let left = host.table.connections();
             tracing::warn!(left, "connections were left when the drain ended: closed");
         }

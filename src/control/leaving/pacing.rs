@@ -9,7 +9,7 @@
 //!   sibling is from [`LOAD_WANTED`]. Its load is `other + share · rate`, so scaling by `wanted / load` never
 //!   overshoots: what does not come from us does not scale;
 //! * a sibling at its limit halves the rate at once; when every sibling is, nobody is sent;
-//! * no rate exceeds the sum of the siblings' limits;
+//! * the rates of all who leave do not exceed the sum of the siblings' limits;
 //! * no more are sent than the siblings have room for, less those who were sent and may not show in their leases
 //!   yet: who finds no room would be refused, and was served here. Hosts that leave at once share the room.
 
@@ -102,7 +102,8 @@ impl Pacer {
             .iter()
             .map(|sibling| f64::from(sibling.limit_per_s));
         let floor = f64::from(RATE_MIN.min(least));
-        self.rate_per_s = self.rate_per_s.max(floor).min(limits.sum());
+        let most = limits.sum::<f64>() / f64::from(leaving.max(1));
+        self.rate_per_s = self.rate_per_s.max(floor).min(most);
     }
 
     fn send(&mut self) -> u32 {

@@ -48,13 +48,20 @@ pub enum GatewayError {
     )]
     Slow(String),
     #[error(
-        "gateway {id} is the only one in {region} that takes clients: its {clients} clients would lose their connection and find no gateway, and get nothing but what waits in their inboxes later. Start another gateway or take one back first (`herald ctl drain <id> --cancel`); to do it all the same, force it (--force, \"force\": true)"
+        "gateway {id} is the only one in {region} that takes clients: its {clients} clients{} would lose their connection and find no gateway, and get nothing but what waits in their inboxes later. Start another gateway or take one back first (`herald ctl drain <id> --cancel`); to do it all the same, force it (--force, \"force\": true)",
+        and_who_leave(*leaving)
     )]
     Only {
         id: String,
         region: String,
         clients: u64,
+        /// Clients of those that are being drained.
+        leaving: u64,
     },
+    #[error(
+        "the lease of gateway {0} has lapsed: it is gone, paused, or cut off from the registry, and can't be asked; one that is only paused goes on with what it was told before"
+    )]
+    Lapsed(String),
     #[error(
         "gateway {id} has {clients} clients, and the others in {region} have room for {room}{}: the rest would stay until the deadline, then be refused with 503 until there is room. Add a gateway or raise gateway.connections_soft first; to do it all the same, force it (--force, \"force\": true)",
         who_leave(*leaving)
@@ -77,6 +84,13 @@ pub enum GatewayError {
         "no gateway takes clients: {} drained; take one back with `herald ctl drain <id> --cancel`", are(.0)
     )]
     AllDrained(Vec<String>),
+}
+
+fn and_who_leave(clients: u64) -> String {
+    match clients {
+        0 => String::new(),
+        _ => format!(", and {clients} of gateways that are being drained,"),
+    }
 }
 
 fn who_leave(clients: u64) -> String {

@@ -75,11 +75,8 @@ impl Gateways {
     async fn release_when_shown(self, lock: Lock, id: String) {
         while lock.lasts(Duration::ZERO) {
             let live = self.live().await.unwrap_or_default();
-            let mut leases = live.iter();
-            let shows = |lease: &crate::registry::GatewayLease| {
-                lease.owner.gateway.as_str() == id && lease.info.draining
-            };
-            if leases.any(shows) {
+            let mut draining = live.iter().filter(|lease| lease.info.draining);
+            if draining.any(|lease| lease.owner.gateway.as_str() == id) {
                 return lock.release().await;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -89,9 +86,12 @@ impl Gateways {
     async fn reach(&self, id: &str) -> Result<Reached, GatewayError> {
         let unknown = || GatewayError::Unknown(id.to_owned());
         let id: GatewayId = id.parse().map_err(|_| unknown())?;
-        let live = self.live().await?;
-        let lease = live.into_iter().find(|lease| lease.owner.gateway == id);
+        let mut leases = self.registry.gateways().await?.into_iter();
+        let lease = leases.find(|lease| lease.owner.gateway == id);
         let lease = lease.ok_or_else(unknown)?;
+        if !lease.live {
+            return Err(GatewayError::Lapsed(id.to_string()));
+        }
         is_no_standalone(&lease)?;
         let address = lease.info.grpc;
         match self.client(&address) {

@@ -19,22 +19,20 @@ pub(super) fn can_be_spared(id: &str, live: &[GatewayLease]) -> Result<(), Gatew
     let others: Vec<&GatewayLease> = live.iter().filter(stays).collect();
     let (id, region) = (id.to_owned(), region.to_string());
     let clients = own.info.connections;
+    // Who is being drained sends its clients there too.
+    let leave = |lease: &&GatewayLease| lease.info.draining && lease.info.region == own.info.region;
+    let leaving = live.iter().filter(leave);
+    let leaving: u64 = leaving.map(|lease| lease.info.connections).sum();
     if others.is_empty() {
         return Err(GatewayError::Only {
             id,
             region,
             clients,
+            leaving,
         });
     }
     let room = others.iter().map(|lease| lease.info.room());
     let room = room.fold(0, u64::saturating_add);
-    // Who is being drained sends its clients there too.
-    let leave = |lease: &&GatewayLease| lease.info.draining && lease.info.region == own.info.region;
-    let leaving: u64 = live
-        .iter()
-        .filter(leave)
-        .map(|lease| lease.info.connections)
-        .sum();
     match room < (clients + leaving).max(1) {
         true => Err(GatewayError::NoRoom {
             id,

@@ -75,7 +75,7 @@ impl From<GatewayError> for ApiError {
             GatewayError::Ordering | GatewayError::Slow(_) => {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
             }
-            GatewayError::Unreachable { .. } => {
+            GatewayError::Unreachable { .. } | GatewayError::Lapsed(_) => {
                 ApiError::new(StatusCode::BAD_GATEWAY, "gateway_away", message)
             }
             GatewayError::Unanswered { .. } => {

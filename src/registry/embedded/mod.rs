@@ -248,7 +248,10 @@ impl Registry for EmbeddedRegistry {
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
         let mut tables = self.tables.lock();
         let now_ms = tables.now_ms();
-        Ok(tables.leases(now_ms).into_values().collect())
+        Ok(tables
+            .leases(now_ms, self.timings.lease_ms)
+            .into_values()
+            .collect())
     }
 
     async fn shards(&self, count: u32) -> Result<Vec<ShardLease>, RegistryError> {
@@ -310,7 +313,7 @@ impl Registry for EmbeddedRegistry {
     async fn lookup(&self, users: &[UserId]) -> Result<Vec<Vec<Route>>, RegistryError> {
         let mut tables = self.tables.lock();
         let now_ms = tables.now_ms();
-        let leases = tables.leases(now_ms);
+        let leases = tables.leases(now_ms, self.timings.lease_ms);
         let routes = users.iter().map(|user| {
             let entries = tables.users.get(user).into_iter().flatten();
             let lives = entries.map(|entry| entry.owner.clone());

@@ -107,7 +107,7 @@ impl Tables {
         self.last_ms
     }
 
-    pub(super) fn leases(&self, now_ms: u64) -> BTreeMap<GatewayId, GatewayLease> {
+    pub(super) fn leases(&self, now_ms: u64, lease_ms: u64) -> BTreeMap<GatewayId, GatewayLease> {
         let lease = |(gateway, record): (&GatewayId, &GatewayRecord)| {
             let owner = GatewayEpoch {
                 gateway: gateway.clone(),
@@ -117,6 +117,7 @@ impl Tables {
                 owner,
                 holder: record.holder.clone(),
                 live: record.state == State::Held && record.until_ms > now_ms,
+                overdue: record.until_ms < now_ms + lease_ms / 2,
                 info: record.info.clone(),
             };
             (gateway.clone(), lease)

@@ -267,7 +267,8 @@ impl RedisRegistry {
             let (now_ms, rows) = timed(answers)?;
             for (id, row) in ids.iter().zip(rows) {
                 // A record that a newer version wrote in another way is no lease to us.
-                gateways.insert(id.clone(), gateway_record(id, row, now_ms));
+                let record = gateway_record(id, row, now_ms, self.timings.lease_ms);
+                gateways.insert(id.clone(), record);
             }
         }
         Ok(Snapshot {
@@ -371,7 +372,12 @@ fn timed(
 }
 
 /// `None` when the record is absent or can't be read.
-fn gateway_record(id: &GatewayId, row: redis::Value, now_ms: u64) -> Option<GatewayRecord> {
+fn gateway_record(
+    id: &GatewayId,
+    row: redis::Value,
+    now_ms: u64,
+    lease_ms: u64,
+) -> Option<GatewayRecord> {
     type Row = (u64, String, String, u64, String, Option<String>);
     let (epoch, holder, state, until_ms, info, past): Row = redis::from_redis_value(row).ok()?;
     let owner = GatewayEpoch {
@@ -385,6 +391,7 @@ fn gateway_record(id: &GatewayId, row: redis::Value, now_ms: u64) -> Option<Gate
             owner,
             holder,
             live: state == "held" && until_ms > now_ms,
+            overdue: until_ms < now_ms + lease_ms / 2,
             info: serde_json::from_str(&info).ok()?,
         },
         past: past

@@ -280,3 +280,18 @@ fn hosts_that_leave_at_once_share_the_room_there_is() {
     }
     assert_eq!(sent, 99, "33 each");
 }
+
+#[test]
+fn all_who_leave_send_no_more_than_the_others_take_though_these_say_nothing_new() {
+    // As a sibling that was killed before it could show what comes.
+    let last_word = [Sibling {
+        limit_per_s: 50,
+        spare_per_s: 28,
+        room: u64::MAX,
+    }];
+    let mut leaving = [Pacer::default(), Pacer::default()];
+    for _ in 0..60 {
+        let sent = leaving.iter_mut().map(|pacer| pacer.step(&last_word, 2));
+        assert!(sent.sum::<u32>() <= 50);
+    }
+}
