@@ -415,6 +415,10 @@ pub const ANTI_ENTROPY: Duration = Duration::from_secs(600);
 /// How long a reader of the shard waits for records, and how often it commits under load.
 pub const SHARD_WAIT: Duration = Duration::from_millis(50);
 pub const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// The registry has been away here for so long, and a dispatcher has had it for so long, before a host takes itself for
+/// cut off alone: longer than an outage of all shows at one and not at the other. A dispatcher's word counts so long.
+pub const CUT_OFF_CERTAIN: Duration = Duration::from_secs(10);
+pub const CUT_OFF_SAID: Duration = Duration::from_secs(5);
 /// Between tries to reach the bus or the registry.
 pub const AWAY_RETRY: Duration = Duration::from_millis(500);
 /// A registry call takes no longer.

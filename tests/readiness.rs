@@ -12,6 +12,7 @@ use herald::{
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -23,6 +24,7 @@ use testbed::{
     Fleet,
     api::sum_of,
     kafka::{self, KafkaBroker},
+    proxy::{Line, TcpProxy},
     threads::{self, Stopped},
 };
 use tokio::net::TcpListener;
@@ -34,7 +36,7 @@ const WAIT: Duration = Duration::from_secs(60);
 /// Longer than any leg of a round may stand still.
 const OUTAGE: Duration = Duration::from_secs(16);
 /// What only the gateway itself can be the cause of.
-const LOCAL: [&str; 3] = ["core", "consumer", "outcome_stream"];
+const LOCAL: [&str; 4] = ["core", "consumer", "outcome_stream", "cut_off"];
 
 /// A dispatcher that, once told to, answers no batch with outcomes in it; all else it answers.
 #[derive(Clone, Default)]
@@ -57,6 +59,7 @@ impl dispatcher_server::Dispatcher for Stalling {
                 Ok(batch) => Some(Ok(OutcomeReply {
                     sequence: batch.sequence,
                     shard_epoch: 0,
+                    has_registry: true,
                     v: 1,
                 })),
                 Err(status) => Some(Err(status)),
@@ -149,11 +152,14 @@ async fn ages(fleet: &Fleet, gateway: usize) -> Vec<f64> {
         .collect()
 }
 
-/// Three gateways, the third with a dispatcher of the test's. Answers the threads by which the second reads
-/// its shard: those that were not there while it waited for one.
-async fn start(broker: &KafkaBroker, played: &Stalling) -> (Fleet, Vec<i32>) {
+/// Three gateways, the first with a way of its own to Redis, the third with a dispatcher of the test's. Answers the
+/// threads by which the second reads its shard: those that were not there while it waited for one.
+async fn start(broker: &KafkaBroker, played: &Stalling) -> (Fleet, TcpProxy, Vec<i32>) {
     let mut fleet = Fleet::prepare_on(broker.brokers(), 1, 3, &[]);
     fleet.apply_topics();
+    let to_redis = TcpProxy::start(SocketAddr::from(([127, 0, 0, 1], fleet.redis.port()))).await;
+    let url = format!("redis://127.0.0.1:{}", to_redis.port());
+    fleet.gateways[0].process.set("redis.url", &url);
     let dispatchers = format!("[\"{}\"]", played.serve().await);
     let third = &mut fleet.gateways[2].process;
     *third = third.twin(&[("dispatchers.addresses", &dispatchers)]);
@@ -179,7 +185,8 @@ async fn start(broker: &KafkaBroker, played: &Stalling) -> (Fleet, Vec<i32>) {
     fleet.ready().await;
     let mut readers = threads::named(pid, "rdk:");
     readers.retain(|thread| !before.contains(thread));
-    (fleet, readers.into_iter().map(|(id, _)| id).collect())
+    let readers = readers.into_iter().map(|(id, _)| id).collect();
+    (fleet, to_redis, readers)
 }
 
 /// When everything that was appended is committed: a reader whose commit fails begins anew, with threads that
@@ -225,7 +232,7 @@ async fn a_wedged_part_takes_its_gateway_out_by_name_and_a_missing_shared_part_t
         .await
         .unwrap();
     let played = Stalling::default();
-    let (mut fleet, readers) = start(&broker, &played).await;
+    let (mut fleet, to_redis, readers) = start(&broker, &played).await;
     whole(&fleet).await;
     fleet
         .eventually("rounds by every core", WAIT, async || {
@@ -241,6 +248,7 @@ async fn a_wedged_part_takes_its_gateway_out_by_name_and_a_missing_shared_part_t
     nobody_is_counted(&fleet).await;
 
     wedge_each(&fleet, &readers, &played).await;
+    cut_off_one(&fleet, &to_redis).await;
     lose_what_is_shared(&mut fleet, &broker).await;
     lose_a_topic(&fleet).await;
 }
@@ -288,6 +296,19 @@ async fn wedge_each(fleet: &Fleet, readers: &[i32], played: &Stalling) {
         .await;
     drop((core, readers));
     played.stall(false);
+    whole(fleet).await;
+}
+
+/// The first gateway alone can't reach Redis: newcomers are better off elsewhere.
+async fn cut_off_one(fleet: &Fleet, to_redis: &TcpProxy) {
+    to_redis.set(Line::Silent);
+    let said = taken_out(fleet, 0, "cut_off").await;
+    assert!(said.contains("check the way from here"), "{said}");
+    for gateway in 1..3 {
+        let (status, causes) = readiness(fleet, gateway).await.expect("it answers");
+        assert_eq!(status, 200, "{causes:?}");
+    }
+    to_redis.set(Line::Works);
     whole(fleet).await;
 }
 

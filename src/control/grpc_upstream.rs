@@ -350,7 +350,10 @@ async fn exchange(
                 Ok(Some(reply)) => {
                     if let Some(answer) = waiting.remove(&reply.sequence) {
                         let shard_epoch = (reply.shard_epoch > 0).then_some(reply.shard_epoch);
-                        let _ = answer.send(Ok(Accepted { shard_epoch }));
+                        let _ = answer.send(Ok(Accepted {
+                            shard_epoch,
+                            has_registry: reply.has_registry,
+                        }));
                     }
                 }
                 Ok(None) => {

@@ -25,6 +25,8 @@ pub enum Cause {
     /// The process is leaving.
     Draining,
     Registry,
+    /// The registry answers others and not this host.
+    CutOff,
     Bus,
     /// A topic that all hosts read is missing.
     Topic,
@@ -47,12 +49,13 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 16] = [
+    pub const ALL: [Cause; 17] = [
         Cause::Lease,
         Cause::Shard,
         Cause::Broadcast,
         Cause::Draining,
         Cause::Registry,
+        Cause::CutOff,
         Cause::Bus,
         Cause::Topic,
         Cause::Dispatcher,
@@ -73,6 +76,7 @@ impl Cause {
             Cause::Broadcast => "broadcast",
             Cause::Draining => "draining",
             Cause::Registry => "registry",
+            Cause::CutOff => "cut_off",
             Cause::Bus => "bus",
             Cause::Topic => "topic",
             Cause::Dispatcher => "dispatcher",

@@ -13,6 +13,7 @@ mod behind;
 mod broadcast;
 mod canary;
 mod connect;
+mod cut_off;
 mod dead_letters;
 mod deliver;
 pub mod flights;
@@ -166,6 +167,7 @@ impl Control {
             outcomes: outcomes::Outcomes::new(metrics.clone()),
             behind: behind::Behind::new(metrics.clone()),
             health: health::Health::new(metrics.clone()),
+            cut_off: Default::default(),
             metrics,
             ownership: watch::Sender::new(None),
             identity: watch::Sender::new((unknown, None)),
@@ -300,6 +302,7 @@ impl Control {
             host.identity.subscribe(),
             host.named_epoch.clone(),
             host.metrics.clone(),
+            host.cut_off.clone(),
         );
         let registrar = connect::Registrar::new(host.clone(), arrived, jobs.clone());
         tasks.spawn(registrar.run());

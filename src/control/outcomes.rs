@@ -8,7 +8,8 @@
 //!   counted (clients' acknowledgements hold no offset).
 
 use super::{
-    canary::Round, low_water::LowWater, metrics::ControlMetrics, upstream::SharedUpstream,
+    canary::Round, cut_off::CutOff, low_water::LowWater, metrics::ControlMetrics,
+    upstream::SharedUpstream,
 };
 use crate::{
     bus::{SharedBus, Target, Topic},
@@ -100,6 +101,7 @@ pub struct Reporter {
     pub identity: watch::Receiver<Identity>,
     pub named_epoch: Arc<watch::Sender<NamedEpoch>>,
     pub metrics: Arc<ControlMetrics>,
+    pub cut_off: Arc<CutOff>,
     /// Since when no dispatcher accepts.
     failing: Arc<Mutex<Option<Instant>>>,
 }
@@ -111,6 +113,7 @@ impl Reporter {
         identity: watch::Receiver<Identity>,
         named_epoch: Arc<watch::Sender<NamedEpoch>>,
         metrics: Arc<ControlMetrics>,
+        cut_off: Arc<CutOff>,
     ) -> Reporter {
         Reporter {
             upstream,
@@ -118,6 +121,7 @@ impl Reporter {
             identity,
             named_epoch,
             metrics,
+            cut_off,
             failing: Arc::default(),
         }
     }
@@ -137,6 +141,7 @@ impl Reporter {
             Ok(accepted) => {
                 *self.failing.lock() = None;
                 self.count("reported", outcomes);
+                self.cut_off.dispatcher_says(accepted.has_registry);
                 if let (Some(shard), Some(epoch)) = (shard, accepted.shard_epoch) {
                     self.name(shard, epoch);
                 }

@@ -45,13 +45,21 @@ fn measure_newcomers(host: &Host, opened: &mut VecDeque<u64>) {
 
 fn watch_parts(host: &Host) {
     let registry = host.registry.fault();
+    let alone = host.cut_off.is_alone(registry.is_some()).then(|| {
+        "the registry answers dispatchers and not this host: newcomers can't be entered here; check the way from here to redis.url"
+            .to_owned()
+    });
     let registry =
         registry.map(|why| format!("the registry is away: the last ownership is kept ({why})"));
     let bus = (!host.bus.healthy()).then(|| {
         "the bus does not answer: records wait in it; check the brokers and kafka.brokers"
             .to_owned()
     });
-    for (cause, fault) in [(Cause::Registry, registry), (Cause::Bus, bus)] {
+    for (cause, fault) in [
+        (Cause::Registry, registry),
+        (Cause::CutOff, alone),
+        (Cause::Bus, bus),
+    ] {
         match fault {
             None => host.health.works(cause),
             Some(text) => host.fails(cause, text),

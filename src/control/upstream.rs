@@ -26,6 +26,8 @@ pub enum UpstreamError {
 pub struct Accepted {
     /// Epoch of the gateway's shard as the dispatcher knows it: a higher one than ours says we lost it.
     pub shard_epoch: Option<u64>,
+    /// The registry answers the dispatcher.
+    pub has_registry: bool,
 }
 
 /// Rows after the cursors, as the client's `sync` frame needs them.

@@ -50,6 +50,7 @@ impl dispatcher_server::Dispatcher for Dispatcher {
             Ok(OutcomeReply {
                 sequence: batch?.sequence,
                 shard_epoch: number,
+                has_registry: true,
                 v: 1,
             })
         });
@@ -128,6 +129,7 @@ async fn outcomes_are_reported_over_one_stream_and_move_to_the_next_dispatcher_w
     let reports = futures::future::join_all((0..50).map(|_| report(&upstream))).await;
     let accepted = Ok(Accepted {
         shard_epoch: Some(1),
+        has_registry: true,
     });
     assert!(
         reports.iter().all(|answer| *answer == accepted),
@@ -138,6 +140,7 @@ async fn outcomes_are_reported_over_one_stream_and_move_to_the_next_dispatcher_w
         (report(&upstream).await
             == Ok(Accepted {
                 shard_epoch: Some(2),
+                has_registry: true,
             }))
         .then_some(())
     })
@@ -164,6 +167,7 @@ async fn a_dispatcher_that_takes_outcomes_and_never_answers_is_left_for_the_next
     until("the next dispatcher", async || {
         let accepted = Ok(Accepted {
             shard_epoch: Some(2),
+            has_registry: true,
         });
         (report(&upstream).await == accepted).then_some(())
     })

@@ -74,6 +74,7 @@ async fn accept(
     Ok(api::OutcomeReply {
         sequence: batch.sequence,
         shard_epoch: accepted.shard_epoch.unwrap_or(0),
+        has_registry: accepted.has_registry,
         v: u32::from(VERSION),
     })
 }

@@ -105,7 +105,10 @@ impl Tracker {
             Some(shard) => self.shard_epoch(shard).await,
             None => None,
         };
-        Ok(Accepted { shard_epoch })
+        Ok(Accepted {
+            shard_epoch,
+            has_registry: self.registry.healthy(),
+        })
     }
 
     /// Makes everything in a batch durable in its final place.

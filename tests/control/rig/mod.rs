@@ -157,6 +157,7 @@ impl Rig {
             reported: Mutex::default(),
             away: AtomicBool::new(setup.dispatcher_away),
             shard_epoch: Mutex::default(),
+            has_registry: Default::default(),
             reply: Mutex::new(SyncReply {
                 recovered: true,
                 ..SyncReply::default()

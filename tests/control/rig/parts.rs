@@ -26,6 +26,7 @@ pub struct Dispatcher {
     pub(super) journal: Journal,
     pub reported: Mutex<Vec<Outcome>>,
     pub away: AtomicBool,
+    pub has_registry: AtomicBool,
     pub shard_epoch: Mutex<Option<u64>>,
     pub reply: Mutex<SyncReply>,
 }
@@ -44,6 +45,7 @@ impl Upstream for Dispatcher {
         self.reported.lock().extend(outcomes);
         Ok(Accepted {
             shard_epoch: *self.shard_epoch.lock(),
+            has_registry: self.has_registry.load(Ordering::Relaxed),
         })
     }
 
