@@ -80,7 +80,10 @@ impl Comparison {
     /// The part whose turn it is, if it is time for one.
     fn due(&mut self, incarnation: u64) -> Option<usize> {
         if incarnation != self.incarnation {
-            tracing::warn!("the registry may have forgotten: every user's entry is compared");
+            // Another server, and then a renewal that finds nothing there, are one cause.
+            if self.at_once == 0 {
+                tracing::warn!("the registry may have forgotten: every user's entry is compared");
+            }
             self.incarnation = incarnation;
             self.at_once = PARTS;
         }
