@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 DATA ?= herald-data
 
-.PHONY: help run test chaos fleet bench swarm clean
+.PHONY: help run test chaos fleet bench scale scale-million swarm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,14 @@ fleet: ## real Redis and Kafka, one dispatcher, two gateways on this machine, un
 bench: ## measure; results belong into benches/RESULTS.md
 	@scripts/install.sh parts
 	@scripts/bench.sh
+
+scale: ## 500,000 connections in one gateway on this machine, held for 10 minutes, with a page of plots
+	@scripts/install.sh parts
+	@scripts/bench.sh scale --clients 500000 --html target/scale.html
+
+scale-million: ## the same with 1,000,000; about 12 GiB of memory
+	@scripts/install.sh parts
+	@scripts/bench.sh scale --clients 1000000 --html target/scale-million.html
 
 swarm: ## build the load tool: target/release/swarm
 	@scripts/install.sh build

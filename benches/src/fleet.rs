@@ -14,7 +14,7 @@ pub struct Fleet {
     pub gateway: Process,
     _dispatcher: Process,
     pub doors: Doors,
-    _redis: Server,
+    pub redis: Server,
     _kafka: Server,
 }
 
@@ -103,7 +103,7 @@ impl Fleet {
             gateway,
             _dispatcher: dispatcher,
             doors,
-            _redis: redis,
+            redis,
             _kafka: kafka,
         })
     }

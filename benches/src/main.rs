@@ -12,6 +12,8 @@ mod memory;
 mod micro;
 mod parts;
 mod process;
+mod scale;
+mod slabs;
 mod spool;
 mod standalone;
 mod swarm;
@@ -43,6 +45,15 @@ pub struct Options {
     /// Notifications to one user each, per run.
     #[arg(long, default_value_t = 10_000)]
     unicasts: u32,
+    /// Seconds that everybody stays connected, for `scale`.
+    #[arg(long, default_value_t = 600)]
+    hold_s: u64,
+    /// Notifications to one user each and second, for `scale`, in the second half of that time.
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// Keep the page with plots of `scale` there.
+    #[arg(long)]
+    html: Option<std::path::PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,6 +69,8 @@ enum Part {
     Spool,
     /// What a gateway predicts, measures and takes of memory; with --clients 100000.
     Memory,
+    /// Connections by the hundred thousand held for minutes, with notifications from Kafka; --clients 500000.
+    Scale,
     /// Memory and connects by TLS beside plain ones: the standalone.
     Tls,
     /// Frames, mailbox, look-up.
@@ -85,6 +98,9 @@ async fn main() -> Result<()> {
     }
     if options.part == Part::Memory {
         memory::run(&options).await?;
+    }
+    if options.part == Part::Scale {
+        scale::run(&options).await?;
     }
     if wants(Part::Deploy) {
         deploy::run(&options).await?;

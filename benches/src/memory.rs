@@ -6,28 +6,18 @@ use crate::{
     fleet::Fleet,
     parts::Folder,
     process::{Process, sibling},
+    slabs,
 };
 use anyhow::{Result, bail, ensure};
 use herald::memory::Kind;
 use std::{collections::BTreeMap, time::Duration};
 
 /// More than CPUs: each has a descriptor table of its own, and one holds 20,000 on a small machine.
-const PER_CORE: u32 = 12_000;
+pub const PER_CORE: u32 = 12_000;
 /// As much as the two may differ.
 const TOLERANCE_PERCENT: f64 = 10.0;
 /// Until everyone was pinged, and the allocator has given back what the connects took.
 const SETTLING: Duration = Duration::from_secs(45);
-/// The kernel's objects of a socket that waits in an epoll set.
-const SLABS: [&str; 7] = [
-    "TCP",
-    "sock_inode_cache",
-    "filp",
-    "dentry",
-    "lsm_file_cache",
-    "eventpoll_epi",
-    "eventpoll_pwq",
-];
-
 pub async fn run(options: &Options) -> Result<()> {
     eprintln!("memory: Redis, Kafka, dispatcher and gateway start");
     let folder = Folder::new()?;
@@ -42,7 +32,7 @@ pub async fn run(options: &Options) -> Result<()> {
     let fleet = Fleet::start_with(&folder, &more).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let empty = Seen::of(&fleet).await?;
-    let slabs_before = slabs();
+    let slabs_before = slabs::of_sockets();
 
     let arguments = [
         format!(
@@ -63,10 +53,12 @@ pub async fn run(options: &Options) -> Result<()> {
     fleet.doors.connected(options.clients).await?;
     tokio::time::sleep(SETTLING).await;
     let full = Seen::of(&fleet).await?;
-    let slabs = slabs_before.zip(slabs()).map(|(before, after)| {
-        // Both ends are on this machine.
-        after.saturating_sub(before) as f64 / 2.0
-    });
+    let slabs = slabs_before
+        .zip(slabs::of_sockets())
+        .map(|(before, after)| {
+            // Both ends are on this machine.
+            after.saturating_sub(before) as f64 / 2.0
+        });
     drop(swarm);
     print("nobody", &empty);
     print(
@@ -170,17 +162,4 @@ fn print(title: &str, seen: &Seen) {
 
 fn off_percent(measured: f64, predicted: f64) -> f64 {
     (measured / predicted - 1.0) * 100.0
-}
-
-/// Bytes in use of these slabs; `None` where only root may know.
-fn slabs() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/slabinfo").ok()?;
-    let bytes = |line: &str| -> Option<u64> {
-        let mut words = line.split_whitespace();
-        let name = words.next()?;
-        let active: u64 = words.next()?.parse().ok()?;
-        let size: u64 = words.nth(1)?.parse().ok()?;
-        SLABS.contains(&name).then_some(active * size)
-    };
-    Some(text.lines().filter_map(bytes).sum())
 }

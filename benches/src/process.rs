@@ -116,6 +116,10 @@ impl Process {
         Ok(())
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to end, by the name of a signal.
     pub fn signal(&self, signal: &str) -> Result<()> {
         let id = self.child.id().to_string();

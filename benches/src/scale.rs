@@ -1,0 +1,200 @@
+//! One gateway process with as many connections as this machine has memory for, held for minutes: all registered in
+//! a real Redis, all pinged and answering, in the second half of the time with notifications that come through the
+//! dispatcher and a real Kafka.
+//!
+//! Cores are more than CPUs, for each thread has a descriptor table of its own.
+
+use crate::{
+    Options,
+    fleet::Fleet,
+    memory::PER_CORE,
+    parts::Folder,
+    process::{Process, sibling},
+    slabs,
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+/// Below what a gateway shapes its accepts to.
+const CONNECTS_PER_S: u32 = 4_000;
+/// Until everyone was pinged, and the allocator has given back what the connects took.
+const SETTLING: Duration = Duration::from_secs(60);
+
+pub async fn run(options: &Options) -> Result<()> {
+    eprintln!("scale: Redis, Kafka, dispatcher and gateway start");
+    let folder = Folder::new()?;
+    let cores = options.clients.div_ceil(PER_CORE).max(2).to_string();
+    let soft = options.clients.to_string();
+    let hard = (options.clients + options.clients / 5).to_string();
+    let more = [
+        ("HERALD_GATEWAY__CORES", cores.as_str()),
+        ("HERALD_GATEWAY__PIN", "false"),
+        ("HERALD_GATEWAY__CONNECTIONS_SOFT", soft.as_str()),
+        ("HERALD_GATEWAY__CONNECTIONS_HARD", hard.as_str()),
+        ("HERALD_GATEWAY__HEARTBEAT_MS", "30000"),
+        ("HERALD_GATEWAY__DEAD_AFTER_MS", "90000"),
+    ];
+    let fleet = Fleet::start_with(&folder, &more).await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let empty = Memory::of(&fleet)?;
+
+    let result = folder.join("swarm.json");
+    let mut swarm = swarm(options, &folder, &fleet)?;
+    if let Some((_, mut table)) = swarm.pipes() {
+        // It prints the result too, more than a pipe holds.
+        std::thread::spawn(move || std::io::copy(&mut table, &mut std::io::sink()));
+    }
+    let began = Instant::now();
+    let ramp = Duration::from_secs(60 + u64::from(options.clients / 1_000));
+    while fleet.doors.metric("herald_connections_open").await? < f64::from(options.clients) {
+        swarm.check()?;
+        ensure!(began.elapsed() < ramp, "not everybody is in");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    fleet.doors.connected(options.clients).await?;
+    let connected = began.elapsed();
+    eprintln!("scale: everybody is in after {} s", connected.as_secs());
+    tokio::time::sleep(SETTLING).await;
+    let full = Memory::of(&fleet)?;
+    let registered = fleet.redis_keys()?;
+    let resting = Duration::from_secs(options.hold_s / 2).saturating_sub(SETTLING * 3 / 2);
+    let (cpu, heard) = (
+        fleet.gateway.cpu()?,
+        fleet.doors.metric("herald_received_total").await?,
+    );
+    tokio::time::sleep(resting).await;
+    let idle = fleet.gateway.cpu()?.since(cpu);
+    let heard = fleet.doors.metric("herald_received_total").await? - heard;
+
+    swarm
+        .ended(Duration::from_secs(options.hold_s + 180))
+        .await?;
+    let end = Memory::of(&fleet)?;
+    let text = std::fs::read_to_string(&result).context("no result of the swarm")?;
+    let report: Value = serde_json::from_str(&text)?;
+    let closed = fleet.doors.metric("herald_closed_total").await?;
+    let each = f64::from(options.clients);
+    println!(
+        "\n### {} connections in one gateway process, {cores} core threads, {} s\n",
+        options.clients, options.hold_s
+    );
+    println!("| | |\n|---|---|");
+    let row = |what: &str, value: String| println!("| {what} | {value} |");
+    row("until all were in, s", connected.as_secs().to_string());
+    row("keys in Redis when all were in", registered);
+    row(
+        "user memory of each (RSS of the process above an empty one's), B",
+        format!("{:.0}", (full.resident - empty.resident) / each),
+    );
+    row(
+        "RSS of the process, MiB",
+        format!("{:.0}", full.resident / MIB),
+    );
+    row("RSS at the end, MiB", format!("{:.0}", end.resident / MIB));
+    if let Some((before, after)) = empty.slabs.zip(full.slabs) {
+        // Both ends of each are on this machine.
+        let kernel = (after - before) / 2.0 / each;
+        row(
+            "kernel's objects of each, of the server's end, B",
+            format!("{kernel:.0}"),
+        );
+        row(
+            "both together, B",
+            format!("{:.0}", kernel + (full.resident - empty.resident) / each),
+        );
+    }
+    let seconds = resting.as_secs_f64();
+    let per = |cpu: f64| format!("{:.3}", cpu / seconds / each);
+    row(
+        "CPU of each connection while nothing is sent, ping every 30 s, µs/s: process",
+        per(idle.whole_us),
+    );
+    row("the same: core threads", per(idle.cores_us));
+    row(
+        "messages of each client a minute meanwhile",
+        format!("{:.2}", heard / seconds / each * 60.0),
+    );
+    row(
+        "connections closed by the end of the run",
+        format!("{closed:.0}"),
+    );
+    for (what, pointer) in [
+        ("notifications posted", "/posted/accepted"),
+        ("missing", "/missing"),
+        ("received twice", "/repeated"),
+        (
+            "from when it was due to the client, ms: median",
+            "/latency_ms/p50",
+        ),
+        ("99 %", "/latency_ms/p99"),
+        ("99.9 %", "/latency_ms/p999"),
+        ("longest", "/latency_ms/max"),
+        ("where the load tool itself was the limit", "/bottlenecks"),
+    ] {
+        row(
+            what,
+            report.pointer(pointer).map_or("?".into(), Value::to_string),
+        );
+    }
+    ensure!(
+        report["ok"] == true,
+        "the load tool is not content: {}",
+        report["failures"]
+    );
+    Ok(())
+}
+
+const MIB: f64 = (1 << 20) as f64;
+
+fn swarm(options: &Options, folder: &Folder, fleet: &Fleet) -> Result<Process> {
+    let doors = &fleet.doors;
+    let mut arguments = vec![
+        "run".to_owned(),
+        "unicast".into(),
+        format!("--url=ws://127.0.0.1:{}", doors.clients),
+        format!("--secret-file={}", folder.text("token.key")),
+        format!("--clients={}", options.clients),
+        format!("--connect-rate={CONNECTS_PER_S}"),
+        format!("--post-url=http://127.0.0.1:{}", doors.producers),
+        format!("--api-key-file={}", folder.text("admin.key")),
+        format!("--duration={}", options.hold_s),
+        format!("--rate={}", options.rate),
+        format!("--set=send.0.from_s={}", options.hold_s / 2),
+        format!("--watch=gateway={}", fleet.gateway.id()),
+        format!("--json={}", folder.text("swarm.json")),
+    ];
+    if let Some(page) = &options.html {
+        arguments.push(format!("--html={}", page.display()));
+    }
+    let log = folder.join("swarm.log");
+    Process::start(&sibling("swarm")?, &arguments, None, &log)
+}
+
+struct Memory {
+    resident: f64,
+    slabs: Option<f64>,
+}
+
+impl Memory {
+    fn of(fleet: &Fleet) -> Result<Memory> {
+        Ok(Memory {
+            resident: fleet.gateway.resident_bytes()?,
+            slabs: slabs::of_sockets().map(|bytes| bytes as f64),
+        })
+    }
+}
+
+impl Fleet {
+    fn redis_keys(&self) -> Result<String> {
+        let port = self.redis.port.to_string();
+        let answer = Command::new("redis-cli")
+            .args(["-p", &port, "DBSIZE"])
+            .output();
+        let answer = answer.context("redis-cli is installed with redis-server")?;
+        Ok(String::from_utf8_lossy(&answer.stdout).trim().to_owned())
+    }
+}
