@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 DATA ?= herald-data
 
-.PHONY: help run test chaos fleet bench scale scale-million swarm clean
+.PHONY: help run test chaos fleet bench bench-peers scale scale-million swarm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,10 @@ scale: ## 500,000 connections in one gateway on this machine, held for 10 minute
 scale-million: ## the same with 1,000,000; about 12 GiB of memory
 	@scripts/install.sh parts
 	@scripts/bench.sh scale --clients 1000000 --html target/scale-million.html
+
+bench-peers: ## other servers beside it, by the same load tool in the same run; results belong into benches/RESULTS.md
+	@scripts/install.sh peers
+	@scripts/bench.sh peers --clients 12000 --runs 1
 
 swarm: ## build the load tool: target/release/swarm
 	@scripts/install.sh build

@@ -3,12 +3,15 @@
 # it is built. Arguments go to the driver, e.g.: scripts/bench.sh micro, scripts/bench.sh broadcast --runs 5
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Servers take over what they are started with.
+ulimit -n "$(ulimit -Hn)"
 export HERALD_CACHE=${HERALD_CACHE:-$PWD/.cache}
 
 # Each by itself: so the server has the features it is shipped with, not those of its neighbours.
 cargo build --release --quiet --bin herald
 cargo build --release --quiet -p swarm
 cargo build --release --quiet -p floor
+cargo build --release --quiet -p push-tungstenite
 cargo build --release --quiet -p benches
 
 echo "$(date -u +%FT%RZ) · commit $(git rev-parse --short HEAD) · $(rustc --version)"

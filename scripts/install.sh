@@ -2,10 +2,11 @@
 # Installs what is missing for a purpose; does nothing where all is there.
 #   install.sh build   what compiling needs
 #   install.sh parts   build, and the real servers a fleet runs on (Redis, Kafka's jars)
+#   install.sh peers   parts, and the servers that Herald is measured beside (nginx with nchan, nats-server)
 #   install.sh test    parts, and what the tests drive (Chromium, conformance suite, strace, a systemd)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-purpose=${1:?build, parts or test}
+purpose=${1:?build, parts, peers or test}
 cache=${HERALD_CACHE:-$PWD/.cache}
 mkdir -p "$cache"
 
@@ -46,6 +47,13 @@ parts() {
   HERALD_CACHE=$cache scripts/kafka.sh jars
 }
 
+peers() {
+  parts
+  packages nginx=nginx /usr/lib/nginx/modules/ngx_nchan_module.so=libnginx-mod-nchan nats-server=nats-server
+  # As above: the packages start servers of their own.
+  if [ -d /run/systemd/system ]; then as_root systemctl disable --now nginx nats-server 2>/dev/null || true; fi
+}
+
 tests() {
   parts
   packages /usr/sbin/haproxy=haproxy chromium=chromium strace=strace node=nodejs npm=npm systemd-analyze=systemd \
@@ -80,6 +88,7 @@ systemd_root() {
 case $purpose in
   build) build ;;
   parts) parts ;;
+  peers) peers ;;
   test) tests ;;
   *) echo "install.sh: unknown purpose $purpose"; exit 64 ;;
 esac

@@ -15,7 +15,7 @@ pub struct Fleet {
     _dispatcher: Process,
     pub doors: Doors,
     pub redis: Server,
-    _kafka: Server,
+    pub kafka: Server,
 }
 
 impl Fleet {
@@ -104,7 +104,7 @@ impl Fleet {
             _dispatcher: dispatcher,
             doors,
             redis,
-            _kafka: kafka,
+            kafka,
         })
     }
 }

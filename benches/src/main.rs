@@ -11,6 +11,7 @@ mod floor;
 mod memory;
 mod micro;
 mod parts;
+mod peers;
 mod process;
 mod scale;
 mod slabs;
@@ -42,6 +43,14 @@ pub struct Options {
     /// Notifications to all per run.
     #[arg(long, default_value_t = 20)]
     broadcasts: u32,
+    /// Another server among the peers, by the path of its program. It is started as `PATH CLIENTS POSTS`, two
+    /// addresses: WebSocket clients at the first, whose path ends with their number; `POST /NUMBER` and `POST /all` at
+    /// the second, whose body they get as a text.
+    #[arg(long, value_name = "NAME=PATH")]
+    peer: Vec<String>,
+    /// Measure only these of the peers, by name.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
     /// Notifications to one user each, per run.
     #[arg(long, default_value_t = 10_000)]
     unicasts: u32,
@@ -73,6 +82,8 @@ enum Part {
     Scale,
     /// Memory and connects by TLS beside plain ones: the standalone.
     Tls,
+    /// Other servers beside it, driven alike: see --peer.
+    Peers,
     /// Frames, mailbox, look-up.
     Micro,
 }
@@ -95,6 +106,9 @@ async fn main() -> Result<()> {
     }
     if wants(Part::Spool) {
         spool::run(&options).await?;
+    }
+    if options.part == Part::Peers {
+        peers::run(&options).await?;
     }
     if options.part == Part::Memory {
         memory::run(&options).await?;

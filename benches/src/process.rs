@@ -59,6 +59,8 @@ impl Meter {
 /// Ends with the value.
 pub struct Process {
     child: Child,
+    /// That do its work.
+    children: Vec<u32>,
     name: String,
     log: PathBuf,
 }
@@ -99,9 +101,29 @@ impl Process {
             .with_context(|| format!("can't start {}", command.display()))?;
         Ok(Process {
             child,
+            children: Vec::new(),
             name: command.display().to_string(),
             log: log.to_owned(),
         })
+    }
+
+    /// Counts what its children of now do and hold, too.
+    pub fn adopt(&mut self) -> Result<()> {
+        let parent = self.child.id().to_string();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let (number, rest) = stat.split_once(' ').unwrap_or_default();
+            // The name may hold blanks and brackets; behind it are state and parent.
+            let fields = rest.rsplit_once(')').unwrap_or_default().1;
+            if fields.split_whitespace().nth(1) == Some(&parent) {
+                self.children.push(number.parse()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn family(&self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.child.id()).chain(self.children.iter().copied())
     }
 
     pub fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
@@ -145,9 +167,12 @@ impl Process {
     /// By the scheduler's own count, in ns, which misses only threads that have ended.
     pub fn cpu(&self) -> Result<Cpu> {
         let mut cpu = Cpu::default();
-        let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
-        for task in fs::read_dir(&tasks).context("it ended")? {
-            let task = task?.path();
+        let mut tasks = Vec::new();
+        for process in self.family() {
+            let folder = fs::read_dir(format!("/proc/{process}/task")).context("it ended")?;
+            tasks.extend(folder.flatten().map(|task| task.path()));
+        }
+        for task in tasks {
             let read = |file: &str| fs::read_to_string(task.join(file));
             let (Ok(name), Ok(text)) = (read("comm"), read("schedstat")) else {
                 continue;
@@ -166,6 +191,18 @@ impl Process {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next());
         Ok(kib.context("no VmRSS")?.parse::<f64>()? * 1024.0)
+    }
+
+    /// The same, where what processes share is shared out among them.
+    pub fn proportional_bytes(&self) -> Result<f64> {
+        let mut bytes = 0.0;
+        for process in self.family() {
+            let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+            let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+            let kib = line.and_then(|line| line.split_whitespace().next());
+            bytes += kib.context("no Pss")?.parse::<f64>()? * 1024.0;
+        }
+        Ok(bytes)
     }
 
     /// What it uses in a second while nothing is asked of it.
@@ -199,6 +236,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Without their parent they would stay.
+        for child in &self.children {
+            let _ = Command::new("kill").arg(child.to_string()).status();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

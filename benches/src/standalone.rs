@@ -42,6 +42,15 @@ impl Standalone {
 
     /// With settings of its own.
     pub async fn start_with(folder: &Folder, own: &[(&'static str, String)]) -> Result<Standalone> {
+        Standalone::start_on(None, folder, own).await
+    }
+
+    /// All of it bound to a CPU.
+    pub async fn start_on(
+        cpu: Option<usize>,
+        folder: &Folder,
+        own: &[(&'static str, String)],
+    ) -> Result<Standalone> {
         let doors = Doors {
             clients: free_port(),
             producers: free_port(),
@@ -60,7 +69,7 @@ impl Standalone {
         let arguments = ["standalone".into(), "--data".into(), folder.text("data")];
         let log = folder.join("herald.log");
         let herald = sibling("herald")?;
-        let mut process = Process::start_with(&herald, &arguments, &environment, None, &log)?;
+        let mut process = Process::start_with(&herald, &arguments, &environment, cpu, &log)?;
         doors.ready(&mut process, doors.admin).await?;
         Ok(Standalone { process, doors })
     }

@@ -56,7 +56,7 @@ fn summary(runs: &[f64]) -> (f64, f64) {
 }
 
 /// Three digits that say something.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
