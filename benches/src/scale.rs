@@ -62,13 +62,9 @@ pub async fn run(options: &Options) -> Result<()> {
     let full = Memory::of(&fleet)?;
     let registered = fleet.redis_keys()?;
     let resting = Duration::from_secs(options.hold_s / 2).saturating_sub(SETTLING * 3 / 2);
-    let (cpu, heard) = (
-        fleet.gateway.cpu()?,
-        fleet.doors.metric("herald_received_total").await?,
-    );
+    let cpu = fleet.gateway.cpu()?;
     tokio::time::sleep(resting).await;
     let idle = fleet.gateway.cpu()?.since(cpu);
-    let heard = fleet.doors.metric("herald_received_total").await? - heard;
 
     swarm
         .ended(Duration::from_secs(options.hold_s + 180))
@@ -76,7 +72,6 @@ pub async fn run(options: &Options) -> Result<()> {
     let end = Memory::of(&fleet)?;
     let text = std::fs::read_to_string(&result).context("no result of the swarm")?;
     let report: Value = serde_json::from_str(&text)?;
-    let closed = fleet.doors.metric("herald_closed_total").await?;
     let each = f64::from(options.clients);
     println!(
         "\n### {} connections in one gateway process, {cores} core threads, {} s\n",
@@ -114,15 +109,12 @@ pub async fn run(options: &Options) -> Result<()> {
         per(idle.whole_us),
     );
     row("the same: core threads", per(idle.cores_us));
-    row(
-        "messages of each client a minute meanwhile",
-        format!("{:.2}", heard / seconds / each * 60.0),
-    );
-    row(
-        "connections closed by the end of the run",
-        format!("{closed:.0}"),
-    );
     for (what, pointer) in [
+        ("connects tried", "/counters/connects"),
+        ("connects that failed, and how", "/failures"),
+        ("welcomes after a client's first", "/counters/reconnects"),
+        ("connected at the end", "/counters/connected"),
+        ("pings answered", "/counters/pings_answered"),
         ("notifications posted", "/posted/accepted"),
         ("missing", "/missing"),
         ("received twice", "/repeated"),
