@@ -149,9 +149,11 @@ impl Closing {
         }
     }
 
-    /// It had its time.
+    /// It had its time. A time that the open connection was set to may come first: that is nothing to this.
     pub fn fire(conn: &mut Conn, context: &mut Context) {
-        if let State::Closing(closing) = &mut conn.state {
+        if let State::Closing(closing) = &mut conn.state
+            && context.now.mono_ms >= closing.until_ms
+        {
             if closing.decoder.is_some() {
                 context.stats.close_unanswered();
             }

@@ -10,7 +10,7 @@ use herald::{
     position::{Cursors, Position},
     proto::close::CloseCode,
 };
-use std::{io::Write, net::Shutdown};
+use std::{io::Write, net::Shutdown, time::Duration};
 
 on_both_engines!(also_by_tls:
     a_stream_carries_items_with_the_cursors_they_lead_to,
@@ -19,6 +19,7 @@ on_both_engines!(also_by_tls:
     a_stream_that_is_ended_for_good_is_told_so_and_does_not_begin_again,
     a_stream_that_may_come_back_is_told_so_and_keeps_its_cursors,
     an_end_is_told_behind_the_rest_of_an_event_partly_sent,
+    an_end_is_waited_for_though_the_open_stream_was_due_for_something_before,
     a_stream_is_kept_alive_by_comments,
     a_stream_that_ends_is_told_to_control,
     posts_are_answered_by_control_on_one_connection,
@@ -169,6 +170,27 @@ fn an_end_is_told_behind_the_rest_of_an_event_partly_sent(engine: Engine) {
         .iter()
         .filter(|ticket| gateway.fates(**ticket, 1)[0].0 == Fate::Deferred);
     assert!(unsent.count() > 0, "some were left");
+}
+
+fn an_end_is_waited_for_though_the_open_stream_was_due_for_something_before(engine: Engine) {
+    let mut gateway = Gateway::with(engine, |cfg| cfg.heartbeat_ms = 100);
+    let mut stream = stream(&gateway, "");
+    let small = socket2::SockRef::from(&stream.tcp);
+    small.set_recv_buffer_size(8 * 1024).unwrap();
+    let (conn, ..) = gateway.opened();
+    gateway.send(0, synced(conn, 0));
+    let text = format!(r#"{{"type":"notification","pad":"{}"}}"#, "x".repeat(8_000));
+    for pos in 1..=40 {
+        gateway.push(&item(pos, &text), &[conn]);
+    }
+    let (code, reason) = (CloseCode::Restart, "why");
+    gateway.send(0, ToCore::Close { conn, code, reason });
+    gateway.closed(conn);
+    // A client that is slow to read, while what was due comes.
+    std::thread::sleep(Duration::from_millis(500));
+    let heard = read_to_end(&mut stream);
+    assert!(heard.ends_with("\n\n"), "whole events");
+    assert!(heard.contains("event: close"), "and the last one");
 }
 
 fn a_stream_is_kept_alive_by_comments(engine: Engine) {
