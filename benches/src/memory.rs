@@ -18,6 +18,7 @@ pub const PER_CORE: u32 = 12_000;
 const TOLERANCE_PERCENT: f64 = 10.0;
 /// Until everyone was pinged, and the allocator has given back what the connects took.
 const SETTLING: Duration = Duration::from_secs(45);
+
 pub async fn run(options: &Options) -> Result<()> {
     eprintln!("memory: Redis, Kafka, dispatcher and gateway start");
     let folder = Folder::new()?;

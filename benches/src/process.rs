@@ -130,6 +130,13 @@ impl Process {
         Some((self.child.stdin.take()?, self.child.stdout.take()?))
     }
 
+    /// What it prints is wanted by nobody, and may be more than a pipe holds.
+    pub fn drop_output(&mut self) {
+        if let Some((_, mut output)) = self.pipes() {
+            std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+        }
+    }
+
     pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             let log = fs::read_to_string(&self.log).unwrap_or_default();

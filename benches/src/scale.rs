@@ -44,10 +44,7 @@ pub async fn run(options: &Options) -> Result<()> {
 
     let result = folder.join("swarm.json");
     let mut swarm = swarm(options, &folder, &fleet)?;
-    if let Some((_, mut table)) = swarm.pipes() {
-        // It prints the result too, more than a pipe holds.
-        std::thread::spawn(move || std::io::copy(&mut table, &mut std::io::sink()));
-    }
+    swarm.drop_output();
     let began = Instant::now();
     let ramp = Duration::from_secs(60 + u64::from(options.clients / 1_000));
     while fleet.doors.metric("herald_connections_open").await? < f64::from(options.clients) {

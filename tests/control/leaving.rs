@@ -89,6 +89,18 @@ async fn a_second_wish_to_leave_ends_at_once_and_still_gives_the_leases_back() {
     assert!(!rig.shared.registry.gateways().await.unwrap()[0].live);
 }
 
+/// How many clients a core is to send away.
+fn evicted(message: &ToCore) -> Option<u32> {
+    match message {
+        ToCore::Evict { clients, .. } => Some(*clients),
+        _ => None,
+    }
+}
+
+fn some_evicted(message: &ToCore) -> Option<u32> {
+    evicted(message).filter(|clients| *clients > 0)
+}
+
 fn sibling(connections: u64, accepts_per_s: u32) -> GatewayInfo {
     GatewayInfo {
         grpc: String::new(),
@@ -203,14 +215,16 @@ async fn clients_are_shared_with_a_host_that_takes_them_only_later() {
         .unwrap();
     let answer = ask(&rig, "rebalance").await;
     assert_eq!(answer.phase, "rebalancing");
-    let evicted = |message: &ToCore| match message {
-        ToCore::Evict { clients, .. } if *clients > 0 => Some(*clients),
-        _ => None,
-    };
-    assert_eq!(rig.core().expect("the share of gw-2", evicted).await, 1);
+    assert_eq!(
+        rig.core().expect("the share of gw-2", some_evicted).await,
+        1
+    );
     let info = sibling(0, 1_000);
     registry.renew_gateway(&owner, "p3", &info).await.unwrap();
-    assert_eq!(rig.core().expect("the share of gw-3", evicted).await, 2);
+    assert_eq!(
+        rig.core().expect("the share of gw-3", some_evicted).await,
+        2
+    );
     rig.leave().await;
 }
 
@@ -227,16 +241,14 @@ async fn who_has_siblings_to_leave_to_and_then_none_sends_clients_away_all_the_s
     let mut info = sibling(2, 0);
     let owner = registry.acquire_gateway(&other, "p2", &info).await.unwrap();
     assert_eq!(ask(&rig, "drain").await.phase, "grace");
-    let evicted = |message: &ToCore| match message {
-        ToCore::Evict { clients, .. } => Some(*clients),
-        _ => None,
-    };
     assert_eq!(rig.core().expect("a first step", evicted).await, 0);
     // The whole fleet leaves.
     info.draining = true;
     registry.renew_gateway(&owner, "p2", &info).await.unwrap();
-    let some = |message: &ToCore| evicted(message).filter(|clients| *clients > 0);
-    assert_eq!(rig.core().expect("the window's share", some).await, 1);
+    assert_eq!(
+        rig.core().expect("the window's share", some_evicted).await,
+        1
+    );
     rig.leave().await;
 }
 
@@ -300,10 +312,6 @@ async fn who_had_siblings_when_it_began_to_leave_waits_for_one_that_comes_back()
     // The last one is forced to leave too, before this one has sent anybody away.
     info.draining = true;
     registry.renew_gateway(&owner, "p2", &info).await.unwrap();
-    let evicted = |message: &ToCore| match message {
-        ToCore::Evict { clients, .. } => Some(*clients),
-        _ => None,
-    };
     for _ in 0..3 {
         assert_eq!(rig.core().expect("a step", evicted).await, 0);
     }

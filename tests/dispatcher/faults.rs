@@ -13,13 +13,13 @@ use herald::{
     dispatcher::store::sqlite::{FILE, SqliteStore},
     envelope::Fate,
     metrics::Metrics,
-    registry::{embedded::EmbeddedRegistry, redis::RedisRegistry},
+    registry::embedded::EmbeddedRegistry,
 };
 use reqwest::Method;
 use serde_json::json;
 use std::sync::{Arc, atomic::Ordering};
 
-use testbed::redis::{RedisServer, fresh_namespace};
+use testbed::redis::RedisServer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_bus_away_it_starts_degraded_refuses_and_recovers_by_itself() {
@@ -149,17 +149,7 @@ async fn with_the_store_away_records_wait_and_outcomes_go_to_the_delivery_topic(
 async fn with_the_registry_away_users_are_pushed_to_where_they_were_and_looked_for_where_nobody_knows()
  {
     let mut redis = RedisServer::start();
-    let dir = directory();
-    let metrics = Metrics::default();
-    let bus = Arc::new(EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap());
-    let store = Arc::new(SqliteStore::open(dir.path(), &config::Node::default()).unwrap());
-    let config = config::Redis {
-        url: redis.url(),
-        ..config::Redis::default()
-    };
-    let namespace = fresh_namespace().parse().unwrap();
-    let registry = RedisRegistry::connect(&config, &namespace, &metrics).unwrap();
-    let rig = Rig::over(dir, metrics, bus, Arc::new(registry), store).await;
+    let rig = Rig::on_redis(&redis).await;
     rig.gateway("gw-1", 0, &["42"]).await;
     rig.post_to("42", "one").await;
     rig.records(Topic::InApp, 0, 1).await;

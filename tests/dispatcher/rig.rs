@@ -15,7 +15,10 @@ use herald::{
     ids::{GatewayEpoch, NotificationId, UserId},
     metrics::Metrics,
     position::Position,
-    registry::{GatewayInfo, Registration, ShardClaim, SharedRegistry, embedded::EmbeddedRegistry},
+    registry::{
+        GatewayInfo, Registration, ShardClaim, SharedRegistry, embedded::EmbeddedRegistry,
+        redis::RedisRegistry,
+    },
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -25,6 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
+use testbed::redis::{RedisServer, fresh_namespace};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +60,28 @@ impl Rig {
     pub async fn start() -> Rig {
         let registry: SharedRegistry = Arc::new(EmbeddedRegistry::default());
         Rig::sharing(&registry).await
+    }
+
+    /// With its registry in Redis.
+    pub async fn on_redis(redis: &RedisServer) -> Rig {
+        let dir = directory();
+        let metrics = Metrics::default();
+        let bus = EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap();
+        let store = SqliteStore::open(dir.path(), &config::Node::default()).unwrap();
+        let config = config::Redis {
+            url: redis.url(),
+            ..config::Redis::default()
+        };
+        let namespace = fresh_namespace().parse().unwrap();
+        let registry = RedisRegistry::connect(&config, &namespace, &metrics).unwrap();
+        Rig::over(
+            dir,
+            metrics,
+            Arc::new(bus),
+            Arc::new(registry),
+            Arc::new(store),
+        )
+        .await
     }
 
     /// Another dispatcher of the fleet that `registry` is of.

@@ -1,33 +1,12 @@
 //! What went by memory while the registry was away, and by whom it is looked after.
 
-use crate::rig::{Rig, directory};
-use herald::{
-    bus::{
-        Topic,
-        embedded::{EmbeddedBus, Options},
-    },
-    config,
-    dispatcher::store::sqlite::SqliteStore,
-    envelope::Remembered,
-    metrics::Metrics,
-    registry::redis::RedisRegistry,
-};
-use std::sync::Arc;
-use testbed::redis::{RedisServer, fresh_namespace};
+use crate::rig::Rig;
+use herald::{bus::Topic, envelope::Remembered};
+use testbed::redis::RedisServer;
 
 /// User 42 was at `gw-1` when the router looked, and has come to `gw-2` too since.
 async fn a_second_device_came(redis: &RedisServer) -> Rig {
-    let dir = directory();
-    let metrics = Metrics::default();
-    let bus = Arc::new(EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap());
-    let store = Arc::new(SqliteStore::open(dir.path(), &config::Node::default()).unwrap());
-    let config = config::Redis {
-        url: redis.url(),
-        ..config::Redis::default()
-    };
-    let namespace = fresh_namespace().parse().unwrap();
-    let registry = RedisRegistry::connect(&config, &namespace, &metrics).unwrap();
-    let rig = Rig::over(dir, metrics, bus, Arc::new(registry), store).await;
+    let rig = Rig::on_redis(redis).await;
     rig.gateway("gw-1", 0, &["42", "43"]).await;
     for user in ["42", "43"] {
         rig.post_to(user, "learns the way").await;

@@ -163,18 +163,12 @@ impl Plan {
         faults.sort_by_key(|fault| fault.at_ms);
         posts.sort_by_key(|post| post.at_ms);
         let mut plan = Plan {
-            seed,
-            broken,
             gateways,
             dispatchers,
             devices,
             posts,
             faults,
-            auto_shards: random.random_ratio(2, 3),
-            accepts_per_s: 1_000,
-            slow_one_in: *[10, 40, 1_000].choose(&mut random).expect("one of them"),
-            quiet_at_ms: 0,
-            ends_at_ms: 0,
+            ..Plan::drawn(seed, broken, &mut random)
         };
         plan.set_end();
         plan
@@ -251,22 +245,34 @@ impl Plan {
         faults.sort_by_key(|fault| fault.at_ms);
         posts.sort_by_key(|post| post.at_ms);
         let mut plan = Plan {
-            seed,
-            broken,
             gateways,
             dispatchers,
             devices,
             posts,
             faults,
-            auto_shards: random.random_ratio(2, 3),
-            accepts_per_s: 1_000,
-            slow_one_in: *[10, 40, 1_000].choose(&mut random).expect("one of them"),
-            quiet_at_ms: 0,
-            ends_at_ms: 0,
+            ..Plan::drawn(seed, broken, &mut random)
         };
         plan.quiet_at_ms = quiet_after(&plan.faults);
         plan.ends_at_ms = plan.quiet_at_ms + LIVE_WITHIN_MS;
         plan
+    }
+
+    /// Of nobody and nothing yet, with what is drawn for every plan.
+    fn drawn(seed: u64, broken: Broken, random: &mut SmallRng) -> Plan {
+        Plan {
+            seed,
+            broken,
+            gateways: 0,
+            dispatchers: 0,
+            devices: Vec::new(),
+            posts: Vec::new(),
+            faults: Vec::new(),
+            auto_shards: random.random_ratio(2, 3),
+            accepts_per_s: 1_000,
+            slow_one_in: *[10, 40, 1_000].choose(random).expect("one of them"),
+            quiet_at_ms: 0,
+            ends_at_ms: 0,
+        }
     }
 
     fn set_end(&mut self) {

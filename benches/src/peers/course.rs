@@ -10,7 +10,7 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::{
-    fs, io,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -79,9 +79,8 @@ impl Clients {
         ]);
         let log = folder.join(&format!("{name}.log"));
         let mut process = Process::start(&sibling("swarm")?, &arguments, Some(1), &log)?;
-        // Its result is more than a pipe holds, and is read from the file.
-        let (_, mut result) = process.pipes().context("no pipes")?;
-        std::thread::spawn(move || io::copy(&mut result, &mut io::sink()));
+        // Its result is read from the file.
+        process.drop_output();
         let mut clients = Clients {
             process,
             folder: folder.join(""),
