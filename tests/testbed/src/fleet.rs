@@ -38,7 +38,7 @@ pub struct Dispatcher {
     pub process: Herald,
     pub api: Api,
     pub admin_port: u16,
-    grpc_port: u16,
+    pub grpc_port: u16,
 }
 
 pub struct Gateway {
