@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 DATA ?= herald-data
 
-.PHONY: help run test chaos fleet bench bench-peers scale scale-million swarm clean
+.PHONY: help run test chaos fleet bench bench-peers scale scale-million scale-tls swarm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,10 @@ scale: ## 500,000 connections in one gateway on this machine, held for 10 minute
 scale-million: ## the same with 1,000,000; not reached yet on 2 CPUs (benches/RESULTS.md)
 	@scripts/install.sh parts
 	@scripts/bench.sh scale --clients 1000000 --html target/scale-million.html
+
+scale-tls: ## 250,000 connections by TLS in one gateway, held the same way
+	@scripts/install.sh parts
+	@scripts/bench.sh scale --clients 250000 --tls --html target/scale-tls.html
 
 bench-peers: ## other servers beside it, by the same load tool in the same run; results belong into benches/RESULTS.md
 	@scripts/install.sh peers

@@ -45,7 +45,8 @@ pub struct Options {
     broadcasts: u32,
     /// Another server among the peers, by the path of its program. It is started as `PATH CLIENTS POSTS`, two
     /// addresses: WebSocket clients at the first, whose path ends with their number; `POST /NUMBER` and `POST /all` at
-    /// the second, whose body they get as a text.
+    /// the second, whose body they get as a text (`benches/peers/uwebsockets` is the source of one). One of the name
+    /// `centrifugo` is started and spoken to as Centrifugo 6.
     #[arg(long, value_name = "NAME=PATH")]
     peer: Vec<String>,
     /// Measure only these of the peers, by name.
@@ -60,6 +61,9 @@ pub struct Options {
     /// Notifications to one user each and second, for `scale`, in the second half of that time.
     #[arg(long, default_value_t = 500)]
     rate: u32,
+    /// Connections of `scale` by TLS.
+    #[arg(long)]
+    tls: bool,
     /// Keep the page with plots of `scale` there.
     #[arg(long)]
     html: Option<std::path::PathBuf>,

@@ -2,7 +2,8 @@
 //! a real Redis, all pinged and answering, in the second half of the time with notifications that come through the
 //! dispatcher and a real Kafka.
 //!
-//! Cores are more than CPUs, for each thread has a descriptor table of its own.
+//! Cores are more than CPUs, for each thread has a descriptor table of its own. By TLS if asked (`--tls`): the full
+//! handshake of 1.3 at first, sessions that resume for who comes again.
 
 use crate::{
     Options,
@@ -18,9 +19,12 @@ use std::{
     process::Command,
     time::{Duration, Instant},
 };
+use testbed::{certificates, free_port};
 
 /// Below what a gateway shapes its accepts to.
 const CONNECTS_PER_S: u32 = 4_000;
+/// What two CPUs do of full handshakes, both ends and all else of a connect.
+const TLS_CONNECTS_PER_S: u32 = 1_500;
 /// Until everyone was pinged, and the allocator has given back what the connects took.
 const SETTLING: Duration = Duration::from_secs(60);
 
@@ -30,7 +34,8 @@ pub async fn run(options: &Options) -> Result<()> {
     let cores = options.clients.div_ceil(PER_CORE).max(2).to_string();
     let soft = options.clients.to_string();
     let hard = (options.clients + options.clients / 5).to_string();
-    let more = [
+    let door = options.tls.then(|| Tls::new(&folder));
+    let mut more = vec![
         ("HERALD_GATEWAY__CORES", cores.as_str()),
         ("HERALD_GATEWAY__PIN", "false"),
         ("HERALD_GATEWAY__CONNECTIONS_SOFT", soft.as_str()),
@@ -38,12 +43,13 @@ pub async fn run(options: &Options) -> Result<()> {
         ("HERALD_GATEWAY__HEARTBEAT_MS", "30000"),
         ("HERALD_GATEWAY__DEAD_AFTER_MS", "90000"),
     ];
+    more.extend(door.iter().flat_map(Tls::settings));
     let fleet = Fleet::start_with(&folder, &more).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let empty = Memory::of(&fleet)?;
 
     let result = folder.join("swarm.json");
-    let mut swarm = swarm(options, &folder, &fleet)?;
+    let mut swarm = swarm(options, &folder, &fleet, door.as_ref())?;
     swarm.drop_output();
     let began = Instant::now();
     let ramp = Duration::from_secs(60 + u64::from(options.clients / 1_000));
@@ -71,8 +77,10 @@ pub async fn run(options: &Options) -> Result<()> {
     let report: Value = serde_json::from_str(&text)?;
     let each = f64::from(options.clients);
     println!(
-        "\n### {} connections in one gateway process, {cores} core threads, {} s\n",
-        options.clients, options.hold_s
+        "\n### {} connections{} in one gateway process, {cores} core threads, {} s\n",
+        options.clients,
+        if options.tls { " by TLS" } else { "" },
+        options.hold_s
     );
     println!("| | |\n|---|---|");
     let row = |what: &str, value: String| println!("| {what} | {value} |");
@@ -139,15 +147,22 @@ pub async fn run(options: &Options) -> Result<()> {
 
 const MIB: f64 = (1 << 20) as f64;
 
-fn swarm(options: &Options, folder: &Folder, fleet: &Fleet) -> Result<Process> {
+fn swarm(options: &Options, folder: &Folder, fleet: &Fleet, tls: Option<&Tls>) -> Result<Process> {
     let doors = &fleet.doors;
+    let rate = match tls {
+        Some(_) => TLS_CONNECTS_PER_S,
+        None => CONNECTS_PER_S,
+    };
     let mut arguments = vec![
         "run".to_owned(),
         "unicast".into(),
-        format!("--url=ws://127.0.0.1:{}", doors.clients),
+        match tls {
+            Some(tls) => format!("--url=wss://{}", tls.listen),
+            None => format!("--url=ws://127.0.0.1:{}", doors.clients),
+        },
         format!("--secret-file={}", folder.text("token.key")),
         format!("--clients={}", options.clients),
-        format!("--connect-rate={CONNECTS_PER_S}"),
+        format!("--connect-rate={rate}"),
         format!("--post-url=http://127.0.0.1:{}", doors.producers),
         format!("--api-key-file={}", folder.text("admin.key")),
         format!("--duration={}", options.hold_s),
@@ -156,11 +171,40 @@ fn swarm(options: &Options, folder: &Folder, fleet: &Fleet) -> Result<Process> {
         format!("--watch=gateway={}", fleet.gateway.id()),
         format!("--json={}", folder.text("swarm.json")),
     ];
+    if tls.is_some() {
+        arguments.push(format!("--ca-file={}", folder.text("ca.pem")));
+    }
     if let Some(page) = &options.html {
         arguments.push(format!("--html={}", page.display()));
     }
     let log = folder.join("swarm.log");
     Process::start(&sibling("swarm")?, &arguments, None, &log)
+}
+
+/// The client port by TLS.
+struct Tls {
+    listen: String,
+    certificate: String,
+    key: String,
+}
+
+impl Tls {
+    fn new(folder: &Folder) -> Tls {
+        certificates::make(&folder.join(""), &["gateway"]);
+        Tls {
+            listen: format!("127.0.0.1:{}", free_port()),
+            certificate: folder.text("gateway.pem"),
+            key: folder.text("gateway.key"),
+        }
+    }
+
+    fn settings(&self) -> [(&'static str, &str); 3] {
+        [
+            ("HERALD_GATEWAY__TLS_LISTEN", &self.listen),
+            ("HERALD_TLS__CERTIFICATE_FILE", &self.certificate),
+            ("HERALD_TLS__KEY_FILE", &self.key),
+        ]
+    }
 }
 
 struct Memory {

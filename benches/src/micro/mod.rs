@@ -3,19 +3,22 @@
 mod frames;
 mod lookup;
 mod mailbox;
+mod writes;
 
 use crate::table::{self, Figure};
 use anyhow::Result;
 use std::{hint::black_box, time::Instant};
 
 pub async fn run(runs: usize) -> Result<()> {
-    eprintln!("micro: frames, mailbox, look-up");
+    eprintln!("micro: frames, mailbox, look-up, write paths");
     let mut figures = frames::figures(runs);
     figures.extend(mailbox::figures(runs).await?);
     let title = format!("Steps by themselves, {runs} runs");
     table::print(&title, "bare loop", &figures);
     let figures = lookup::figures(runs).await?;
     table::print("Router's look-up, per user", "bare loop", &figures);
+    let figures = writes::figures(runs)?;
+    table::print("Write paths", "a system call each", &figures);
     Ok(())
 }
 
