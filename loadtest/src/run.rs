@@ -96,6 +96,7 @@ fn setup(options: &Options, run: &str, roster: &Arc<Roster>) -> Result<(Arc<Setu
     let path = match options.dialect {
         Dialect::Herald if options.sse => "/sse/notifications",
         Dialect::Herald => "/ws/notifications",
+        Dialect::Centrifugo => "/connection/websocket",
         Dialect::Plain | Dialect::Nats => "/",
     };
     let targets = options

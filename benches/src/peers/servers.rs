@@ -27,6 +27,8 @@ pub enum Kind {
     Tungstenite,
     Nchan,
     Nats,
+    /// By the path of its program.
+    Centrifugo(PathBuf),
     /// By the path of a program that is started and speaks as that on tokio-tungstenite.
     Other(String, PathBuf),
 }
@@ -43,7 +45,10 @@ impl Kind {
         ];
         for other in others {
             let (name, path) = other.split_once('=').context("--peer: NAME=PATH")?;
-            kinds.push(Kind::Other(name.to_owned(), path.into()));
+            kinds.push(match name {
+                "centrifugo" => Kind::Centrifugo(path.into()),
+                _ => Kind::Other(name.to_owned(), path.into()),
+            });
         }
         Ok(kinds)
     }
@@ -56,6 +61,7 @@ impl Kind {
             Kind::Tungstenite => "tungstenite",
             Kind::Nchan => "nchan",
             Kind::Nats => "nats",
+            Kind::Centrifugo(_) => "centrifugo",
             Kind::Other(name, _) => name,
         }
     }
@@ -73,6 +79,7 @@ impl Kind {
                 said("dpkg-query", &["-W", "-f", "${Version}", "libnginx-mod-nchan"])
             ),
             Kind::Nats => said("nats-server", &["--version"]),
+            Kind::Centrifugo(path) => said(&path.to_string_lossy(), &["version"]),
             Kind::Other(_, path) => path.display().to_string(),
         }
     }
@@ -129,6 +136,7 @@ impl Server {
             Kind::Other(_, path) => started_with_two(path, folder).await,
             Kind::Nchan => nchan(folder).await,
             Kind::Nats => nats(folder).await,
+            Kind::Centrifugo(path) => centrifugo(path, folder).await,
         }
     }
 
@@ -288,6 +296,32 @@ async fn nats(folder: &Folder) -> Result<Server> {
             "--dialect=nats".into(),
             format!("--url=ws://127.0.0.1:{clients}/"),
             format!("--post-url=nats://127.0.0.1:{posts}"),
+        ],
+    })
+}
+
+/// As its documentation says for load tests: no tokens, one process, nothing kept of what was published. With no
+/// history there is nothing to resume.
+async fn centrifugo(program: &Path, folder: &Folder) -> Result<Server> {
+    let port = free_port();
+    let configuration = serde_json::json!({
+        "http_server": { "address": "127.0.0.1", "port": port.to_string() },
+        "client": { "insecure": true },
+        "http_api": { "insecure": true },
+        "log": { "level": "error" },
+        "usage_stats": { "disabled": true },
+    });
+    std::fs::write(folder.join("centrifugo.json"), configuration.to_string())?;
+    let arguments = ["-c".into(), folder.text("centrifugo.json")];
+    let log = folder.join("centrifugo.log");
+    let mut process = Process::start(program, &arguments, Some(0), &log)?;
+    listens(&mut process, port).await?;
+    Ok(Server {
+        running: Running::Process(process),
+        arguments: vec![
+            "--dialect=centrifugo".into(),
+            format!("--url=ws://127.0.0.1:{port}/connection/websocket"),
+            format!("--post-url=http://127.0.0.1:{port}"),
         ],
     })
 }

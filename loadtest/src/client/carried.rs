@@ -3,7 +3,7 @@
 use super::{Client, End};
 use crate::{
     dialect::{
-        Dialect,
+        Dialect, centrifugo,
         nats::{self, Saying},
     },
     flock::World,
@@ -27,6 +27,9 @@ impl Client {
                 Ok(())
             }
             Dialect::Nats => self.say_nats(&nats::subscriptions(&self.user(world)), world),
+            Dialect::Centrifugo => {
+                self.say_text(&centrifugo::subscriptions(&self.user(world)), world)
+            }
         }
     }
 
@@ -37,7 +40,27 @@ impl Client {
         }
     }
 
-    pub(super) fn take_carried(&mut self, json: &str, world: &mut World) {
+    /// A text of a server that only carries.
+    pub(super) fn take_text(&mut self, text: &str, world: &mut World) -> Result<(), End> {
+        if world.setup.dialect != Dialect::Centrifugo {
+            self.take_carried(text, world);
+            return Ok(());
+        }
+        for line in centrifugo::lines(text) {
+            match centrifugo::parse(line).map_err(|bad| End::Broken(bad.0))? {
+                centrifugo::Saying::Message(json) => self.take_carried(json, world),
+                centrifugo::Saying::Ping => {
+                    world.tally.counters.pings_answered += 1;
+                    self.say_text(centrifugo::PING, world)?;
+                }
+                centrifugo::Saying::Subscribed => self.let_in(world),
+                centrifugo::Saying::Other => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take_carried(&mut self, json: &str, world: &mut World) {
         match ServerFrame::parse(json) {
             Ok(frame) if frame.kind == "notification" => {
                 let mut context = world.context(self.number);
@@ -76,6 +99,11 @@ impl Client {
             self.work().partial = all;
         }
         Ok(())
+    }
+
+    fn say_text(&mut self, text: &str, world: &mut World) -> Result<(), End> {
+        ws::write_text(text, world.random.random(), &mut world.output);
+        self.flush(world)
     }
 
     fn say_nats(&mut self, text: &str, world: &mut World) -> Result<(), End> {

@@ -179,10 +179,7 @@ impl Client {
 
     fn take_frame(&mut self, frame: Frame<'_>, world: &mut World) -> Result<(), End> {
         match frame {
-            Frame::Text(text) if world.setup.dialect.only_carries() => {
-                self.take_carried(text, world);
-                Ok(())
-            }
+            Frame::Text(text) if world.setup.dialect.only_carries() => self.take_text(text, world),
             Frame::Text(text) => self.take_json(text, world),
             Frame::Binary(bytes) if world.setup.dialect == Dialect::Nats => {
                 self.take_nats(bytes, world)

@@ -4,6 +4,7 @@
 //! Such a server carries, and that is all it is asked for: nobody shows a token, acknowledges, resumes or asks again.
 //! What it carries is the frame that a client of Herald would get, so that ids and moments are found as they are there.
 
+pub mod centrifugo;
 pub mod nats;
 pub mod plain;
 
@@ -12,6 +13,10 @@ use clap::ValueEnum;
 
 /// A server that only carries need not be heard for so long.
 pub const SILENCE_MS: u64 = 3_600_000;
+
+/// The server broke its protocol, or refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadSaying(pub &'static str);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Dialect {
@@ -23,6 +28,8 @@ pub enum Dialect {
     Plain,
     /// NATS over WebSocket: subjects `user.USER` and `all`. Posts go to its own port.
     Nats,
+    /// Centrifugo's JSON over WebSocket: channels `USER` and `all`. Posts go to its HTTP API.
+    Centrifugo,
 }
 
 impl Dialect {
@@ -35,7 +42,9 @@ impl Dialect {
     pub fn upgrade(self, host: &str, path: &str, user: &str, key: [u8; 16]) -> Vec<u8> {
         match self {
             Dialect::Plain => head::upgrade(host, &plain::path(path, user), key, ""),
-            Dialect::Herald | Dialect::Nats => head::upgrade(host, path, key, ""),
+            Dialect::Herald | Dialect::Nats | Dialect::Centrifugo => {
+                head::upgrade(host, path, key, "")
+            }
         }
     }
 }

@@ -1,14 +1,11 @@
 //! The client protocol of NATS, as much of it as subscribing, receiving and publishing take.
 
+use super::BadSaying;
 use std::str;
 
 /// A longer line is none of this protocol; `INFO` of a large cluster is a few KB.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 pub const ALL: &str = "all";
-
-/// The server broke the protocol, or refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadSaying(pub &'static str);
 
 /// What a server says.
 #[derive(Debug, PartialEq, Eq)]

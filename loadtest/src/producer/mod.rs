@@ -4,12 +4,12 @@
 //! A post whose answer is unknown is repeated under the same `Idempotency-Key` until it is accepted or
 //! refused, so that "accepted" and "expected" are the same set.
 
+mod carrier;
 mod grpc;
 mod http;
 mod kafka;
 mod ledger;
 mod nats;
-mod plain;
 
 pub use ledger::Ledger;
 
@@ -65,7 +65,7 @@ enum Door {
     Http(http::Http),
     Grpc(grpc::Grpc),
     Kafka(Box<kafka::Kafka>),
-    Plain(plain::Plain),
+    Carrier(carrier::Carrier),
     Nats(nats::Nats),
 }
 
@@ -156,7 +156,9 @@ impl Door {
         let urls = &options.post_urls;
         match options.dialect {
             Dialect::Herald => {}
-            Dialect::Plain => return Ok(Door::Plain(plain::Plain::new(urls)?)),
+            Dialect::Plain | Dialect::Centrifugo => {
+                return Ok(Door::Carrier(carrier::Carrier::new(urls, options.dialect)?));
+            }
             Dialect::Nats => return Ok(Door::Nats(nats::Nats::new(urls)?)),
         }
         let key = match &options.api_key_file {
@@ -185,7 +187,7 @@ impl Door {
             Door::Http(http) => http.attempt(content, turn).await,
             Door::Grpc(grpc) => grpc.attempt(content, turn).await,
             Door::Kafka(kafka) => kafka.attempt(content).await,
-            Door::Plain(plain) => plain.attempt(content, turn).await,
+            Door::Carrier(carrier) => carrier.attempt(content, turn).await,
             Door::Nats(nats) => nats.attempt(content).await,
         }
     }
