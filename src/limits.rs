@@ -168,6 +168,10 @@ pub const LANES_NORMAL_PERCENT: u64 = 85;
 pub const LANES_HIGH_PERCENT: u64 = 95;
 /// What a connection may hold all the same: a healthy one does so for moments.
 pub const HELD_SPARED_BYTES: usize = 4 * KIB;
+/// Of the third figure of `net.ipv4.tcp_mem`, beyond which the kernel drops what any TCP socket sends or receives: above
+/// the first percentage newcomers get 503, until it is below the second. The rest is for who is here.
+pub const TCP_MEMORY_PERCENT: u64 = 80;
+pub const TCP_MEMORY_AGAIN_PERCENT: u64 = 70;
 /// Newcomers of one core that are being told that memory is short. Over: closed without an answer.
 pub const REFUSED_AT_ONCE: usize = 256;
 

@@ -36,11 +36,15 @@ use std::{
 /// Newcomers taken between two looks at everything else.
 const ACCEPTS_PER_TURN: usize = 64;
 
-/// Cause of a refusal: one more connection would not stay within the budget.
-const MEMORY: &str = "memory";
-
 /// The newcomer was counted and not kept.
 struct Dropped;
+
+/// Heard out only to be refused, for this cause.
+struct Unwelcome {
+    cause: &'static str,
+    /// Memory is short.
+    is_short: bool,
+}
 
 /// How a newcomer speaks from its first byte on (or behind its PROXY header).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,7 +228,8 @@ impl Core {
         let Ok(refused) = self.count_in(is_canary) else {
             return Ok(());
         };
-        let newcomer = self.context.newcomer(refused, entrance);
+        let cause = refused.as_ref().map(|refused| refused.cause);
+        let newcomer = self.context.newcomer(cause, entrance);
         let state = match self.context.settings.trusted.contains(peer.ip()) {
             true => State::Proxied(Box::new(Proxied::new(newcomer))),
             false => newcomer.begin(),
@@ -237,7 +242,7 @@ impl Core {
         };
         let token = Token::Connection { index: slot, reuse };
         let conn = self.conns.tenant(slot, reuse).expect("just inserted");
-        conn.unwelcome = refused == Some(MEMORY);
+        conn.unwelcome = refused.is_some_and(|refused| refused.is_short);
         self.unwelcome += usize::from(conn.unwelcome);
         if let Err(error) = self.park.add(&conn.wire.socket, token, Interest::Edge) {
             // Out of kernel memory or of user watches (fs.epoll.max_user_watches).
@@ -249,10 +254,9 @@ impl Core {
         Ok(())
     }
 
-    /// Above the hard limit the socket is dropped; above the soft one, and where one more would not stay within
-    /// the budget of memory, it is heard out and refused for the cause named. Our own canary is no client and
-    /// meets no limit.
-    fn count_in(&mut self, is_canary: bool) -> Result<Option<&'static str>, Dropped> {
+    /// Above the hard limit the socket is dropped; above the soft one, and where memory is too short for one more,
+    /// it is heard out and refused for the cause named. Our own canary is no client and meets no limit.
+    fn count_in(&mut self, is_canary: bool) -> Result<Option<Unwelcome>, Dropped> {
         if is_canary {
             self.canaries += 1;
             return Ok(None);
@@ -262,22 +266,28 @@ impl Core {
         let gateway = &self.context.settings.gateway;
         let population = self.population.fetch_add(1, Ordering::Relaxed);
         let is_over = population >= gateway.connections_hard;
-        let is_short = !self.context.memory.admits(population + 1);
+        let shortage = self.context.memory.shortage(population + 1);
         // Even to be refused they take memory: those that ask slowly must not add up.
-        if is_over || is_short && self.unwelcome >= limits::REFUSED_AT_ONCE {
+        let unanswered = shortage.filter(|_| self.unwelcome >= limits::REFUSED_AT_ONCE);
+        let dropped = match is_over {
+            true => Some("hard_limit"),
+            false => unanswered.map(|shortage| shortage.causes().1),
+        };
+        if let Some(cause) = dropped {
             self.population.fetch_sub(1, Ordering::Relaxed);
-            let cause = if is_over {
-                "hard_limit"
-            } else {
-                "memory_unanswered"
-            };
             self.context.stats.refused(cause);
             return Err(Dropped);
         }
-        if is_short {
-            return Ok(Some(MEMORY));
-        }
-        Ok((population >= gateway.connections_soft).then_some("soft_limit"))
+        let short = shortage.map(|shortage| Unwelcome {
+            cause: shortage.causes().0,
+            is_short: true,
+        });
+        let is_many = population >= gateway.connections_soft;
+        let many = is_many.then_some(Unwelcome {
+            cause: "soft_limit",
+            is_short: false,
+        });
+        Ok(short.or(many))
     }
 
     /// The table is full: the reserve is given up for one answer, then taken again. False if that did not

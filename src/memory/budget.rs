@@ -36,7 +36,8 @@ pub fn least_group_limit(root: &Path, controller: &str, file: &str) -> Option<u6
     limits.min()
 }
 
-/// Bytes that TCP sockets may hold together: the kernel takes none beyond. `u64::MAX` where it is not said.
+/// Bytes that TCP sockets may hold together: the kernel takes none beyond. `u64::MAX` where it is not said, as in a
+/// network namespace that is not the first.
 pub fn tcp_bytes_max(root: &Path) -> u64 {
     let text = fs::read_to_string(root.join("proc/sys/net/ipv4/tcp_mem")).unwrap_or_default();
     let pages = text.split_whitespace().nth(2);

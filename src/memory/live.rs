@@ -1,7 +1,7 @@
 //! What the kernel says that is held now.
 
 use crate::sys;
-use std::fs;
+use std::{fs, path::Path};
 
 /// Memory of this process that is resident; 0 where the kernel does not say.
 pub fn resident_bytes() -> u64 {
@@ -10,9 +10,10 @@ pub fn resident_bytes() -> u64 {
     pages.and_then(|pages| pages.parse().ok()).unwrap_or(0) * sys::page_bytes()
 }
 
-/// What TCP sockets of this network namespace hold in their queues, by the kernel's own account.
-pub fn socket_buffer_bytes() -> u64 {
-    let text = fs::read_to_string("/proc/self/net/sockstat").unwrap_or_default();
+/// What TCP sockets of the host hold in their queues, by the kernel's own account: of each that holds anything
+/// whole pages. 0 where the kernel does not say.
+pub fn socket_buffer_bytes(root: &Path) -> u64 {
+    let text = fs::read_to_string(root.join("proc/self/net/sockstat")).unwrap_or_default();
     tcp_pages(&text).unwrap_or(0) * sys::page_bytes()
 }
 

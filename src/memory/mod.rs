@@ -7,6 +7,8 @@
 //! Invariants:
 //! * a newcomer is let in only if the prediction for one more connection, and what is held beyond the
 //!   prediction for those that are here, stay within the budget together;
+//! * nor is it while the sockets of the host hold nearly as much as the kernel lets them hold together: beyond,
+//!   it drops what comes, of everyone;
 //! * what waits for clients that do not read stays within its share ([`crate::limits::LANES_PERCENT`]), whatever their number:
 //!   low goes first, then normal, then high, and who still grows when all of it is used is closed.
 
@@ -19,16 +21,38 @@ pub use contract::{Contract, Footprint, Kind};
 use crate::{
     config,
     envelope::Priority,
-    limits::{LANES_HIGH_PERCENT, LANES_LOW_PERCENT, LANES_NORMAL_PERCENT, MEMORY_BUDGET_PERCENT},
+    limits::{
+        LANES_HIGH_PERCENT, LANES_LOW_PERCENT, LANES_NORMAL_PERCENT, MEMORY_BUDGET_PERCENT,
+        TCP_MEMORY_AGAIN_PERCENT, TCP_MEMORY_PERCENT,
+    },
     metrics::Metrics,
 };
 use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
 };
+
+/// Of what there is too little for one more connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// It would not stay within the budget.
+    Budget,
+    /// What TCP sockets of this host may hold together is nearly used up (`net.ipv4.tcp_mem`).
+    Sockets,
+}
+
+impl Shortage {
+    /// Causes of a refusal: told, and closed without a word.
+    pub fn causes(self) -> (&'static str, &'static str) {
+        match self {
+            Shortage::Budget => ("memory", "memory_unanswered"),
+            Shortage::Sockets => ("tcp_memory", "tcp_memory_unanswered"),
+        }
+    }
+}
 
 /// The account of one process, shared by its cores and control.
 #[derive(Debug)]
@@ -45,6 +69,8 @@ pub struct Memory {
     tables_bytes: AtomicU64,
     /// What the last look found above the prediction for as many connections.
     beyond_bytes: AtomicU64,
+    /// What the last look found of sockets.
+    sockets_full: AtomicBool,
 }
 
 /// Of the default configuration on one core: for whoever stands in a core's place.
@@ -70,6 +96,7 @@ impl Memory {
             entries: AtomicU64::new(0),
             tables_bytes: AtomicU64::new(0),
             beyond_bytes: AtomicU64::new(0),
+            sockets_full: AtomicBool::new(false),
         }
     }
 
@@ -77,15 +104,24 @@ impl Memory {
         self.budget_bytes
     }
 
-    /// Whether so many connections fit.
-    pub fn admits(&self, connections: usize) -> bool {
-        self.contract.idle(connections as u64).total() + self.beyond_bytes() <= self.budget_bytes
+    /// Why so many connections can't be, if they can't.
+    pub fn shortage(&self, connections: usize) -> Option<Shortage> {
+        let idle_bytes = self.contract.idle(connections as u64).total();
+        if idle_bytes + self.beyond_bytes() > self.budget_bytes {
+            return Some(Shortage::Budget);
+        }
+        let sockets_full = self.sockets_full.load(Ordering::Relaxed);
+        sockets_full.then_some(Shortage::Sockets)
     }
 
     /// Connections that fit in all, as things stand.
     pub fn connections_max(&self) -> u64 {
         let budget_bytes = self.budget_bytes.saturating_sub(self.beyond_bytes());
-        self.contract.connections_max(budget_bytes)
+        let fit = self.contract.connections_max(budget_bytes);
+        match self.sockets_full.load(Ordering::Relaxed) {
+            true => fit.min(self.population()),
+            false => fit,
+        }
     }
 
     /// Whether an item of this priority may wait for a client that does not read. `change` is what the asking
@@ -119,16 +155,37 @@ impl Memory {
         self.tables_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Compares what is held with what was predicted, for [`Memory::admits`]. Reads two files of `/proc`: once
-    /// a second is often enough.
+    /// Compares what is held with what was predicted, and with what sockets may hold, for [`Memory::shortage`].
+    /// Reads three files of `/proc`: once a second is often enough.
     pub fn look(&self) {
+        self.look_below(Path::new("/"));
+    }
+
+    /// The same of a host whose files are there.
+    pub fn look_below(&self, root: &Path) {
         let predicted = self.contract.idle(self.population()).total();
-        let beyond = self.live().total().saturating_sub(predicted);
+        let live = self.live_below(root);
+        let beyond = live.total().saturating_sub(predicted);
         self.beyond_bytes.store(beyond, Ordering::Relaxed);
+        let (held, most) = (live.bytes(Kind::SocketBuffers), budget::tcp_bytes_max(root));
+        let was_full = self.sockets_full.load(Ordering::Relaxed);
+        let percent = match was_full {
+            true => TCP_MEMORY_AGAIN_PERCENT,
+            false => TCP_MEMORY_PERCENT,
+        };
+        let is_full = held >= most / 100 * percent;
+        if is_full != was_full {
+            self.sockets_full.store(is_full, Ordering::Relaxed);
+            say_of_sockets(is_full, held, most);
+        }
     }
 
     /// What is held now, by kind.
     pub fn live(&self) -> Footprint {
+        self.live_below(Path::new("/"))
+    }
+
+    fn live_below(&self, root: &Path) -> Footprint {
         let connections = self.population();
         let own = Footprint::default()
             .with(
@@ -147,7 +204,7 @@ impl Memory {
                 Kind::KernelSockets,
                 self.contract.kernel_sockets(connections),
             )
-            .with(Kind::SocketBuffers, live::socket_buffer_bytes())
+            .with(Kind::SocketBuffers, live::socket_buffer_bytes(root))
     }
 
     pub fn measure(self: &Arc<Self>, metrics: &Metrics) {
@@ -167,6 +224,16 @@ impl Memory {
         metrics.computed("memory_budget_bytes", help, move || {
             shared.budget_bytes as i64
         });
+        let help = "What the buffers of sockets may take of this host before newcomers are refused; -1 where it does \
+                    not say.";
+        metrics.computed(
+            "socket_buffers_budget_bytes",
+            help,
+            || match budget::tcp_bytes_max(Path::new("/")) {
+                u64::MAX => -1,
+                most => (most / 100 * TCP_MEMORY_PERCENT) as i64,
+            },
+        );
     }
 
     fn population(&self) -> u64 {
@@ -185,6 +252,22 @@ impl Memory {
     }
 }
 
+fn say_of_sockets(are_full: bool, held: u64, most: u64) {
+    match are_full {
+        true => tracing::warn!(
+            held_bytes = held,
+            most_bytes = most,
+            "the sockets of this host hold nearly all that net.ipv4.tcp_mem allows, so newcomers get 503: clients \
+             that do not read, or the third figure is too low (herald check says what is needed)"
+        ),
+        false => tracing::info!(
+            held_bytes = held,
+            most_bytes = most,
+            "the sockets of this host have room again: newcomers are let in"
+        ),
+    }
+}
+
 fn by_kind(footprint: Footprint) -> Vec<(&'static str, f64)> {
     let named = |(kind, bytes): (Kind, u64)| (kind.as_str(), bytes as f64);
     footprint.by_kind().map(named).collect()
@@ -193,6 +276,8 @@ fn by_kind(footprint: Footprint) -> Vec<(&'static str, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use tempfile::TempDir;
 
     fn memory(budget_bytes: u64) -> Memory {
         let gateway = config::Gateway {
@@ -206,7 +291,8 @@ mod tests {
     fn another_connection_is_let_in_as_long_as_the_prediction_for_it_is_within_the_budget() {
         let budget_bytes = memory(1 << 30).contract.idle(100_000).total();
         let memory = memory(budget_bytes);
-        assert!(memory.admits(100_000) && !memory.admits(100_001));
+        assert_eq!(memory.shortage(100_000), None);
+        assert_eq!(memory.shortage(100_001), Some(Shortage::Budget));
         assert_eq!(memory.connections_max(), 100_000);
     }
 
@@ -216,9 +302,55 @@ mod tests {
         let memory = memory(budget_bytes);
         let four = memory.contract.idle(100_000).total() - memory.contract.idle(99_996).total();
         memory.add_held(four as i64);
-        assert!(memory.admits(99_996) && !memory.admits(99_997));
+        assert_eq!(memory.shortage(99_996), None);
+        assert_eq!(memory.shortage(99_997), Some(Shortage::Budget));
         memory.add_held(-(four as i64));
-        assert!(memory.admits(100_000));
+        assert_eq!(memory.shortage(100_000), None);
+    }
+
+    /// A host whose sockets hold so many pages of at most 1,000.
+    fn host_with(pages: u32) -> TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let sockstat = format!("TCP: inuse 9 orphan 0 tw 0 alloc 9 mem {pages}\n");
+        for (path, text) in [
+            ("proc/self/net/sockstat", sockstat.as_str()),
+            ("proc/sys/net/ipv4/tcp_mem", "500\t750\t1000\n"),
+        ] {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn nobody_is_let_in_while_the_sockets_hold_nearly_all_that_the_kernel_allows() {
+        let memory = memory(1 << 40);
+        let (near, again) = (
+            TCP_MEMORY_PERCENT as u32 * 10,
+            TCP_MEMORY_AGAIN_PERCENT as u32 * 10,
+        );
+        for (pages, is_full) in [
+            (near - 1, false),
+            (near, true),
+            (again, true),
+            (again - 1, false),
+            (near - 1, false),
+        ] {
+            memory.look_below(host_with(pages).path());
+            let shortage = is_full.then_some(Shortage::Sockets);
+            assert_eq!(memory.shortage(1), shortage, "{pages} pages");
+            assert_eq!(memory.connections_max() == 0, is_full);
+        }
+    }
+
+    #[test]
+    fn a_host_that_does_not_say_what_sockets_may_hold_refuses_nobody_for_it() {
+        let memory = memory(1 << 40);
+        let root = host_with(999_999);
+        fs::remove_file(root.path().join("proc/sys/net/ipv4/tcp_mem")).unwrap();
+        memory.look_below(root.path());
+        assert_eq!(memory.shortage(1), None);
     }
 
     #[test]

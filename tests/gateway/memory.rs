@@ -9,10 +9,11 @@ use herald::{
     memory::contract::KERNEL_SOCKET_BYTES,
     position::Cursors,
 };
-use std::{process::Command, time::Instant};
+use std::{fs, process::Command, time::Instant};
 
 on_both_engines!(
     where_one_more_would_not_stay_within_the_budget_it_is_told_when_to_come_back,
+    while_the_sockets_of_the_host_hold_nearly_all_they_may_newcomers_are_told_when_to_come_back,
     a_client_that_stops_reading_costs_256_kb_at_most,
     a_sync_that_nobody_reads_stays_within_it_too,
     when_the_share_of_what_waits_is_used_up_the_low_goes_first_and_then_who_grows,
@@ -37,6 +38,39 @@ fn where_one_more_would_not_stay_within_the_budget_it_is_told_when_to_come_back(
         .collect();
     gateway.await_metric("herald_refused_total{cause=\"memory_unanswered\"}", 10.0);
     drop(silent);
+}
+
+fn while_the_sockets_of_the_host_hold_nearly_all_they_may_newcomers_are_told_when_to_come_back(
+    engine: Engine,
+) {
+    let host = tempfile::tempdir().unwrap();
+    for (path, text) in [
+        (
+            "proc/self/net/sockstat",
+            "TCP: inuse 9 orphan 0 tw 0 alloc 9 mem 999\n",
+        ),
+        ("proc/sys/net/ipv4/tcp_mem", "500 750 1000\n"),
+    ] {
+        let path = host.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let gateway = Gateway::start(engine);
+    let head = "GET /nowhere HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let told = |look: &dyn Fn()| {
+        look();
+        let answer = exchange(gateway.address(), head.as_bytes());
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: ")
+    };
+    // Its core looks at this host once a second, and finds room.
+    let from = Instant::now();
+    while !told(&|| gateway.cores.memory().look_below(host.path())) {
+        assert!(from.elapsed() < DEADLINE);
+    }
+    assert!(gateway.metric("herald_refused_total{cause=\"tcp_memory\"}") > 0.0);
+    while told(&|| {}) {
+        assert!(from.elapsed() < DEADLINE);
+    }
 }
 
 /// Kernel memory of the gateway's end of the connection, by its own account: what is queued both ways and what
