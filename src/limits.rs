@@ -376,8 +376,11 @@ pub const OUTCOMES_RETRY_MAX: Duration = Duration::from_secs(1);
 /// A batch of outcomes, a sync: no answer by then is none.
 pub const REPORT_WAIT: Duration = Duration::from_secs(5);
 pub const SYNC_WAIT: Duration = Duration::from_secs(2);
-/// Connections told a second that they may be behind.
+/// Connections told a second that they may be behind; while more jobs wait than [`BEHIND_WAITING`], what a dispatcher
+/// answers in a second or two, so many only: those who are told would only wait behind the others.
 pub const BEHIND_PER_S: u32 = 5_000;
+pub const BEHIND_BUSY_PER_S: u32 = 50;
+pub const BEHIND_WAITING: usize = 4_096;
 /// Users of one registry call, and new connections that wait for one. Over: entered later, and the client is
 /// answered `recovered:false`.
 pub const REGISTER_BATCH: usize = 1_024;

@@ -23,6 +23,7 @@ const IDS_PER_FRAME_MAX = 500;
 const BACKOFF_BASE_MS = 500;
 const BACKOFF_CAP_MS = 30_000;
 const HOLE_PATIENCE_MS = 1_000;
+const SYNC_DOUBLINGS_MAX = 4;
 // The server closes a client that sends more than 10 messages a second for long.
 const TELL_LINGER_MS = 50;
 const TELL_PAUSE_MS = 500;
@@ -115,6 +116,8 @@ export class HeraldClient extends EventTarget {
   #running = false;
   #attempts = 0;
   #failures = 0;
+  /** Since the last answer to one. */
+  #syncsRefused = 0;
   #websocketFailures = 0;
   #slot = null;
   #reconnectAfterMs = null;
@@ -288,6 +291,7 @@ export class HeraldClient extends EventTarget {
   }
 
   #synced(frame) {
+    this.#syncsRefused = 0;
     for (const item of frame.items) this.#item(item);
     for (const [stream, range] of Object.entries(frame.range ?? {})) this.#cursor(stream).cover(range.from, range.to);
     for (const [stream, at] of Object.entries(frame.cursors)) {
@@ -309,9 +313,13 @@ export class HeraldClient extends EventTarget {
     this.#after("behind", frame.sync_after_ms ?? 0, () => this.#sync());
   }
 
-  /** A sync that could not be served now, or while another is on its way, is asked again later. */
+  /** A sync that could not be served now, or while another is on its way, is asked again later, ever more rarely. */
   #refused(frame) {
-    if (frame.code === "unavailable") this.#after("behind", 1_000 + Math.random() * 2_000, () => this.#sync());
+    if (frame.code === "unavailable") {
+      const pause = 1_000 + Math.random() * 2_000;
+      this.#after("behind", pause * this.#syncPatience, () => this.#sync());
+      this.#syncsRefused = Math.min(this.#syncsRefused + 1, SYNC_DOUBLINGS_MAX);
+    }
     this.#emit("error", frame);
   }
 
@@ -319,11 +327,15 @@ export class HeraldClient extends EventTarget {
   #checkHoles() {
     if (!this.hasHole) return this.#cancel("hole");
     if (!this.#timers.has("hole")) {
-      this.#after("hole", HOLE_PATIENCE_MS, () => {
+      this.#after("hole", HOLE_PATIENCE_MS * this.#syncPatience, () => {
         this.#sync();
         this.#checkHoles();
       });
     }
+  }
+
+  get #syncPatience() {
+    return 2 ** this.#syncsRefused;
   }
 
   #sync() {

@@ -102,10 +102,11 @@ impl Behind {
         }
     }
 
-    /// Tells for ever, [`limits::BEHIND_PER_S`] at most.
+    /// Tells for ever, [`limits::BEHIND_PER_S`] at most: each of them asks for a sync, and of those there are no more
+    /// than dispatchers answer.
     pub async fn run(&self, outboxes: &Outboxes) {
         loop {
-            let batch = self.take(limits::BEHIND_PER_S as usize / 10);
+            let batch = self.take(self.told_per_s() as usize / 10);
             if batch.is_empty() {
                 self.added.notified().await;
                 continue;
@@ -121,6 +122,13 @@ impl Behind {
             }
             outboxes.cores().for_each(|core| outboxes.ring(core));
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+
+    fn told_per_s(&self) -> u32 {
+        match self.metrics.jobs_waiting.get() > limits::BEHIND_WAITING as i64 {
+            true => limits::BEHIND_BUSY_PER_S,
+            false => limits::BEHIND_PER_S,
         }
     }
 

@@ -18,6 +18,7 @@ pub struct ControlMetrics {
     pub shed: IntCounterVec,
     pub behind: IntCounterVec,
     pub syncs: IntCounterVec,
+    pub jobs_waiting: IntGauge,
     pub posts: IntCounterVec,
     pub tickets: IntGauge,
     pub unanswered: IntCounter,
@@ -114,6 +115,10 @@ impl ControlMetrics {
                 &["cause"],
             ),
             syncs: m.counters("syncs_total", "Sync answers by result", &["result"]),
+            jobs_waiting: m.gauge(
+                "syncs_waiting",
+                "Syncs and posts of clients that wait for their turn",
+            ),
             posts: m.counters("posts_total", "POST /sse answers by status", &["status"]),
             tickets: m.gauge("tickets", "Deliveries whose last fate is not known yet"),
             unanswered: m.counter(

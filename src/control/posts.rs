@@ -45,7 +45,10 @@ pub async fn run(host: Arc<Host>, reporter: Reporter, jobs: mpsc::Receiver<Job>)
 
 /// Queues a job; with too many waiting it is answered at once, as what it is: not done.
 pub fn enqueue(host: &Host, jobs: &mpsc::Sender<Job>, job: Job) {
+    let waiting = &host.metrics.jobs_waiting;
+    waiting.inc();
     if let Err(error) = jobs.try_send(job) {
+        waiting.dec();
         refuse(host, error.into_inner());
     }
 }
@@ -61,6 +64,7 @@ fn refuse(host: &Host, job: Job) {
 }
 
 async fn serve(host: &Host, reporter: &Reporter, job: Job) {
+    host.metrics.jobs_waiting.dec();
     match job {
         Job::Sync {
             conn,

@@ -230,6 +230,28 @@ test("a hole shows until a sync has closed it", async (t) => {
   assert.deepEqual([client.hasHole, client.cursors["user:local"]], [false, 12]);
 });
 
+test("a sync that is refused is asked again, ever more rarely, until one is answered", async (t) => {
+  const server = new Server(t);
+  await connect(server);
+  await server.last.welcome();
+  const syncs = () => server.last.frames.filter((frame) => frame.type === "sync").length;
+  const refuse = () => server.last.say({ type: "error", code: "unavailable", message: "a sync is on its way" });
+  assert.equal(syncs(), 1);
+  let asked = 1;
+  for (const seconds of [1, 2, 4, 8, 16, 16]) {
+    await refuse();
+    await server.pass(seconds * 1_000 - 50);
+    assert.equal(syncs(), asked, `${seconds} s`);
+    await server.pass(seconds * 2_000 + 100);
+    asked += 1;
+    assert.equal(syncs(), asked, `${seconds} s`);
+  }
+  await server.last.say({ type: "sync", items: [], range: {}, cursors: { "user:local": 9 }, recovered: true });
+  await refuse();
+  await server.pass(3_100);
+  assert.equal(syncs(), asked + 1);
+});
+
 test("it remembers the last 1,000 ids, over a reload too, and comes back with its cursors", async (t) => {
   const server = new Server(t);
   const storage = new Storage();

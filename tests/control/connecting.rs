@@ -6,6 +6,7 @@ use herald::{
     control::upstream::SyncReply,
     gateway::mailbox::{FromCore, ToCore},
     ids::UserId,
+    limits,
     registry::{Registration, Registry},
 };
 use std::{sync::atomic::Ordering, time::Duration};
@@ -137,6 +138,47 @@ async fn without_a_dispatcher_a_catch_up_claims_nothing_and_the_client_is_told_w
     assert_eq!(frame["cursors"]["user:local"], (1u64 << 40) + 3);
     rig.dispatcher.away.store(false, Ordering::Relaxed);
     rig.core().behind(conn).await;
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn while_many_syncs_wait_few_are_told_to_ask_for_another() {
+    const BEHIND: u32 = 2_000;
+    let waiting = BEHIND..BEHIND + 2 * limits::BEHIND_WAITING as u32;
+    let rig = Rig::ready().await;
+    rig.dispatcher.away.store(true, Ordering::Relaxed);
+    for slot in 0..BEHIND {
+        rig.core().open(slot, &format!("{slot}"), Some(cursors(3)));
+    }
+    let told = |message: &ToCore| matches!(message, ToCore::Behind { .. });
+    until("all are answered in vain", async || {
+        let unanswered = rig.metric("syncs_total{result=\"unanswered\"}");
+        (unanswered == f64::from(BEHIND)).then_some(())
+    })
+    .await;
+    rig.dispatcher.slow.store(true, Ordering::Relaxed);
+    for slot in waiting {
+        rig.core().open(slot, &format!("{slot}"), Some(cursors(3)));
+    }
+    until("a long queue", async || {
+        let waiting = rig.metric("syncs_waiting");
+        (waiting > limits::BEHIND_WAITING as f64).then_some(())
+    })
+    .await;
+    rig.dispatcher.away.store(false, Ordering::Relaxed);
+    rig.core()
+        .expect("one is told", |message| told(message).then_some(()))
+        .await;
+    // What is told at once where nobody waits is hundreds.
+    let more = rig.core().take().iter().filter(|m| told(m)).count();
+    assert!(more < limits::BEHIND_PER_S as usize / 20, "{more}");
+
+    rig.dispatcher.slow.store(false, Ordering::Relaxed);
+    for _ in more + 1..BEHIND as usize {
+        rig.core()
+            .expect("all are told", |message| told(message).then_some(()))
+            .await;
+    }
     rig.leave().await;
 }
 

@@ -24,6 +24,7 @@ use std::{
     collections::VecDeque,
     fmt::Write,
     mem::size_of,
+    ops::Range,
     time::{SystemTime, UNIX_EPOCH},
 };
 use uuid::Uuid;
@@ -41,6 +42,8 @@ const ACK_EVERY_MS: u64 = 250;
 /// that is slow must not be asked more often for it.
 const SYNC_ANSWER_MS: u64 = 10_000;
 const SYNC_DOUBLINGS_MAX: u8 = 3;
+/// One that could not be served is asked again after this, and ever more rarely too.
+const SYNC_PAUSE_MS: Range<u64> = 1_000..3_000;
 /// Rows of one sync.
 const SYNC_LIMIT: u32 = 50;
 const HEARTBEAT_MS: u64 = 30_000;
@@ -485,13 +488,18 @@ impl Rules {
         self.sync_at(ctx.now_ms + wait_ms);
     }
 
-    /// The server could not do what was asked; if that was a sync, it is asked again later.
+    /// The server did not do what was asked. A sync that was asked for again is unavailable because the answer to the
+    /// first is on its way: it is waited for, and longer each time.
     fn refused(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
         let code = frame.code.as_deref().unwrap_or("none");
         tally::count(&mut ctx.tally.errors, code);
-        if matches!(code, "unavailable" | "rate_limited") && matches!(self.sync, Sync::Asked(_)) {
-            let wait_ms = ctx.random.random_range(1_000..3_000);
-            self.sync = Sync::Due(narrow(ctx.now_ms + wait_ms));
+        match (code, self.sync) {
+            ("unavailable", Sync::Asked(_)) => self.sync = Sync::Asked(narrow(ctx.now_ms)),
+            ("rate_limited", Sync::Asked(_)) => {
+                let pause_ms = ctx.random.random_range(SYNC_PAUSE_MS);
+                self.sync = Sync::Due(narrow(ctx.now_ms + pause_ms));
+            }
+            _ => {}
         }
     }
 

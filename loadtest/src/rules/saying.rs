@@ -2,7 +2,7 @@
 
 use super::{
     ACK_EVERY_MS, ACK_IDS_MAX, Context, Ms, Rules, SYNC_ANSWER_MS, SYNC_DOUBLINGS_MAX, SYNC_LIMIT,
-    Say, Settings, StreamNames, Sync, What, narrow,
+    SYNC_PAUSE_MS, Say, Settings, StreamNames, Sync, What, narrow,
 };
 use crate::accounting::Way;
 use rand::RngExt;
@@ -138,8 +138,9 @@ impl Rules {
                 self.acknowledged_ms = narrow(ctx.now_ms + ACK_EVERY_MS);
             }
             What::Sync => {
-                let wait_ms = ctx.random.random_range(1_000..3_000);
-                self.sync = Sync::Due(narrow(ctx.now_ms + wait_ms));
+                let pause_ms = ctx.random.random_range(SYNC_PAUSE_MS) << self.sync_repeats;
+                self.sync = Sync::Due(narrow(ctx.now_ms + pause_ms));
+                self.sync_repeats = (self.sync_repeats + 1).min(SYNC_DOUBLINGS_MAX);
             }
             What::Ping => {}
         }

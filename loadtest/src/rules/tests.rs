@@ -113,6 +113,21 @@ fn a_sync_without_an_answer_is_asked_again_ever_more_rarely() {
 }
 
 #[test]
+fn a_sync_that_is_on_its_way_is_waited_for() {
+    let mut world = World::welcomed();
+    assert_eq!(world.whats(), [What::Sync]);
+    for wait_ms in [10_000, 20_000, 40_000] {
+        world.now_ms += wait_ms;
+        world.rules.heard(world.now_ms);
+        assert_eq!(world.whats(), [What::Sync]);
+        world.hear(r#"{"type":"error","code":"unavailable","message":"a sync is on its way"}"#);
+        assert_eq!(world.whats(), []);
+    }
+    world.hear(r#"{"type":"sync","cursors":{"s":7},"recovered":true,"has_more":false}"#);
+    assert!(!world.rules.is_syncing());
+}
+
+#[test]
 fn a_tailing_client_starts_at_the_first_item() {
     let mut world = World::new();
     world.settings.tail = true;

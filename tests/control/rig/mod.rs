@@ -156,6 +156,7 @@ impl Rig {
             journal: journal.clone(),
             reported: Mutex::default(),
             away: AtomicBool::new(setup.dispatcher_away),
+            slow: Default::default(),
             shard_epoch: Mutex::default(),
             has_registry: Default::default(),
             reply: Mutex::new(SyncReply {

@@ -26,6 +26,8 @@ pub struct Dispatcher {
     pub(super) journal: Journal,
     pub reported: Mutex<Vec<Outcome>>,
     pub away: AtomicBool,
+    /// Holds syncs back.
+    pub slow: AtomicBool,
     pub has_registry: AtomicBool,
     pub shard_epoch: Mutex<Option<u64>>,
     pub reply: Mutex<SyncReply>,
@@ -50,6 +52,9 @@ impl Upstream for Dispatcher {
     }
 
     async fn sync(&self, user: &UserId, _: Cursors, _: usize) -> Result<SyncReply, UpstreamError> {
+        while self.slow.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         if self.away.load(Ordering::Relaxed) {
             return Err(UpstreamError::Unavailable("a test says so".into()));
         }
