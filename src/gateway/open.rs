@@ -363,11 +363,24 @@ impl Open {
     }
 
     pub fn fire(conn: &mut Conn, id: ConnId, context: &mut Context) {
-        if let State::Open(open) = &mut conn.state {
-            let (now, config) = (context.now, &context.settings.session);
-            open.session.tick(now, config, &mut context.actions);
-            Open::carry_out(conn, id, context);
+        let State::Open(open) = &mut conn.state else {
+            return;
+        };
+        let (now, config) = (context.now, &context.settings.session);
+        if !conn.blocked
+            && let Some(heartbeat) = open.session.direct_heartbeat(now, config)
+        {
+            match flush::write(&mut conn.wire, heartbeat, context) {
+                Ok(written) => {
+                    conn.blocked = written < heartbeat.len();
+                    open.session.heartbeat_sent(written, now);
+                }
+                Err(_) => return Open::lost(conn, "reset", id, context),
+            }
         }
+        let config = &context.settings.session;
+        open.session.tick(now, config, &mut context.actions);
+        Open::carry_out(conn, id, context);
     }
 
     /// Ends it in good order: what was said before goes out as far as the kernel takes it at once, then

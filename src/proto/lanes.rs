@@ -176,6 +176,18 @@ impl Lanes {
         });
     }
 
+    /// The remainder of a control frame, likewise.
+    pub fn resume_control(&mut self, framed: Bytes, sent: usize, now: Now) {
+        assert!(
+            self.outgoing.is_empty(),
+            "only an idle connection is sent to directly"
+        );
+        self.control_bytes += framed.len();
+        self.sent = sent;
+        self.progress = Some(Stamp::at(now));
+        self.outgoing.push_back(Piece::Control(framed));
+    }
+
     /// Puts an item into its lane by the rules of expiry, collapse and pressure.
     pub fn push(
         &mut self,

@@ -230,7 +230,7 @@ impl Session {
         spread(self.salt, 0, slot.after_ms_min..=slot.after_ms_max)
     }
 
-    fn lanes(&mut self) -> &mut Lanes {
+    pub(super) fn lanes(&mut self) -> &mut Lanes {
         self.lanes.get_or_insert_default()
     }
 

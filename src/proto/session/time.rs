@@ -41,6 +41,26 @@ impl Session {
         self.free_if_idle();
     }
 
+    /// The heartbeat that is due, if nothing waits before it: to be sent at once, before [`Session::tick`] would put it in
+    /// line. Say what the kernel took by [`Session::heartbeat_sent`].
+    pub fn direct_heartbeat(&mut self, now: Now, cfg: &SessionConfig) -> Option<&'static [u8]> {
+        let is_direct = self.lanes.is_none() && !self.closing && self.ping_due.is_due(now);
+        if !is_direct || self.end(now, cfg).is_some() {
+            return None;
+        }
+        self.schedule_ping(now, cfg);
+        Some(self.heartbeat())
+    }
+
+    /// The kernel took `written` bytes of [`Session::direct_heartbeat`]; the rest is on its way.
+    pub fn heartbeat_sent(&mut self, written: usize, now: Now) {
+        let heartbeat = self.heartbeat();
+        if written < heartbeat.len() {
+            let framed = Bytes::from_static(heartbeat);
+            self.lanes().resume_control(framed, written, now);
+        }
+    }
+
     /// How long [`Session::tick`] is not needed if nothing happens before, so that an idle connection is
     /// looked at once a heartbeat.
     pub fn due_in_ms(&self, now: Now, cfg: &SessionConfig) -> u32 {

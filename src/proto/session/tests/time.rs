@@ -33,6 +33,19 @@ fn a_ping_comes_every_thirty_seconds_give_or_take_a_tenth() {
 }
 
 #[test]
+fn a_ping_that_is_partly_taken_is_finished_even_before_the_close_frame() {
+    let mut pair = Pair::websocket();
+    pair.room = 1;
+    pair.after(33_000);
+    assert!(pair.session.wants_write());
+    pair.session
+        .finish(Bytes::from_static(b"\x88\x00"), &mut pair.actions);
+    pair.unblock();
+    assert_eq!(pair.client.heartbeats, 1);
+    assert!(!pair.session.wants_write());
+}
+
+#[test]
 fn one_with_a_backlog_is_asked_for_signs_of_life_as_well() {
     let mut pair = Pair::websocket();
     pair.cfg.lanes_bytes = 256 * 1024;
