@@ -34,7 +34,7 @@ scale: ## 500,000 connections in one gateway on this machine, held for 10 minute
 
 scale-million: ## the same with 1,000,000; not reached yet on 2 CPUs (benches/RESULTS.md)
 	@scripts/install.sh parts
-	@scripts/bench.sh scale --clients 1000000 --html target/scale-million.html
+	@scripts/bench.sh scale --clients 1000000 --connects-per-s 2000 --html target/scale-million.html
 
 scale-tls: ## 250,000 connections by TLS in one gateway, held the same way
 	@scripts/install.sh parts

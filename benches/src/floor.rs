@@ -60,6 +60,14 @@ impl Floor {
         Ok(())
     }
 
+    /// From now on a ping to everybody in this time.
+    pub fn ping_all_in(&mut self, round: Duration) -> Result<()> {
+        match self.ask(&format!("ping {}", round.as_millis()))?.as_str() {
+            "pinging" => Ok(()),
+            other => bail!("the floor says {other:?}"),
+        }
+    }
+
     /// One frame to everybody.
     pub fn send_all(&mut self, number: u32) -> Result<u64> {
         let command = format!("all {}", frame("all:local", &format!("{number:012}")));

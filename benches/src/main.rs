@@ -8,6 +8,7 @@ mod broadcast;
 mod deploy;
 mod fleet;
 mod floor;
+mod idle;
 mod memory;
 mod micro;
 mod parts;
@@ -64,6 +65,9 @@ pub struct Options {
     /// Connections of `scale` by TLS.
     #[arg(long)]
     tls: bool,
+    /// Connects a second, for `scale`: 4,000, by TLS 1,500.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    connects_per_s: Option<u32>,
     /// Keep the page with plots of `scale` there.
     #[arg(long)]
     html: Option<std::path::PathBuf>,
@@ -84,6 +88,8 @@ enum Part {
     Memory,
     /// Connections by the hundred thousand held for minutes, with notifications from Kafka; --clients 500000.
     Scale,
+    /// CPU of a ping and its answer, every 30 s on connections that are idle: the standalone.
+    Idle,
     /// Memory and connects by TLS beside plain ones: the standalone.
     Tls,
     /// Other servers beside it, driven alike: see --peer.
@@ -116,6 +122,9 @@ async fn main() -> Result<()> {
     }
     if options.part == Part::Memory {
         memory::run(&options).await?;
+    }
+    if options.part == Part::Idle {
+        idle::run(&options).await?;
     }
     if options.part == Part::Scale {
         scale::run(&options).await?;

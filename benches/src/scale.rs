@@ -25,10 +25,14 @@ use testbed::{certificates, free_port};
 const CONNECTS_PER_S: u32 = 4_000;
 /// What two CPUs do of full handshakes, both ends and all else of a connect.
 const TLS_CONNECTS_PER_S: u32 = 1_500;
+/// Figures of `net.ipv4.tcp_mem` for each connection, in pages. A socket that holds anything counts with one, and both
+/// ends are on this machine: all at once stay below the pressure, and below what a gateway refuses newcomers for.
+const TCP_PAGES: [f64; 3] = [1.0, 2.0, 2.5];
 /// Until everyone was pinged, and the allocator has given back what the connects took.
 const SETTLING: Duration = Duration::from_secs(60);
 
 pub async fn run(options: &Options) -> Result<()> {
+    ensure_tcp_memory(options.clients)?;
     eprintln!("scale: Redis, Kafka, dispatcher and gateway start");
     let folder = Folder::new()?;
     let cores = options.clients.div_ceil(PER_CORE).max(2).to_string();
@@ -52,10 +56,14 @@ pub async fn run(options: &Options) -> Result<()> {
     let mut swarm = swarm(options, &folder, &fleet, door.as_ref())?;
     swarm.drop_output();
     let began = Instant::now();
-    let ramp = Duration::from_secs(60 + u64::from(options.clients / 1_000));
+    let ramp = Duration::from_secs((60 + options.clients * 3 / connects_per_s(options)).into());
     while fleet.doors.metric("herald_connections_open").await? < f64::from(options.clients) {
         swarm.check()?;
-        ensure!(began.elapsed() < ramp, "not everybody is in");
+        ensure!(
+            began.elapsed() < ramp,
+            "not everybody is in after {} s",
+            ramp.as_secs()
+        );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     fleet.doors.connected(options.clients).await?;
@@ -118,6 +126,9 @@ pub async fn run(options: &Options) -> Result<()> {
         ("connects tried", "/counters/connects"),
         ("connects that failed, and how", "/failures"),
         ("welcomes after a client's first", "/counters/reconnects"),
+        ("syncs asked for", "/counters/syncs_asked"),
+        ("of them refused, and what else was", "/errors"),
+        ("gaps, by cause", "/gaps"),
         ("connected at the end", "/counters/connected"),
         ("pings answered", "/counters/pings_answered"),
         ("notifications posted", "/posted/accepted"),
@@ -147,12 +158,36 @@ pub async fn run(options: &Options) -> Result<()> {
 
 const MIB: f64 = (1 << 20) as f64;
 
+fn connects_per_s(options: &Options) -> u32 {
+    let usual = match options.tls {
+        true => TLS_CONNECTS_PER_S,
+        false => CONNECTS_PER_S,
+    };
+    options.connects_per_s.unwrap_or(usual)
+}
+
+/// Otherwise the kernel drops what comes as soon as the clients have no CPU to read it.
+fn ensure_tcp_memory(clients: u32) -> Result<()> {
+    let path = "/proc/sys/net/ipv4/tcp_mem";
+    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {path}"))?;
+    let pages: Vec<f64> = text.split_whitespace().flat_map(str::parse).collect();
+    let wanted = TCP_PAGES.map(|each| (each * f64::from(clients)).ceil());
+    let is_enough = pages.len() == wanted.len() && pages[1] >= wanted[1] && pages[2] >= wanted[2];
+    ensure!(
+        is_enough,
+        "{clients} connections with both ends here may hold more than TCP has on this machine (net.ipv4.tcp_mem is \
+         {}); run: sysctl -w net.ipv4.tcp_mem='{} {} {}'",
+        text.trim().replace('\t', " "),
+        wanted[0],
+        wanted[1],
+        wanted[2]
+    );
+    Ok(())
+}
+
 fn swarm(options: &Options, folder: &Folder, fleet: &Fleet, tls: Option<&Tls>) -> Result<Process> {
     let doors = &fleet.doors;
-    let rate = match tls {
-        Some(_) => TLS_CONNECTS_PER_S,
-        None => CONNECTS_PER_S,
-    };
+    let rate = connects_per_s(options);
     let mut arguments = vec![
         "run".to_owned(),
         "unicast".into(),

@@ -1,6 +1,6 @@
 //! What the kernel of this host says of itself, read below a root that is another one in tests.
 
-use crate::{memory::budget, sys};
+use crate::memory::budget;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -93,9 +93,5 @@ impl Host {
 
     pub fn tcp_bytes_max(&self) -> u64 {
         budget::tcp_bytes_max(&self.root)
-    }
-
-    pub fn page_bytes(&self) -> u64 {
-        sys::page_bytes()
     }
 }

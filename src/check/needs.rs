@@ -21,9 +21,6 @@ const CLOCKS: [&str; 5] = [
     "arch_sys_counter",
     "pvclock",
 ];
-/// What the kernel holds for one small frame on its way, by its own count: to everyone at once.
-const FRAME_BYTES: u64 = 1_280;
-
 /// Something that differs.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -262,7 +259,8 @@ impl Needs {
     }
 
     fn tcp_memory(&self, host: &Host, findings: &mut Vec<Finding>) {
-        let pages = (self.connections * FRAME_BYTES).div_ceil(host.page_bytes());
+        // A socket that holds anything counts with a page, however small the frame is.
+        let pages = self.connections;
         let Some(figures) = host.sysctls("net.ipv4.tcp_mem") else {
             return;
         };

@@ -231,7 +231,7 @@ fn memory_of_tcp_that_one_frame_to_everyone_exhausts_is_serious() {
     };
     // The worst of socket buffers follows from it: nothing else differs.
     assert!(Written::finding(tcp("20000 30000 40000"), |_| {}).is_serious);
-    assert!(!Written::finding(tcp("20000 30000 200000"), |_| {}).is_serious);
+    assert!(!Written::finding(tcp("20000 30000 600000"), |_| {}).is_serious);
 }
 
 #[test]

@@ -6,9 +6,10 @@
 //! * `all JSON`: one text frame to every client;
 //! * `each RATE COUNT JSON`: COUNT frames to one client after the other, RATE a second (0: as fast as it
 //!   goes). The first run of twelve zeroes in JSON is the end of an id and becomes the number of the frame;
+//! * `ping MS`: from now on a ping to everyone in so many ms, those that are due every 50 ms;
 //! * `count`: how many clients there are.
 //!
-//! Each is answered by one line: `sent N blocked M`, or `clients N`. The same is had by HTTP, one request in one piece:
+//! Each is answered by one line: `sent N blocked M`, `pinging`, or `clients N`. The same is had by HTTP, one request in one piece:
 //! `POST /all`, or `POST /USER` for whoever came by a path that ends with that number.
 //!
 //! It keeps four bytes of a socket, one of state and four of a number per client, judges no token and no frame, and
@@ -27,6 +28,9 @@ use tungstenite::handshake::derive_accept_key;
 
 const LISTENER: u64 = u64::MAX;
 const INPUT: u64 = u64::MAX - 1;
+/// How often what is due of the pings is sent, as Herald does.
+const TICK: Duration = Duration::from_millis(50);
+const PING: [u8; 2] = [0x89, 0];
 /// No slot.
 const NOBODY: u32 = u32::MAX;
 const WELCOME: &str = r#"{"type":"welcome","connection":"floor","heartbeat_ms":3600000,"slot":{"after_ms_min":0,"after_ms_max":1000}}"#;
@@ -45,6 +49,24 @@ struct Floor {
     /// What of standard input is not a line yet.
     line: Vec<u8>,
     series: Option<Series>,
+    pings: Option<Pings>,
+}
+
+struct Pings {
+    /// In which everyone is pinged once.
+    round: Duration,
+    began: Instant,
+    ticked: Instant,
+    done: u64,
+    next_client: usize,
+    tally: Tally,
+}
+
+impl Pings {
+    /// Until the next tick.
+    fn pause(&self) -> Duration {
+        TICK.saturating_sub(self.ticked.elapsed())
+    }
 }
 
 /// An `each` under way.
@@ -96,6 +118,7 @@ fn main() -> Result<()> {
         buffer: vec![0; 64 * 1024].into(),
         line: Vec::new(),
         series: None,
+        pings: None,
     };
     say(format_args!("ready"))?;
     while floor.turn()? {}
@@ -111,7 +134,9 @@ fn say(line: std::fmt::Arguments<'_>) -> io::Result<()> {
 impl Floor {
     /// False once standard input has ended.
     fn turn(&mut self) -> Result<bool> {
-        let timeout = self.series.as_ref().map(Series::pause);
+        let pause = self.series.as_ref().map(Series::pause);
+        let tick = self.pings.as_ref().map(Pings::pause);
+        let timeout = pause.into_iter().chain(tick).min();
         let mut tokens = [0; sys::EVENTS];
         let count = self.epoll.wait(&mut tokens, timeout)?;
         for &token in &tokens[..count] {
@@ -126,6 +151,7 @@ impl Floor {
             }
         }
         self.go_on()?;
+        self.ping();
         Ok(true)
     }
 
@@ -251,6 +277,17 @@ impl Floor {
                     tally: Tally::default(),
                 });
             }
+            "ping" => {
+                self.pings = Some(Pings {
+                    round: Duration::from_millis(rest.parse()?),
+                    began: Instant::now(),
+                    ticked: Instant::now(),
+                    done: 0,
+                    next_client: 0,
+                    tally: Tally::default(),
+                });
+                say(format_args!("pinging"))?;
+            }
             _ => bail!("unknown command {command:?}"),
         }
         Ok(())
@@ -283,6 +320,22 @@ impl Floor {
             }
         }
         Ok(())
+    }
+
+    /// Pings whoever's turn has come, once a tick.
+    fn ping(&mut self) {
+        let Some(mut pings) = self.pings.take_if(|pings| pings.pause().is_zero()) else {
+            return;
+        };
+        pings.ticked = Instant::now();
+        let rounds = pings.began.elapsed().as_secs_f64() / pings.round.as_secs_f64();
+        let due = (rounds * self.open as f64) as u64;
+        while pings.done < due && self.open > 0 {
+            pings.done += 1;
+            self.send(pings.next_client, &PING, &mut pings.tally);
+            pings.next_client = (pings.next_client + 1) % self.clients.len();
+        }
+        self.pings = Some(pings);
     }
 
     /// What the kernel does not take whole is lost, and counted: such a run is no floor.
