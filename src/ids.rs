@@ -17,6 +17,8 @@ pub enum IdError {
     Label(&'static str, usize),
     #[error("a notification id is a UUID")]
     Notification,
+    #[error("a device id has 1 to 64 characters of a-z, A-Z, 0-9, '-' and '_'")]
+    Device,
 }
 
 /// 1–128 bytes of UTF-8 without control characters, and neither `.` nor `..`, which clients take out of a path
@@ -69,6 +71,33 @@ impl fmt::Display for UserId {
 impl fmt::Debug for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "user {:?}", &*self.0)
+    }
+}
+
+/// One of a user's addresses and devices, as its producer names it: unique among that user's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct DeviceId(Arc<str>);
+
+impl DeviceId {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DeviceId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        match (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+            true => Ok(DeviceId(text.into())),
+            false => Err(IdError::Device),
+        }
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -207,6 +236,14 @@ mod tests {
             assert_eq!(dots.parse::<UserId>(), Err(IdError::UserDots));
         }
         assert!("...".parse::<UserId>().is_ok());
+    }
+
+    #[test]
+    fn a_device_id_stands_in_a_path_and_in_a_list_as_it_is() {
+        assert!("Work_phone-2".parse::<DeviceId>().is_ok());
+        for text in ["", ".", "a,b", "a/b", "ü", &"d".repeat(65)] {
+            assert_eq!(text.parse::<DeviceId>(), Err(IdError::Device), "{text}");
+        }
     }
 
     #[test]

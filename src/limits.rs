@@ -197,6 +197,13 @@ pub const TTL_S_MAX: u32 = 90 * 24 * 3600;
 pub const CRITICAL_TTL_S: u32 = 24 * 3600;
 pub const RETENTION_S: u64 = 90 * 24 * 3600;
 
+// ── devices and channels ───────────────────────────────────────────────────────────────────────
+
+/// Devices and addresses of one user. Over: 422.
+pub const DEVICES: usize = 20;
+/// An address of RFC 5321 without its brackets. Over: 422.
+pub const EMAIL_ADDRESS_BYTES: usize = 254;
+
 // ── the embedded bus ───────────────────────────────────────────────────────────────────────────
 
 /// KiB of calls the writer has not answered yet. Over: callers wait.

@@ -26,8 +26,20 @@ pub fn user(answer: &Value) {
             text(&outcome["channel"]),
             text(&outcome["state"]),
             outcome["devices"],
-            text(&outcome["gateway"]),
+            said_by(outcome),
         );
+    }
+}
+
+/// The gateway, or what a channel's worker made of it.
+fn said_by(outcome: &Value) -> String {
+    let error = outcome["error"].as_str();
+    match outcome["attempts"].as_u64() {
+        None => text(&outcome["gateway"]).to_owned(),
+        Some(attempts) => {
+            let error = error.map_or_else(String::new, |error| format!(", {error}"));
+            format!("{attempts} attempts{error}")
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod intake;
 pub mod store;
 
 mod broadcast;
+pub mod devices;
 mod fan_out;
 pub mod finisher;
 mod frame;

@@ -1,8 +1,14 @@
 //! Rows to store, short to write.
 
 use herald::{
-    dispatcher::store::{Appended, NewBroadcast, NewRow, RowKind, SharedStore, Store},
-    envelope::{Fate, Outcome, Priority},
+    dispatcher::{
+        devices::{Device, DeviceKind},
+        store::{
+            Appended, Attempted, NewBroadcast, NewRow, RowKind, SendState, Sending, SharedStore,
+            Store,
+        },
+    },
+    envelope::{Channel, Fate, Outcome, Priority},
     ids::{NotificationId, UserId},
     position::Position,
 };
@@ -95,4 +101,32 @@ pub async fn stored(store: &SharedStore, user: &UserId, offsets: &[u64]) -> Vec<
         );
     }
     ids
+}
+
+pub fn email(user: &UserId, id: &str, address: &str) -> Device {
+    Device {
+        user: user.clone(),
+        id: id.parse().expect("a device id"),
+        kind: DeviceKind::Email,
+        address: address.into(),
+        updated_ms: 5,
+    }
+}
+
+/// By e-mail, at 100 ms and its number.
+pub fn attempted(id: NotificationId, user: &UserId, state: SendState, attempt: u32) -> Attempted {
+    let at_ms = 100 + u64::from(attempt);
+    Attempted {
+        id,
+        user: user.clone(),
+        channel: Channel::Email,
+        state,
+        devices: u32::from(state == SendState::Sent),
+        sending: Sending {
+            attempts: attempt,
+            began_ms: at_ms,
+            ..Sending::default()
+        },
+        at_ms,
+    }
 }

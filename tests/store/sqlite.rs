@@ -7,7 +7,7 @@ use crate::{
 use herald::{
     config::Node,
     dispatcher::store::{
-        Appended, Idempotency, SharedStore, Store, StoreError,
+        Appended, Entered, Idempotency, SendState, SharedStore, Store, StoreError,
         sqlite::{FILE, SqliteStore},
     },
     envelope::Fate,
@@ -164,12 +164,18 @@ fn a_file_of_a_later_release_is_left_alone() {
     assert!(cause.contains("schema 99"), "{cause}");
 }
 
-/// As the release before left it, in `schema-1.sql`.
+/// As earlier releases left it, in `schema-1.sql` and `schema-2.sql`.
 #[tokio::test]
 async fn a_file_of_an_earlier_release_is_brought_up_and_keeps_its_rows() {
+    for left in [include_str!("schema-1.sql"), include_str!("schema-2.sql")] {
+        is_brought_up(left).await;
+    }
+}
+
+async fn is_brought_up(left: &str) {
     let home = Directory::new();
     let file = rusqlite::Connection::open(home.0.path().join(FILE)).unwrap();
-    file.execute_batch(include_str!("schema-1.sql")).unwrap();
+    file.execute_batch(left).unwrap();
     drop(file);
     for _ in 0..2 {
         let store = home.sqlite();
@@ -183,6 +189,10 @@ async fn a_file_of_an_earlier_release_is_brought_up_and_keeps_its_rows() {
     let store = home.sqlite();
     let appended = store.append(vec![row(&user("ada"), at(3))]).await;
     assert_eq!(appended.unwrap(), [Appended::Stored { prev: at(2) }]);
+    let entered = store.put_device(email(&user("ada"), "work", "ada@example.com"));
+    assert_eq!(entered.await, Ok(Entered::Created));
+    let attempt = attempted(NotificationId::generate(), &user("ada"), SendState::Sent, 1);
+    assert_eq!(store.record_attempts(&[attempt]).await, Ok(()));
 }
 
 #[test]

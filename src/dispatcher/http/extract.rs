@@ -26,6 +26,20 @@ impl FromRequestParts<Shared> for PathText {
     }
 }
 
+/// The two parameters of a path, percent-decoded.
+pub struct PathPair(pub String, pub String);
+
+impl FromRequestParts<Shared> for PathPair {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, ApiError> {
+        match Path::from_request_parts(parts, shared).await {
+            Ok(Path((first, second))) => Ok(PathPair(first, second)),
+            Err(rejection) => Err(ApiError::bad_target(rejection.body_text())),
+        }
+    }
+}
+
 /// The query as the fields of `T`.
 pub struct QueryPairs<T>(pub T);
 

@@ -7,6 +7,8 @@
 //! | `GET /v1/users/{user}` | 200 `{user, connected, routes, unread, recent}` |
 //! | `GET /v1/users/{user}/notifications?limit&cursor` | 200 `{items, unread, next}` |
 //! | `POST /v1/users/{user}/read` `{ids}` | 202 `{id, unknown}`, 404 when all are unknown |
+//! | `GET /v1/users/{user}/devices` | 200 `{devices}` |
+//! | `PUT`, `GET`, `DELETE /v1/users/{user}/devices/{id}` | 201 or 200 the device, 200 the device, 204 |
 //! | `GET /v1/status` | 200 `{namespace, region, parts, gateways, shards}` |
 //! | `GET`, `POST /v1/api-keys` (admin keys) | 200 `{keys}`, 201 `{producer, admin, key}` |
 //!
@@ -16,6 +18,7 @@
 
 mod bounds;
 mod cors;
+mod devices;
 mod error;
 mod extract;
 mod gateways;
@@ -47,6 +50,14 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
         .route("/v1/users/{user}", get(status::user))
         .route("/v1/users/{user}/notifications", get(inbox::page))
         .route("/v1/users/{user}/read", post(inbox::read).layer(small()))
+        .route("/v1/users/{user}/devices", get(devices::list))
+        .route(
+            "/v1/users/{user}/devices/{id}",
+            get(devices::show)
+                .put(devices::put)
+                .delete(devices::delete)
+                .layer(small()),
+        )
         .route("/v1/status", get(status::fleet))
         .route(
             "/v1/gateways/{id}/drain",

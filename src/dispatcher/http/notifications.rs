@@ -15,6 +15,7 @@ use crate::{
         },
         store::{DeliveryState, StoreError},
     },
+    envelope::Channel,
     ids::{NotificationId, UserId},
     limits,
 };
@@ -98,12 +99,28 @@ pub fn parse_id(field: &str, text: &str) -> Result<NotificationId, ApiError> {
 }
 
 pub fn describe(state: &DeliveryState) -> Value {
-    json!({
+    let mut shown = json!({
         "user": state.user,
         "channel": state.channel,
         "state": state.state,
         "devices": state.devices,
         "gateway": state.gateway,
         "updated_at": state.updated_ms,
-    })
+    });
+    if state.channel == Channel::InApp {
+        return shown;
+    }
+    let told = |text: &str| match text {
+        "" => Value::Null,
+        text => json!(text),
+    };
+    let sending = &state.sending;
+    shown["attempts"] = json!(sending.attempts);
+    shown["first_attempt_at"] = match sending.began_ms {
+        0 => Value::Null,
+        at => json!(at),
+    };
+    shown["error"] = told(&sending.error);
+    shown["provider_id"] = told(&sending.reference);
+    shown
 }

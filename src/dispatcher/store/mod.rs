@@ -9,9 +9,10 @@
 
 pub mod sqlite;
 
+use super::devices::Device;
 use crate::{
     envelope::{Channel, Fate, Outcome, Priority},
-    ids::{NotificationId, UserId},
+    ids::{DeviceId, NotificationId, UserId},
     position::Position,
 };
 use async_trait::async_trait;
@@ -101,11 +102,68 @@ pub struct NewBroadcast {
 pub struct DeliveryState {
     pub user: Option<UserId>,
     pub channel: Channel,
-    /// pending, written, deferred, expired, collapsed, delivered (acknowledged), read, failed.
+    /// In-app: pending, written, deferred, expired, collapsed, delivered (acknowledged), read. Else: pending, sent,
+    /// failed.
     pub state: String,
     pub devices: u32,
     pub gateway: String,
     pub updated_ms: u64,
+    /// What the channel's worker did; nothing of in-app.
+    pub sending: Sending,
+}
+
+/// How a channel's worker fared with a notification.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sending {
+    pub attempts: u32,
+    /// Unix ms of the first attempt; 0 without one.
+    pub began_ms: u64,
+    /// Class of what went wrong last; empty if nothing did.
+    pub error: String,
+    /// The provider's own name for what it took.
+    pub reference: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SendState {
+    /// It will be tried again.
+    Pending,
+    /// It will not.
+    Failed,
+    /// A provider took it for at least one device.
+    Sent,
+}
+
+impl SendState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SendState::Pending => PENDING,
+            SendState::Failed => "failed",
+            SendState::Sent => "sent",
+        }
+    }
+}
+
+/// What the delivery log is told after an attempt, in sums over all attempts: told twice, it says the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempted {
+    pub id: NotificationId,
+    pub user: UserId,
+    pub channel: Channel,
+    pub state: SendState,
+    /// Devices that a provider took it for.
+    pub devices: u32,
+    pub sending: Sending,
+    pub at_ms: u64,
+}
+
+/// What became of a device that was to be entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    Created,
+    Replaced,
+    /// Not entered: the user has [`limits::DEVICES`](crate::limits::DEVICES).
+    Full,
 }
 
 /// Answer to an idempotency claim.
@@ -260,6 +318,10 @@ pub trait Store: Send + Sync + 'static {
     /// broadcast, and what the log holds of the user already.
     async fn record(&self, outcomes: &[Outcome]) -> Result<usize, StoreError>;
 
+    /// Enters what channels' workers did. A later attempt replaces an earlier one, and a state only moves forward:
+    /// pending < failed < sent.
+    async fn record_attempts(&self, attempts: &[Attempted]) -> Result<(), StoreError>;
+
     /// States of a notification, of one user or (up to `limit`) of all.
     async fn delivery(
         &self,
@@ -290,6 +352,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Gives a claim back: nothing was produced under it.
     async fn release_claim(&self, producer: &str, key: &str) -> Result<(), StoreError>;
+
+    /// Enters a device, in the place of the one that has its id.
+    async fn put_device(&self, device: Device) -> Result<Entered, StoreError>;
+
+    /// In the order of their ids.
+    async fn devices(&self, user: &UserId) -> Result<Vec<Device>, StoreError>;
+
+    /// Whether it was there.
+    async fn remove_device(&self, user: &UserId, id: &DeviceId) -> Result<bool, StoreError>;
 
     async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError>;
 

@@ -253,6 +253,7 @@ mod tests {
             devices: 1,
             gateway: "gw-3.7".into(),
             updated_ms: 1,
+            sending: Default::default(),
         };
         let shards = shards_to_ask(&routes, &["gw-1.5".parse().unwrap()], &[written]);
         assert_eq!(shards, [2].into());

@@ -4,12 +4,15 @@
 use super::clock::{Clock, Part};
 use async_trait::async_trait;
 use herald::{
-    dispatcher::store::{
-        ApiKey, Appended, DeliveryState, Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Store,
-        StoreError, rank, state,
+    dispatcher::{
+        devices::Device,
+        store::{
+            ApiKey, Appended, Attempted, DeliveryState, Entered, Idempotency, NewBroadcast, NewRow,
+            Row, RowsAfter, Store, StoreError, rank, state,
+        },
     },
     envelope::{Channel, Fate, Outcome},
-    ids::{NotificationId, UserId},
+    ids::{DeviceId, NotificationId, UserId},
     position::Position,
 };
 use parking_lot::Mutex;
@@ -288,8 +291,13 @@ impl Store for Rows {
             devices: outcome.devices,
             gateway: outcome.gateway,
             updated_ms: outcome.at_ms,
+            sending: Default::default(),
         });
         Ok(shown.into_iter().collect())
+    }
+
+    async fn record_attempts(&self, _: &[Attempted]) -> Result<(), StoreError> {
+        unreachable!("no channel but in-app")
     }
 
     async fn recent(
@@ -317,6 +325,18 @@ impl Store for Rows {
 
     async fn release_claim(&self, _: &str, _: &str) -> Result<(), StoreError> {
         unreachable!("producers have no keys")
+    }
+
+    async fn put_device(&self, _: Device) -> Result<Entered, StoreError> {
+        unreachable!("no channel but in-app")
+    }
+
+    async fn devices(&self, _: &UserId) -> Result<Vec<Device>, StoreError> {
+        unreachable!("no channel but in-app")
+    }
+
+    async fn remove_device(&self, _: &UserId, _: &DeviceId) -> Result<bool, StoreError> {
+        unreachable!("no channel but in-app")
     }
 
     async fn put_api_key(&self, _: ApiKey) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 use super::Home;
 use crate::build::*;
 use herald::{
-    dispatcher::store::SharedStore,
+    dispatcher::store::{SendState, SharedStore},
     envelope::{Channel, Fate},
     ids::NotificationId,
 };
@@ -189,4 +189,56 @@ pub async fn the_latest_states_of_a_user_come_newest_first(home: &impl Home) {
             .iter()
             .all(|(_, state)| state.user == Some(ada.clone()))
     );
+}
+
+pub async fn a_channels_state_only_moves_forward_and_shows_its_last_attempt(home: &impl Home) {
+    let (store, ada, id) = (home.open(), user("ada"), NotificationId::generate());
+    let entry = (id, ada.clone(), Channel::Email);
+    store
+        .pending(std::slice::from_ref(&entry), 5)
+        .await
+        .unwrap();
+    let steps = [
+        (SendState::Pending, 1, "pending", 1),
+        (SendState::Pending, 2, "pending", 2),
+        (SendState::Pending, 1, "pending", 2),
+        (SendState::Failed, 3, "failed", 3),
+        (SendState::Pending, 4, "failed", 3),
+        (SendState::Sent, 4, "sent", 4),
+        (SendState::Failed, 5, "sent", 4),
+    ];
+    for (state, attempt, shown, attempts) in steps {
+        let attempt = attempted(id, &ada, state, attempt);
+        store.record_attempts(&[attempt]).await.unwrap();
+        let states = store.delivery(id, Some(&ada), 10).await.unwrap();
+        let [only] = &states[..] else {
+            panic!("{states:?}");
+        };
+        assert_eq!((only.channel, &only.state[..]), (Channel::Email, shown));
+        assert_eq!(only.sending.attempts, attempts);
+        assert_eq!(only.sending.began_ms, 101, "that of the first attempt");
+        assert_eq!(only.updated_ms, 100 + u64::from(attempts));
+    }
+    store.pending(&[entry], 500).await.unwrap();
+    let states = store.delivery(id, Some(&ada), 10).await.unwrap();
+    assert_eq!(states[0].state, "sent");
+}
+
+pub async fn a_channels_attempt_told_twice_says_the_same(home: &impl Home) {
+    let (store, ada, id) = (home.open(), user("ada"), NotificationId::generate());
+    let mut attempt = attempted(id, &ada, SendState::Sent, 2);
+    attempt.devices = 3;
+    attempt.sending.error = "timeout".into();
+    attempt.sending.reference = "queued as 5".into();
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        store
+            .record_attempts(std::slice::from_ref(&attempt))
+            .await
+            .unwrap();
+        told.push(store.delivery(id, Some(&ada), 10).await.unwrap());
+    }
+    assert_eq!(told[0], told[1]);
+    assert_eq!(told[0][0].devices, 3);
+    assert_eq!(told[0][0].sending, attempt.sending);
 }

@@ -3,10 +3,11 @@
 mod broadcasts;
 mod claims;
 mod delivery;
+mod devices;
 mod inbox;
 mod sync;
 
-pub use {broadcasts::*, claims::*, delivery::*, inbox::*, sync::*};
+pub use {broadcasts::*, claims::*, delivery::*, devices::*, inbox::*, sync::*};
 
 use herald::{
     dispatcher::store::{Appended, Row, SharedStore},
@@ -55,6 +56,10 @@ macro_rules! every_behaviour_holds_in {
             what_a_client_says_of_an_id_its_user_does_not_have_leaves_nothing
             what_a_gateway_was_given_may_be_acknowledged_before_its_row_is_stored
             pending_never_hides_an_outcome
+            a_channels_state_only_moves_forward_and_shows_its_last_attempt
+            a_channels_attempt_told_twice_says_the_same
+            a_device_is_entered_replaced_and_removed_by_its_id
+            devices_of_a_user_are_bounded_and_those_of_others_are_not_seen
             the_latest_states_of_a_user_come_newest_first
             an_idempotency_key_is_claimed_once_until_it_is_done
             an_idempotency_key_with_another_body_conflicts

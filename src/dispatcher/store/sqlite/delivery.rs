@@ -4,19 +4,23 @@
 //! * what one gateway said of one user only moves forward by rank, so that outcomes may come twice and
 //!   out of order;
 //! * what a client said of an id its user does not have leaves no row: else anybody could write the log;
+//! * a channel beside in-app has one row per user, which its workers write: it only moves forward too;
 //! * of a broadcast there is one count per gateway and state, never a row per user (but for `read`).
 //!
 //! The state shown is the furthest any gateway reached, with the devices of the gateways that reached it.
 
 use super::{encode, reading, schema::Failure};
 use crate::{
-    dispatcher::store::{DeliveryState, PENDING, StoreError, rank, state},
+    dispatcher::store::{
+        Attempted, DeliveryState, PENDING, SendState, Sending, StoreError, rank, state,
+    },
     envelope::{Channel, Outcome},
     ids::{NotificationId, UserId},
 };
 use rusqlite::{Connection, Row, params};
 
-const COLUMNS: &str = "id, user, channel, gateway, state, rank, devices, at_ms";
+const COLUMNS: &str =
+    "id, user, channel, gateway, state, rank, devices, at_ms, attempts, began_ms, error, reference";
 
 pub fn pending(
     connection: &Connection,
@@ -94,6 +98,50 @@ fn record_one(connection: &Connection, outcome: &Outcome) -> Result<(), Failure>
     Ok(())
 }
 
+/// Workers of one channel may write in any order: the furthest attempt stands.
+pub fn record_attempts(connection: &Connection, attempts: &[Attempted]) -> Result<(), Failure> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO deliveries (id, user, channel, gateway, facet, state, rank, devices, at_ms,
+            attempts, began_ms, error, reference)
+         VALUES (?1, ?2, ?3, '', 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT DO UPDATE SET
+            state = excluded.state,
+            rank = excluded.rank,
+            devices = max(devices, excluded.devices),
+            at_ms = max(at_ms, excluded.at_ms),
+            attempts = max(attempts, excluded.attempts),
+            began_ms = iif(began_ms = 0, excluded.began_ms, began_ms),
+            error = excluded.error,
+            reference = iif(excluded.reference = '', reference, excluded.reference)
+         WHERE excluded.rank > rank OR (excluded.rank = rank AND excluded.attempts >= attempts)",
+    )?;
+    for one in attempts {
+        statement.execute(params![
+            one.id.0.as_bytes(),
+            one.user.as_str(),
+            one.channel.as_str(),
+            one.state.as_str(),
+            send_rank(one.state),
+            one.devices,
+            encode::ms(one.at_ms),
+            one.sending.attempts,
+            encode::ms(one.sending.began_ms),
+            one.sending.error,
+            one.sending.reference,
+        ])?;
+    }
+    Ok(())
+}
+
+/// Stored, so never to be changed; `pending` is 0 in every channel.
+fn send_rank(state: SendState) -> u8 {
+    match state {
+        SendState::Pending => 0,
+        SendState::Failed => 1,
+        SendState::Sent => 2,
+    }
+}
+
 pub fn of_notification(
     connection: &Connection,
     id: NotificationId,
@@ -151,6 +199,12 @@ impl Fact {
                 state: row.get(4)?,
                 devices: row.get(6)?,
                 updated_ms: encode::read_ms(row, 7)?,
+                sending: Sending {
+                    attempts: row.get(8)?,
+                    began_ms: encode::read_ms(row, 9)?,
+                    error: row.get(10)?,
+                    reference: row.get(11)?,
+                },
             },
             rank: row.get(5)?,
         })

@@ -6,6 +6,7 @@
 mod broadcasts;
 mod claims;
 mod delivery;
+mod devices;
 mod encode;
 mod inbox;
 mod keys;
@@ -16,13 +17,14 @@ mod sweep;
 mod writer;
 
 use super::{
-    ApiKey, Appended, DeliveryState, Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Store,
-    StoreError,
+    ApiKey, Appended, Attempted, DeliveryState, Entered, Idempotency, NewBroadcast, NewRow, Row,
+    RowsAfter, Store, StoreError,
 };
 use crate::{
     config::Node,
+    dispatcher::devices::Device,
     envelope::{Channel, Outcome},
-    ids::{NotificationId, Region, UserId},
+    ids::{DeviceId, NotificationId, Region, UserId},
     position::Position,
 };
 use async_trait::async_trait;
@@ -220,6 +222,13 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn record_attempts(&self, attempts: &[Attempted]) -> Result<(), StoreError> {
+        let attempts = attempts.to_vec();
+        self.writer
+            .write(move |connection| delivery::record_attempts(connection, &attempts))
+            .await
+    }
+
     async fn delivery(
         &self,
         id: NotificationId,
@@ -270,6 +279,26 @@ impl Store for SqliteStore {
         let (producer, key) = (producer.to_owned(), key.to_owned());
         self.writer
             .write(move |connection| claims::release(connection, &producer, &key))
+            .await
+    }
+
+    async fn put_device(&self, device: Device) -> Result<Entered, StoreError> {
+        self.writer
+            .write(move |connection| devices::put(connection, &device))
+            .await
+    }
+
+    async fn devices(&self, user: &UserId) -> Result<Vec<Device>, StoreError> {
+        let user = user.clone();
+        self.readers
+            .read(move |connection| devices::of_user(connection, &user))
+            .await
+    }
+
+    async fn remove_device(&self, user: &UserId, id: &DeviceId) -> Result<bool, StoreError> {
+        let (user, id) = (user.clone(), id.clone());
+        self.writer
+            .write(move |connection| devices::remove(connection, &user, &id))
             .await
     }
 

@@ -16,7 +16,7 @@ use std::{path::Path, time::Duration};
 pub const FILE: &str = "store.sqlite";
 
 /// Schema this release writes.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 /// How long a statement waits for another process that holds the file (`herald ctl`, a backup).
 const BUSY: Duration = Duration::from_secs(5);
@@ -84,7 +84,8 @@ CREATE TABLE broadcast_head (
 ) STRICT;
 INSERT INTO broadcast_head VALUES (1, 0, 0);
 
--- What one gateway ('' : the dispatcher) said of one channel. `user` is '' for a broadcast; only there
+-- What one gateway ('' : the dispatcher) said of one channel; the last four columns are of channels beside in-app.
+-- `user` is '' for a broadcast; only there
 -- `facet` is the rank, so that a gateway's counts stand side by side instead of replacing each other.
 CREATE TABLE deliveries (
     id BLOB NOT NULL,
@@ -96,6 +97,10 @@ CREATE TABLE deliveries (
     rank INTEGER NOT NULL,
     devices INTEGER NOT NULL,
     at_ms INTEGER NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    began_ms INTEGER NOT NULL DEFAULT 0,
+    error TEXT NOT NULL DEFAULT '',
+    reference TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (id, user, channel, gateway, facet)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX deliveries_by_user ON deliveries (user, id) WHERE user <> '';
@@ -110,6 +115,16 @@ CREATE TABLE claims (
     claimed_ms INTEGER NOT NULL,
     UNIQUE (producer, key)
 ) STRICT;
+
+-- Addresses and devices of users, and the kind that says what an address is.
+CREATE TABLE devices (
+    user TEXT NOT NULL,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    address TEXT NOT NULL,
+    updated_ms INTEGER NOT NULL,
+    PRIMARY KEY (user, id)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE api_keys (
     hash BLOB PRIMARY KEY,
@@ -135,6 +150,22 @@ CREATE TABLE owner (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     namespace TEXT NOT NULL
 ) STRICT;
+";
+
+/// What schema 2 lacks.
+const SINCE_2: &str = "
+ALTER TABLE deliveries ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN began_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN error TEXT NOT NULL DEFAULT '';
+ALTER TABLE deliveries ADD COLUMN reference TEXT NOT NULL DEFAULT '';
+CREATE TABLE devices (
+    user TEXT NOT NULL,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    address TEXT NOT NULL,
+    updated_ms INTEGER NOT NULL,
+    PRIMARY KEY (user, id)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
@@ -240,10 +271,11 @@ fn open(path: &Path, cache_kib: i64) -> Result<Connection, Failure> {
 fn prepare_tables(connection: &Connection, namespace: &Namespace) -> Result<(), Failure> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let statements = match version {
-        SCHEMA => "",
-        0 => TABLES,
-        1 => SINCE_1,
+    let statements: &[&str] = match version {
+        SCHEMA => &[],
+        0 => &[TABLES],
+        1 => &[SINCE_1, SINCE_2],
+        2 => &[SINCE_2],
         other => {
             return Err(Failure::corrupt(format!(
                 "{} has schema {other}, this release knows {SCHEMA}: start the release that wrote it, or \
@@ -252,7 +284,9 @@ fn prepare_tables(connection: &Connection, namespace: &Namespace) -> Result<(), 
             )));
         }
     };
-    connection.execute_batch(statements)?;
+    for batch in statements {
+        connection.execute_batch(batch)?;
+    }
     connection.pragma_update(None, "user_version", SCHEMA)?;
     belong_to(connection, namespace)?;
     connection.execute_batch("COMMIT")?;

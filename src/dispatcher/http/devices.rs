@@ -1,0 +1,94 @@
+//! A user's devices and addresses: what the channels beside in-app reach.
+
+use super::{
+    Shared,
+    error::ApiError,
+    extract::{PathPair, PathText, Whole},
+    inbox::parse_user,
+    producer::Producer,
+};
+use crate::{
+    dispatcher::{devices::Device, intake::request::Refusal, store::Entered, unix_ms},
+    ids::{DeviceId, IdError, UserId},
+    limits,
+};
+use axum::{Json, extract::State, http::StatusCode};
+use serde_json::{Value, json};
+
+/// 201 for a new one, 200 for one that replaces what had the id.
+pub async fn put(
+    State(shared): State<Shared>,
+    _: Producer,
+    PathPair(user, id): PathPair,
+    Whole(body): Whole,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let (user, id) = parse(&user, &id)?;
+    let device = Device::from_json(user, id, &body, unix_ms())?;
+    let answer = describe(&device);
+    let status = match shared.store.put_device(device).await? {
+        Entered::Created => StatusCode::CREATED,
+        Entered::Replaced => StatusCode::OK,
+        Entered::Full => {
+            let most = limits::DEVICES;
+            let problem = format!(
+                "the user has {most} devices already, the most there may be: delete one first"
+            );
+            return Err(Refusal::field("id", problem).into());
+        }
+    };
+    Ok((status, Json(answer)))
+}
+
+pub async fn show(
+    State(shared): State<Shared>,
+    _: Producer,
+    PathPair(user, id): PathPair,
+) -> Result<Json<Value>, ApiError> {
+    let (user, id) = parse(&user, &id)?;
+    let devices = shared.store.devices(&user).await?;
+    let device = devices.iter().find(|device| device.id == id);
+    device
+        .map(|device| Json(describe(device)))
+        .ok_or_else(unknown)
+}
+
+pub async fn list(
+    State(shared): State<Shared>,
+    _: Producer,
+    PathText(user): PathText,
+) -> Result<Json<Value>, ApiError> {
+    let devices = shared.store.devices(&parse_user(&user)?).await?;
+    let devices: Vec<Value> = devices.iter().map(describe).collect();
+    Ok(Json(json!({ "devices": devices })))
+}
+
+pub async fn delete(
+    State(shared): State<Shared>,
+    _: Producer,
+    PathPair(user, id): PathPair,
+) -> Result<StatusCode, ApiError> {
+    let (user, id) = parse(&user, &id)?;
+    match shared.store.remove_device(&user, &id).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(unknown()),
+    }
+}
+
+fn parse(user: &str, id: &str) -> Result<(UserId, DeviceId), ApiError> {
+    let device: Result<DeviceId, IdError> = id.parse();
+    let device = device.map_err(|error| Refusal::field("id", error.to_string()))?;
+    Ok((parse_user(user)?, device))
+}
+
+fn unknown() -> ApiError {
+    ApiError::not_found("the user has no such device")
+}
+
+fn describe(device: &Device) -> Value {
+    json!({
+        "id": device.id,
+        "kind": device.kind.as_str(),
+        "address": device.address,
+        "updated_at": device.updated_ms,
+    })
+}
