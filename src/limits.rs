@@ -201,6 +201,10 @@ pub const RETENTION_S: u64 = 90 * 24 * 3600;
 
 /// Devices and addresses of one user. Over: 422.
 pub const DEVICES: usize = 20;
+/// What a provider has taken is not sent again for so long. In the standalone, which keeps it in memory, so many are
+/// remembered, 250 B each. Over: the oldest are forgotten; they were all committed long ago.
+pub const SEND_DONE: Duration = Duration::from_secs(24 * 3600);
+pub const SENDS_REMEMBERED: usize = 100_000;
 /// An address of RFC 5321 without its brackets. Over: 422.
 pub const EMAIL_ADDRESS_BYTES: usize = 254;
 

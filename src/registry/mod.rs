@@ -11,12 +11,15 @@
 mod claim;
 pub mod embedded;
 pub mod redis;
+mod sends;
 
 use crate::ids::{GatewayEpoch, GatewayId, Region, UserId};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use thiserror::Error;
+
+pub use sends::{SendClaim, SendKey};
 
 /// What a gateway publishes with its lease, renewed with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -251,6 +254,20 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Nothing happens to a lock that is another's by now.
     async fn unlock_orders(&self, holder: &str) -> Result<(), RegistryError>;
+
+    /// Claims a send for the time of a lease. `owner` is random per attempt.
+    async fn claim_send(
+        &self,
+        send: &SendKey,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<SendClaim, RegistryError>;
+
+    /// A provider has taken it, whoever claims it by now.
+    async fn finish_send(&self, send: &SendKey) -> Result<(), RegistryError>;
+
+    /// No provider has taken it. Nothing happens to a claim that is another's by now.
+    async fn release_send(&self, send: &SendKey, owner: &str) -> Result<(), RegistryError>;
 
     /// Every lease known, live or lapsed.
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError>;

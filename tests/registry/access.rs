@@ -2,10 +2,13 @@
 
 use crate::subject::*;
 use herald::{
+    envelope::Channel,
+    ids::NotificationId,
     metrics::Metrics,
-    registry::{Registry, RegistryError, SharedRegistry, redis::RedisRegistry},
+    registry::{Registry, RegistryError, SendClaim, SendKey, SharedRegistry, redis::RedisRegistry},
 };
-use std::{io::Write, sync::Arc};
+use std::{io::Write, sync::Arc, time::Duration};
+use tempfile::NamedTempFile;
 use testbed::{
     certificates, free_port,
     redis::{RedisServer, fresh_namespace},
@@ -39,9 +42,8 @@ async fn a_configuration_that_can_not_work_names_its_key() {
     assert_eq!(refused.err().unwrap().key, "redis.password_file");
 }
 
-/// What the shipped configuration tells operators to grant.
-fn documented_rights() -> Vec<String> {
-    let shipped = include_str!("../../config/gateway.toml");
+/// What a shipped configuration tells operators to grant.
+fn documented_rights(shipped: &str) -> Vec<String> {
     let line = shipped
         .lines()
         .find(|line| line.starts_with("# ~notifications:* "));
@@ -52,9 +54,9 @@ fn documented_rights() -> Vec<String> {
     rights.split(' ').map(str::to_owned).collect()
 }
 
-#[tokio::test]
-async fn a_user_with_only_the_documented_rights_can_do_everything() {
-    let rights = documented_rights();
+/// A registry whose user has no other rights; beside it what it needs to go on.
+fn with_rights(shipped: &str) -> (SharedRegistry, (RedisServer, NamedTempFile)) {
+    let rights = documented_rights(shipped);
     let mut login = vec!["--user", "herald", "on", ">secret"];
     login.extend(rights.iter().map(String::as_str));
     let server = RedisServer::start_with(&login);
@@ -67,8 +69,30 @@ async fn a_user_with_only_the_documented_rights_can_do_everything() {
     let namespace = fresh_namespace().parse().unwrap();
     let metrics = Metrics::default();
     let registry = RedisRegistry::connect_with(&config, &namespace, &metrics, LAPSING);
-    let registry: SharedRegistry = Arc::new(registry.unwrap());
+    (Arc::new(registry.unwrap()), (server, file))
+}
 
+#[tokio::test]
+async fn a_dispatchers_documented_rights_let_it_claim_sends() {
+    let (registry, _needed) = with_rights(include_str!("../../config/dispatcher.toml"));
+    let send = SendKey {
+        channel: Channel::Email,
+        id: NotificationId::generate(),
+        user: user("ann"),
+        device: "work".parse().unwrap(),
+    };
+    let lease = Duration::from_secs(60);
+    let claim = async |owner| registry.claim_send(&send, owner, lease).await.unwrap();
+    assert_eq!(claim("one").await, SendClaim::Ours);
+    assert!(matches!(claim("two").await, SendClaim::Pending { .. }));
+    registry.release_send(&send, "one").await.unwrap();
+    registry.finish_send(&send).await.unwrap();
+    assert_eq!(claim("one").await, SendClaim::Done);
+}
+
+#[tokio::test]
+async fn a_user_with_only_the_documented_rights_can_do_everything() {
+    let (registry, _needed) = with_rights(include_str!("../../config/gateway.toml"));
     let owner = started(&registry, "gw-1", Some(0)).await;
     registry
         .renew_gateway(&owner, &holder("gw-1"), &info(Some(0)))

@@ -9,6 +9,7 @@ mod finishing;
 mod leases;
 mod orders;
 mod outage;
+mod sends;
 mod shards;
 mod subject;
 mod sweep;
@@ -51,6 +52,12 @@ on_both! {
         what_a_gateway_publishes_is_seen_with_its_lease
         one_orders_at_a_time_and_a_lock_ends_by_itself
         a_lease_that_is_not_renewed_for_half_its_time_is_overdue_and_lives
+    }
+    sends {
+        a_send_is_one_claims_at_a_time
+        a_send_whose_owner_died_is_free_once_its_lease_has_ended
+        what_was_sent_is_not_claimed_again
+        sends_of_other_devices_and_channels_are_claimed_apart
     }
     shards {
         an_automatic_claim_takes_the_lowest_free_shard

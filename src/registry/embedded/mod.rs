@@ -3,17 +3,18 @@
 //! Nothing outlives the process: its connections don't either. Epochs rise over restarts because a new one
 //! is at least the Unix time in ms.
 
+mod sends;
 mod tables;
 
 use super::{
     FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
-    ShardClaim, ShardLease, Swept, Timings,
+    SendClaim, SendKey, ShardClaim, ShardLease, Swept, Timings,
     claim::{self, Seen, Tries},
 };
 use crate::ids::{GatewayEpoch, GatewayId, UserId};
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tables::{GatewayRecord, Hold, ShardRecord, State, Tables};
 
 /// Unix ms; it may go back.
@@ -242,6 +243,29 @@ impl Registry for EmbeddedRegistry {
     async fn unlock_orders(&self, holder: &str) -> Result<(), RegistryError> {
         let mut tables = self.tables.lock();
         tables.orders.take_if(|(other, _)| other == holder);
+        Ok(())
+    }
+
+    async fn claim_send(
+        &self,
+        send: &SendKey,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<SendClaim, RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        Ok(tables.sends.claim(send, owner, lease, now_ms))
+    }
+
+    async fn finish_send(&self, send: &SendKey) -> Result<(), RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_ms = tables.now_ms();
+        tables.sends.finish(send, now_ms);
+        Ok(())
+    }
+
+    async fn release_send(&self, send: &SendKey, owner: &str) -> Result<(), RegistryError> {
+        self.tables.lock().sends.release(send, owner);
         Ok(())
     }
 

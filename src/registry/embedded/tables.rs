@@ -6,6 +6,7 @@ use super::{
         claim::Seen,
     },
     Clock,
+    sends::Sends,
 };
 use crate::{
     ids::{GatewayEpoch, GatewayId, UserId},
@@ -25,6 +26,7 @@ pub(super) struct Tables {
     pub(super) entered: HashMap<GatewayEpoch, HashSet<UserId>>,
     /// Who orders, and until when at most.
     pub(super) orders: Option<(String, u64)>,
+    pub(super) sends: Sends,
 }
 
 pub(super) struct Entry {
@@ -98,6 +100,7 @@ impl Tables {
             users: HashMap::new(),
             entered: HashMap::new(),
             orders: None,
+            sends: Sends::default(),
         }
     }
 

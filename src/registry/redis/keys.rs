@@ -1,5 +1,6 @@
 //! Names of the keys, all under the namespace.
 
+use super::super::SendKey;
 use crate::{
     ids::{GatewayEpoch, GatewayId, Namespace, UserId},
     limits,
@@ -49,6 +50,18 @@ impl Keys {
     pub(super) fn user(&self, user: &UserId) -> String {
         let user = utf8_percent_encode(user.as_str(), KEPT);
         format!("{}:conn:{user}", self.namespace)
+    }
+
+    /// String: who sends it, or that it is done. Ends by itself.
+    pub(super) fn send(&self, send: &SendKey) -> String {
+        let SendKey {
+            channel,
+            id,
+            user,
+            device,
+        } = send;
+        let user = utf8_percent_encode(user.as_str(), KEPT);
+        format!("{}:send:{channel}:{id}:{user}:{device}", self.namespace)
     }
 
     /// Hash that is only written: does Redis take it?

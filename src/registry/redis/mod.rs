@@ -9,12 +9,13 @@ mod keys;
 mod leases;
 mod link;
 mod scripts;
+mod sends;
 mod sweep;
 mod writes;
 
 use super::{
     FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
-    ShardClaim, ShardLease, Swept, Timings,
+    SendClaim, SendKey, ShardClaim, ShardLease, Swept, Timings,
 };
 use crate::{
     config::{self, ConfigError},
@@ -24,7 +25,7 @@ use crate::{
 use async_trait::async_trait;
 use keys::Keys;
 use link::Link;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::task::AbortHandle;
 
 /// What [`RedisRegistry::connect`] would refuse.
@@ -148,6 +149,23 @@ impl Registry for RedisRegistry {
 
     async fn unlock_orders(&self, holder: &str) -> Result<(), RegistryError> {
         self.unlock(holder).await
+    }
+
+    async fn claim_send(
+        &self,
+        send: &SendKey,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<SendClaim, RegistryError> {
+        self.claim(send, owner, lease).await
+    }
+
+    async fn finish_send(&self, send: &SendKey) -> Result<(), RegistryError> {
+        self.finish(send).await
+    }
+
+    async fn release_send(&self, send: &SendKey, owner: &str) -> Result<(), RegistryError> {
+        self.give_back(send, owner).await
     }
 
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {

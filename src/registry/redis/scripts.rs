@@ -28,6 +28,8 @@ scripts! {
     RELEASE_FINISHER = "scripts/release_finisher.lua";
     LOCK_ORDERS = "scripts/lock_orders.lua";
     UNLOCK_ORDERS = "scripts/unlock_orders.lua";
+    CLAIM_SEND = "scripts/claim_send.lua";
+    RELEASE_SEND = "scripts/release_send.lua";
 }
 
 /// Adds a call of a lease script; its arguments follow by `.arg`. The text goes along: a lease is renewed

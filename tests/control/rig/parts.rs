@@ -9,7 +9,7 @@ use herald::{
     position::Cursors,
     registry::{
         FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
-        ShardClaim, ShardLease, Swept, embedded::EmbeddedRegistry,
+        SendClaim, SendKey, ShardClaim, ShardLease, Swept, embedded::EmbeddedRegistry,
     },
 };
 use parking_lot::Mutex;
@@ -158,6 +158,20 @@ impl Registry for Faulty {
     }
     async fn unlock_orders(&self, holder: &str) -> Result<(), RegistryError> {
         self.real.unlock_orders(holder).await
+    }
+    async fn claim_send(
+        &self,
+        send: &SendKey,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<SendClaim, RegistryError> {
+        self.real.claim_send(send, owner, lease).await
+    }
+    async fn finish_send(&self, send: &SendKey) -> Result<(), RegistryError> {
+        self.real.finish_send(send).await
+    }
+    async fn release_send(&self, send: &SendKey, owner: &str) -> Result<(), RegistryError> {
+        self.real.release_send(send, owner).await
     }
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
         self.gate().await?;

@@ -8,7 +8,8 @@ use herald::{
     ids::{GatewayEpoch, GatewayId, UserId},
     registry::{
         CLAIMABLE_AFTER_MS, FinisherLease, GatewayInfo, GatewayLease, Registration, Registry,
-        RegistryError, Route, ShardClaim, ShardLease, Swept, Timings, embedded::EmbeddedRegistry,
+        RegistryError, Route, SendClaim, SendKey, ShardClaim, ShardLease, Swept, Timings,
+        embedded::EmbeddedRegistry,
     },
 };
 use parking_lot::Mutex;
@@ -18,6 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 /// What the registry did that a promise is about.
@@ -308,6 +310,23 @@ impl Registry for Link {
     async fn unlock_orders(&self, holder: &str) -> Result<(), RegistryError> {
         let tables = self.there().await?;
         self.back(tables.unlock_orders(holder).await).await
+    }
+
+    async fn claim_send(
+        &self,
+        _: &SendKey,
+        _: &str,
+        _: Duration,
+    ) -> Result<SendClaim, RegistryError> {
+        unreachable!("no channel but in-app")
+    }
+
+    async fn finish_send(&self, _: &SendKey) -> Result<(), RegistryError> {
+        unreachable!("no channel but in-app")
+    }
+
+    async fn release_send(&self, _: &SendKey, _: &str) -> Result<(), RegistryError> {
+        unreachable!("no channel but in-app")
     }
 
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
