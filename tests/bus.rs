@@ -86,6 +86,7 @@ on_both! {
     a_commit_leaves_out_what_was_revoked,
     a_waiting_reader_is_woken_by_a_record,
     a_poll_takes_no_more_than_it_was_asked_for,
+    a_paused_partition_is_silent_and_goes_on_where_it_stopped,
     silence_is_idle,
     a_record_of_the_largest_size_passes_and_a_larger_one_is_refused,
     what_does_not_exist_is_named,

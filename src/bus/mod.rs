@@ -273,6 +273,13 @@ pub trait Consumer: Send {
     /// Up to `records_max` records, or nothing after `wait`.
     async fn poll(&mut self, records_max: usize, wait: Duration) -> Result<Polled, BusError>;
 
+    /// Nothing more comes of the partition until [`Consumer::resume`]: for one whose records are not due yet, not
+    /// against pressure. What came of it already is the caller's.
+    fn pause(&mut self, at: TopicPartition) -> Result<(), BusError>;
+
+    /// Goes on behind what came last. A partition that was not paused just goes on.
+    fn resume(&mut self, at: TopicPartition) -> Result<(), BusError>;
+
     /// Sets the group's offsets to `next` each and waits until the broker has them. A partition that
     /// was revoked meanwhile is left out.
     async fn commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<(), BusError>;

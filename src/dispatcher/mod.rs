@@ -27,6 +27,7 @@ mod spool;
 mod sweeper;
 pub mod sync;
 pub mod tracker;
+mod waiting;
 pub mod worker;
 
 use crate::{

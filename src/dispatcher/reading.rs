@@ -21,6 +21,8 @@ struct Place {
     next: Option<u64>,
     /// Why it stands: a record of it was refused.
     refused: Option<String>,
+    /// Its next record is not due yet.
+    waits: bool,
 }
 
 /// `None` without a consumer.
@@ -50,6 +52,10 @@ impl Reading {
                 held.entry(record.at).or_default().next = Some(record.offset + 1);
             }
         });
+    }
+
+    pub fn waits(&self, at: TopicPartition, waits: bool) {
+        self.change(|held| held.entry(at).or_default().waits = waits);
     }
 
     pub fn refused(&self, refused: Vec<Refused>) {
@@ -128,9 +134,10 @@ async fn look(
             "{topic} partition {partition} stands{others}: {why}"
         ));
     }
-    progress.retain(|at, _| held.contains_key(at));
+    // Records that wait on purpose say nothing of their reader.
+    progress.retain(|at, _| held.get(at).is_some_and(|place| !place.waits));
     let mut slow = None;
-    for (at, Place { next, .. }) in held {
+    for (at, Place { next, .. }) in held.iter().filter(|(_, place)| !place.waits) {
         let Ok(end) = bus.end(*at).await else {
             continue;
         };

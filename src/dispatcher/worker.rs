@@ -3,12 +3,15 @@
 //! Invariants:
 //! * an offset is committed only after the work on everything before it is durable. A crash in between re-reads
 //!   records, so all work is idempotent by position or by (id, user);
+//! * a record that is not due yet holds its own partition only, which is not read meanwhile;
 //! * a record that is refused holds its own partition only, which stands until it is assigned anew.
 
 use super::{
     health::Health,
     patience::{BackOff, Patience, Stopped},
     reading::Reading,
+    unix_ms,
+    waiting::Waiting,
 };
 use crate::{
     bus::{BusError, Consumed, Consumer, Polled, SharedBus, Topic, TopicPartition},
@@ -33,6 +36,16 @@ pub trait Work: Send {
     /// Returns when every record is dealt with durably, but for those that are refused and what follows them
     /// in their partitions.
     async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped>;
+
+    /// Records of one batch at most.
+    fn records_max(&self) -> usize {
+        limits::ROUTER_BATCH
+    }
+
+    /// Unix ms before which the record is left alone. In a partition what comes later is due later.
+    fn due_ms(&self, _record: &Consumed) -> u64 {
+        0
+    }
 
     /// How long others need to take what the last batch put on them.
     fn pause(&self) -> Duration {
@@ -137,10 +150,19 @@ async fn consume(
         ..
     } = surroundings;
     let mut failures = Failures::default();
+    let mut waiting = Waiting::default();
     loop {
+        let due = waiting.due(unix_ms());
+        if !due.is_empty() {
+            finish(work, consumer, reading, patience, due).await?;
+        }
+        if let Err(error) = waiting.resume(consumer, reading) {
+            return Ok(error);
+        }
+        let wait = waiting.until_due(unix_ms());
         let polled = tokio::select! {
             () = shutdown.cancelled() => return Err(Stopped),
-            polled = consumer.poll(limits::ROUTER_BATCH, limits::CONSUMER_WAIT) => polled,
+            polled = consumer.poll(work.records_max(), wait) => polled,
         };
         if polled.is_ok() {
             failures = Failures::default();
@@ -148,14 +170,14 @@ async fn consume(
         match polled {
             Ok(Polled::Records(mut records)) => {
                 reading.leave_standing(&mut records);
+                let due_ms = |record: &Consumed| work.due_ms(record);
+                if let Err(error) = waiting.hold(&mut records, due_ms, consumer, reading) {
+                    return Ok(error);
+                }
                 if records.is_empty() {
                     continue;
                 }
-                let refused = work.batch(&records).await?;
-                records.retain(|record| !refused.iter().any(|refused| refused.holds(record)));
-                commit(consumer, &records, patience).await?;
-                reading.finished(&records);
-                reading.refused(refused);
+                finish(work, consumer, reading, patience, records).await?;
                 if !work.pause().is_zero() {
                     tokio::select! {
                         () = shutdown.cancelled() => return Err(Stopped),
@@ -166,13 +188,35 @@ async fn consume(
             Ok(Polled::Assigned(partitions)) => {
                 work.assigned();
                 reading.assigned(&partitions);
+                if let Err(error) = waiting.came_back(&partitions, consumer) {
+                    return Ok(error);
+                }
             }
-            Ok(Polled::Revoked(partitions)) => reading.revoked(&partitions),
+            Ok(Polled::Revoked(partitions)) => {
+                waiting.forget(&partitions);
+                reading.revoked(&partitions);
+            }
             Ok(Polled::Idle) => {}
             Err(error) if failures.are_the_consumers(&error, bus.healthy()) => return Ok(error),
             Err(error) => patience.wait(&mut failures.back_off, &error).await?,
         }
     }
+}
+
+/// Does the work on records and commits them, but for those that are refused.
+async fn finish(
+    work: &mut impl Work,
+    consumer: &mut dyn Consumer,
+    reading: &Reading,
+    patience: &Patience,
+    mut records: Vec<Consumed>,
+) -> Result<(), Stopped> {
+    let refused = work.batch(&records).await?;
+    records.retain(|record| !refused.iter().any(|refused| refused.holds(record)));
+    commit(consumer, &records, patience).await?;
+    reading.finished(&records);
+    reading.refused(refused);
+    Ok(())
 }
 
 /// What a consumer failed at without a success in between.

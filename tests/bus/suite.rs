@@ -430,3 +430,39 @@ pub async fn thousands_of_callers_at_once_are_all_answered(bus: &SharedBus) {
         assert!(places.contains(&(consumed.at, consumed.offset)));
     }
 }
+
+pub async fn a_paused_partition_is_silent_and_goes_on_where_it_stopped(bus: &SharedBus) {
+    let (paused, other) = (at(Topic::InApp, 0), at(Topic::InApp, 1));
+    produce_to(bus, paused, numbered(0..50)).await;
+    let mut consumer = assigned_both(bus, paused, other).await;
+    // The others were fetched with these.
+    let first = read(&mut consumer, 5).await;
+    consumer.pause(paused).unwrap();
+    idle(&mut consumer).await;
+
+    produce_to(bus, paused, numbered(50..60)).await;
+    produce_to(bus, other, numbered(0..3)).await;
+    let of_other = read(&mut consumer, 3).await;
+    assert!(of_other.iter().all(|consumed| consumed.at == other));
+    idle(&mut consumer).await;
+
+    consumer.resume(paused).unwrap();
+    let rest = read(&mut consumer, 55).await;
+    let offsets: Vec<u64> = first.iter().chain(&rest).map(|one| one.offset).collect();
+    assert_eq!(offsets, (0..60).collect::<Vec<u64>>());
+}
+
+async fn assigned_both(
+    bus: &SharedBus,
+    one: TopicPartition,
+    other: TopicPartition,
+) -> Box<dyn Consumer> {
+    let places = [(one, Start::At(0)), (other, Start::At(0))];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match bus.assign("by-hand", &places).await {
+            Err(BusError::Unavailable(_)) if Instant::now() < deadline => {}
+            result => return result.unwrap(),
+        }
+    }
+}

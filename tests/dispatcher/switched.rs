@@ -73,6 +73,14 @@ impl Consumer for Member {
         self.consumer.poll(records_max, wait).await
     }
 
+    fn pause(&mut self, at: TopicPartition) -> Result<(), BusError> {
+        self.consumer.pause(at)
+    }
+
+    fn resume(&mut self, at: TopicPartition) -> Result<(), BusError> {
+        self.consumer.resume(at)
+    }
+
     async fn commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<(), BusError> {
         check(&self.away)?;
         self.consumer.commit(next).await

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::bus::{BusError, Consumed, Consumer, Polled, Start, Topic, TopicPartition};
 use async_trait::async_trait;
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -23,6 +23,8 @@ pub(super) struct EmbeddedConsumer {
     positions: Vec<(LogIndex, u64)>,
     /// Came by a rebalance; where to start in them is not read yet.
     arrived: Vec<LogIndex>,
+    /// Not read for now.
+    paused: HashSet<LogIndex>,
     /// Whose turn it is to be read first, so that a busy partition doesn't starve the others.
     turn: usize,
 }
@@ -72,6 +74,7 @@ impl EmbeddedConsumer {
             wake: Arc::default(),
             positions: Vec::new(),
             arrived: Vec::new(),
+            paused: HashSet::new(),
             turn: 0,
         }
     }
@@ -89,6 +92,7 @@ impl EmbeddedConsumer {
         readers.retain(|reader| !Arc::ptr_eq(reader, &self.wake));
         self.positions.retain(|(other, _)| *other != log);
         self.arrived.retain(|other| *other != log);
+        self.paused.remove(&log);
     }
 
     /// The next rebalance event, if there is one.
@@ -163,10 +167,10 @@ impl EmbeddedConsumer {
         in_turn
             .filter_map(|place| {
                 let (log, from) = self.positions[place];
-                let log = &self.shared.logs.all[log];
-                let end = log.end();
-                let partition = log.id;
-                (from < end).then_some((
+                let known = &self.shared.logs.all[log];
+                let end = known.end();
+                let partition = known.id;
+                (from < end && !self.paused.contains(&log)).then_some((
                     Span {
                         partition,
                         from,
@@ -205,6 +209,16 @@ impl Consumer for EmbeddedConsumer {
     async fn poll(&mut self, records_max: usize, wait: Duration) -> Result<Polled, BusError> {
         let result = self.poll_within(records_max, wait).await;
         self.shared.metrics.count("poll", result)
+    }
+
+    fn pause(&mut self, at: TopicPartition) -> Result<(), BusError> {
+        self.paused.insert(self.shared.logs.find(at)?);
+        Ok(())
+    }
+
+    fn resume(&mut self, at: TopicPartition) -> Result<(), BusError> {
+        self.paused.remove(&self.shared.logs.find(at)?);
+        Ok(())
     }
 
     async fn commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<(), BusError> {

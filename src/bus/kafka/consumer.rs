@@ -318,6 +318,12 @@ impl KafkaConsumer {
         })
     }
 
+    fn list(&self, at: TopicPartition) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.link.name(at.topic), at.partition as i32);
+        list
+    }
+
     fn give_up_revoked(&mut self) -> Result<(), BusError> {
         if let Some(list) = self.leaving.take() {
             give_up(self.inner().as_ref(), &list).map_err(|error| self.link.failed(&error))?;
@@ -394,6 +400,16 @@ impl Consumer for KafkaConsumer {
     async fn poll(&mut self, records_max: usize, wait: Duration) -> Result<Polled, BusError> {
         let result = self.poll_within(records_max.max(1), wait).await;
         self.link.metrics.bus.count("poll", result)
+    }
+
+    fn pause(&mut self, at: TopicPartition) -> Result<(), BusError> {
+        let paused = self.inner().pause(&self.list(at));
+        paused.map_err(|error| self.link.failed(&error))
+    }
+
+    fn resume(&mut self, at: TopicPartition) -> Result<(), BusError> {
+        let resumed = self.inner().resume(&self.list(at));
+        resumed.map_err(|error| self.link.failed(&error))
     }
 
     async fn commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<(), BusError> {
