@@ -193,6 +193,9 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("redis.url", "rediss:"),
         ("kafka.sasl_username", "herald"),
         ("kafka.linger_ms", "60000"),
+        ("email.relay", "nowhere"),
+        ("email.from", "no-reply@example.com"),
+        ("email.tls", "maybe"),
         ("log.level", "foo"),
     ] {
         refuses("dispatcher", &[(key, value)], key);
@@ -208,6 +211,7 @@ fn a_standalone_refuses_a_wrong_value_before_it_makes_its_directory() {
         ("store.path", "/nonexistent/parent/store"),
         // Its permissions let root make it; the file system does not.
         ("store.path", "/proc/store"),
+        ("email.relay", "127.0.0.1:25"),
         ("log.format", "xml"),
     ] {
         refuses("standalone", &[(key, value)], key);

@@ -6,7 +6,8 @@
 //!   of Redis and Kafka) is judged by that part; `process::check` asks all of them in one pass.
 
 use super::{
-    Auth, ConfigError, Dispatchers, Drain, Gateway, Grpc, Http, Log, Secret, Shard, Spool, Steer,
+    Auth, ConfigError, Dispatchers, Drain, Email, EmailTls, Gateway, Grpc, Http, Log, Secret,
+    Shard, Spool, Steer,
 };
 use crate::limits;
 use std::{
@@ -200,6 +201,61 @@ impl Spool {
     }
 }
 
+impl Email {
+    /// Of its keys; the files that they name are judged where they are used.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let texts = [
+            ("email.from", &self.from),
+            ("email.hello", &self.hello),
+            ("email.username", &self.username),
+        ];
+        for (key, text) in texts {
+            named(key, text.as_deref())?;
+        }
+        within(
+            "email.timeout_ms",
+            self.timeout_ms,
+            limits::EMAIL_TIMEOUT_MS_ALLOWED,
+        )?;
+        within(
+            "email.connections",
+            self.connections,
+            limits::EMAIL_CONNECTIONS_ALLOWED,
+        )?;
+        let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
+        let Some(relay) = &self.relay else {
+            return match self.from.is_some() || self.username.is_some() {
+                true => wrong(
+                    "email.relay",
+                    "is missing, and without it no e-mail is sent: name the server as host:port, or leave out email.from and email.username",
+                ),
+                false => Ok(()),
+            };
+        };
+        host_and_port("email.relay", relay)?;
+        if self.from.is_none() {
+            let problem = "is needed with email.relay, e.g. \"Shop <no-reply@example.com>\"";
+            return wrong("email.from", problem);
+        }
+        match (&self.username, &self.password_file) {
+            (Some(_), None) => wrong("email.password_file", "is needed with email.username"),
+            (None, Some(_)) => wrong("email.username", "is needed with email.password_file"),
+            (Some(_), Some(_)) if self.tls == EmailTls::None && !is_loopback(relay) => wrong(
+                "email.tls",
+                "\"none\" would show the password to the network: choose \"starttls\" or \"implicit\"",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether `host:port` is of this host.
+fn is_loopback(address: &str) -> bool {
+    let (host, _) = address.rsplit_once(':').unwrap_or((address, ""));
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
 impl Dispatchers {
     pub fn check(&self) -> Result<(), ConfigError> {
         let key = "dispatchers.addresses";
@@ -285,6 +341,7 @@ fn port_of(key: &str) -> u16 {
     match key {
         "kafka.brokers" => 9092,
         "grpc.advertise" => 9250,
+        "email.relay" => 587,
         _ => 9251,
     }
 }

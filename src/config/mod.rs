@@ -168,6 +168,8 @@ pub struct DispatcherConfig {
     pub store: Store,
     #[serde(default)]
     pub spool: Spool,
+    #[serde(default)]
+    pub email: Email,
     #[serde(default = "dispatcher_admin")]
     pub admin: Admin,
     #[serde(default = "dispatcher_grpc")]
@@ -206,6 +208,8 @@ pub struct StandaloneConfig {
     pub auth: Auth,
     #[serde(default)]
     pub store: Store,
+    #[serde(default)]
+    pub email: Email,
     #[serde(default = "gateway_admin")]
     pub admin: Admin,
     #[serde(default)]

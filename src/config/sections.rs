@@ -401,6 +401,54 @@ impl Default for Http {
     }
 }
 
+/// How the way to the relay is kept from others.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum EmailTls {
+    /// Plain at first, TLS before anything is said: demanded, not offered.
+    #[default]
+    Starttls,
+    /// TLS from the first byte.
+    Implicit,
+    None,
+}
+
+/// `[email]`: the relay that takes e-mail; without one there is none.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Email {
+    /// `host:port`.
+    pub relay: Option<String>,
+    pub tls: EmailTls,
+    /// `Name <address>`.
+    pub from: Option<String>,
+    /// Our name in `EHLO`; default: the domain of `from`.
+    pub hello: Option<String>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    /// Who may sign the relay's certificate; default: the system's list.
+    pub ca_file: Option<PathBuf>,
+    /// Of one mail, from the connection to the relay's last word.
+    pub timeout_ms: u64,
+    pub connections: usize,
+}
+
+impl Default for Email {
+    fn default() -> Self {
+        Email {
+            relay: None,
+            tls: EmailTls::Starttls,
+            from: None,
+            hello: None,
+            username: None,
+            password_file: None,
+            ca_file: None,
+            timeout_ms: limits::EMAIL_TIMEOUT.as_millis() as u64,
+            connections: limits::EMAIL_CONNECTIONS,
+        }
+    }
+}
+
 pub(super) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }

@@ -8,6 +8,7 @@ pub mod intake;
 pub mod store;
 
 mod broadcast;
+pub mod channel;
 pub mod devices;
 mod fan_out;
 pub mod finisher;
@@ -21,6 +22,7 @@ pub mod metrics;
 pub mod outbox;
 pub mod patience;
 mod reading;
+mod retry;
 pub mod router;
 pub mod routes;
 mod spool;
@@ -41,6 +43,7 @@ use crate::{
     serve::{Port, Server},
 };
 use api_keys::{AdminKey, ApiKeys};
+use channel::{ChannelMetrics, ChannelWorker, Channels, Sender};
 use futures::FutureExt;
 use gateways::Gateways;
 use health::Health;
@@ -76,6 +79,8 @@ pub struct Parts {
     pub bus: SharedBus,
     pub registry: SharedRegistry,
     pub store: SharedStore,
+    /// What sends by the channels beside in-app.
+    pub channels: Channels,
     /// `None`: with the bus away notifications are refused.
     pub spool: Option<config::Spool>,
     pub metrics: Metrics,
@@ -132,6 +137,8 @@ struct Shared {
     store: SharedStore,
     intake: Arc<Intake>,
     spool: Option<Arc<Spool>>,
+    channels: Channels,
+    channel_metrics: ChannelMetrics,
     tracker: Arc<Tracker>,
     sync: Arc<Sync>,
     keys: Arc<ApiKeys>,
@@ -246,6 +253,7 @@ impl Shared {
             registry,
             store,
             admin_key,
+            channels,
             ..
         } = parts;
         let metrics = DispatcherMetrics::new(&parts.metrics);
@@ -286,6 +294,8 @@ impl Shared {
             )),
             gateways,
             http_places: Arc::new(Semaphore::new(limits::HTTP_AT_ONCE)),
+            channel_metrics: ChannelMetrics::new(&parts.metrics),
+            channels,
             all_metrics: parts.metrics,
             node,
             bus,
@@ -310,6 +320,7 @@ impl Shared {
             patience: patience.clone(),
             metrics: self.metrics.clone(),
             region: region.clone(),
+            channels: self.channels.configured(),
             pause: Duration::ZERO,
             partitions: None,
         };
@@ -349,6 +360,7 @@ impl Shared {
         tasks.spawn(worker::run(fan_out, start.clone()));
         tasks.spawn(worker::run(broadcast, start.clone()));
         tasks.spawn(worker::run(delivery, start.clone()));
+        self.spawn_channels(tasks, &start, &outbox);
         tasks.spawn(worker::run(self.second_look(&outbox, shutdown), start));
         let finisher = finisher::Finisher::new(
             self,
@@ -360,6 +372,43 @@ impl Shared {
         );
         tasks.spawn(finisher.run(shutdown.clone()));
         tasks.spawn(sweeper::run(self.registry.clone(), shutdown.clone()));
+    }
+
+    /// A worker for each channel that reaches anybody, and one for what they try again.
+    fn spawn_channels(
+        &self,
+        tasks: &mut JoinSet<&'static str>,
+        start: &worker::Surroundings,
+        outbox: &Outbox,
+    ) {
+        let configured = self.channels.configured();
+        if configured.is_empty() {
+            return;
+        }
+        let delayed = retry::Delayed {
+            outbox: outbox.clone(),
+        };
+        tasks.spawn(worker::run(delayed, start.clone()));
+        for channel in configured {
+            let sender = Sender::new(
+                channel,
+                &self.channels,
+                self.store.clone(),
+                self.registry.clone(),
+                start.patience.clone(),
+                self.channel_metrics.clone(),
+            );
+            let worker = ChannelWorker {
+                channel,
+                sender,
+                store: self.store.clone(),
+                outbox: outbox.clone(),
+                patience: start.patience.clone(),
+                metrics: self.metrics.clone(),
+                channel_metrics: self.channel_metrics.clone(),
+            };
+            tasks.spawn(worker::run(worker, start.clone()));
+        }
     }
 
     fn second_look(&self, outbox: &Outbox, shutdown: &CancellationToken) -> SecondLook {

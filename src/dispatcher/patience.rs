@@ -55,6 +55,11 @@ impl Patience {
         }
     }
 
+    /// Until the process leaves.
+    pub async fn leaving(&self) {
+        self.shutdown.cancelled().await;
+    }
+
     /// One pause of a loop that the caller drives.
     pub async fn wait(&self, back_off: &mut BackOff, error: &impl Display) -> Result<(), Stopped> {
         self.retries.with_label_values(&[back_off.step]).inc();

@@ -10,6 +10,7 @@ use crate::{
         self, Auth, ConfigError, Conformance, DispatcherConfig, Gateway, GatewayConfig, Node,
         Shard, Shipped, StandaloneConfig, Tls, check::apart,
     },
+    dispatcher::channel::Channels,
     gateway,
     registry::redis,
     sys,
@@ -78,7 +79,8 @@ impl Checked for DispatcherConfig {
         kafka::check(&self.kafka)?;
         directory("store.path", &self.store.path)?;
         directory("spool.path", &self.spool.path)?;
-        self.spool.check()
+        self.spool.check()?;
+        Channels::from_config(&self.email).map(drop)
     }
 }
 
@@ -95,7 +97,8 @@ impl Checked for StandaloneConfig {
         ];
         apart(&[&doors(&self.gateway)[..], &others].concat())?;
         tokens(&self.auth)?;
-        directory("store.path", &self.store.path)
+        directory("store.path", &self.store.path)?;
+        Channels::from_config(&self.email).map(drop)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     dispatcher::{
         Dispatcher, Parts,
         api_keys::AdminKey,
+        channel::Channels,
         store::{SharedStore, StoreError, sqlite::SqliteStore},
     },
     metrics::Metrics,
@@ -49,6 +50,7 @@ async fn serve(
         registry: Arc::new(registry),
         store,
         spool: Some(config.spool),
+        channels: Channels::from_config(&config.email)?,
         metrics,
         origins: Vec::new(),
         pages: None,

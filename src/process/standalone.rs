@@ -14,7 +14,7 @@ use crate::{
     config::{AuthKey, ConfigError, Node, Secret, StandaloneConfig},
     console::{self, Console},
     control::{self, Control},
-    dispatcher::{self, Dispatcher, api_keys::AdminKey, store::SharedStore},
+    dispatcher::{self, Dispatcher, api_keys::AdminKey, channel::Channels, store::SharedStore},
     gateway::{self, Tls},
     limits,
     metrics::Metrics,
@@ -104,8 +104,9 @@ async fn serve(
     });
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
     let rereading = reread_ticket_keys(tls.as_ref());
-    let dispatcher =
-        Dispatcher::bind(embedded.dispatcher(&config, admin_key.clone(), &metrics, pages)).await?;
+    let channels = Channels::from_config(&config.email)?;
+    let parts = embedded.dispatcher(&config, admin_key.clone(), channels, &metrics, pages);
+    let dispatcher = Dispatcher::bind(parts).await?;
     let http = dispatcher.addresses().http;
     let started = config.clone();
     let key_file = config.http.admin_key_file.clone().unwrap_or_default();
@@ -178,6 +179,7 @@ impl Embedded {
         &self,
         config: &StandaloneConfig,
         admin_key: AdminKey,
+        channels: Channels,
         metrics: &Metrics,
         pages: Option<axum::Router>,
     ) -> dispatcher::Parts {
@@ -192,6 +194,7 @@ impl Embedded {
             store: self.store.clone(),
             // Its bus is a file already.
             spool: None,
+            channels,
             metrics: metrics.clone(),
             origins: Vec::new(),
             pages,

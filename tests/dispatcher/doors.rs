@@ -26,6 +26,7 @@ fn parts(rig: &Rig, grpc: config::Grpc) -> Parts {
         registry: rig.registry.clone(),
         store: rig.store.clone(),
         spool: None,
+        channels: Default::default(),
         metrics: Metrics::default(),
         origins: Vec::new(),
         pages: None,

@@ -3,6 +3,7 @@
 mod devices;
 mod doors;
 mod draining;
+mod email;
 mod faults;
 mod finisher;
 mod inbox;

@@ -9,6 +9,7 @@ use herald::{
     config,
     dispatcher::{
         Addresses, Dispatcher, Parts, api_keys,
+        channel::Channels,
         store::{SharedStore, Store, sqlite::SqliteStore},
     },
     envelope::{Fate, Outcome, Routed},
@@ -45,6 +46,7 @@ pub struct Rig {
     pub admin_key: String,
     client: reqwest::Client,
     spool: Option<config::Spool>,
+    channels: Channels,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
     _dir: TempDir,
@@ -118,6 +120,43 @@ impl Rig {
         store: SharedStore,
         spool: Option<config::Spool>,
     ) -> Rig {
+        Rig::made_of(
+            dir,
+            metrics,
+            bus,
+            registry,
+            store,
+            spool,
+            Channels::default(),
+        )
+        .await
+    }
+
+    /// That sends e-mail.
+    pub async fn with_email(email: &config::Email) -> Rig {
+        let registry: SharedRegistry = Arc::new(EmbeddedRegistry::default());
+        Rig::with_email_and(email, registry).await
+    }
+
+    pub async fn with_email_and(email: &config::Email, registry: SharedRegistry) -> Rig {
+        let dir = directory();
+        let metrics = Metrics::default();
+        let bus = EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap();
+        let store = SqliteStore::open(dir.path(), &config::Node::default()).unwrap();
+        let (bus, store) = (Arc::new(bus), Arc::new(store));
+        let channels = Channels::from_config(email).unwrap();
+        Rig::made_of(dir, metrics, bus, registry, store, None, channels).await
+    }
+
+    async fn made_of(
+        dir: TempDir,
+        metrics: Metrics,
+        bus: SharedBus,
+        registry: SharedRegistry,
+        store: SharedStore,
+        spool: Option<config::Spool>,
+        channels: Channels,
+    ) -> Rig {
         let mut keys = Vec::new();
         for (producer, admin) in [("shop", false), ("operator", true)] {
             let (clear, key) = api_keys::generate(producer, admin, 1).unwrap();
@@ -125,7 +164,7 @@ impl Rig {
             keys.push(clear);
         }
         let (addresses, shutdown, running) =
-            run_dispatcher(&bus, &registry, &store, spool.clone(), &metrics).await;
+            run_sending(&bus, &registry, &store, spool.clone(), &channels, &metrics).await;
         Rig {
             bus,
             registry,
@@ -136,6 +175,7 @@ impl Rig {
             key: keys.pop().unwrap(),
             client: reqwest::Client::new(),
             spool,
+            channels,
             shutdown,
             running,
             _dir: dir,
@@ -146,11 +186,12 @@ impl Rig {
     pub async fn restart(&mut self) {
         self.stop().await;
         self.metrics = Metrics::default();
-        let started = run_dispatcher(
+        let started = run_sending(
             &self.bus,
             &self.registry,
             &self.store,
             self.spool.clone(),
+            &self.channels,
             &self.metrics,
         )
         .await;
@@ -398,6 +439,17 @@ pub async fn run_dispatcher(
     spool: Option<config::Spool>,
     metrics: &Metrics,
 ) -> (Addresses, CancellationToken, JoinHandle<()>) {
+    run_sending(bus, registry, store, spool, &Channels::default(), metrics).await
+}
+
+async fn run_sending(
+    bus: &SharedBus,
+    registry: &SharedRegistry,
+    store: &SharedStore,
+    spool: Option<config::Spool>,
+    channels: &Channels,
+    metrics: &Metrics,
+) -> (Addresses, CancellationToken, JoinHandle<()>) {
     let here = "127.0.0.1:0".parse().unwrap();
     let dispatcher = Dispatcher::bind(Parts {
         node: config::Node::default(),
@@ -416,6 +468,7 @@ pub async fn run_dispatcher(
         registry: registry.clone(),
         store: store.clone(),
         spool,
+        channels: channels.clone(),
         metrics: metrics.clone(),
         origins: vec!["https://console.example".into()],
         pages: None,

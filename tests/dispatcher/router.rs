@@ -13,6 +13,7 @@ use herald::{
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use testbed::free_port;
 
 fn frame(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap()
@@ -69,9 +70,28 @@ async fn rows_of_a_user_are_a_chain_in_the_order_of_raw() {
     assert_eq!(rows(&*rig.store, "a").await.len(), 133);
 }
 
+/// Of a relay that nobody listens at.
+fn email() -> config::Email {
+    config::Email {
+        relay: Some(format!("127.0.0.1:{}", free_port())),
+        from: Some("no-reply@shop.example".into()),
+        ..config::Email::default()
+    }
+}
+
+/// Channel and state of each.
+fn states(delivery: &Value) -> Vec<(&str, &str)> {
+    let mut states = Vec::new();
+    for state in delivery["states"].as_array().unwrap() {
+        let text = |name: &str| state[name].as_str().unwrap();
+        states.push((text("channel"), text("state")));
+    }
+    states
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn critical_has_its_own_topic_and_goes_by_every_channel() {
-    let rig = Rig::start().await;
+async fn critical_has_its_own_topic_and_goes_by_every_channel_there_is() {
+    let rig = Rig::with_email(&email()).await;
     rig.gateway("gw-1", 2, &["42"]).await;
     let id = rig
         .post(json!({ "target": { "user": "42" }, "type": "alarm", "priority": "critical" }))
@@ -80,34 +100,60 @@ async fn critical_has_its_own_topic_and_goes_by_every_channel() {
     let expires_ms = routed.head.expires_ms.unwrap();
     assert_eq!(expires_ms - routed.head.created_ms, 24 * 3600 * 1000);
     rig.routed().await;
-    for topic in [Topic::Push, Topic::Email, Topic::Sms] {
-        assert_eq!(rig.count(topic).await, 1, "{topic:?}");
+    for (topic, records) in [(Topic::Push, 0), (Topic::Email, 1), (Topic::Sms, 0)] {
+        assert_eq!(rig.count(topic).await, records, "{topic:?}");
     }
     let body = rig
         .get(&format!("/v1/notifications/{id}/delivery?user=42"))
         .await;
-    let states = body["states"].as_array().unwrap();
-    assert_eq!(states.len(), 4);
-    assert!(states.iter().all(|state| state["state"] == "pending"));
+    assert_eq!(body["states"].as_array().unwrap().len(), 4);
+    for state in body["states"].as_array().unwrap() {
+        let unreached = ["push", "sms"].contains(&state["channel"].as_str().unwrap());
+        assert_eq!(state["error"] == "not_configured", unreached, "{state}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn high_starts_with_its_first_channel_and_the_others_are_visibly_pending() {
-    let rig = Rig::start().await;
+    let rig = Rig::with_email(&email()).await;
     let id = rig
         .post(json!({
             "target": { "user": "42" }, "type": "x", "priority": "high",
-            "channels": ["email", "in_app", "push"]
+            "channels": ["email", "in_app"]
         }))
         .await;
     rig.routed().await;
     assert_eq!(rows(&*rig.store, "42").await.len(), 1);
-    assert_eq!(
-        rig.count(Topic::Push).await + rig.count(Topic::Email).await,
-        0
-    );
+    assert_eq!(rig.count(Topic::Email).await, 0);
     let body = rig.get(&format!("/v1/notifications/{id}/delivery")).await;
-    assert_eq!(body["states"].as_array().unwrap().len(), 3);
+    assert_eq!(states(&body), [("email", "pending"), ("in_app", "pending")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_nothing_sends_by_has_failed_at_once() {
+    let rig = Rig::start().await;
+    let id = rig
+        .post(json!({
+            "target": { "user": "42" }, "type": "x", "channels": ["in_app", "push", "email", "sms"]
+        }))
+        .await;
+    rig.routed().await;
+    for topic in [Topic::Push, Topic::Email, Topic::Sms] {
+        assert_eq!(rig.count(topic).await, 0, "{topic:?}");
+    }
+    let body = rig.get(&format!("/v1/notifications/{id}/delivery")).await;
+    let expected = [
+        ("email", "failed"),
+        ("in_app", "pending"),
+        ("push", "failed"),
+        ("sms", "failed"),
+    ];
+    assert_eq!(states(&body), expected);
+    let email = &body["states"][0];
+    assert_eq!(
+        (&email["error"], &email["attempts"]),
+        (&json!("not_configured"), &json!(0))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

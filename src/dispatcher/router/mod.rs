@@ -17,7 +17,9 @@ use super::{
     outbox::Outbox,
     patience::{Patience, Stopped},
     routes::Routes,
-    store::{self, Appended, NewRow, RowKind, SharedStore, WentBack},
+    store::{
+        self, Appended, Attempted, NewRow, RowKind, SendState, Sending, SharedStore, WentBack,
+    },
     unix_ms,
     worker::{Refused, Work},
 };
@@ -32,7 +34,7 @@ use crate::{
 use async_trait::async_trait;
 use parse::{Parsed, Unroutable, What, parse};
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     time::{Duration, Instant},
 };
 
@@ -45,6 +47,8 @@ pub struct Router {
     pub patience: Patience,
     pub metrics: DispatcherMetrics,
     pub region: Region,
+    /// Those beside in-app that reach anybody.
+    pub channels: BTreeSet<Channel>,
     /// What every gateway has to read is paced; what waits for it waits on the bus.
     pub pause: Duration,
     /// Partitions of `raw`, once they are known.
@@ -194,25 +198,37 @@ impl Router {
         }
     }
 
-    /// Every channel asked for is visibly `pending` from here on; later states are never overwritten.
+    /// Every channel asked for is visibly `pending` from here on, or has failed where nothing sends by it; later
+    /// states are never overwritten.
     async fn enter_pending(&self, taken: &[Taken<'_>]) -> Result<(), Stopped> {
-        let entries: Vec<(NotificationId, UserId, Channel)> = taken
-            .iter()
-            .filter(|one| !one.is_repeat())
+        let fresh = taken.iter().filter(|one| !one.is_repeat());
+        let (reached, unreached): (Vec<_>, Vec<_>) = fresh
             .flat_map(|one| {
-                let (asked, _) = one.parsed.channels();
                 let parsed = &one.parsed;
-                asked
-                    .iter()
-                    .map(|channel| (parsed.head.id, parsed.user.clone(), *channel))
+                let asked = parsed.asked().iter();
+                asked.map(|channel| (parsed.head.id, parsed.user.clone(), *channel))
             })
-            .collect();
-        if entries.is_empty() {
+            .partition(|(_, _, channel)| self.reaches(*channel));
+        if !unreached.is_empty() {
+            let at_ms = unix_ms();
+            let failed: Vec<Attempted> = unreached
+                .into_iter()
+                .map(|(id, user, channel)| not_configured(id, user, channel, at_ms))
+                .collect();
+            self.patience
+                .until_done("attempts", || self.store.record_attempts(&failed))
+                .await?;
+        }
+        if reached.is_empty() {
             return Ok(());
         }
         self.patience
-            .until_done("pending", || self.store.pending(&entries, unix_ms()))
+            .until_done("pending", || self.store.pending(&reached, unix_ms()))
             .await
+    }
+
+    fn reaches(&self, channel: Channel) -> bool {
+        channel == Channel::InApp || self.channels.contains(&channel)
     }
 
     /// Looks the users up and produces what follows from the batch. Answers how many records every gateway
@@ -234,8 +250,8 @@ impl Router {
     fn channel_records(&self, taken: &[Taken<'_>]) -> Vec<(Target, Record)> {
         let fresh = taken.iter().filter(|one| !one.is_repeat());
         let records = fresh.flat_map(|one| {
-            let (_, starting) = one.parsed.channels();
-            starting.iter().filter_map(|channel| {
+            let starting = one.parsed.starting(move |channel| self.reaches(channel));
+            starting.filter_map(|channel| {
                 let topic = match channel {
                     Channel::InApp => return None,
                     Channel::Push => Topic::Push,
@@ -272,7 +288,10 @@ impl Router {
             } else if is_expired(head.expires_ms, now_ms) {
                 expired.push(one.parsed.expired_outcome(pos, now_ms));
                 "expired"
-            } else if !one.parsed.channels().1.contains(&Channel::InApp)
+            } else if !one
+                .parsed
+                .starting(|channel| self.reaches(channel))
+                .any(|channel| channel == Channel::InApp)
                 && matches!(one.parsed.what, What::Notification(_))
             {
                 "later"
@@ -290,6 +309,22 @@ impl Router {
                 .await?;
         }
         Ok(pushes)
+    }
+}
+
+/// Seen at once, and not only by who wonders why nothing comes.
+fn not_configured(id: NotificationId, user: UserId, channel: Channel, at_ms: u64) -> Attempted {
+    Attempted {
+        id,
+        user,
+        channel,
+        state: SendState::Failed,
+        devices: 0,
+        sending: Sending {
+            error: "not_configured".into(),
+            ..Sending::default()
+        },
+        at_ms,
     }
 }
 

@@ -121,19 +121,23 @@ impl Parsed {
         })
     }
 
-    /// Channels the notification was asked for, and which of them start now. `high` starts with the
-    /// first; the others wait until that one was not acknowledged (the fallback's place).
-    pub fn channels(&self) -> (&[Channel], &[Channel]) {
+    /// Channels the notification was asked for.
+    pub fn asked(&self) -> &[Channel] {
         match &self.what {
-            What::Read(_) => (&[], &[]),
-            What::Notification(content) => {
-                let asked = content.channels.as_slice();
-                match self.head.priority {
-                    Priority::High => (asked, &asked[..asked.len().min(1)]),
-                    _ => (asked, asked),
-                }
-            }
+            What::Read(_) => &[],
+            What::Notification(content) => &content.channels,
         }
+    }
+
+    /// Those that start now, of the ones that reach anybody. `high` starts with the first; the others wait until
+    /// that one was not acknowledged (the fallback's place).
+    pub fn starting(&self, reaches: impl Fn(Channel) -> bool) -> impl Iterator<Item = Channel> {
+        let at_once = match self.head.priority {
+            Priority::High => 1,
+            _ => usize::MAX,
+        };
+        let asked = self.asked().iter().copied();
+        asked.filter(move |channel| reaches(*channel)).take(at_once)
     }
 }
 
@@ -193,7 +197,22 @@ mod tests {
         );
         let parsed = parse(&consumed(record), PARTITIONS).unwrap();
         assert!(parsed.row(&bytes::Bytes::new()).is_none());
-        assert_eq!(parsed.channels().1, [Channel::Push]);
+        assert!(parsed.starting(|_| true).eq([Channel::Push]));
+    }
+
+    #[test]
+    fn high_starts_with_its_first_channel_that_reaches_anybody() {
+        let mut record = record(
+            Kind::Notification,
+            "42",
+            r#"{"type":"x","channels":["push","email","sms"]}"#,
+        );
+        record.set("priority", "high");
+        let parsed = parse(&consumed(record), PARTITIONS).unwrap();
+        assert!(parsed.starting(|_| true).eq([Channel::Push]));
+        let reaches = |channel| channel != Channel::Push;
+        assert!(parsed.starting(reaches).eq([Channel::Email]));
+        assert_eq!(parsed.asked().len(), 3);
     }
 
     #[test]

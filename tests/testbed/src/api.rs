@@ -62,6 +62,15 @@ impl Api {
         }
     }
 
+    /// Enters an e-mail address of a user.
+    pub async fn enter_address(&self, user: &str, address: &str) {
+        let path = format!("/v1/users/{user}/devices/mail");
+        let device = json!({ "kind": "email", "address": address });
+        let request = self.http.put(self.url(&path)).bearer_auth(&self.key);
+        let answer = request.json(&device).send().await.expect("it answers");
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+    }
+
     pub async fn fetch(&self, path: &str) -> Value {
         let (status, body) = self.get(path).await;
         assert_eq!(status, 200, "{path}");
@@ -77,6 +86,11 @@ impl Api {
 
     /// State of the in-app channel of one notification for one user; `none` until it is routed.
     pub async fn state(&self, id: &str, user: &str) -> String {
+        self.state_by("in_app", id, user).await
+    }
+
+    /// The same of another channel.
+    pub async fn state_by(&self, channel: &str, id: &str, user: &str) -> String {
         let path = format!("/v1/notifications/{id}/delivery?user={user}");
         let answer = match self.get(&path).await {
             (404, _) => return "none".to_owned(),
@@ -84,8 +98,8 @@ impl Api {
             (status, _) => panic!("{path}: {status}"),
         };
         let states = answer["states"].as_array().expect("a list");
-        let in_app = states.iter().find(|state| state["channel"] == "in_app");
-        in_app.map_or("none".into(), |state| {
+        let found = states.iter().find(|state| state["channel"] == channel);
+        found.map_or("none".into(), |state| {
             state["state"].as_str().expect("a state").to_owned()
         })
     }

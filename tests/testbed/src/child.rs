@@ -55,6 +55,11 @@ impl Guarded {
         self.child().stderr.take()
     }
 
+    /// The same of its standard output.
+    pub fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
+        self.child().stdout.take()
+    }
+
     /// Waits for its end and takes what it wrote.
     pub fn output(self) -> Output {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());

@@ -103,7 +103,8 @@ fn nspawn(root: &Path) -> Command {
     command
 }
 
-fn cache() -> PathBuf {
+/// Where `scripts/install.sh` puts what is no package of the system.
+pub(crate) fn cache() -> PathBuf {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache");
     std::env::var_os("HERALD_CACHE").map_or_else(default, PathBuf::from)
 }

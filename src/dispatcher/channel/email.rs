@@ -1,0 +1,336 @@
+//! E-mail, handed over to a relay by SMTP.
+//!
+//! Invariants:
+//! * a connection is used again only after a mail that went through it as it should: one whose send failed, or was
+//!   dropped half-way, is closed with it, so that no answer is taken for that of another mail;
+//! * a mail has the same `Message-ID` however often it is sent: mail servers and readers may drop what is repeated;
+//! * what concerns the relay and not the mail (it is away, does not let us in) never ends a mail.
+
+use super::{Answer, Message, Provider};
+use crate::{
+    config::{self, ConfigError, EmailTls, Secret},
+    dispatcher::{devices::DeviceKind, patience::Seldom},
+    limits,
+};
+use async_trait::async_trait;
+use aws_lc_rs::digest;
+use lettre::{
+    Address,
+    message::{Mailbox, SinglePart, header::HeaderName, header::HeaderValue},
+    transport::smtp::{
+        authentication::{Credentials, Mechanism},
+        client::{AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters},
+        extension::ClientId,
+    },
+};
+use parking_lot::Mutex;
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
+};
+
+type SmtpError = lettre::transport::smtp::Error;
+
+pub struct Smtp {
+    host: String,
+    port: u16,
+    security: Security,
+    login: Option<Login>,
+    hello: ClientId,
+    from: Mailbox,
+    timeout: Duration,
+    at_once: usize,
+    /// Open and unused, the last one used at the end.
+    idle: Mutex<Vec<Link>>,
+    refused: Seldom,
+}
+
+enum Security {
+    Starttls(TlsParameters),
+    Implicit(TlsParameters),
+    None,
+}
+
+struct Login {
+    username: String,
+    /// Read at every connection: it may be replaced at any time.
+    password_file: PathBuf,
+}
+
+/// A connection that is let in.
+struct Link {
+    connection: AsyncSmtpConnection,
+    mails: u32,
+}
+
+impl Smtp {
+    /// `None` without a relay. Files that keys name are read.
+    pub fn from_config(config: &config::Email) -> Result<Option<Smtp>, ConfigError> {
+        config.check()?;
+        let (Some(relay), Some(from)) = (&config.relay, &config.from) else {
+            return Ok(None);
+        };
+        let (host, port) = relay.rsplit_once(':').expect("checked");
+        let from: Mailbox = from
+            .parse()
+            .map_err(|error| ConfigError::new("email.from", format!("{from:?}: {error}")))?;
+        let hello = config.hello.as_deref().unwrap_or(from.email.domain());
+        Ok(Some(Smtp {
+            security: Security::new(config, host)?,
+            login: Login::new(config)?,
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port: port.parse().expect("checked"),
+            hello: ClientId::Domain(hello.to_owned()),
+            from,
+            timeout: Duration::from_millis(config.timeout_ms),
+            at_once: config.connections,
+            idle: Mutex::default(),
+            refused: Seldom::default(),
+        }))
+    }
+
+    /// One that was used before and still answers, or a new one.
+    async fn link(&self) -> Result<Link, SmtpError> {
+        loop {
+            let idle = self.idle.lock().pop();
+            let Some(mut link) = idle else {
+                return self.connect().await;
+            };
+            if link.connection.test_connected().await {
+                return Ok(link);
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Link, SmtpError> {
+        let implicit = match &self.security {
+            Security::Implicit(tls) => Some(tls.clone()),
+            Security::Starttls(_) | Security::None => None,
+        };
+        let server = (self.host.as_str(), self.port);
+        let timeout = Some(self.timeout);
+        let mut connection =
+            AsyncSmtpConnection::connect_tokio1(server, timeout, &self.hello, implicit, None)
+                .await?;
+        if let Security::Starttls(tls) = &self.security {
+            connection.starttls(tls.clone(), &self.hello).await?;
+        }
+        if let Some(login) = &self.login {
+            let mechanisms = [Mechanism::Plain, Mechanism::Login];
+            connection.auth(&mechanisms, &login.credentials()).await?;
+        }
+        Ok(Link {
+            connection,
+            mails: 0,
+        })
+    }
+
+    fn put_back(&self, mut link: Link) {
+        link.mails += 1;
+        let mut idle = self.idle.lock();
+        if link.mails < limits::EMAIL_CONNECTION_MAILS && idle.len() < self.at_once {
+            idle.push(link);
+        }
+    }
+
+    fn compose(&self, message: &Message<'_>) -> Result<lettre::Message, String> {
+        let Message {
+            head,
+            content,
+            device,
+        } = message;
+        let address: Address = device
+            .address
+            .parse()
+            .map_err(|error| format!("its address: {error}"))?;
+        let title = content.title.as_ref().unwrap_or(&content.notification_type);
+        // A header is one line.
+        let subject: String = title
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        let text = content.body.as_ref().unwrap_or(title);
+        let automatic = HeaderValue::new(
+            HeaderName::new_from_ascii_str("Auto-Submitted"),
+            "auto-generated".to_owned(),
+        );
+        lettre::Message::builder()
+            .from(self.from.clone())
+            .to(Mailbox::new(None, address))
+            .subject(subject)
+            .date(UNIX_EPOCH + Duration::from_millis(head.created_ms))
+            .message_id(Some(self.message_id(message)))
+            .raw_header(automatic)
+            .singlepart(SinglePart::plain(text.clone()))
+            .map_err(|error| error.to_string())
+    }
+
+    fn message_id(&self, message: &Message<'_>) -> String {
+        let device = message.device;
+        let receiver = format!("{}\n{}", device.user, device.id);
+        let digest = digest::digest(&digest::SHA256, receiver.as_bytes());
+        let digest = &digest.as_ref()[..8];
+        let receiver: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (id, domain) = (message.head.id, self.from.email.domain());
+        format!("<{id}.{receiver}@{domain}>")
+    }
+
+    /// Of the relay: whatever it says, the mail is not to blame.
+    fn unreachable(&self, error: &SmtpError) -> Answer {
+        let refused = error.status().is_some() || error.is_client() || is_of_tls(error);
+        let class = match refused {
+            true => "relay_refused",
+            false => "relay_away",
+        };
+        if self.refused.is_due() {
+            let relay = format!("{}:{}", self.host, self.port);
+            tracing::warn!(relay, %error, "no e-mail can be handed over: see [email]");
+        }
+        Answer::Transient {
+            class,
+            reason: error.to_string(),
+            retry_after: None,
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Smtp {
+    fn name(&self) -> &'static str {
+        "smtp"
+    }
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Email
+    }
+
+    fn at_once(&self) -> usize {
+        self.at_once
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    async fn send(&self, message: &Message<'_>) -> Answer {
+        let mail = match self.compose(message) {
+            Ok(mail) => mail,
+            Err(reason) => {
+                return Answer::Permanent {
+                    class: "unfit",
+                    reason,
+                };
+            }
+        };
+        let mut link = match self.link().await {
+            Ok(link) => link,
+            Err(error) => return self.unreachable(&error),
+        };
+        let sent = link
+            .connection
+            .send(mail.envelope(), &mail.formatted())
+            .await;
+        match sent {
+            Ok(response) => {
+                self.put_back(link);
+                let said = response.message().collect::<Vec<_>>().join(" ");
+                let provider_id = said.chars().take(limits::PROVIDER_ID_CHARS).collect();
+                Answer::Sent { provider_id }
+            }
+            Err(error) => judge(&error),
+        }
+    }
+}
+
+/// A certificate of nobody we know, or something else than TLS.
+fn is_of_tls(error: &SmtpError) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return io.kind() == std::io::ErrorKind::InvalidData;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// Of a mail.
+fn judge(error: &SmtpError) -> Answer {
+    let reason = error.to_string();
+    let transient = |class| Answer::Transient {
+        class,
+        reason: reason.clone(),
+        retry_after: None,
+    };
+    match error {
+        error if error.is_permanent() => Answer::Permanent {
+            class: "rejected",
+            reason,
+        },
+        error if error.is_transient() => transient("deferred"),
+        // What the relay can't take: an address that is not ASCII.
+        error if error.is_client() => Answer::Permanent {
+            class: "unfit",
+            reason,
+        },
+        _ => transient("relay_away"),
+    }
+}
+
+impl Security {
+    fn new(config: &config::Email, host: &str) -> Result<Security, ConfigError> {
+        if config.tls == EmailTls::None {
+            return Ok(Security::None);
+        }
+        let mut tls = TlsParameters::builder(host.trim_matches(['[', ']']).to_owned());
+        if let Some(path) = &config.ca_file {
+            tls = tls
+                .certificate_store(CertificateStore::None)
+                .add_root_certificate(certificate(path)?);
+        }
+        let tls = tls
+            .build()
+            .map_err(|error| ConfigError::new("email.tls", error.to_string()))?;
+        Ok(match config.tls {
+            EmailTls::Implicit => Security::Implicit(tls),
+            _ => Security::Starttls(tls),
+        })
+    }
+}
+
+fn certificate(path: &Path) -> Result<Certificate, ConfigError> {
+    let refused = |problem: String| {
+        let problem = format!("{} {problem}", path.display());
+        ConfigError::new("email.ca_file", problem)
+    };
+    let pem = std::fs::read(path).map_err(|error| refused(format!("can't be read: {error}")))?;
+    Certificate::from_pem(&pem).map_err(|error| refused(format!("is no certificate: {error}")))
+}
+
+impl Login {
+    fn new(config: &config::Email) -> Result<Option<Login>, ConfigError> {
+        let (Some(username), Some(password_file)) = (&config.username, &config.password_file)
+        else {
+            return Ok(None);
+        };
+        let login = Login {
+            username: username.clone(),
+            password_file: password_file.clone(),
+        };
+        login.password().map(|_| Some(login))
+    }
+
+    fn password(&self) -> Result<Secret, ConfigError> {
+        Secret::from_file("email.password_file", &self.password_file)
+    }
+
+    /// A file that can't be read now is as good as a wrong password: the relay says so, and it is tried again.
+    fn credentials(&self) -> Credentials {
+        let password = self.password().unwrap_or_else(|error| {
+            tracing::warn!(%error, "no password for the relay");
+            Secret::default()
+        });
+        Credentials::new(self.username.clone(), password.expose().to_owned())
+    }
+}

@@ -1,0 +1,61 @@
+//! What the channels count.
+
+use crate::metrics::Metrics;
+use prometheus::{HistogramVec, IntCounterVec};
+
+#[derive(Clone, Debug)]
+pub struct ChannelMetrics {
+    /// Attempts at one device, by result.
+    pub sends: IntCounterVec,
+    pub send_s: HistogramVec,
+    /// From the producer's request to the provider's answer.
+    pub delivered_s: HistogramVec,
+    pub claims: IntCounterVec,
+    pub retries: IntCounterVec,
+    /// Critical ones that were tried this often: somebody should know.
+    pub many_attempts: IntCounterVec,
+    /// Notifications that end without a send, by cause.
+    pub failed: IntCounterVec,
+}
+
+impl ChannelMetrics {
+    pub fn new(metrics: &Metrics) -> ChannelMetrics {
+        ChannelMetrics {
+            sends: metrics.counters(
+                "sends_total",
+                "Attempts to send to one device, by result (sent, transient, permanent, timeout) and priority.",
+                &["channel", "provider", "priority", "result"],
+            ),
+            send_s: metrics.latencies(
+                "send_seconds",
+                "One attempt at a provider.",
+                &["channel", "provider"],
+            ),
+            delivered_s: metrics.latencies(
+                "delivered_seconds",
+                "From the producer's request to the provider's answer, of what was sent.",
+                &["channel", "priority"],
+            ),
+            claims: metrics.counters(
+                "send_claims_total",
+                "Claims before a send, by result (without: the registry was away).",
+                &["channel", "result"],
+            ),
+            retries: metrics.counters(
+                "send_retries_total",
+                "Records put into a delay topic, by its delay in seconds.",
+                &["channel", "delay_s"],
+            ),
+            many_attempts: metrics.counters(
+                "critical_attempts_many_total",
+                "Critical notifications that were tried ten times without success.",
+                &["channel"],
+            ),
+            failed: metrics.counters(
+                "sends_failed_total",
+                "Notifications that a channel gave up on, by class of the last error.",
+                &["channel", "class"],
+            ),
+        }
+    }
+}

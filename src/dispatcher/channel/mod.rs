@@ -1,0 +1,92 @@
+//! The channels beside in-app. One loop serves all of them ([`ChannelWorker`]); what differs is behind [`Provider`].
+//!
+//! The path of a record: its user's devices → a claim for each → the provider → the claim is done → the delivery log →
+//! a delay topic for what may work later, `dlq` for what will not → the commit.
+//!
+//! Invariants:
+//! * a process may die anywhere on the path: nothing is suppressed, and a device gets a notification twice only if it
+//!   died between the provider's answer and the claim's end;
+//! * of several devices each is sent to, claimed and tried again apart from the others;
+//! * with the registry away there are no claims, and sends go on: what is sent twice then was read twice.
+
+pub mod email;
+mod metrics;
+mod parcel;
+mod sender;
+mod settle;
+mod worker;
+
+use super::devices::{Device, DeviceKind};
+use crate::{
+    config::{self, ConfigError},
+    envelope::{Channel, Content, Head},
+};
+use async_trait::async_trait;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+pub use metrics::ChannelMetrics;
+pub use parcel::Parcel;
+pub use sender::Sender;
+pub use worker::ChannelWorker;
+
+/// Hands notifications over to whoever reaches one kind of device.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    /// Label of metrics.
+    fn name(&self) -> &'static str;
+
+    fn kind(&self) -> DeviceKind;
+
+    /// Sends at the same time, at most.
+    fn at_once(&self) -> usize;
+
+    /// When a send without an answer has failed. It is dropped then.
+    fn timeout(&self) -> Duration;
+
+    async fn send(&self, message: &Message<'_>) -> Answer;
+}
+
+/// One notification for one device.
+pub struct Message<'a> {
+    pub head: &'a Head,
+    pub content: &'a Content,
+    pub device: &'a Device,
+}
+
+/// What a provider made of a message. Classes are words from a closed list, reasons are for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// With the provider's own name for it.
+    Sent { provider_id: String },
+    /// It may work later: after `retry_after`, if the provider said so.
+    Transient {
+        class: &'static str,
+        reason: String,
+        retry_after: Option<Duration>,
+    },
+    /// It never will.
+    Permanent { class: &'static str, reason: String },
+}
+
+/// The providers that are configured.
+#[derive(Clone, Default)]
+pub struct Channels(Vec<Arc<dyn Provider>>);
+
+impl Channels {
+    pub fn from_config(email: &config::Email) -> Result<Channels, ConfigError> {
+        let email = email::Smtp::from_config(email)?;
+        let email = email.map(|smtp| Arc::new(smtp) as Arc<dyn Provider>);
+        Ok(Channels(email.into_iter().collect()))
+    }
+
+    /// Those that reach anybody.
+    pub fn configured(&self) -> BTreeSet<Channel> {
+        let channels = self.0.iter().map(|provider| provider.kind().channel());
+        channels.collect()
+    }
+
+    fn of(&self, channel: Channel) -> impl Iterator<Item = &Arc<dyn Provider>> {
+        let providers = self.0.iter();
+        providers.filter(move |provider| provider.kind().channel() == channel)
+    }
+}

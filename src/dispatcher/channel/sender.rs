@@ -1,0 +1,224 @@
+//! One attempt at a notification: its user's devices, a claim for each, the providers.
+
+use super::{
+    Answer, ChannelMetrics, Channels, Message, Provider,
+    parcel::Parcel,
+    settle::{Reached, Settled, end, settle},
+};
+use crate::{
+    dispatcher::{
+        devices::Device,
+        patience::{Patience, Stopped},
+        store::SharedStore,
+        unix_ms,
+    },
+    envelope::{Channel, is_expired},
+    ids::DeviceId,
+    limits,
+    registry::{SendClaim, SendKey, SharedRegistry},
+};
+use futures::future::join_all;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
+use uuid::Uuid;
+
+pub struct Sender {
+    channel: Channel,
+    providers: Vec<Places>,
+    store: SharedStore,
+    registry: SharedRegistry,
+    patience: Patience,
+    metrics: ChannelMetrics,
+}
+
+/// A provider and its sends at once.
+struct Places {
+    provider: Arc<dyn Provider>,
+    free: Semaphore,
+}
+
+impl Sender {
+    pub fn new(
+        channel: Channel,
+        channels: &Channels,
+        store: SharedStore,
+        registry: SharedRegistry,
+        patience: Patience,
+        metrics: ChannelMetrics,
+    ) -> Sender {
+        let places = |provider: &Arc<dyn Provider>| Places {
+            provider: provider.clone(),
+            free: Semaphore::new(provider.at_once()),
+        };
+        Sender {
+            channel,
+            providers: channels.of(channel).map(places).collect(),
+            store,
+            registry,
+            patience,
+            metrics,
+        }
+    }
+
+    /// Returns once every device was tried.
+    pub async fn send(&self, parcel: &Parcel) -> Result<Settled, Stopped> {
+        let (at_ms, tried) = (unix_ms(), &parcel.tried);
+        if is_expired(parcel.head.expires_ms, at_ms) {
+            // Before the first attempt nobody has to look: it came too late.
+            let cause = (tried.attempts > 0).then_some("expired");
+            return Ok(end(tried, "expired", cause));
+        }
+        let devices = self.devices(parcel).await?;
+        if devices.is_empty() {
+            return Ok(end(tried, "no_address", None));
+        }
+        let until = Instant::now() + limits::CHANNEL_BATCH_TIME;
+        let sends = devices.iter().map(|(device, places)| async move {
+            let reached = self.reach(parcel, device, places, until).await;
+            (device.id.clone(), reached)
+        });
+        let reached: Vec<(DeviceId, Reached)> = join_all(sends).await;
+        Ok(settle(&parcel.head, tried, reached, at_ms, unix_ms()))
+    }
+
+    /// Those that a provider of this channel serves and that are left to be tried.
+    async fn devices(&self, parcel: &Parcel) -> Result<Vec<(Device, &Places)>, Stopped> {
+        let devices = self
+            .patience
+            .until_done("devices", || self.store.devices(&parcel.user))
+            .await?;
+        let is_open = |device: &Device| {
+            let open = parcel.tried.open.as_ref();
+            open.is_none_or(|open| open.contains(&device.id))
+        };
+        let served = devices.into_iter().filter(is_open).filter_map(|device| {
+            let serves = |places: &&Places| places.provider.kind() == device.kind;
+            let places = self.providers.iter().find(serves)?;
+            Some((device, places))
+        });
+        Ok(served.collect())
+    }
+
+    async fn reach(
+        &self,
+        parcel: &Parcel,
+        device: &Device,
+        places: &Places,
+        until: Instant,
+    ) -> Reached {
+        let free = timeout_at(until, places.free.acquire());
+        let place = tokio::select! {
+            biased;
+            () = self.patience.leaving() => None,
+            place = free => place.ok(),
+        };
+        let Some(place) = place else {
+            let wait = Duration::ZERO;
+            return Reached::Elsewhere { wait };
+        };
+        let _place = place.expect("never closed");
+        let send = SendKey {
+            channel: self.channel,
+            id: parcel.head.id,
+            user: parcel.user.clone(),
+            device: device.id.clone(),
+        };
+        let owner = Uuid::now_v7().to_string();
+        let provider = places.provider.as_ref();
+        match self.claim(&send, &owner, provider.timeout() * 2).await {
+            Some(SendClaim::Done) => return Reached::SentBefore,
+            Some(SendClaim::Pending { wait_ms }) => {
+                let wait = Duration::from_millis(wait_ms);
+                return Reached::Elsewhere { wait };
+            }
+            Some(SendClaim::Ours) | None => {}
+        }
+        let message = Message {
+            head: &parcel.head,
+            content: &parcel.content,
+            device,
+        };
+        let answer = self.ask(provider, &message).await;
+        let ended = match &answer {
+            Answer::Sent { .. } => self.registry.finish_send(&send).await,
+            _ => self.registry.release_send(&send, &owner).await,
+        };
+        if let Err(error) = ended {
+            // The commit says it too, and the lease ends by itself.
+            tracing::debug!(%error, id = %send.id, "a claim was not ended");
+        }
+        match answer {
+            Answer::Sent { provider_id } => Reached::Sent { provider_id },
+            Answer::Transient {
+                class,
+                reason,
+                retry_after,
+            } => Reached::Later {
+                class,
+                reason,
+                after: retry_after,
+            },
+            Answer::Permanent { class, reason } => Reached::Never { class, reason },
+        }
+    }
+
+    async fn ask(&self, provider: &dyn Provider, message: &Message<'_>) -> Answer {
+        let began = Instant::now();
+        let within = provider.timeout();
+        let answered = timeout(within, provider.send(message)).await;
+        let result = match &answered {
+            Ok(Answer::Sent { .. }) => "sent",
+            Ok(Answer::Transient { .. }) => "transient",
+            Ok(Answer::Permanent { .. }) => "permanent",
+            Err(_) => "timeout",
+        };
+        let (channel, priority) = (self.channel.as_str(), message.head.priority.as_str());
+        let labels = [channel, provider.name(), priority, result];
+        self.metrics.sends.with_label_values(&labels).inc();
+        let send_s = &self.metrics.send_s;
+        send_s
+            .with_label_values(&labels[..2])
+            .observe(began.elapsed().as_secs_f64());
+        if result == "sent" {
+            let age_ms = unix_ms().saturating_sub(message.head.created_ms);
+            let delivered_s = &self.metrics.delivered_s;
+            delivered_s
+                .with_label_values(&[channel, priority])
+                .observe(age_ms as f64 / 1000.0);
+        }
+        answered.unwrap_or_else(|_| Answer::Transient {
+            class: "timeout",
+            reason: format!("no answer in {} ms", within.as_millis()),
+            retry_after: None,
+        })
+    }
+
+    /// `None` with the registry away: at worst it is sent twice, else not at all.
+    async fn claim(&self, send: &SendKey, owner: &str, lease: Duration) -> Option<SendClaim> {
+        let mut claim = None;
+        for attempt in 1..=limits::LOOKUP_ATTEMPTS {
+            match self.registry.claim_send(send, owner, lease).await {
+                Ok(answer) => {
+                    claim = Some(answer);
+                    break;
+                }
+                Err(_) if attempt == limits::LOOKUP_ATTEMPTS || !self.registry.healthy() => break,
+                Err(_) => tokio::time::sleep(limits::LOOKUP_PAUSE).await,
+            }
+        }
+        let result = match claim {
+            Some(SendClaim::Ours) => "ours",
+            Some(SendClaim::Done) => "done",
+            Some(SendClaim::Pending { .. }) => "pending",
+            None => "without",
+        };
+        let counter = &self.metrics.claims;
+        counter
+            .with_label_values(&[self.channel.as_str(), result])
+            .inc();
+        claim
+    }
+}

@@ -1,0 +1,56 @@
+//! Moves records from the delay topics back to their channels, each when its delay is over on the broker's clock.
+//!
+//! A record that is moved twice (a crash before the commit) is sent once: its claim says so.
+
+use super::super::{
+    channel::Parcel,
+    outbox::Outbox,
+    patience::Stopped,
+    worker::{Refused, Work},
+};
+use crate::{
+    bus::{Consumed, RETRY_DELAYS_S, Target, Topic},
+    limits,
+};
+use async_trait::async_trait;
+
+pub struct Delayed {
+    pub outbox: Outbox,
+}
+
+#[async_trait]
+impl Work for Delayed {
+    fn group(&self) -> &'static str {
+        "retry"
+    }
+
+    fn topics(&self) -> Vec<Topic> {
+        RETRY_DELAYS_S.into_iter().map(Topic::Retry).collect()
+    }
+
+    fn records_max(&self) -> usize {
+        limits::RETRY_BATCH
+    }
+
+    fn due_ms(&self, record: &Consumed) -> u64 {
+        match record.at.topic {
+            Topic::Retry(delay_s) => record.appended_ms + u64::from(delay_s) * 1000,
+            _ => 0,
+        }
+    }
+
+    async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
+        let mut moved = Vec::with_capacity(records.len());
+        for consumed in records {
+            match Parcel::topic(&consumed.record) {
+                Some(topic) => moved.push((Target::Keyed(topic), consumed.record.clone())),
+                None => {
+                    let reason = "its header `channel` names none";
+                    self.outbox.dead_letter(consumed, "header", reason).await?;
+                }
+            }
+        }
+        self.outbox.send(moved).await?;
+        Ok(Vec::new())
+    }
+}
