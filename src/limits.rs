@@ -446,6 +446,9 @@ pub const SYNCS_WAITING: usize = 65_536;
 /// takes more, and lookups and newcomers need the rest. 500,000 connections on each of 3 gateways: 40 s (by
 /// [`REGISTER_BATCH`]); on each of 45: 4 min.
 pub const REENTERED_PER_S: usize = 100_000;
+/// Users gone whose entry waits in the table for a registry that is away: 12 MB. More of them stay entered until the
+/// sweep of this life.
+pub const GONE_USERS: usize = 131_072;
 /// A user gone for this long (at least; twice as long at most) leaves the registry.
 pub const REMOVAL_AFTER: Duration = Duration::from_secs(5);
 /// Every user's entry is compared with the registry once in this time.
@@ -517,6 +520,8 @@ pub const SPOOL_WAIT: Duration = Duration::from_secs(2);
 pub const DIRECT_WAITING: usize = 16_384;
 pub const DIRECT_BATCH: usize = 64;
 pub const DIRECT_AT_ONCE: usize = 16;
+/// Between two looks for where gateways are, should the registry go away too.
+pub const DIRECT_LOOK: Duration = Duration::from_secs(5);
 /// Between tries of a bus that takes nothing, and of a topic that is not there.
 pub const SPOOL_PROBE_EVERY: Duration = Duration::from_millis(500);
 pub const SPOOL_TOPIC_EVERY: Duration = Duration::from_secs(10);

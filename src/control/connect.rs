@@ -175,10 +175,8 @@ impl Registrar {
         let most = reentered_by_a_scan(live, self.host.pace.removal_after);
         let scan = self.host.table.scan(self.next_part, most);
         self.owed += scan.owed.len();
+        self.unregister(owner.as_ref(), &scan.gone).await;
         if let Some(owner) = owner {
-            if !scan.gone.is_empty() {
-                self.unregister(&owner, &scan.gone).await;
-            }
             self.register(&scan.owed).await;
             self.compare(&owner, most - scan.owed.len()).await;
         }
@@ -248,12 +246,21 @@ impl Registrar {
         true
     }
 
-    /// An entry that can't be removed now stays until this epoch is swept: a router that meets it is
-    /// answered `not_here`.
-    async fn unregister(&mut self, owner: &Ownership, entries: &[Registration]) {
+    /// What can't be removed now is tried again at the next scan of its part.
+    async fn unregister(&mut self, owner: Option<&Ownership>, gone: &[Registration]) {
         let host = self.host.clone();
-        let call = host.registry.unregister(&owner.gateway, entries);
-        self.call("unregister", call).await;
+        for gone in gone.chunks(limits::REGISTER_BATCH) {
+            let removed = match owner {
+                Some(owner) => {
+                    let call = host.registry.unregister(&owner.gateway, gone);
+                    self.call("unregister", call).await.is_some()
+                }
+                None => false,
+            };
+            if !removed {
+                host.table.keep_for_removal(gone);
+            }
+        }
     }
 
     /// The present ownership. Under a new epoch everyone is owed an entry.

@@ -3,11 +3,15 @@
 //! Invariants:
 //! * an entry lives from the first connection until the second scan that finds it without one; a user who
 //!   comes back in between needs no registry write;
+//! * who is gone stays in the table, up to [`limits::GONE_USERS`], until the registry has removed the entry: with the
+//!   registry away nobody else would;
 //! * the stamp is given at 0→1 and is what the registry's entry holds, so that a late removal or a
 //!   late confirmation of an older life changes nothing;
 //! * `registered` is set only after the registry confirmed the write under the present epoch.
 
-use crate::{gateway::mailbox::ConnId, ids::UserId, memory::contract, registry::Registration};
+use crate::{
+    gateway::mailbox::ConnId, ids::UserId, limits, memory::contract, registry::Registration,
+};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -25,13 +29,15 @@ pub const PARTS: usize = contract::TABLE_PARTS;
 const REGISTERED: u64 = 1 << 63;
 /// The write failed or was undone: the next scan does it again.
 const OWED: u64 = 1 << 62;
-/// A scan found the user gone; the next one removes the entry.
+/// A scan found the user gone; the next one gives it up for removal.
 const GONE: u64 = 1 << 61;
 /// No connection: `first` means nothing.
 const NOBODY: u64 = 1 << 60;
 /// Further connections are in [`Part::others`].
 const MORE: u64 = 1 << 59;
-const FLAGS: u64 = REGISTERED | OWED | GONE | NOBODY | MORE;
+/// The registry was asked to remove the entry, and did not answer.
+const REMOVING: u64 = 1 << 58;
+const FLAGS: u64 = REGISTERED | OWED | GONE | NOBODY | MORE | REMOVING;
 
 struct Entry {
     first: ConnId,
@@ -75,6 +81,8 @@ struct Part {
     users: ByUser<Entry>,
     /// Connections of a user beyond the first: most have one, and pay for one.
     others: ByUser<Vec<ConnId>>,
+    /// Entries of the users that are [`REMOVING`].
+    removing: usize,
 }
 
 impl Part {
@@ -82,11 +90,12 @@ impl Part {
         Part {
             users: HashMap::with_hasher(hasher.clone()),
             others: HashMap::with_hasher(hasher.clone()),
+            removing: 0,
         }
     }
 
     /// False when it is known already.
-    fn add(&mut self, user: &UserId, conn: ConnId, new_stamp: impl FnOnce() -> u64) -> bool {
+    fn add(&mut self, user: &UserId, conn: ConnId, new_stamp: impl Fn() -> u64) -> bool {
         let entry = self.users.entry(user.clone()).or_insert_with(|| Entry {
             first: conn,
             stamp_and_flags: new_stamp() | NOBODY,
@@ -95,6 +104,11 @@ impl Part {
         if entry.is(NOBODY) {
             entry.first = conn;
             entry.clear(NOBODY);
+            if entry.is(REMOVING) {
+                // A removal that got no answer may still be carried out: of the older stamp.
+                entry.stamp_and_flags = new_stamp();
+                self.removing -= 1;
+            }
             return true;
         }
         if entry.first == conn {
@@ -171,7 +185,7 @@ pub struct Opened {
 pub struct Scan {
     /// Users to register again.
     pub owed: Vec<Registration>,
-    /// Users whose entry was removed: to be unregistered.
+    /// Users whose entry was taken out: to be unregistered.
     pub gone: Vec<Registration>,
 }
 
@@ -272,9 +286,14 @@ impl Table {
     /// Looks through one part for what is owed (at most `limit`) and who is gone since the last scan.
     pub fn scan(&self, part: usize, limit: usize) -> Scan {
         let mut scan = Scan::default();
-        self.parts[part].lock().users.retain(|user, entry| {
+        let mut part = self.parts[part].lock();
+        let Part {
+            users, removing, ..
+        } = &mut *part;
+        users.retain(|user, entry| {
             if entry.is(NOBODY) {
                 if entry.is(GONE) {
+                    *removing -= usize::from(entry.is(REMOVING));
                     scan.gone.push(entry.registration(user));
                     return false;
                 }
@@ -285,6 +304,24 @@ impl Table {
             true
         });
         scan
+    }
+
+    /// The registry did not say that these are removed: the next scan brings them up again. Those beyond
+    /// [`limits::GONE_USERS`] stay in the registry until this epoch is swept; a router that meets them is answered
+    /// `not_here`.
+    pub fn keep_for_removal(&self, gone: &[Registration]) {
+        for Registration { user, stamp } in gone {
+            let mut part = self.part(user).lock();
+            // Who is back is entered under a later stamp, which takes the place of this one.
+            if part.removing < limits::GONE_USERS / PARTS && !part.users.contains_key(user) {
+                part.removing += 1;
+                let entry = Entry {
+                    first: ConnId::default(),
+                    stamp_and_flags: stamp | NOBODY | GONE | REMOVING,
+                };
+                part.users.insert(user.clone(), entry);
+            }
+        }
     }
 
     /// The connected users of one part whom the registry should hold.
@@ -352,7 +389,7 @@ impl Table {
     ) {
         for Registration { user, stamp } in registrations {
             let mut part = self.part(user).lock();
-            let Part { users, others } = &mut *part;
+            let Part { users, others, .. } = &mut *part;
             if let Some(entry) = users.get_mut(user)
                 && entry.stamp() == *stamp
             {
@@ -398,6 +435,47 @@ mod tests {
             [conn(1), conn(2)]
         );
         assert_eq!(table.connections(), 2);
+    }
+
+    #[test]
+    fn who_could_not_be_removed_is_given_up_again_and_under_a_new_stamp_after_coming_back() {
+        let table = Table::default();
+        let old = table.open(&user("a"), conn(1)).registration;
+        table.confirm(std::slice::from_ref(&old));
+        table.close(&user("a"), conn(1));
+        let keep = || {
+            let mut gone = Vec::new();
+            for part in 0..PARTS {
+                let scan = table.scan(part, usize::MAX);
+                table.keep_for_removal(&scan.gone);
+                gone.extend(scan.gone);
+            }
+            gone
+        };
+        assert_eq!(keep(), []);
+        assert_eq!(keep(), std::slice::from_ref(&old));
+        assert_eq!(keep(), std::slice::from_ref(&old));
+        let back = table.open(&user("a"), conn(2));
+        assert!(!back.registered, "nobody knows whether it was removed");
+        assert!(back.registration.stamp > old.stamp);
+        assert_eq!(scan_all(&table).gone, []);
+    }
+
+    #[test]
+    fn as_many_wait_for_their_removal_as_are_allowed() {
+        let table = Table::default();
+        for n in 0..limits::GONE_USERS * 2 {
+            let gone = user(&n.to_string());
+            table.open(&gone, conn(1));
+            table.close(&gone, conn(1));
+        }
+        for _ in 0..3 {
+            for part in 0..PARTS {
+                let scan = table.scan(part, usize::MAX);
+                table.keep_for_removal(&scan.gone);
+            }
+        }
+        assert_eq!(table.users(), limits::GONE_USERS);
     }
 
     fn scan_all(table: &Table) -> Scan {

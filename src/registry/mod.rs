@@ -282,7 +282,7 @@ pub trait Registry: Send + Sync + 'static {
         users: &[Registration],
     ) -> Result<(), RegistryError>;
 
-    /// Removes entries whose stamp is still the one given.
+    /// Removes entries whose stamp is not above the one given.
     async fn unregister(
         &self,
         owner: &GatewayEpoch,

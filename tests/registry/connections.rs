@@ -96,6 +96,18 @@ pub async fn a_removal_with_an_old_stamp_does_nothing(subject: Subject) {
     assert_eq!(routes(&registry, "ann").await, []);
 }
 
+pub async fn a_removal_takes_an_earlier_stamp_of_the_same_life_with_it(subject: Subject) {
+    let registry = subject.registry(LASTING).await;
+    let owner = started(&registry, "gw-1", Some(4)).await;
+    registry.register(&owner, &[entry("ann", 1)]).await.unwrap();
+    // What was to replace it never came.
+    registry
+        .unregister(&owner, &[entry("ann", 2)])
+        .await
+        .unwrap();
+    assert_eq!(routes(&registry, "ann").await, []);
+}
+
 pub async fn registering_again_changes_nothing(subject: Subject) {
     let registry = subject.registry(LASTING).await;
     let owner = started(&registry, "gw-1", Some(4)).await;

@@ -93,6 +93,7 @@ on_both! {
         the_newest_life_of_a_gateway_is_the_route
         a_late_removal_by_an_old_life_leaves_the_entry_of_the_new_one
         a_removal_with_an_old_stamp_does_nothing
+        a_removal_takes_an_earlier_stamp_of_the_same_life_with_it
         registering_again_changes_nothing
         user_ids_with_odd_characters_are_kept_apart
         ten_thousand_users_go_in_and_out_in_batches

@@ -327,7 +327,8 @@ impl Registry for EmbeddedRegistry {
     ) -> Result<(), RegistryError> {
         let mut tables = self.tables.lock();
         for entry in users {
-            if tables.stamp(owner, &entry.user) == Some(entry.stamp) {
+            let stored = tables.stamp(owner, &entry.user);
+            if stored.is_some_and(|stamp| stamp <= entry.stamp) {
                 tables.remove(owner, &entry.user);
             }
         }

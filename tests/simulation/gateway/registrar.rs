@@ -24,6 +24,8 @@ pub struct Arrival {
 /// What a scan came to.
 pub struct Scanned {
     owed: Option<Vec<Registration>>,
+    /// Who could not be removed.
+    gone: Vec<Registration>,
     missing: Option<Vec<Registration>>,
     compared_incarnation: u64,
 }
@@ -119,7 +121,10 @@ impl World {
             owed.extend(scan.owed);
             gone.extend(scan.gone);
         }
-        let Some(owner) = owner else { return };
+        let Some(owner) = owner else {
+            gateway.table.keep_for_removal(&gone);
+            return;
+        };
         gateway.scans += 1;
         let link = gateway.link();
         let incarnation = link.incarnation();
@@ -141,9 +146,8 @@ impl World {
         }
         gateway.registering = true;
         self.own_call(number, async move {
-            if !gone.is_empty() {
-                // An entry that stays is answered `not_here`, and swept with this life.
-                let _ = link.unregister(&owner, &gone).await;
+            if !gone.is_empty() && link.unregister(&owner, &gone).await.is_ok() {
+                gone.clear();
             }
             let written = match owed.is_empty() {
                 true => Ok(()),
@@ -155,6 +159,7 @@ impl World {
             };
             GatewayDone::Scanned(Box::new(Scanned {
                 owed: written.is_ok().then_some(owed),
+                gone,
                 missing: missing.ok(),
                 compared_incarnation: incarnation,
             }))
@@ -164,6 +169,7 @@ impl World {
     pub(super) fn scanned(&mut self, number: usize, scanned: Scanned) {
         let gateway = &mut self.gateways[number];
         gateway.registering = false;
+        gateway.table.keep_for_removal(&scanned.gone);
         let missed: BTreeSet<ConnId> = match &scanned.owed {
             Some(entries) => gateway.table.confirm(entries).into_iter().collect(),
             None => BTreeSet::new(),

@@ -1,5 +1,7 @@
--- conn:<user> or a bucket; field, stamp: removes the field only if it is still the one that was seen.
-if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+-- conn:<user> or a bucket; field, stamp: removes the field unless a later stamp stands there. Stamps of a life only
+-- rise, and a removal is of the last one given: an earlier one is what a write that never came was to replace.
+local stored = tonumber(redis.call('HGET', KEYS[1], ARGV[1]))
+if stored and stored <= tonumber(ARGV[2]) then
   return redis.call('HDEL', KEYS[1], ARGV[1])
 end
 return 0
