@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 mod access;
+mod disk;
 mod epoll;
 mod kafka;
 mod memory;
@@ -19,6 +20,7 @@ mod table;
 mod thread;
 
 pub use access::may_write_in;
+pub use disk::free_bytes;
 pub use epoll::{EVENTS_MAX, Epoll, Interest, Readiness, Ready};
 pub use kafka::{add_brokers, set_credentials};
 pub use memory::{collect_freed, page_bytes, without_huge_pages};

@@ -79,6 +79,7 @@ pub async fn a_broker_that_stands_still_is_away_and_back_once(world: &mut World)
     world.broker.freeze();
     load.is_spooled(&world.fleet, 500).await;
     world.gateways_name("bus", true).await;
+    goes_to_every_gateway_without_redis(world).await;
     world.broker.thaw();
     world.whole_again().await;
     let accepted = load.stop().await;
@@ -141,6 +142,24 @@ async fn goes_directly(world: &World, load: &Load) {
     urgent.retain(|one| one.critical);
     assert!(urgent.len() > 10, "only {} were critical", urgent.len());
     world.pushed("critical, directly", &urgent).await;
+}
+
+/// Nobody says where the users are, so whoever holds them is asked.
+async fn goes_to_every_gateway_without_redis(world: &World) {
+    world.fleet.redis.freeze();
+    world.gateways_name("registry", true).await;
+    let (http, url) = (
+        reqwest::Client::new(),
+        world.fleet.api.url("/v1/notifications"),
+    );
+    let mut urgent = Vec::new();
+    for user in 0..USERS {
+        let one = post(&http, &url, user, "critical", 100).await;
+        urgent.push(one.expect("the spool has room"));
+    }
+    world.pushed("critical, to every gateway", &urgent).await;
+    world.fleet.redis.thaw();
+    world.gateways_name("registry", false).await;
 }
 
 /// Posts until the spool takes nothing of any priority; low is refused first.

@@ -158,10 +158,10 @@ fn in_a_child(test: &str, command: &[&str]) {
 
 /// With a disk of 16 MB, of a mount namespace of its own.
 #[test]
-fn a_full_disk_is_a_refusal_and_what_was_taken_before_is_replayed() {
+fn a_full_disk_refuses_low_first_and_what_was_taken_before_is_replayed() {
     let Ok(disk) = std::env::var(PLACE) else {
         return in_a_child(
-            "spool::a_full_disk_is_a_refusal_and_what_was_taken_before_is_replayed",
+            "spool::a_full_disk_refuses_low_first_and_what_was_taken_before_is_replayed",
             &[
                 "unshare",
                 "--user",
@@ -178,8 +178,11 @@ fn a_full_disk_is_a_refusal_and_what_was_taken_before_is_replayed() {
     runtime.block_on(async {
         let (rig, switched) = away(Path::new(&disk), 64 << 20).await;
         let mut taken = BTreeSet::new();
+        fill(&rig, "low", "spool_full", &mut taken).await;
+        let low = taken.len();
         fill(&rig, "critical", "spool_failed", &mut taken).await;
         assert!(taken.len() > 20, "only {} were taken", taken.len());
+        assert!(taken.len() > low, "no room was left for critical");
         fill(&rig, "critical", "spool_failed", &mut taken).await;
         all_are_stored(&rig, &switched, taken).await;
         // Room again: the next outage is taken.

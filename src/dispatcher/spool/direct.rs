@@ -2,6 +2,8 @@
 //!
 //! Invariants:
 //! * what goes this way is in the spool already: whatever fails here is delivered by the replay;
+//! * with the registry away too, it goes to every gateway that lived when the registry last answered: those that hold
+//!   the user deliver it, the others say `not_here`;
 //! * it has no position (0, which moves no cursor). The replay brings the same id once more with its position;
 //!   clients drop the repeat;
 //! * it has no row, so it is entered in the log first: a client may acknowledge it before we hear that it was
@@ -18,10 +20,11 @@ use crate::{
     envelope::{self, Fate, Routed, VERSION},
     ids::UserId,
     limits,
-    registry::SharedRegistry,
+    registry::{Route, SharedRegistry},
 };
 use futures::StreamExt;
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -35,6 +38,8 @@ struct Worker {
     registry: SharedRegistry,
     store: SharedStore,
     gateways: Gateways,
+    /// Where gateways were when the registry last said it.
+    last_known: Mutex<Vec<String>>,
     metrics: SpoolMetrics,
 }
 
@@ -51,13 +56,17 @@ impl Direct {
             registry,
             store,
             gateways,
+            last_known: Mutex::default(),
             metrics: metrics.clone(),
         };
         tokio::spawn(async move {
-            ReceiverStream::new(waiting)
+            let deliveries = ReceiverStream::new(waiting)
                 .ready_chunks(limits::DIRECT_BATCH)
-                .for_each_concurrent(limits::DIRECT_AT_ONCE, |batch| worker.deliver(batch))
-                .await;
+                .for_each_concurrent(limits::DIRECT_AT_ONCE, |batch| worker.deliver(batch));
+            tokio::select! {
+                () = deliveries => {}
+                () = worker.keep_looking() => {}
+            }
         });
         Direct { queue, metrics }
     }
@@ -73,10 +82,10 @@ impl Direct {
 impl Worker {
     async fn deliver(&self, batch: Vec<Routed>) {
         let users: Vec<UserId> = batch.iter().filter_map(|one| one.user.clone()).collect();
-        let Ok(routes) = self.registry.lookup(&users).await else {
-            self.metrics.count_direct("registry_away", users.len());
-            return;
-        };
+        let addresses = self.addresses(&users).await;
+        if addresses.is_empty() {
+            return self.metrics.count_direct("registry_away", users.len());
+        }
         let entries: Vec<_> = batch
             .iter()
             .filter_map(|one| Some((one.head.id, one.user.clone()?, envelope::Channel::InApp)))
@@ -85,15 +94,8 @@ impl Worker {
             tracing::debug!(%error, "direct deliveries are not in the log beforehand");
         }
         let mut calls: HashMap<String, Vec<Record>> = HashMap::new();
-        for (routed, routes) in batch.into_iter().zip(routes) {
+        for (routed, addresses) in batch.into_iter().zip(addresses) {
             let record = routed.into_record();
-            let mut addresses: Vec<String> = routes
-                .into_iter()
-                .filter(|route| route.live)
-                .filter_map(|route| route.grpc)
-                .collect();
-            addresses.sort_unstable();
-            addresses.dedup();
             if addresses.is_empty() {
                 self.metrics.count_direct("absent", 1);
             }
@@ -105,6 +107,29 @@ impl Worker {
             .into_iter()
             .map(|(address, records)| self.call(address, records));
         futures::future::join_all(calls).await;
+    }
+
+    /// Where each of the users may be. Nothing at all: nobody knows a gateway.
+    async fn addresses(&self, users: &[UserId]) -> Vec<Vec<String>> {
+        if let Ok(routes) = self.registry.lookup(users).await {
+            return routes.into_iter().map(distinct).collect();
+        }
+        let everyone = self.last_known.lock().clone();
+        match everyone.is_empty() {
+            true => Vec::new(),
+            false => vec![everyone; users.len()],
+        }
+    }
+
+    /// Notes where gateways are. Runs until dropped.
+    async fn keep_looking(&self) {
+        loop {
+            if let Ok(live) = self.gateways.live().await {
+                let addresses = live.into_iter().map(|lease| lease.info.grpc);
+                *self.last_known.lock() = addresses.collect();
+            }
+            tokio::time::sleep(limits::DIRECT_LOOK).await;
+        }
     }
 
     async fn call(&self, address: String, records: Vec<Record>) {
@@ -141,4 +166,13 @@ impl Worker {
             tracing::debug!(%error, "direct deliveries are not in the log");
         }
     }
+}
+
+/// Of the gateways that live.
+fn distinct(routes: Vec<Route>) -> Vec<String> {
+    let live = routes.into_iter().filter(|route| route.live);
+    let mut addresses: Vec<String> = live.filter_map(|route| route.grpc).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }

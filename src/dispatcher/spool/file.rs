@@ -115,6 +115,7 @@ impl File {
         self.keep_reserve()?;
         self.fold_long_log()?;
         let mut bytes = self.bytes()?;
+        let disk = bytes.saturating_add(self.place.free_bytes());
         let mut next = self.next;
         let transaction = self.connection.unchecked_transaction()?;
         let mut insert = transaction
@@ -123,7 +124,7 @@ impl File {
         for entry in entries {
             // A page more than it holds is the most it can take.
             let size = entry.record.len() as u64 + self.page_bytes;
-            let room = room_for(entry.priority, self.bytes_max);
+            let room = room_for(entry.priority, self.bytes_max, disk);
             kept.push(bytes + size <= room);
             if bytes + size > room {
                 continue;
@@ -272,15 +273,16 @@ pub fn is_harmless(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Bytes up to which a priority may fill the spool.
-fn room_for(priority: Priority, bytes_max: u64) -> u64 {
+/// Bytes up to which a priority may fill the spool: its share of what is allowed, or of what the disk takes where that
+/// is less. Critical tries the disk to its end.
+fn room_for(priority: Priority, bytes_max: u64, disk: u64) -> u64 {
     let percent = match priority {
-        Priority::Critical => 100,
+        Priority::Critical => return bytes_max,
         Priority::High => limits::SPOOL_HIGH_PERCENT,
         Priority::Normal => limits::SPOOL_NORMAL_PERCENT,
         Priority::Low => limits::SPOOL_LOW_PERCENT,
     };
-    bytes_max / 100 * percent
+    bytes_max.min(disk) / 100 * percent
 }
 
 fn failure(code: i32, error: &io::Error) -> rusqlite::Error {

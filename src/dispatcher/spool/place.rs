@@ -2,7 +2,7 @@
 //!
 //! What is written into a file that somebody removed is lost with the process. SQLite goes on writing there.
 
-use crate::limits;
+use crate::{limits, sys};
 use std::{
     fs,
     io::{self, Write},
@@ -41,6 +41,11 @@ impl Place {
     pub fn is_theirs(&self) -> bool {
         let [database, log] = self.open;
         self.has(DATABASE, database) && self.has(LOG, log)
+    }
+
+    /// That the disk still has; no bound where it does not say.
+    pub fn free_bytes(&self) -> u64 {
+        sys::free_bytes(&self.directory).unwrap_or(u64::MAX)
     }
 
     fn has(&self, name: &str, open: Identity) -> bool {
