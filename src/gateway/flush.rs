@@ -37,6 +37,7 @@ pub(super) fn flush(
             }
             (offered, wire.send(&vectors, &mut context.channels)?)
         };
+        context.stats.writes += 1;
         context.stats.sent_bytes += written as u64;
         session.advance(
             written,
@@ -55,6 +56,7 @@ pub(super) fn flush(
 /// A direct write of one frame; 0 when the kernel takes nothing now.
 pub(super) fn write(wire: &mut Wire, bytes: &[u8], context: &mut Context) -> io::Result<usize> {
     let written = wire.send(&[IoSlice::new(bytes)], &mut context.channels)?;
+    context.stats.writes += 1;
     context.stats.sent_bytes += written as u64;
     if written < bytes.len() {
         context.stats.blocked += 1;
