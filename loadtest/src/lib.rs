@@ -27,7 +27,7 @@ mod plot;
 mod procfs;
 mod producer;
 mod progress;
-mod report;
+pub mod report;
 mod roster;
 pub mod rules;
 pub mod run;

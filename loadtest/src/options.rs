@@ -137,8 +137,8 @@ pub struct Options {
 
     // ── posting ──
     /// A dispatcher's http:// or grpc:// address; several: a post that fails at one is repeated at the next.
-    /// Or kafka://broker:port/namespace?shard=0: straight into a gateway's shard, stored nowhere. Posts
-    /// start when all are connected.
+    /// Or kafka://broker:port/namespace?shard=0&linger_ms=0: straight into a gateway's shard, stored nowhere.
+    /// Posts start when all are connected.
     #[arg(long = "post-url", value_name = "URL", help_heading = "Posting")]
     pub post_urls: Vec<String>,
 

@@ -248,15 +248,21 @@ impl Report {
             .into_iter()
             .filter_map(|(name, of)| Some((name.to_owned(), Latency::of(of)?)));
         self.latency_ms_by_priority = tiers.collect();
-        for window in &mut self.windows {
-            let mut sum = hdr::rough();
-            let within =
-                |second: &&Second| (window.from_unix_s..window.to_unix_s).contains(&second.unix_s);
-            for second in self.series.iter().filter(within) {
-                sum.add(&second.latency).expect("same bounds");
-            }
-            window.latency_ms = Latency::of(&sum);
+        let mut windows = std::mem::take(&mut self.windows);
+        for window in &mut windows {
+            window.latency_ms = self.latency_between(window.from_unix_s, window.to_unix_s);
         }
+        self.windows = windows;
+    }
+
+    /// Of what arrived between two Unix seconds, the last one not included.
+    pub fn latency_between(&self, from_unix_s: u64, to_unix_s: u64) -> Option<Latency> {
+        let mut sum = hdr::rough();
+        let within = |second: &&Second| (from_unix_s..to_unix_s).contains(&second.unix_s);
+        for second in self.series.iter().filter(within) {
+            sum.add(&second.latency).expect("same bounds");
+        }
+        Latency::of(&sum)
     }
 }
 

@@ -406,6 +406,8 @@ fn note(end: &End, world: &mut World) {
     match end {
         End::Closed(Some(code)) => count(&mut tally.closes, &code.to_string()),
         End::Closed(None) => count(&mut tally.closes, "none"),
+        // The shaping of a crowd rests on it.
+        End::Status(503, None) => count(&mut tally.failures, "HTTP 503 without Retry-After"),
         End::Status(status, _) => count(&mut tally.failures, &format!("HTTP {status}")),
         End::Broken(what) => count(&mut tally.failures, what),
         End::Tls(error) => count(&mut tally.failures, &format!("TLS: {error}")),

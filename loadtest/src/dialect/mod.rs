@@ -24,7 +24,7 @@ pub enum Dialect {
     #[default]
     Herald,
     /// A notification is a text; a client's path ends with its user. `POST …/USER` reaches the user, `POST …/all`
-    /// everybody. The bare loop, tokio-tungstenite and nchan speak it.
+    /// everybody. The bare loop, tokio-tungstenite and nchan speak it; the bare loop takes posts by `tcp://`, too.
     Plain,
     /// NATS over WebSocket: subjects `user.USER` and `all`. Posts go to its own port.
     Nats,

@@ -10,6 +10,7 @@ mod http;
 mod kafka;
 mod ledger;
 mod nats;
+mod stream;
 
 pub use ledger::Ledger;
 
@@ -67,6 +68,7 @@ enum Door {
     Kafka(Box<kafka::Kafka>),
     Carrier(carrier::Carrier),
     Nats(nats::Nats),
+    Stream(stream::Stream),
 }
 
 /// One notification to post.
@@ -154,8 +156,12 @@ enum Attempt {
 impl Door {
     fn new(options: &Options) -> Result<Door> {
         let urls = &options.post_urls;
+        let all_are = |scheme: &str| urls.iter().all(|url| url.starts_with(scheme));
         match options.dialect {
             Dialect::Herald => {}
+            Dialect::Plain if all_are("tcp://") => {
+                return Ok(Door::Stream(stream::Stream::new(urls)?));
+            }
             Dialect::Plain | Dialect::Centrifugo => {
                 return Ok(Door::Carrier(carrier::Carrier::new(urls, options.dialect)?));
             }
@@ -165,7 +171,6 @@ impl Door {
             Some(file) => roster::read(file)?.trim().to_owned(),
             None => String::new(),
         };
-        let all_are = |scheme: &str| urls.iter().all(|url| url.starts_with(scheme));
         if all_are("kafka://") {
             return Ok(Door::Kafka(Box::new(kafka::Kafka::new(urls)?)));
         }
@@ -189,6 +194,7 @@ impl Door {
             Door::Kafka(kafka) => kafka.attempt(content).await,
             Door::Carrier(carrier) => carrier.attempt(content, turn).await,
             Door::Nats(nats) => nats.attempt(content).await,
+            Door::Stream(stream) => stream.attempt(content),
         }
     }
 }

@@ -129,6 +129,13 @@ fn take_publications(stream: TcpStream, clients: &Clients) -> io::Result<()> {
             let (one, other) = message.split_at(message.len() / 2);
             let frames = [one, other].map(|part| Message::binary(part.to_vec()));
             send(clients, subject.trim_start_matches("user."), &frames);
+        } else if let [user, length] = words[..]
+            && let Ok(length) = length.parse()
+        {
+            let mut text = vec![0; length];
+            reader.read_exact(&mut text)?;
+            let text = String::from_utf8(text).expect("a text");
+            send(clients, user, &[Message::text(text)]);
         }
         line.clear();
     }
@@ -170,9 +177,11 @@ fn run(dialect: &str, scheme: &str) -> Value {
 
 #[test]
 fn what_is_posted_is_expected_and_timed_where_a_text_is_a_notification() {
-    let result = run("plain", "http");
-    assert_eq!(result["counters"]["unique_own"], 36 + 4 * 3);
-    assert_eq!(result["latency_ms"]["count"], 36 + 4 * 3);
+    for scheme in ["http", "tcp"] {
+        let result = run("plain", scheme);
+        assert_eq!(result["counters"]["unique_own"], 36 + 4 * 3, "{scheme}");
+        assert_eq!(result["latency_ms"]["count"], 36 + 4 * 3, "{scheme}");
+    }
 }
 
 #[test]

@@ -10,14 +10,17 @@
 //! * `count`: how many clients there are.
 //!
 //! Each is answered by one line: `sent N blocked M`, `pinging`, or `clients N`. The same is had by HTTP, one request in one piece:
-//! `POST /all`, or `POST /USER` for whoever came by a path that ends with that number.
+//! `POST /all`, or `POST /USER` for whoever came by a path that ends with that number; and over one connection that
+//! carries one after the other, answered by nothing: see [`publisher`].
 //!
 //! It keeps four bytes of a socket, one of state and four of a number per client, judges no token and no frame, and
 //! answers no ping: below this a server can't go.
 
+mod publisher;
 mod sys;
 
 use anyhow::{Context, Result, bail};
+use publisher::{ALL, Publisher};
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
@@ -49,6 +52,7 @@ struct Floor {
     /// What of standard input is not a line yet.
     line: Vec<u8>,
     series: Option<Series>,
+    publisher: Option<Publisher>,
     pings: Option<Pings>,
 }
 
@@ -119,6 +123,7 @@ fn main() -> Result<()> {
         line: Vec::new(),
         series: None,
         pings: None,
+        publisher: None,
     };
     say(format_args!("ready"))?;
     while floor.turn()? {}
@@ -189,6 +194,7 @@ impl Floor {
         let alive = match (length, self.upgraded[slot]) {
             (0, _) => false,
             (_, true) => return,
+            (_, false) if self.publish(slot, length) => return,
             // A request of the load tool comes in one piece.
             (_, false) if self.buffer.starts_with(b"POST ") => {
                 if self.post(slot, length).is_none() {
@@ -197,7 +203,12 @@ impl Floor {
                 }
                 return;
             }
-            (_, false) => answer(socket, &self.buffer[..length]).is_some(),
+            (_, false) => {
+                let socket = self.clients[slot].as_ref();
+                socket
+                    .and_then(|socket| answer(socket, &self.buffer[..length]))
+                    .is_some()
+            }
         };
         if alive && let Some(user) = user_of(&self.buffer[..length]) {
             self.users.resize(self.users.len().max(user + 1), NOBODY);
@@ -208,6 +219,7 @@ impl Floor {
             true => self.open += 1,
             false => {
                 self.open -= usize::from(self.upgraded[slot]);
+                self.publisher.take_if(|publisher| publisher.slot == slot);
                 self.clients[slot] = None;
                 self.free.push(slot as u32);
             }
@@ -226,6 +238,37 @@ impl Floor {
         let answer: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
         let mut socket = self.clients[slot].as_ref()?;
         (socket.write(answer).ok()? == answer.len()).then_some(())
+    }
+
+    /// False: it is another who speaks.
+    fn publish(&mut self, slot: usize, length: usize) -> bool {
+        let bytes = &self.buffer[..length];
+        let is_known = |publisher: &Publisher| publisher.slot == slot;
+        let publisher = match self.publisher.take_if(|publisher| is_known(publisher)) {
+            Some(publisher) => Some(publisher),
+            None => Publisher::greeted(slot, bytes),
+        };
+        let Some(mut publisher) = publisher else {
+            return false;
+        };
+        publisher.arrived(bytes);
+        let mut tally = Tally::default();
+        while let Some((user, text)) = publisher.next() {
+            let frame = text_frame(text);
+            match user {
+                ALL => self.send_all(&frame, &mut tally),
+                user => {
+                    let slot = user
+                        .parse()
+                        .ok()
+                        .and_then(|user: usize| self.users.get(user));
+                    self.send(*slot.unwrap_or(&NOBODY) as usize, &frame, &mut tally);
+                }
+            }
+        }
+        publisher.done();
+        self.publisher = Some(publisher);
+        true
     }
 
     fn send_all(&self, frame: &[u8], tally: &mut Tally) {
