@@ -18,10 +18,10 @@ const EVERY: Duration = Duration::from_millis(300);
 
 /// What is measured of either.
 #[derive(Debug)]
-struct Measured {
-    memory: f64,
-    connect: Cpu,
-    delivery: Cpu,
+pub struct Measured {
+    pub memory: f64,
+    pub connect: Cpu,
+    pub delivery: Cpu,
 }
 
 pub async fn run(options: &Options) -> Result<()> {
@@ -33,7 +33,7 @@ pub async fn run(options: &Options) -> Result<()> {
     for run in 1..=options.runs {
         eprintln!("broadcast: run {run} of {}", options.runs);
         let floor = of_floor(options).await?;
-        let herald = of_herald(options).await?;
+        let herald = of_herald(options, &[]).await?;
         eprintln!("  floor  {floor:.2?}\n  herald {herald:.2?}");
         let note = |figure: &mut Figure, own: f64, beside: f64| {
             figure.runs.push(own);
@@ -101,9 +101,10 @@ async fn of_floor(options: &Options) -> Result<Measured> {
     })
 }
 
-async fn of_herald(options: &Options) -> Result<Measured> {
+/// With other settings than those that are measured with.
+pub async fn of_herald(options: &Options, own: &[(&'static str, String)]) -> Result<Measured> {
     let folder = Folder::new()?;
-    let mut herald = Standalone::start(&folder).await?;
+    let mut herald = Standalone::start_with(&folder, own).await?;
     let empty = Empty::of(&mut herald.process).await?;
     let secret = folder.text("data/token.key");
     let mut swarm = Swarm::start(

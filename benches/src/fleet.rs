@@ -68,6 +68,7 @@ impl Fleet {
             ("HERALD_ADMIN__LISTEN", address(dispatcher_admin)),
             ("HERALD_GRPC__LISTEN", address(grpc)),
             ("HERALD_STORE__PATH", folder.text("store")),
+            ("HERALD_SPOOL__PATH", folder.text("spool")),
             ("HERALD_LOG__LEVEL", "warn".into()),
         ]);
         let log = folder.join("dispatcher.log");
@@ -106,6 +107,40 @@ impl Fleet {
             redis,
             kafka,
         })
+    }
+}
+
+impl Fleet {
+    /// Of the load tool: clients to the gateway, posts straight into its shard. What leaves within a millisecond
+    /// leaves together.
+    pub fn arguments(&self, folder: &Folder) -> Vec<String> {
+        let kafka = self.kafka.port;
+        let posts =
+            format!("--post-url=kafka://127.0.0.1:{kafka}/notifications?shard=0&linger_ms=1");
+        let mut arguments = self.clients(folder);
+        arguments.push(posts);
+        arguments
+    }
+
+    /// The same with posts through the dispatcher, which stores them.
+    pub fn stored_arguments(&self, folder: &Folder) -> Vec<String> {
+        let mut arguments = self.clients(folder);
+        arguments.extend([
+            format!("--post-url=http://127.0.0.1:{}", self.doors.producers),
+            format!("--api-key-file={}", folder.text("admin.key")),
+        ]);
+        arguments
+    }
+
+    /// Of the load tool that posts nothing.
+    pub fn clients(&self, folder: &Folder) -> Vec<String> {
+        vec![
+            format!(
+                "--url=ws://127.0.0.1:{}/ws/notifications",
+                self.doors.clients
+            ),
+            format!("--secret-file={}", folder.text("token.key")),
+        ]
     }
 }
 

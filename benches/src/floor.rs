@@ -22,10 +22,15 @@ pub struct Floor {
 
 impl Floor {
     pub fn start(folder: &Folder) -> Result<Floor> {
+        Floor::start_on(Some(0), folder)
+    }
+
+    /// Bound to a CPU if one is named.
+    pub fn start_on(cpu: Option<usize>, folder: &Folder) -> Result<Floor> {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
         let log = folder.join("floor.log");
-        let mut process = Process::start(&sibling("floor")?, &[address], Some(0), &log)?;
+        let mut process = Process::start(&sibling("floor")?, &[address], cpu, &log)?;
         let (input, output) = process.pipes().context("no pipes")?;
         let mut floor = Floor {
             process,

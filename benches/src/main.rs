@@ -5,19 +5,24 @@
 //! CPU 0 and the clients to CPU 1, where there are two.
 
 mod broadcast;
+mod cores;
 mod deploy;
 mod fleet;
 mod floor;
 mod idle;
+mod latency;
 mod memory;
 mod micro;
+mod mixed;
 mod parts;
 mod peers;
 mod process;
 mod scale;
 mod slabs;
+mod slow;
 mod spool;
 mod standalone;
+mod storm;
 mod swarm;
 mod table;
 mod tls;
@@ -59,16 +64,17 @@ pub struct Options {
     /// Seconds that everybody stays connected, for `scale`.
     #[arg(long, default_value_t = 600)]
     hold_s: u64,
-    /// Notifications to one user each and second, for `scale`, in the second half of that time.
-    #[arg(long, default_value_t = 500)]
-    rate: u32,
+    /// Notifications to one user each and second: for `scale` in the second half of its time, for `storm` and
+    /// `mixed` throughout; two of them for `latency`.
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    rate: Vec<u32>,
     /// Connections of `scale` by TLS.
     #[arg(long)]
     tls: bool,
     /// Connects a second, for `scale`: 4,000, by TLS 1,500.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     connects_per_s: Option<u32>,
-    /// Keep the page with plots of `scale` there.
+    /// Keep the page with plots of `scale` and of `latency` there.
     #[arg(long)]
     html: Option<std::path::PathBuf>,
 }
@@ -92,10 +98,27 @@ enum Part {
     Idle,
     /// Memory and connects by TLS beside plain ones: the standalone.
     Tls,
+    /// From a notification due to its client and CPU per message, open loop through Kafka, beside the floor.
+    Latency,
+    /// Half of the clients come back at once, and a tenth more than there is room for.
+    Storm,
+    /// One client in a hundred stops reading while 4 KB go to everybody, beside the same without them.
+    Slow,
+    /// Notifications to one user each while others go to everybody, beside the same without those.
+    Mixed,
+    /// CPU per delivery on one core thread and on two, on io_uring and on epoll.
+    Cores,
     /// Other servers beside it, driven alike: see --peer.
     Peers,
     /// Frames, mailbox, look-up.
     Micro,
+}
+
+impl Options {
+    /// The one rate that is asked for, or this.
+    fn rate_or(&self, otherwise: u32) -> u32 {
+        self.rate.first().copied().unwrap_or(otherwise)
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -117,17 +140,17 @@ async fn main() -> Result<()> {
     if wants(Part::Spool) {
         spool::run(&options).await?;
     }
-    if options.part == Part::Peers {
-        peers::run(&options).await?;
-    }
-    if options.part == Part::Memory {
-        memory::run(&options).await?;
-    }
-    if options.part == Part::Idle {
-        idle::run(&options).await?;
-    }
-    if options.part == Part::Scale {
-        scale::run(&options).await?;
+    match options.part {
+        Part::Latency => latency::run(&options).await?,
+        Part::Storm => storm::run(&options).await?,
+        Part::Slow => slow::run(&options).await?,
+        Part::Mixed => mixed::run(&options).await?,
+        Part::Cores => cores::run(&options).await?,
+        Part::Peers => peers::run(&options).await?,
+        Part::Memory => memory::run(&options).await?,
+        Part::Scale => scale::run(&options).await?,
+        Part::Idle => idle::run(&options).await?,
+        _ => {}
     }
     if wants(Part::Deploy) {
         deploy::run(&options).await?;

@@ -7,6 +7,7 @@ use crate::{
     parts::Folder,
     process::{Process, sibling},
     slabs,
+    standalone::Samples,
 };
 use anyhow::{Result, bail, ensure};
 use herald::memory::Kind;
@@ -108,13 +109,22 @@ pub async fn run(options: &Options) -> Result<()> {
 }
 
 /// Bytes by kind.
-struct Seen {
-    predicted: BTreeMap<&'static str, f64>,
-    measured: BTreeMap<&'static str, f64>,
+#[derive(Clone)]
+pub struct Seen {
+    pub predicted: BTreeMap<&'static str, f64>,
+    pub measured: BTreeMap<&'static str, f64>,
 }
 
 impl Seen {
-    async fn of(fleet: &Fleet) -> Result<Seen> {
+    pub fn total(&self) -> f64 {
+        self.measured.values().sum()
+    }
+
+    pub async fn of(fleet: &Fleet) -> Result<Seen> {
+        Seen::in_samples(&fleet.doors.metrics().await?)
+    }
+
+    pub fn in_samples(samples: &Samples) -> Result<Seen> {
         let (mut predicted, mut measured) = (BTreeMap::new(), BTreeMap::new());
         for kind in Kind::ALL.map(Kind::as_str) {
             for (family, into) in [
@@ -122,7 +132,7 @@ impl Seen {
                 ("herald_memory_bytes", &mut measured),
             ] {
                 let sample = format!("{family}{{kind=\"{kind}\"}}");
-                into.insert(kind, fleet.doors.metric(&sample).await?);
+                into.insert(kind, samples.sum_of(&sample));
             }
         }
         if measured["process"] == 0.0 {
@@ -135,7 +145,7 @@ impl Seen {
     }
 }
 
-fn print(title: &str, seen: &Seen) {
+pub fn print(title: &str, seen: &Seen) {
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     println!("\n### Memory contract, {title}\n");
     println!("| kind | predicted, MiB | measured, MiB | off |");

@@ -28,6 +28,8 @@ const TLS_CONNECTS_PER_S: u32 = 1_500;
 /// Figures of `net.ipv4.tcp_mem` for each connection, in pages. A socket that holds anything counts with one, and both
 /// ends are on this machine: all at once stay below the pressure, and below what a gateway refuses newcomers for.
 const TCP_PAGES: [f64; 3] = [1.0, 2.0, 2.5];
+/// Notifications a second.
+const RATE: u32 = 500;
 /// Until everyone was pinged, and the allocator has given back what the connects took.
 const SETTLING: Duration = Duration::from_secs(60);
 
@@ -201,7 +203,7 @@ fn swarm(options: &Options, folder: &Folder, fleet: &Fleet, tls: Option<&Tls>) -
         format!("--post-url=http://127.0.0.1:{}", doors.producers),
         format!("--api-key-file={}", folder.text("admin.key")),
         format!("--duration={}", options.hold_s),
-        format!("--rate={}", options.rate),
+        format!("--rate={}", options.rate_or(RATE)),
         format!("--set=send.0.from_s={}", options.hold_s / 2),
         format!("--watch=gateway={}", fleet.gateway.id()),
         format!("--json={}", folder.text("swarm.json")),

@@ -36,10 +36,6 @@ pub struct Standalone {
 }
 
 impl Standalone {
-    pub async fn start(folder: &Folder) -> Result<Standalone> {
-        Standalone::start_with(folder, &[]).await
-    }
-
     /// With settings of its own.
     pub async fn start_with(folder: &Folder, own: &[(&'static str, String)]) -> Result<Standalone> {
         Standalone::start_on(None, folder, own).await
@@ -90,6 +86,20 @@ pub fn content(target: Value) -> Value {
         "title": "A title",
         "body": "x".repeat(200),
     })
+}
+
+/// What an admin port says at one moment.
+pub struct Samples(String);
+
+impl Samples {
+    /// Over a family, or of one sample of it.
+    pub fn sum_of(&self, name: &str) -> f64 {
+        let samples = self.0.lines().filter_map(|line| line.strip_prefix(name));
+        let values = samples.filter(|rest| rest.starts_with([' ', '{']));
+        values
+            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
 }
 
 impl Doors {
@@ -144,15 +154,15 @@ impl Doors {
 
     /// The sum of a family's samples on the gateway's admin port.
     pub async fn metric(&self, name: &str) -> Result<f64> {
+        Ok(self.metrics().await?.sum_of(name))
+    }
+
+    /// All of them at one moment.
+    pub async fn metrics(&self) -> Result<Samples> {
         let answer = self
             .http
             .get(format!("http://127.0.0.1:{}/metrics", self.admin));
-        let text = answer.send().await?.text().await?;
-        let samples = text.lines().filter_map(|line| line.strip_prefix(name));
-        let values = samples.filter(|rest| rest.starts_with([' ', '{']));
-        Ok(values
-            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum())
+        Ok(Samples(answer.send().await?.text().await?))
     }
 
     /// Until so many clients are open, and the registry knows them.

@@ -4,15 +4,13 @@
 use super::servers::Server;
 use crate::{
     parts::Folder,
-    process::{Meter, Process, sibling},
+    process::Meter,
     slabs,
+    swarm::{Scenario, remarks},
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Duration};
 
 /// Seconds from everybody being there: until what is measured at rest is measured, and between parts.
 const TO_ALL_FROM_S: f64 = 11.0;
@@ -52,76 +50,17 @@ pub struct Measured {
     pub remarks: Vec<String>,
 }
 
-/// The load tool on its way through a scenario.
-struct Clients {
-    process: Process,
-    folder: std::path::PathBuf,
+async fn begin(
+    server: &mut Server,
+    folder: &Folder,
     name: &'static str,
-    /// When everybody was there.
-    began: Instant,
-}
-
-impl Clients {
-    async fn start(
-        server: &mut Server,
-        folder: &Folder,
-        name: &'static str,
-        scenario: &str,
-    ) -> Result<Clients> {
-        let file = |end: &str| folder.text(&format!("{name}.{end}"));
-        fs::write(file("toml"), scenario)?;
-        let mut arguments = vec!["run".into(), file("toml")];
-        arguments.extend(server.arguments.iter().cloned());
-        arguments.extend([
-            "--threads=1".into(),
-            "--give-up-s=5".into(),
-            format!("--json={}", file("json")),
-        ]);
-        let log = folder.join(&format!("{name}.log"));
-        let mut process = Process::start(&sibling("swarm")?, &arguments, Some(1), &log)?;
-        // Its result is read from the file.
-        process.drop_output();
-        let mut clients = Clients {
-            process,
-            folder: folder.join(""),
-            name,
-            began: Instant::now(),
-        };
-        while !clients.said("connected after") {
-            clients.process.check()?;
-            server.process().check()?;
-            if clients.said("going on with") || clients.began.elapsed() > Duration::from_secs(60) {
-                bail!("not everybody came: {}", clients.log());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        clients.began = Instant::now();
-        Ok(clients)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.join(format!("{}.log", self.name))).unwrap_or_default()
-    }
-
-    fn said(&self, text: &str) -> bool {
-        self.log().contains(text)
-    }
-
-    /// Until so many seconds after everybody was there; that they have not passed yet is what figures lean on.
-    async fn at(&self, seconds: f64) -> Result<()> {
-        let moment = self.began + Duration::from_secs_f64(seconds);
-        ensure!(Instant::now() < moment, "it did not come to rest in time");
-        tokio::time::sleep_until(moment.into()).await;
-        Ok(())
-    }
-
-    async fn finish(mut self) -> Result<Value> {
-        self.process.ended(Duration::from_secs(60)).await?;
-        let file = self.folder.join(format!("{}.json", self.name));
-        let text = fs::read_to_string(file)
-            .with_context(|| format!("no result of the load tool: {}", self.log()))?;
-        Ok(serde_json::from_str(&text)?)
-    }
+    text: &str,
+) -> Result<Scenario> {
+    let mut arguments = server.arguments.clone();
+    arguments.extend(["--threads=1".into(), "--give-up-s=5".into()]);
+    let mut swarm = Scenario::start(folder, name, text, Some(1), arguments)?;
+    swarm.everybody(server.process()).await?;
+    Ok(swarm)
 }
 
 pub async fn main(server: &mut Server, folder: &Folder, clients: u32) -> Result<Measured> {
@@ -137,7 +76,7 @@ pub async fn main(server: &mut Server, folder: &Folder, clients: u32) -> Result<
     let at_rest = server.process().at_rest().await?;
     let before = Held::now(server)?;
     let meter = Meter::start(server.process(), at_rest)?;
-    let swarm = Clients::start(server, folder, "main", &scenario).await?;
+    let swarm = begin(server, folder, "main", &scenario).await?;
     let each = f64::from(clients);
     let connect = meter.stop(server.process(), each).await?.whole_us;
     let at_rest = server.process().at_rest().await?;
@@ -181,11 +120,11 @@ pub async fn slow(server: &mut Server, folder: &Folder, measured: &mut Measured)
          [[send]]\nto = 'all'\nrate = {SLOW_PER_S:.1}\nsize = 4096\nfrom_s = 4.0\nfor_s = {SLOW_S:.1}\n"
     );
     server.process().settle().await?;
-    let swarm = Clients::start(server, folder, "slow", &scenario).await?;
+    let swarm = begin(server, folder, "slow", &scenario).await?;
     swarm.at(3.0).await?;
     let before = Held::now(server)?;
     let mut most = before;
-    while swarm.began.elapsed().as_secs_f64() < 4.0 + SLOW_S {
+    while swarm.since_s() < 4.0 + SLOW_S {
         tokio::time::sleep(Duration::from_millis(250)).await;
         let now = Held::now(server)?;
         most.proportional = most.proportional.max(now.proportional);
@@ -204,27 +143,6 @@ pub async fn slow(server: &mut Server, folder: &Folder, measured: &mut Measured)
     }
     measured.remarks.extend(remarks(&result, "slow"));
     Ok(())
-}
-
-fn remarks(result: &Value, part: &str) -> Vec<String> {
-    let mut remarks = Vec::new();
-    for what in ["missing", "repeated"] {
-        match result[what].as_u64() {
-            Some(0) => {}
-            count => remarks.push(format!("{part}: {} {what}", count.unwrap_or_default())),
-        }
-    }
-    for (what, count) in result["posted"]["refused"]
-        .as_object()
-        .into_iter()
-        .flatten()
-    {
-        remarks.push(format!("{part}: posts refused: {what} ({count})"));
-    }
-    for line in result["bottlenecks"].as_array().into_iter().flatten() {
-        remarks.push(format!("{part}: {}", line.as_str().unwrap_or_default()));
-    }
-    remarks
 }
 
 /// Memory at one moment, in bytes.

@@ -175,17 +175,7 @@ async fn standalone(folder: &Folder) -> Result<Server> {
 
 async fn gateway(folder: &Folder) -> Result<Server> {
     let fleet = Fleet::start(folder).await?;
-    let arguments = vec![
-        format!(
-            "--url=ws://127.0.0.1:{}/ws/notifications",
-            fleet.doors.clients
-        ),
-        format!(
-            "--post-url=kafka://127.0.0.1:{}/notifications?shard=0",
-            fleet.kafka.port
-        ),
-        format!("--secret-file={}", folder.text("token.key")),
-    ];
+    let arguments = fleet.arguments(folder);
     Ok(Server {
         running: Running::Gateway(Box::new(fleet)),
         arguments,
