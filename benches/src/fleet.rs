@@ -12,7 +12,7 @@ use testbed::free_port;
 /// Dropped in this order: Herald's processes first.
 pub struct Fleet {
     pub gateway: Process,
-    _dispatcher: Process,
+    pub dispatcher: Process,
     pub doors: Doors,
     pub redis: Server,
     pub kafka: Server,
@@ -102,7 +102,7 @@ impl Fleet {
         doors.ready(&mut gateway, doors.admin).await?;
         Ok(Fleet {
             gateway,
-            _dispatcher: dispatcher,
+            dispatcher,
             doors,
             redis,
             kafka,

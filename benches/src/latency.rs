@@ -10,7 +10,7 @@ use crate::{
     fleet::Fleet,
     floor::Floor,
     parts::Folder,
-    process::{Cpu, Meter, Process},
+    process::{Cpu, Meter, Process, cpu_of},
     swarm::{Scenario, remarks},
     table::{self, Figure},
 };
@@ -40,7 +40,17 @@ struct Measured {
     p99: [f64; 2],
     p999: [f64; 2],
     max: [f64; 2],
+    /// Of those beside it that share the CPUs.
+    beside: [Beside; 2],
     remarks: Vec<String>,
+}
+
+/// µs of CPU per message, whatever they use at rest.
+#[derive(Clone, Copy, Debug, Default)]
+struct Beside {
+    load_tool: f64,
+    dispatcher: f64,
+    broker: f64,
 }
 
 pub async fn run(options: &Options) -> Result<()> {
@@ -71,7 +81,7 @@ pub async fn run(options: &Options) -> Result<()> {
 
 fn print(options: &Options, rates: &[u32], own: &[Measured], floor: &[Measured], writes: Vec<f64>) {
     type Part = fn(&Measured, usize) -> f64;
-    let rows: [(&str, &'static str, Part, Part); 6] = [
+    let rows: [(&str, &'static str, Part, Part); 9] = [
         (
             "process",
             "µs CPU",
@@ -88,6 +98,24 @@ fn print(options: &Options, rates: &[u32], own: &[Measured], floor: &[Measured],
         ("99 %", "ms", |m, n| m.p99[n], |m, n| m.p99[n]),
         ("99.9 %", "ms", |m, n| m.p999[n], |m, n| m.p999[n]),
         ("longest", "ms", |m, n| m.max[n], |m, n| m.max[n]),
+        (
+            "beside it the load tool",
+            "µs CPU",
+            |m, n| m.beside[n].load_tool,
+            |m, n| m.beside[n].load_tool,
+        ),
+        (
+            "beside it the dispatcher",
+            "µs CPU",
+            |m, n| m.beside[n].dispatcher,
+            |_, _| 0.0,
+        ),
+        (
+            "beside it the broker",
+            "µs CPU",
+            |m, n| m.beside[n].broker,
+            |_, _| 0.0,
+        ),
     ];
     let mut figures = Vec::new();
     for (n, rate) in rates.iter().enumerate() {
@@ -131,7 +159,8 @@ async fn through_fleet(
     let text = scenario(options, rates);
     let mut swarm = Scenario::start(folder, "latency", &text, None, arguments)?;
     swarm.everybody(&mut fleet.gateway).await?;
-    let cpu = meter(&mut fleet.gateway, &swarm, rates).await?;
+    let others = (fleet.dispatcher.id(), fleet.kafka.id()?);
+    let cpu = meter(&mut fleet.gateway, &swarm, Some(others), rates).await?;
     swarm.at(f64::from(BURSTS_FROM_S) - 0.5).await?;
     let before = fleet.doors.metric("herald_writes_total").await?;
     swarm.at(f64::from(BURSTS_FROM_S + BURSTS_S) + 2.0).await?;
@@ -152,7 +181,7 @@ async fn through_floor(options: &Options, rates: &[u32]) -> Result<Measured> {
     let text = scenario(options, rates);
     let mut swarm = Scenario::start(&folder, "floor", &text, None, arguments)?;
     swarm.everybody(&mut floor.process).await?;
-    let cpu = meter(&mut floor.process, &swarm, rates).await?;
+    let cpu = meter(&mut floor.process, &swarm, None, rates).await?;
     judge(cpu, &swarm.finish().await?)
 }
 
@@ -177,22 +206,47 @@ fn scenario(options: &Options, rates: &[u32]) -> String {
     text
 }
 
-/// CPU per message at each rate.
-async fn meter(process: &mut Process, swarm: &Scenario, rates: &[u32]) -> Result<[Cpu; 2]> {
+/// CPU per message at each rate, of the process and of those beside it.
+async fn meter(
+    process: &mut Process,
+    swarm: &Scenario,
+    others: Option<(u32, u32)>,
+    rates: &[u32],
+) -> Result<([Cpu; 2], [Beside; 2])> {
+    let look = || -> Result<Beside> {
+        let whole = |id: u32| Ok::<_, anyhow::Error>(cpu_of(id)?.whole_us);
+        let (dispatcher, broker) = match others {
+            Some((dispatcher, broker)) => (whole(dispatcher)?, whole(broker)?),
+            None => (0.0, 0.0),
+        };
+        Ok(Beside {
+            load_tool: whole(swarm.id())?,
+            dispatcher,
+            broker,
+        })
+    };
     let at_rest = process.at_rest().await?;
-    let mut cpu = [Cpu::default(); 2];
-    for ((cpu, rate), from_s) in cpu.iter_mut().zip(rates).zip(FROM_S) {
+    let (mut cpu, mut beside) = ([Cpu::default(); 2], [Beside::default(); 2]);
+    for (n, (rate, from_s)) in rates.iter().zip(FROM_S).enumerate() {
+        let count = f64::from(rate * FOR_S);
         swarm.at(f64::from(from_s) - 0.5).await?;
-        let meter = Meter::start(process, at_rest)?;
+        let (meter, before) = (Meter::start(process, at_rest)?, look()?);
         swarm.at(f64::from(from_s + FOR_S)).await?;
-        *cpu = meter.stop(process, f64::from(rate * FOR_S)).await?;
+        let after = look()?;
+        beside[n] = Beside {
+            load_tool: (after.load_tool - before.load_tool) / count,
+            dispatcher: (after.dispatcher - before.dispatcher) / count,
+            broker: (after.broker - before.broker) / count,
+        };
+        cpu[n] = meter.stop(process, count).await?;
     }
-    Ok(cpu)
+    Ok((cpu, beside))
 }
 
-fn judge(cpu: [Cpu; 2], result: &Value) -> Result<Measured> {
+fn judge((cpu, beside): ([Cpu; 2], [Beside; 2]), result: &Value) -> Result<Measured> {
     let mut measured = Measured {
         cpu,
+        beside,
         remarks: remarks(result, "run"),
         ..Measured::default()
     };

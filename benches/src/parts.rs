@@ -51,6 +51,12 @@ impl Server {
         Ok(server)
     }
 
+    /// Of the process that the script started.
+    pub fn id(&self) -> Result<u32> {
+        let text = std::fs::read_to_string(self.data.join("pid")).context("no pid")?;
+        Ok(text.trim().parse()?)
+    }
+
     fn call(&self, arguments: &[&str]) -> Result<()> {
         // Standard output is for tables.
         let status = Command::new(self.script)

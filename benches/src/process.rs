@@ -173,24 +173,13 @@ impl Process {
 
     /// By the scheduler's own count, in ns, which misses only threads that have ended.
     pub fn cpu(&self) -> Result<Cpu> {
-        let mut cpu = Cpu::default();
-        let mut tasks = Vec::new();
+        let mut sum = Cpu::default();
         for process in self.family() {
-            let folder = fs::read_dir(format!("/proc/{process}/task")).context("it ended")?;
-            tasks.extend(folder.flatten().map(|task| task.path()));
+            let cpu = cpu_of(process)?;
+            sum.whole_us += cpu.whole_us;
+            sum.cores_us += cpu.cores_us;
         }
-        for task in tasks {
-            let read = |file: &str| fs::read_to_string(task.join(file));
-            let (Ok(name), Ok(text)) = (read("comm"), read("schedstat")) else {
-                continue;
-            };
-            let ns: f64 = text.split(' ').next().unwrap_or("0").parse()?;
-            cpu.whole_us += ns / 1_000.0;
-            if name.starts_with(THREAD_PREFIX) {
-                cpu.cores_us += ns / 1_000.0;
-            }
-        }
-        Ok(cpu)
+        Ok(sum)
     }
 
     pub fn resident_bytes(&self) -> Result<f64> {
@@ -250,6 +239,24 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Of any process of this machine: see [`Process::cpu`].
+pub fn cpu_of(process: u32) -> Result<Cpu> {
+    let mut cpu = Cpu::default();
+    let folder = fs::read_dir(format!("/proc/{process}/task")).context("it ended")?;
+    for task in folder.flatten().map(|task| task.path()) {
+        let read = |file: &str| fs::read_to_string(task.join(file));
+        let (Ok(name), Ok(text)) = (read("comm"), read("schedstat")) else {
+            continue;
+        };
+        let ns: f64 = text.split(' ').next().unwrap_or("0").parse()?;
+        cpu.whole_us += ns / 1_000.0;
+        if name.starts_with(THREAD_PREFIX) {
+            cpu.cores_us += ns / 1_000.0;
+        }
+    }
+    Ok(cpu)
 }
 
 pub fn cpus() -> usize {

@@ -134,6 +134,10 @@ impl Scenario {
         }
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.folder.join(format!("{}.log", self.name))).unwrap_or_default()
     }
