@@ -483,6 +483,9 @@ pub const EVICTED_BACK_WITHIN_MS: u32 = 1_000;
 pub const SIBLINGS_EVERY: Duration = Duration::from_secs(5);
 /// How often a host that sends clients away looks at its siblings' leases; its pacing counts in these.
 pub const DRAIN_STEP: Duration = Duration::from_secs(1);
+/// What the siblings said counts so long while the registry does not answer; then nobody is sent away, but who is left
+/// at the deadline.
+pub const DRAIN_FIGURES: Duration = Duration::from_secs(3);
 /// Leaving: beyond the drain window, until every connection is gone; then until every outcome is accepted.
 pub const DRAIN_SLACK: Duration = Duration::from_secs(10);
 pub const DRAIN_FINISH: Duration = Duration::from_secs(10);

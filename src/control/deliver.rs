@@ -105,6 +105,7 @@ impl Gateway for Deliveries {
             spare_per_s: siblings.as_ref().map(spare),
             v: u32::from(VERSION),
             clock_ms: Some(self.clock_ms()),
+            waits: progress.waits.map(str::to_owned),
         }))
     }
 }

@@ -217,6 +217,9 @@ impl Control {
                 if let Some(eta_s) = connections.checked_div(u64::from(rate_per_s)) {
                     line += &format!(", {eta_s} s left");
                 }
+                if let Some(waits) = progress.waits {
+                    line += &format!(", waits: {waits}");
+                }
             }
             line
         }

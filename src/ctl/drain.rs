@@ -99,6 +99,9 @@ fn line(answer: &Value) -> String {
     if let Some(eta_s) = answer["eta_s"].as_u64() {
         line += &format!(", {eta_s} s");
     }
+    if let Some(waits) = answer["waits"].as_str() {
+        line += &format!(", waits: {waits}");
+    }
     let spare_per_s = number("spare_per_s");
     line + &match answer["siblings"].as_u64() {
         None => "; who else takes clients is unknown: the registry is away".to_owned(),
@@ -124,6 +127,19 @@ mod tests {
             format!(
                 "gw-1 draining [{bar}] 75 %  250 left at 50/s, 5 s; 2 siblings could take 800/s more"
             )
+        );
+    }
+
+    #[test]
+    fn what_a_drain_waits_for_is_named() {
+        let answer = json!({
+            "gateway": "gw-1", "phase": "draining", "began_with": 10, "left": 7,
+            "rate_per_s": 0, "waits": "the registry is away", "siblings": null,
+        });
+        let line = line(&answer);
+        assert!(
+            line.contains("7 left at 0/s, waits: the registry is away;"),
+            "{line}"
         );
     }
 

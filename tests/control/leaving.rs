@@ -317,3 +317,72 @@ async fn who_had_siblings_when_it_began_to_leave_waits_for_one_that_comes_back()
     }
     rig.leave().await;
 }
+
+/// A host with four users that is being drained towards a sibling that takes them, up to its first step.
+async fn draining(deadline_ms: u64) -> Rig {
+    let mut setup = commanded();
+    setup.drain.deadline_ms = deadline_ms;
+    let rig = Rig::ready_with(setup).await;
+    for slot in 0..4 {
+        rig.core().open(slot, &format!("u{slot}"), None);
+    }
+    until("four users", async || {
+        (rig.metric("users") == 4.0).then_some(())
+    })
+    .await;
+    let other = "gw-2".parse().unwrap();
+    let info = sibling(2, 1_000);
+    let registry = &rig.shared.registry;
+    registry.acquire_gateway(&other, "p2", &info).await.unwrap();
+    assert_eq!(ask(&rig, "drain").await.phase, "grace");
+    rig.core().expect("a first step", some_evicted).await;
+    rig
+}
+
+async fn until_it_waits(rig: &Rig) {
+    until("it says what it waits for", async || {
+        let waits = ask(rig, "").await.waits;
+        (waits.as_deref() == Some("the registry is away")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_the_registry_away_nobody_is_sent_away_and_it_goes_on_when_it_answers() {
+    let rig = draining(3_600_000).await;
+    rig.registry.away.store(true, Ordering::Relaxed);
+    until_it_waits(&rig).await;
+    assert_eq!(ask(&rig, "").await.rate_per_s, 0);
+    assert_eq!(rig.metric("evicting_per_second"), 0.0);
+    rig.core().take();
+    for _ in 0..2 {
+        assert_eq!(rig.core().expect("a step", evicted).await, 0);
+    }
+    rig.registry.away.store(false, Ordering::Relaxed);
+    rig.core().expect("the next who go", some_evicted).await;
+    assert_eq!(ask(&rig, "").await.waits, None);
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn with_the_registry_away_who_is_left_at_the_deadline_is_sent_away() {
+    const ALL_AT_ONCE: u32 = 1_000_000;
+    let rig = draining(6_000).await;
+    rig.registry.away.store(true, Ordering::Relaxed);
+    until_it_waits(&rig).await;
+    let all = |message: &ToCore| evicted(message).filter(|clients| *clients > ALL_AT_ONCE);
+    rig.core().expect("everyone", all).await;
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn a_drain_that_is_taken_back_shows_no_rate_any_more() {
+    let rig = draining(3_600_000).await;
+    until("a rate", async || {
+        (rig.metric("evicting_per_second") > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(ask(&rig, "stay").await.rate_per_s, 0);
+    assert_eq!(rig.metric("evicting_per_second"), 0.0);
+    rig.leave().await;
+}

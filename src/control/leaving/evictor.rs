@@ -8,7 +8,10 @@ use crate::{
     limits,
     registry::{GatewayLease, LEASE_MS, RENEW_MS},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// Who has nobody to send clients to any more waits so long for one that restarts.
@@ -23,8 +26,8 @@ pub(super) struct Evictor {
     began: Instant,
     /// When a host was last seen that stays, be it full or not ready yet: somebody to send clients to, be it later.
     seen_one: Option<Instant>,
-    /// There was one when it began to leave.
-    stays: bool,
+    /// When the registry last said who the others are.
+    heard: Option<Instant>,
     /// Since when clients leave evenly, because there is nobody.
     evenly_since: Option<Instant>,
 }
@@ -48,7 +51,7 @@ impl Evictor {
             pacer: Pacer::default(),
             began: Instant::now(),
             seen_one: None,
-            stays: false,
+            heard: None,
             evenly_since: None,
         }
     }
@@ -56,14 +59,17 @@ impl Evictor {
     /// Whether there is somebody to send clients to, before the first is sent: whoever leaves meanwhile may be back.
     pub async fn look_ahead(&mut self) {
         let others = self.look().await;
-        self.stays = others.is_some_and(|others| others.any_stays);
+        if others.is_some_and(|others| others.any_stays) {
+            self.seen_one = Some(Instant::now());
+        }
     }
 
     /// Until it is dropped because nobody is left, or the deadline passed and all that remained were sent
     /// away at once.
     pub async fn everyone(mut self) {
         self.began = Instant::now();
-        self.seen_one = self.stays.then_some(self.began);
+        // The load balancer's time does not count.
+        self.seen_one = self.seen_one.map(|_| self.began);
         let mut steps = steps();
         loop {
             steps.tick().await;
@@ -89,10 +95,11 @@ impl Evictor {
             steps.tick().await;
             let is_told = self.began.elapsed() >= all_told;
             let Some(others) = self.look().await else {
-                match is_told {
-                    true => return,
-                    false => continue,
+                if is_told {
+                    return;
                 }
+                self.evict(0, limits::EVICTED_BACK_WITHIN_MS);
+                continue;
             };
             let hosts = others.takers.len() as u64 + 1;
             let own = self.host.table.connections();
@@ -127,6 +134,7 @@ impl Evictor {
     /// Clients to send away in the coming second.
     async fn rate(&mut self) -> u32 {
         match self.look().await {
+            None => self.blindly(),
             Some(others) if others.any_stays => {
                 self.seen_one = Some(Instant::now());
                 self.evenly_since = None;
@@ -134,10 +142,49 @@ impl Evictor {
             }
             // A fleet that leaves as a whole, or one that restarts.
             Some(_) if self.seen_one.is_some_and(|at| at.elapsed() < BACK_WITHIN) => 0,
-            None if self.seen_one.is_some() && self.evenly_since.is_none() => {
-                self.pacer.step_blindly()
-            }
-            _ => self.evenly(),
+            Some(_) => self.evenly(),
+        }
+    }
+
+    /// The same when the registry does not say: on old figures clients would be sent to hosts that have died or are
+    /// full by now, and that could not enter them.
+    fn blindly(&mut self) -> u32 {
+        if self.evenly_since.is_some() || self.is_alone() {
+            return self.evenly();
+        }
+        // Who was there counts as there: they renew once it answers.
+        self.seen_one = Some(Instant::now());
+        let heard = self.heard.map(|at| at.elapsed());
+        if heard.is_some_and(|age| age < limits::DRAIN_FIGURES) {
+            return self.pacer.step_blindly();
+        }
+        self.waits_for_registry(true);
+        self.pacer.pause()
+    }
+
+    /// Nobody else stayed when the registry last answered.
+    fn is_alone(&self) -> bool {
+        match self.heard {
+            Some(_) => self.seen_one.is_none(),
+            None => self.host.live_gateways.load(Ordering::Relaxed) <= 1,
+        }
+    }
+
+    /// Shown, and said once.
+    fn waits_for_registry(&self, waits: bool) {
+        let waits = waits.then_some("the registry is away");
+        let progress = &self.host.leaving.progress;
+        let changes = progress.send_if_modified(|progress| {
+            let changes = progress.waits != waits;
+            progress.waits = waits;
+            changes
+        });
+        match waits {
+            Some(_) if changes => tracing::warn!(
+                "the registry is away, so nobody knows who takes clients: none are sent away until it answers, or the drain's deadline"
+            ),
+            None if changes => tracing::info!("the registry answers: clients are sent away again"),
+            _ => {}
         }
     }
 
@@ -146,8 +193,10 @@ impl Evictor {
     }
 
     /// `None` when the registry does not say.
-    async fn look(&self) -> Option<Others> {
+    async fn look(&mut self) -> Option<Others> {
         let leases = self.host.leases().await?;
+        self.heard = Some(Instant::now());
+        self.waits_for_registry(false);
         let siblings = self.host.siblings(&leases);
         let taker = |lease: &&GatewayLease| Sibling {
             limit_per_s: lease.info.accepts_limit_per_s,
@@ -182,9 +231,7 @@ impl Evictor {
     /// Newcomers come to all cores alike, so each core has its share of the clients.
     fn evict(&self, clients: u32, back_within_ms: u32) {
         let host = &self.host;
-        host.metrics.leaving.evicting.set(i64::from(clients));
-        let progress = &host.leaving.progress;
-        progress.send_modify(|progress| progress.rate_per_s = clients);
+        self.show_rate(clients.min(u32::try_from(host.table.connections()).unwrap_or(u32::MAX)));
         let drained = host.leaving.drained.borrow().clone();
         let cores: Vec<u16> = host.outboxes.cores().collect();
         let cores: Vec<u16> = cores
@@ -200,6 +247,22 @@ impl Evictor {
             };
             host.outboxes.send(core, message);
         }
+    }
+
+    fn show_rate(&self, rate_per_s: u32) {
+        let host = &self.host;
+        host.metrics.leaving.evicting.set(i64::from(rate_per_s));
+        let progress = &host.leaving.progress;
+        progress.send_modify(|progress| progress.rate_per_s = rate_per_s);
+    }
+}
+
+/// Whoever ends or overrules it: nobody is sent away any more.
+impl Drop for Evictor {
+    fn drop(&mut self) {
+        self.show_rate(0);
+        let progress = &self.host.leaving.progress;
+        progress.send_modify(|progress| progress.waits = None);
     }
 }
 

@@ -70,6 +70,8 @@ pub struct Progress {
     pub began_with: u64,
     /// Clients sent away in this second.
     pub rate_per_s: u32,
+    /// What it waits for: nobody is sent away meanwhile.
+    pub waits: Option<&'static str>,
 }
 
 /// The wish, and what came of it.
@@ -142,16 +144,14 @@ impl Leaving {
             wish,
             phase,
             began_with: host.table.connections(),
-            rate_per_s: 0,
+            ..Progress::default()
         });
         self.phases.send_replace(());
     }
 
     fn is_empty_now(&self) {
-        self.progress.send_modify(|progress| {
-            progress.phase = Phase::Empty;
-            progress.rate_per_s = 0;
-        });
+        let progress = &self.progress;
+        progress.send_modify(|progress| progress.phase = Phase::Empty);
         self.phases.send_replace(());
     }
 }
@@ -249,7 +249,6 @@ async fn empty(host: &Arc<Host>, drain: Drain, wish: Wish) {
             tracing::warn!(left, "connections were left when the drain ended: closed");
         }
     }
-    host.metrics.leaving.evicting.set(0);
     leaving.is_empty_now();
 }
 

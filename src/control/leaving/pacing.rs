@@ -77,6 +77,12 @@ impl Pacer {
         self.send()
     }
 
+    /// A second in which nobody is sent, for what is known of the siblings is too old. It begins anew after that.
+    pub fn pause(&mut self) -> u32 {
+        self.hold(0);
+        self.send()
+    }
+
     /// Sets the rate by what the siblings accept.
     fn steer(&mut self, siblings: &[Sibling], leaving: u32) {
         self.settling_s = self.settling_s.saturating_sub(1);

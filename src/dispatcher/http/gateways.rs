@@ -98,5 +98,6 @@ fn describe(id: &str, reply: &LeaveReply) -> Value {
         "eta_s": eta_s,
         "siblings": reply.siblings,
         "spare_per_s": reply.spare_per_s,
+        "waits": reply.waits,
     })
 }

@@ -248,7 +248,8 @@ fn no_more_are_sent_than_the_siblings_have_room_for_and_that_is_filled() {
         for second in 0..600 {
             // Now and then nobody says how things are.
             let rate = match second % 60 {
-                50.. => pacer.step_blindly(),
+                50..53 => pacer.step_blindly(),
+                53.. => pacer.pause(),
                 _ => pacer.step(&world.leases(), 1),
             };
             sent += u64::from(rate);
