@@ -486,6 +486,8 @@ pub const DRAIN_STEP: Duration = Duration::from_secs(1);
 /// What the siblings said counts so long while the registry does not answer; then nobody is sent away, but who is left
 /// at the deadline.
 pub const DRAIN_FIGURES: Duration = Duration::from_secs(3);
+/// Clients of a host that has found all shards owned for so long are sent away.
+pub const SHARDLESS_CLIENTS: Duration = Duration::from_secs(5);
 /// Leaving: beyond the drain window, until every connection is gone; then until every outcome is accepted.
 pub const DRAIN_SLACK: Duration = Duration::from_secs(10);
 pub const DRAIN_FINISH: Duration = Duration::from_secs(10);

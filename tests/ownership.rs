@@ -121,6 +121,34 @@ async fn wanders(fleet: &Fleet) {
     }
 }
 
+/// The first gateway stands still until the third, which waits, has its shard: its clients go where notifications reach
+/// them, by themselves, and are welcome again once it has a shard.
+async fn sends_its_clients_on(fleet: &mut Fleet, devices: &[Client]) {
+    let here = fleet.ws_urls(0).remove(0);
+    let at_home = |device: &&Client| device.seen.lock().unwrap().url == here;
+    let all_here = devices.iter().filter(at_home).count();
+    assert_eq!(all_here, devices.len(), "they were here before");
+    fleet.gateways[0].process.signal(libc::SIGSTOP);
+    let mut ids = post(fleet, "a", devices.len()).await;
+    fleet.ready_at(fleet.gateways[2].admin_port).await;
+    fleet.gateways[0].process.signal(libc::SIGCONT);
+    not_ready(fleet, 0, "all 3 shards are owned").await;
+    ids.extend(post(fleet, "a", devices.len()).await);
+    fleet
+        .eventually("they are elsewhere", WAIT, async || {
+            let elsewhere = |device: &&Client| device.is_open() && !at_home(device);
+            devices.len() - devices.iter().filter(elsewhere).count()
+        })
+        .await;
+    arrived(fleet, "what came on the way", devices, &ids).await;
+    let ids = post(fleet, "a", devices.len()).await;
+    arrived(fleet, "what comes there", devices, &ids).await;
+    assert_eq!(metric(fleet, 0, "herald_shardless_drains_total ").await, 1);
+    leave_to(fleet, 2, 0).await;
+    let newcomer = Client::start(vec![here], fleet.token("newcomer"));
+    all_open(fleet, &[&newcomer]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_waits_for_a_free_shard_and_those_that_stood_still_give_up_what_was_taken_and_lose_nothing()
  {
@@ -144,6 +172,7 @@ async fn a_gateway_waits_for_a_free_shard_and_those_that_stood_still_give_up_wha
     let registered = metric(&fleet, 0, "herald_registrations_total ").await;
     let epoch = metric(&fleet, 0, "herald_epoch ").await;
     let others_epoch = metric(&fleet, 1, "herald_epoch ").await;
+    let taken = shard(&fleet, 0).await;
     let stood_still = Instant::now();
     for gateway in &fleet.gateways[..2] {
         gateway.process.signal(libc::SIGSTOP);
@@ -157,16 +186,23 @@ async fn a_gateway_waits_for_a_free_shard_and_those_that_stood_still_give_up_wha
     assert!(sum_of(&metrics, "herald_epoch ") > others_epoch);
     fleet.ready_at(fleet.gateways[2].admin_port).await;
     ids.extend(post(&fleet, "a", 20).await);
+    // Who took it leaves before its owner is back.
+    fleet.gateways[2].process.signal(libc::SIGTERM);
+    fleet.gateways[2].process.wait();
     let left = Duration::from_secs(15).saturating_sub(stood_still.elapsed());
     tokio::time::sleep(left).await;
     for gateway in &fleet.gateways[..2] {
         gateway.process.signal(libc::SIGCONT);
     }
-    not_ready(&fleet, 0, "shards are owned").await;
-    ids.extend(post(&fleet, "a", 20).await);
-
-    // A place gets free: the one goes on under its epoch, and its clients catch up.
-    leave_to(&mut fleet, 2, 0).await;
+    // The one goes on under its epoch, and its clients catch up.
+    fleet
+        .eventually("it knows what was taken", WAIT, async || {
+            let log = fleet.gateways[0].process.log();
+            usize::from(!log.contains("the shard was lost"))
+        })
+        .await;
+    fleet.ready_at(fleet.gateways[0].admin_port).await;
+    assert_eq!(shard(&fleet, 0).await, taken);
     ids.extend(post(&fleet, "a", 20).await);
     arrived(&fleet, "what came meanwhile", &devices, &ids).await;
     assert_eq!(metric(&fleet, 0, "herald_epoch ").await, epoch);
@@ -182,6 +218,10 @@ async fn a_gateway_waits_for_a_free_shard_and_those_that_stood_still_give_up_wha
     let log = fleet.gateways[1].process.log();
     assert!(log.contains("the gateway id gw-2 is in use"), "{log}");
     arrived(&fleet, "what the other's missed", &others, &others_ids).await;
+
+    fleet.gateways[2].process.start();
+    not_ready(&fleet, 2, "all 3 shards are owned").await;
+    sends_its_clients_on(&mut fleet, &devices).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

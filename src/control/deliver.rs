@@ -106,6 +106,7 @@ impl Gateway for Deliveries {
             v: u32::from(VERSION),
             clock_ms: Some(self.clock_ms()),
             waits: progress.waits.map(str::to_owned),
+            reason: progress.reason.map(str::to_owned),
         }))
     }
 }

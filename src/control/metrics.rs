@@ -53,6 +53,7 @@ impl ComparisonMetrics {
 /// How clients leave this host, or would.
 pub struct LeavingMetrics {
     pub evicting: IntGauge,
+    pub shardless: IntCounter,
     pub slot_s: Gauge,
 }
 
@@ -143,6 +144,10 @@ impl LeavingMetrics {
             evicting: m.gauge(
                 "evicting_per_second",
                 "Clients sent to other hosts in this second",
+            ),
+            shardless: m.counter(
+                "shardless_drains_total",
+                "Times this host began to send its clients away because all shards were owned",
             ),
             slot_s: m.fraction(
                 "slot_seconds",

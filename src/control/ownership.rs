@@ -21,6 +21,7 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -49,6 +50,8 @@ pub struct Keeper {
     owned_as: Option<GatewayEpoch>,
     /// Another holder's `until_ms` when last seen, and how often it moved.
     other: (u64, u32),
+    /// Since when all shards are owned, or the configured one.
+    shardless_since: Option<Instant>,
 }
 
 /// When to go on, or why not.
@@ -66,6 +69,7 @@ impl Keeper {
             former: None,
             owned_as: None,
             other: (0, 0),
+            shardless_since: None,
         }
     }
 
@@ -217,6 +221,13 @@ impl Keeper {
 
     /// Says why there is no shard yet; answers when to try again.
     fn unclaimed(&mut self, error: RegistryError, shards: u32) -> Duration {
+        match error {
+            RegistryError::NoShard | RegistryError::Held { .. } => self.others_own_it(),
+            // Nobody knows.
+            RegistryError::Unavailable(_) => {}
+            // It is on its way.
+            _ => self.shardless_since = None,
+        }
         let (text, wait_ms) = match error {
             RegistryError::NoShard => (
                 format!(
@@ -248,6 +259,14 @@ impl Keeper {
         Duration::from_millis(wait_ms.clamp(10, 1_000))
     }
 
+    /// Nothing that is posted now reaches the clients here, for as long as the others live.
+    fn others_own_it(&mut self) {
+        let since = *self.shardless_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= limits::SHARDLESS_CLIENTS && self.host.table.connections() > 0 {
+            self.host.leaving.no_shard_since(since);
+        }
+    }
+
     /// The shard is ours: shown with the lease, then published to this process.
     async fn publish(&mut self, gateway: GatewayEpoch, shard: ShardLease) -> Duration {
         self.shard = Some(shard.clone());
@@ -263,12 +282,14 @@ impl Keeper {
         tracing::info!(%gateway, shard = shard.shard, epoch = shard.epoch, "owns its shard");
         self.host.metrics.shard.set(i64::from(shard.shard));
         self.former = Some(shard.clone());
+        self.shardless_since = None;
         let identity = (gateway.clone(), Some(shard.shard));
         self.host.identity.send_replace(identity);
         self.host.ownership.send_replace(Some(Ownership {
             gateway: gateway.clone(),
             shard,
         }));
+        self.host.leaving.has_shard();
         // Under a new epoch everyone is told when entered again; under the same one nobody is entered.
         if self.owned_as.replace(gateway.clone()) == Some(gateway) {
             self.host.behind.tell_all(Missed::Shard, &self.host.table);

@@ -89,6 +89,9 @@ fn line(answer: &Value) -> String {
     let text = |key: &str| answer[key].as_str().unwrap_or("-").to_owned();
     let (left, began_with) = (number("left"), number("began_with").max(1));
     let mut line = format!("{} {}", text("gateway"), text("phase"));
+    if let Some(reason) = answer["reason"].as_str() {
+        line += &format!(" ({reason})");
+    }
     if answer["phase"] == "draining" {
         let gone = began_with.saturating_sub(left);
         let filled = (gone as usize * BAR) / began_with as usize;

@@ -7,7 +7,7 @@ use herald::{
     config::{Drain, Grpc},
     envelope::Fate,
     gateway::mailbox::{FromCore, ToCore},
-    registry::{GatewayInfo, Registry, Timings},
+    registry::{GatewayInfo, Registry, ShardClaim, ShardLease, Timings},
 };
 use std::sync::atomic::Ordering;
 use tonic::{Code, Response, Status};
@@ -384,5 +384,83 @@ async fn a_drain_that_is_taken_back_shows_no_rate_any_more() {
     .await;
     assert_eq!(ask(&rig, "stay").await.rate_per_s, 0);
     assert_eq!(rig.metric("evicting_per_second"), 0.0);
+    rig.leave().await;
+}
+
+/// Another gateway takes all four shards; answers the first lease.
+async fn take_every_shard(rig: &Rig) -> ShardLease {
+    let registry = &rig.shared.registry;
+    let other = "gw-2".parse().unwrap();
+    let info = sibling(2, 1_000);
+    let owner = registry.acquire_gateway(&other, "p2", &info).await.unwrap();
+    let mut taken = Vec::new();
+    for shard in 0..4 {
+        let claim = ShardClaim::Exact {
+            shard,
+            former_epoch: Some(u64::MAX >> 12),
+        };
+        taken.push(registry.claim_shard(&owner, claim).await.unwrap());
+    }
+    taken.remove(0)
+}
+
+#[tokio::test]
+async fn who_finds_all_shards_owned_sends_its_clients_away_and_takes_some_again_with_a_shard() {
+    let rig = Rig::ready_with(commanded()).await;
+    let taken = take_every_shard(&rig).await;
+    rig.until_not_ready("shard").await;
+    assert_eq!(ask(&rig, "").await.phase, "serving", "nobody is here");
+    rig.core().open(1, "ann", None);
+    rig.core().expect("ann goes", some_evicted).await;
+    let told = ask(&rig, "").await;
+    assert_eq!(told.phase, "draining");
+    assert_eq!(told.reason.as_deref(), Some("no shard is free"));
+    until("its lease says so", async || {
+        rig.lease().await.info.draining.then_some(())
+    })
+    .await;
+    assert_eq!(rig.metric("shardless_drains_total"), 1.0);
+    // Nothing is to be taken back: it would stay without a shard.
+    assert_eq!(ask(&rig, "stay").await.phase, "draining");
+    let (_, body) = rig.status().await;
+    assert!(body["reasons"]["draining"].is_null(), "{body}");
+
+    let registry = &rig.shared.registry;
+    registry.release_shard(&taken).await.unwrap();
+    rig.core()
+        .expect("newcomers are let in", |message| {
+            matches!(message, ToCore::Leave(false)).then_some(())
+        })
+        .await;
+    rig.until_ready().await;
+    let told = ask(&rig, "").await;
+    assert_eq!((told.phase.as_str(), told.reason), ("serving", None));
+    assert_eq!(rig.metric("evicting_per_second"), 0.0);
+    until("its lease says that too", async || {
+        (!rig.lease().await.info.draining).then_some(())
+    })
+    .await;
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn without_a_shard_and_without_anybody_who_takes_clients_they_stay() {
+    let mut setup = commanded();
+    setup.drain.deadline_ms = 1_000;
+    let rig = Rig::ready_with(setup).await;
+    take_every_shard(&rig).await;
+    rig.core().open(1, "ann", None);
+    let registry = &rig.shared.registry;
+    let other = "gw-2".parse().unwrap();
+    let full = sibling(2, 0);
+    registry.acquire_gateway(&other, "p2", &full).await.unwrap();
+    until("it would send her away", async || {
+        (ask(&rig, "").await.phase == "draining").then_some(())
+    })
+    .await;
+    // Beyond a drain's deadline.
+    for _ in 0..3 {
+        assert_eq!(rig.core().expect("a step", evicted).await, 0);
+    }
     rig.leave().await;
 }

@@ -22,6 +22,8 @@ const LEASES_TOLD: Duration = Duration::from_millis(2 * RENEW_MS);
 pub(super) struct Evictor {
     host: Arc<Host>,
     drain: Drain,
+    /// Nobody is sent away for the sake of time.
+    is_unhurried: bool,
     pacer: Pacer,
     began: Instant,
     /// When a host was last seen that stays, be it full or not ready yet: somebody to send clients to, be it later.
@@ -48,12 +50,22 @@ impl Evictor {
         Evictor {
             host,
             drain,
+            is_unhurried: false,
             pacer: Pacer::default(),
             began: Instant::now(),
             seen_one: None,
             heard: None,
             evenly_since: None,
         }
+    }
+
+    /// Without a deadline, and for as long as others take them: elsewhere clients would find nobody, and here they
+    /// have their inbox.
+    pub fn unhurried(host: Arc<Host>) -> Evictor {
+        let drain = host.drain;
+        let mut evictor = Evictor::new(host, drain);
+        evictor.is_unhurried = true;
+        evictor
     }
 
     /// Whether there is somebody to send clients to, before the first is sent: whoever leaves meanwhile may be back.
@@ -73,7 +85,7 @@ impl Evictor {
         let mut steps = steps();
         loop {
             steps.tick().await;
-            if Instant::now() >= self.end() {
+            if !self.is_unhurried && Instant::now() >= self.end() {
                 break;
             }
             let clients = self.rate().await;
@@ -142,6 +154,7 @@ impl Evictor {
             }
             // A fleet that leaves as a whole, or one that restarts.
             Some(_) if self.seen_one.is_some_and(|at| at.elapsed() < BACK_WITHIN) => 0,
+            Some(_) if self.is_unhurried => 0,
             Some(_) => self.evenly(),
         }
     }
@@ -149,7 +162,7 @@ impl Evictor {
     /// The same when the registry does not say: on old figures clients would be sent to hosts that have died or are
     /// full by now, and that could not enter them.
     fn blindly(&mut self) -> u32 {
-        if self.evenly_since.is_some() || self.is_alone() {
+        if !self.is_unhurried && (self.evenly_since.is_some() || self.is_alone()) {
             return self.evenly();
         }
         // Who was there counts as there: they renew once it answers.

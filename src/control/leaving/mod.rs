@@ -1,5 +1,5 @@
-//! Sending clients elsewhere: because the process ends, because an operator empties the host, or to share
-//! them anew with a host that joined.
+//! Sending clients elsewhere: because the process ends, because an operator empties the host, to share them
+//! anew with a host that joined, or because all shards are owned and nothing reaches them here.
 //!
 //! The order of an end: not ready → the load balancer's grace → no more accepting → clients asked to come
 //! back elsewhere, as fast as the siblings take them → every connection gone → outcomes in flight accepted
@@ -72,12 +72,16 @@ pub struct Progress {
     pub rate_per_s: u32,
     /// What it waits for: nobody is sent away meanwhile.
     pub waits: Option<&'static str>,
+    /// Why it leaves though nobody wished it.
+    pub reason: Option<&'static str>,
 }
 
 /// The wish, and what came of it.
 #[derive(Default)]
 pub struct Leaving {
     wish: watch::Sender<Wish>,
+    /// Since when there is no shard for this host, once that has lasted while it had clients.
+    shardless: watch::Sender<Option<Instant>>,
     progress: watch::Sender<Progress>,
     /// Changes with every phase: the lease tells it to the siblings at once.
     phases: watch::Sender<()>,
@@ -110,6 +114,21 @@ impl Leaving {
         *self.wish.borrow() == Wish::Exit
     }
 
+    /// No shard is to be had, since then: clients here get nothing live.
+    pub fn no_shard_since(&self, since: Instant) {
+        self.shardless.send_if_modified(|present| {
+            let is_news = present.is_none();
+            present.get_or_insert(since);
+            is_news
+        });
+    }
+
+    /// Clients are welcome again.
+    pub fn has_shard(&self) {
+        self.shardless
+            .send_if_modified(|present| present.take().is_some());
+    }
+
     pub fn phases(&self) -> watch::Receiver<()> {
         self.phases.subscribe()
     }
@@ -140,10 +159,13 @@ impl Leaving {
     }
 
     fn begin(&self, wish: Wish, phase: Phase, host: &Host) {
+        let is_wished = matches!(wish, Wish::Drain { .. } | Wish::Exit);
+        let leaves = matches!(phase, Phase::Grace | Phase::Draining);
         self.progress.send_replace(Progress {
             wish,
             phase,
             began_with: host.table.connections(),
+            reason: (leaves && !is_wished).then_some("no shard is free"),
             ..Progress::default()
         });
         self.phases.send_replace(());
@@ -171,20 +193,33 @@ impl fmt::Display for Phase {
 /// Fulfils one wish after the other. Runs until dropped.
 pub async fn run(host: Arc<Host>) {
     let mut wishes = host.leaving.wish.subscribe();
+    let mut shardless = host.leaving.shardless.subscribe();
     loop {
         let wish = *wishes.borrow_and_update();
+        let since = *shardless.borrow_and_update();
+        // Who is to leave anyway leaves as was wished.
+        let stays = matches!(wish, Wish::Stay | Wish::Rebalance);
         tokio::select! {
-            () = fulfil(&host, wish) => {}
+            () = fulfil(&host, wish, since.filter(|_| stays)) => {}
             _ = wishes.changed() => {}
+            _ = shardless.changed(), if stays => {}
         }
     }
 }
 
-/// Ends only by being dropped: what is fulfilled lasts until the next wish.
-async fn fulfil(host: &Arc<Host>, wish: Wish) {
+/// Ends only by being dropped: what is fulfilled lasts until the next wish, or the next news of the shard.
+async fn fulfil(host: &Arc<Host>, wish: Wish, shardless: Option<Instant>) {
+    if let Some(since) = shardless {
+        leave_without_shard(host, wish, since).await;
+        return std::future::pending().await;
+    }
     match wish {
-        Wish::Stay => stay(host),
+        Wish::Stay => {
+            take_clients_again(host);
+            host.leaving.begin(wish, Phase::Serving, host);
+        }
         Wish::Rebalance => {
+            take_clients_again(host);
             host.leaving.begin(wish, Phase::Rebalancing, host);
             Evictor::new(host.clone(), host.drain)
                 .down_to_the_mean()
@@ -204,15 +239,15 @@ async fn fulfil(host: &Arc<Host>, wish: Wish) {
                 deadline_ms,
                 ..host.drain
             };
-            empty(host, drain, wish).await;
+            leave(host, drain, wish).await;
         }
-        Wish::Exit => empty(host, host.drain, wish).await,
+        Wish::Exit => leave(host, host.drain, wish).await,
     }
     std::future::pending().await
 }
 
-/// Takes a drain back.
-fn stay(host: &Host) {
+/// If it was leaving: a drain was taken back, or there is a shard.
+fn take_clients_again(host: &Host) {
     if host.leaving.since.lock().take().is_some() {
         tracing::info!("stays after all: takes clients again");
         host.draining.store(false, Ordering::Relaxed);
@@ -220,21 +255,41 @@ fn stay(host: &Host) {
         host.leaving.drained.send_modify(BTreeSet::clear);
         host.health.works(Cause::Draining);
     }
-    host.leaving.begin(Wish::Stay, Phase::Serving, host);
 }
 
 /// From the wish to leave until every connection is gone.
-async fn empty(host: &Arc<Host>, drain: Drain, wish: Wish) {
-    let leaving = &host.leaving;
-    let since = *leaving.since.lock().get_or_insert_with(Instant::now);
+async fn leave(host: &Arc<Host>, drain: Drain, wish: Wish) {
+    let since = *host.leaving.since.lock().get_or_insert_with(Instant::now);
     let connections = host.table.connections();
     tracing::info!(connections, "leaving: not ready from now on");
+    host.fails(Cause::Draining, "leaving: clients are sent elsewhere");
+    let evictor = Evictor::new(host.clone(), drain);
+    empty(host, evictor, wish, since).await;
+}
+
+/// The other hosts own all shards: what is for the clients here goes to them.
+async fn leave_without_shard(host: &Arc<Host>, wish: Wish, since: Instant) {
+    let connections = host.table.connections();
+    tracing::warn!(
+        connections,
+        "all shards are owned, and nothing live reaches the clients here: they are sent to the gateways that own one. \
+         Stop a gateway, or add partitions to `in_app` and `critical`; with a shard it takes clients again by itself"
+    );
+    host.metrics.leaving.shardless.inc();
+    *host.leaving.since.lock() = Some(since);
+    // A drain that was taken back; the shard keeps it from being ready.
+    host.health.works(Cause::Draining);
+    let evictor = Evictor::unhurried(host.clone());
+    empty(host, evictor, wish, since).await;
+}
+
+/// Until every connection is gone; `since` then nobody is sent here.
+async fn empty(host: &Arc<Host>, mut evictor: Evictor, wish: Wish, since: Instant) {
+    let leaving = &host.leaving;
     host.draining.store(true, Ordering::Relaxed);
     leaving.begin(wish, Phase::Grace, host);
-    host.fails(Cause::Draining, "leaving: clients are sent elsewhere");
-    let mut evictor = Evictor::new(host.clone(), drain);
     evictor.look_ahead().await;
-    tokio::time::sleep_until(since + Duration::from_millis(drain.grace_ms)).await;
+    tokio::time::sleep_until(since + Duration::from_millis(host.drain.grace_ms)).await;
     if wish == Wish::Exit {
         host.outboxes.send_all(|| ToCore::StopAccepting);
     }

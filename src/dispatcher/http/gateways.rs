@@ -99,5 +99,6 @@ fn describe(id: &str, reply: &LeaveReply) -> Value {
         "siblings": reply.siblings,
         "spare_per_s": reply.spare_per_s,
         "waits": reply.waits,
+        "reason": reply.reason,
     })
 }
