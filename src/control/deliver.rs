@@ -107,6 +107,7 @@ impl Gateway for Deliveries {
             clock_ms: Some(self.clock_ms()),
             waits: progress.waits.map(str::to_owned),
             reason: progress.reason.map(str::to_owned),
+            process: self.host.process.clone(),
         }))
     }
 }

@@ -45,6 +45,8 @@ pub struct Ownership {
 
 pub struct Host {
     pub id: GatewayId,
+    /// Random per process: tells a restart from a renewal, or from a drain that was taken back.
+    pub process: String,
     pub region: Region,
     pub gateway: ArcSwap<config::Gateway>,
     pub drain: config::Drain,

@@ -60,6 +60,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use upstream::SharedUpstream;
+use uuid::Uuid;
 
 /// How often leases are renewed and the table is looked through; shorter in tests.
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +149,7 @@ impl Control {
         let region = parts.node.region;
         let host = Host {
             id: parts.gateway.id.clone(),
+            process: Uuid::now_v7().to_string(),
             streams: [
                 region.user_stream().into(),
                 region.broadcast_stream().into(),

@@ -23,7 +23,6 @@ use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 /// Another process lives under our gateway id.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -40,8 +39,6 @@ const RENEWALS_OF_ANOTHER: u32 = 3;
 
 pub struct Keeper {
     host: Arc<Host>,
-    /// Random per process: tells a restart from a renewal.
-    holder: String,
     gateway: Option<GatewayEpoch>,
     shard: Option<ShardLease>,
     /// The last shard held, and its epoch: whoever remembers goes first.
@@ -63,7 +60,6 @@ impl Keeper {
         host.metrics.shard.set(-1);
         Keeper {
             host,
-            holder: Uuid::now_v7().to_string(),
             gateway: None,
             shard: None,
             former: None,
@@ -120,7 +116,9 @@ impl Keeper {
     async fn acquire(&mut self) -> Next {
         let host = self.host.clone();
         let info = self.info();
-        let call = host.registry.acquire_gateway(&host.id, &self.holder, &info);
+        let call = host
+            .registry
+            .acquire_gateway(&host.id, &host.process, &info);
         match bounded(call).await {
             Ok(gateway) => {
                 tracing::info!(%gateway, "lease acquired");
@@ -328,7 +326,7 @@ impl Keeper {
         let call = self
             .host
             .registry
-            .renew_gateway(gateway, &self.holder, &info);
+            .renew_gateway(gateway, &self.host.process, &info);
         match bounded(call).await {
             Ok(()) => true,
             Err(RegistryError::Unavailable(_)) => {

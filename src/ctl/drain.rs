@@ -3,10 +3,15 @@
 use super::{CtlError, Endpoint, connection::path_segment};
 use clap::Args;
 use serde_json::{Value, json};
-use std::{io::IsTerminal, io::Write, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    time::{Duration, Instant},
+};
 
 /// Between two looks at a drain that is followed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Without an answer for so long, watching ends.
+const UNHEARD_MAX: Duration = Duration::from_secs(30);
 /// Of the progress bar, in characters.
 const BAR: usize = 30;
 
@@ -50,25 +55,81 @@ pub async fn run(endpoint: &Endpoint, drain: Drain, as_json: bool) -> Result<(),
         body["deadline_s"] = seconds.into();
     }
     let mut answer = endpoint.post(&path, &body, None).await?;
-    let follows = !drain.no_wait && !as_json;
-    let redraws = std::io::stdout().is_terminal();
-    while follows && answer["phase"] != "empty" {
-        if redraws {
-            // Back to the start of the line, and what was longer before is cleared.
-            print!("\r{}\x1b[K", line(&answer));
-            let _ = std::io::stdout().flush();
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-        answer = endpoint.request(&path).await?;
-        if answer["phase"] == "serving" {
-            return Err(CtlError::Other("the drain was cancelled".into()));
-        }
-    }
-    if redraws && follows {
-        print!("\r\x1b[K");
+    if !drain.no_wait && !as_json {
+        answer = follow(endpoint, &path, answer).await?;
     }
     show(&answer);
     Ok(())
+}
+
+/// Until the gateway is empty. `began`: the answer to the order.
+async fn follow(endpoint: &Endpoint, path: &str, began: Value) -> Result<Value, CtlError> {
+    let redraws = std::io::stdout().is_terminal();
+    let clear = || {
+        if redraws {
+            // Back to the start of the line.
+            print!("\r\x1b[K");
+        }
+    };
+    let process = began["process"].as_str().unwrap_or_default();
+    let mut answer = began.clone();
+    let mut heard = Instant::now();
+    let mut is_said = false;
+    while answer["phase"] != "empty" {
+        if redraws {
+            clear();
+            print!("{}", line(&answer));
+            let _ = std::io::stdout().flush();
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        answer = match endpoint.request(path).await {
+            Ok(answer) => answer,
+            Err(error) if !passes(&error) => return Err(error),
+            Err(error) if heard.elapsed() >= UNHEARD_MAX => {
+                clear();
+                return Err(unheard(&began["gateway"], error));
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut is_said, true) {
+                    clear();
+                    eprintln!("how far it is can't be told now ({error}); still watching");
+                }
+                continue;
+            }
+        };
+        heard = Instant::now();
+        is_said = false;
+        // One of an older release does not say.
+        if !process.is_empty() && answer["process"] != process {
+            clear();
+            return Err(CtlError::Other(
+                "the gateway was restarted: its drain is over, and it takes clients again; order it anew if it is to be empty"
+                    .into(),
+            ));
+        }
+        if answer["phase"] == "serving" {
+            clear();
+            return Err(CtlError::Other("the drain was cancelled".into()));
+        }
+    }
+    clear();
+    Ok(answer)
+}
+
+/// Whether the next look may tell more: a dispatcher that restarts, a registry or a gateway that does not answer.
+fn passes(error: &CtlError) -> bool {
+    match error {
+        CtlError::Unreachable { .. } => true,
+        CtlError::Refused { status, .. } => matches!(status, 502..=504),
+        _ => false,
+    }
+}
+
+fn unheard(gateway: &Value, last: CtlError) -> CtlError {
+    let (seconds, id) = (UNHEARD_MAX.as_secs(), gateway.as_str().unwrap_or("<id>"));
+    CtlError::Other(format!(
+        "nothing was heard of the drain for {seconds} s ({last}). It goes on for as long as the gateway runs: `herald ctl drain {id} --status` shows how far it is"
+    ))
 }
 
 pub async fn rebalance(endpoint: &Endpoint, as_json: bool) -> Result<(), CtlError> {
@@ -131,6 +192,23 @@ mod tests {
                 "gw-1 draining [{bar}] 75 %  250 left at 50/s, 5 s; 2 siblings could take 800/s more"
             )
         );
+    }
+
+    #[test]
+    fn only_what_passes_by_itself_is_waited_for() {
+        let refused = |status| CtlError::Refused {
+            status,
+            message: String::new(),
+        };
+        for status in [502, 503, 504] {
+            assert!(passes(&refused(status)), "{status}");
+        }
+        for status in [401, 404, 409] {
+            assert!(!passes(&refused(status)), "{status}");
+        }
+        let text = unheard(&json!("gw-1"), refused(503)).to_string();
+        assert!(text.contains("It goes on"), "{text}");
+        assert!(text.contains("drain gw-1 --status"), "{text}");
     }
 
     #[test]

@@ -1,19 +1,26 @@
 //! Orders about gateways that would leave clients without one.
 
-use crate::rig::{Answer, Rig};
+use crate::rig::{Answer, Rig, eventually};
 use herald::{
     api::{
         DeliverReply, DeliverRequest, LeaveReply, LeaveRequest,
         gateway_server::{Gateway, GatewayServer},
     },
-    registry::{GatewayInfo, SharedRegistry},
+    registry::{GatewayInfo, SharedRegistry, Timings, embedded::EmbeddedRegistry},
 };
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
+use tempfile::NamedTempFile;
+use testbed::{child::Guarded, herald::binary, redis::RedisServer};
 use tokio::{net::TcpListener, sync::mpsc};
 use tonic::{Request, Response, Status, service::Routes};
 
@@ -54,6 +61,14 @@ struct Door {
     orders: mpsc::UnboundedSender<LeaveRequest>,
     /// Takes orders, and answers none.
     mute: Arc<AtomicBool>,
+    shows: Arc<Mutex<Shows>>,
+}
+
+/// How far a drain is, and of which process.
+#[derive(Clone, Copy)]
+struct Shows {
+    phase: &'static str,
+    process: &'static str,
 }
 
 const CLOCK_MS: u64 = 1_000_000;
@@ -66,6 +81,8 @@ impl Gateway for Door {
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
         let request = request.into_inner();
+        // What follows the order shows in the next look.
+        let shows = *self.shows.lock();
         if !request.wish.is_empty() {
             self.orders.send(request).unwrap();
             if self.mute.load(Ordering::Relaxed) {
@@ -73,7 +90,8 @@ impl Gateway for Door {
             }
         }
         Ok(Response::new(LeaveReply {
-            phase: "grace".into(),
+            phase: shows.phase.into(),
+            process: shows.process.into(),
             clock_ms: Some(CLOCK_MS),
             ..LeaveReply::default()
         }))
@@ -84,6 +102,7 @@ struct Opened {
     address: String,
     orders: mpsc::UnboundedReceiver<LeaveRequest>,
     mute: Arc<AtomicBool>,
+    shows: Arc<Mutex<Shows>>,
 }
 
 async fn open_door() -> Opened {
@@ -91,9 +110,14 @@ async fn open_door() -> Opened {
     let address = listener.local_addr().unwrap().to_string();
     let (sender, orders) = mpsc::unbounded_channel();
     let mute = Arc::new(AtomicBool::new(false));
+    let shows = Arc::new(Mutex::new(Shows {
+        phase: "grace",
+        process: "first",
+    }));
     let door = Door {
         orders: sender,
         mute: mute.clone(),
+        shows: shows.clone(),
     };
     let router = Routes::new(GatewayServer::new(door)).into_axum_router();
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -101,6 +125,7 @@ async fn open_door() -> Opened {
         address,
         orders,
         mute,
+        shows,
     }
 }
 
@@ -260,4 +285,94 @@ async fn an_order_that_is_not_answered_may_have_been_taken_up_and_the_next_drain
     let (status, text) = said(&order(&rig, "/v1/gateways/gw-2/drain", json!({})).await);
     assert_eq!(status, 503, "{text}");
     assert!(text.contains("ordering a drain"), "{text}");
+}
+
+/// `herald ctl drain gw-1`, as an operator watches it.
+struct Watching {
+    child: Guarded,
+    _key: NamedTempFile,
+}
+
+impl Watching {
+    fn start(rig: &Rig) -> Watching {
+        let mut key = NamedTempFile::new().unwrap();
+        key.write_all(rig.admin_key.as_bytes()).unwrap();
+        let mut command = Command::new(binary("herald"));
+        command
+            .args(["ctl", "drain", "gw-1"])
+            .env("HERALD_URL", format!("http://{}", rig.addresses.http))
+            .env("HERALD_API_KEY_FILE", key.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Watching {
+            child: Guarded::spawn(command).unwrap(),
+            _key: key,
+        }
+    }
+
+    /// The next line of what it complains of.
+    async fn complaint(&mut self) -> String {
+        let stderr = self.child.take_stderr().unwrap();
+        let line = move || BufReader::new(stderr).lines().next();
+        let line = tokio::task::spawn_blocking(line).await.unwrap();
+        line.expect("it says something").unwrap()
+    }
+
+    async fn end(self) -> Output {
+        let Watching { child, _key } = self;
+        let output = tokio::task::spawn_blocking(move || child.output());
+        output.await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_a_drain_goes_on_while_the_registry_is_away() {
+    let mut redis = RedisServer::start();
+    let rig = Rig::on_redis(&redis).await;
+    let mut door = open_door().await;
+    enter_at(&rig, &door.address, "gw-1", 1, 0, false).await;
+    enter(&rig, "gw-2", 0, 9, false).await;
+    let mut watching = Watching::start(&rig);
+    door.orders.recv().await.unwrap();
+    redis.save_and_end();
+    let complaint = watching.complaint().await;
+    for words in ["can't be told now", "503", "still watching"] {
+        assert!(complaint.contains(words), "{complaint}");
+    }
+    door.shows.lock().phase = "empty";
+    redis.start_again();
+    eventually(|| async { rig.registry.healthy().then_some(()) }).await;
+    enter_at(&rig, &door.address, "gw-1", 0, 0, true).await;
+    let output = watching.end().await;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("gw-1 empty"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_a_drain_is_told_whether_it_was_taken_back_or_its_gateway_restarted() {
+    for (process, told) in [
+        ("first", "the drain was cancelled"),
+        ("second", "the gateway was restarted"),
+    ] {
+        let registry: SharedRegistry = Arc::new(EmbeddedRegistry::new(Timings {
+            lease_ms: 600_000,
+            ..Timings::default()
+        }));
+        let rig = Rig::sharing(&registry).await;
+        let mut door = open_door().await;
+        enter_at(&rig, &door.address, "gw-1", 1, 0, false).await;
+        enter(&rig, "gw-2", 0, 9, false).await;
+        let watching = Watching::start(&rig);
+        door.orders.recv().await.unwrap();
+        *door.shows.lock() = Shows {
+            phase: "serving",
+            process,
+        };
+        let output = watching.end().await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(told), "{said}");
+    }
 }

@@ -100,5 +100,6 @@ fn describe(id: &str, reply: &LeaveReply) -> Value {
         "spare_per_s": reply.spare_per_s,
         "waits": reply.waits,
         "reason": reply.reason,
+        "process": reply.process,
     })
 }
