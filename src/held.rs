@@ -3,12 +3,14 @@
 //! A lock of the kernel's on a file in it, which lets go however the process ends. The file stays, with the number
 //! of the last holder in it.
 
+use crate::limits;
 use std::{
     fmt,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::Instant,
 };
 use thiserror::Error;
 
@@ -55,7 +57,7 @@ impl Held {
             .truncate(false)
             .open(&path);
         let mut file = file.map_err(unusable)?;
-        match file.try_lock() {
+        match lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let number = fs::read_to_string(&path).ok();
@@ -85,6 +87,19 @@ impl Held {
         let name = self.path.file_name().and_then(|name| name.to_str());
         *self = Held::take(directory, name.expect("given as a string"))?;
         Ok(())
+    }
+}
+
+/// A child that was forked a moment ago shares the lock until it becomes another program, though its holder has let go.
+fn lock(file: &File) -> Result<(), TryLockError> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if began.elapsed() < limits::HELD_PATIENCE => {
+                std::thread::sleep(limits::HELD_PAUSE);
+            }
+            tried => return tried,
+        }
     }
 }
 

@@ -248,6 +248,10 @@ pub const BUS_SWEEP_AFTER: Duration = Duration::from_secs(60);
 /// A bus that failed to write tries again this often.
 pub const BUS_PROBE_EVERY: Duration = Duration::from_secs(1);
 
+/// A directory that somebody holds is asked for so long, with such pauses, before the start is refused.
+pub const HELD_PATIENCE: Duration = Duration::from_millis(250);
+pub const HELD_PAUSE: Duration = Duration::from_millis(5);
+
 // ── Kafka ──────────────────────────────────────────────────────────────────────────────────────
 
 /// Every call: produce (`message.timeout.ms`), commit, metadata. Over: `Unavailable`; intake goes on by
