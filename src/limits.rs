@@ -67,6 +67,8 @@ pub const AUTH_EXPIRING_BEFORE: Duration = Duration::from_secs(60);
 pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// `SO_RCVBUF`; the kernel doubles it. What a client sends beyond waits at its side.
 pub const RECEIVE_BUFFER_BYTES: usize = 64 * KIB;
+/// Accepts that a core may make at once because it made none for so long, ms.
+pub const ACCEPTS_KEPT_MS: u64 = 100;
 /// Newcomers the kernel holds per core until they are accepted; capped by `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4_096;
 

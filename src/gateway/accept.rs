@@ -143,10 +143,11 @@ impl Door {
         self.refill_milli = refill_milli(accepts_per_s, self.cores);
     }
 
-    /// A tick's worth of newcomers more. What was not used is kept for one second at most.
+    /// A tick's worth of newcomers more. What was not used is kept for a moment only: with a second's worth, a crowd that
+    /// comes at once would be taken at twice the rate.
     pub fn refill(&mut self) {
-        let second_milli = self.refill_milli * 1_000 / TICK_MS;
-        self.budget_milli = (self.budget_milli + self.refill_milli).min(second_milli.max(1_000));
+        let kept_milli = self.refill_milli * limits::ACCEPTS_KEPT_MS.max(TICK_MS) / TICK_MS;
+        self.budget_milli = (self.budget_milli + self.refill_milli).min(kept_milli.max(1_000));
     }
 
     /// Stops accepting for good; newcomers the kernel had queued are reset.
