@@ -52,7 +52,10 @@ pub struct Settled {
 pub struct Dead {
     /// `permanent`, `exhausted` or `expired`.
     pub cause: &'static str,
+    /// Classes by device: what a log may show.
     pub reason: String,
+    /// In the providers' words, which may name an address.
+    pub said: String,
     pub devices: Vec<DeviceId>,
 }
 
@@ -115,6 +118,7 @@ pub fn settle(
         dead: (!sorted.never.is_empty()).then(|| Dead {
             cause: cause.unwrap_or("permanent"),
             reason: sorted.reasons.join("; "),
+            said: sorted.said.join("; "),
             devices: sorted.never,
         }),
     }
@@ -138,6 +142,7 @@ pub fn end(before: &Tried, class: &'static str, cause: Option<&'static str>) -> 
         dead: cause.map(|cause| Dead {
             cause,
             reason: class.to_owned(),
+            said: String::new(),
             devices: before.open.clone().unwrap_or_default(),
         }),
     }
@@ -153,6 +158,7 @@ struct Sorted {
     wait: Duration,
     never: Vec<DeviceId>,
     reasons: Vec<String>,
+    said: Vec<String>,
     /// Class of the last error.
     error: &'static str,
     /// A provider was asked.
@@ -190,7 +196,8 @@ impl Sorted {
 
     fn went_wrong(&mut self, device: &DeviceId, class: &'static str, reason: &str) {
         self.error = class;
-        self.reasons.push(format!("{device}: {class}: {reason}"));
+        self.reasons.push(format!("{device}: {class}"));
+        self.said.push(format!("{device}: {reason}"));
     }
 }
 
@@ -302,7 +309,8 @@ mod tests {
         let dead = end.dead.unwrap();
         assert_eq!(dead.cause, "exhausted");
         assert_eq!(dead.devices, ids(&["d0"]));
-        assert_eq!(dead.reason, "d0: deferred: 451 busy");
+        assert_eq!(dead.reason, "d0: deferred");
+        assert_eq!(dead.said, "d0: 451 busy");
         assert_eq!(end.sending.attempts, 6);
     }
 

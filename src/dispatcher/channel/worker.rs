@@ -154,6 +154,7 @@ impl ChannelWorker {
         let mut record = tried.write(one.consumed, self.channel);
         record.set("ended_ms", unix_ms().to_string());
         record.set("class", one.settled.sending.error.clone());
+        record.set("said", dead.said.clone());
         let consumed = Consumed {
             record,
             ..one.consumed.clone()
