@@ -1,0 +1,32 @@
+//! Of devices, and of the channels beside in-app.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+/// Devices and addresses of one user. Over: 422.
+pub const DEVICES: usize = 20;
+/// Records that a channel has at work at once; the next come when all of these are done.
+pub const CHANNEL_BATCH: usize = 64;
+/// What of a batch no provider could begin with in this time goes to the shortest delay topic, for a provider that hangs.
+/// With the longest timeout of a send it is below the 5 min after which Kafka takes a reader for dead.
+pub const CHANNEL_BATCH_TIME: Duration = Duration::from_secs(120);
+/// Records of one poll of the delay topics; each of their 44 partitions holds one poll's, at most, until it is due.
+pub const RETRY_BATCH: usize = 64;
+/// Attempts at a critical notification after which somebody should know.
+pub const CRITICAL_ATTEMPTS_MANY: u32 = 10;
+/// What a provider has taken is not sent again for so long. In the standalone, which keeps it in memory, so many are
+/// remembered, 250 B each. Over: the oldest are forgotten; they were all committed long ago.
+pub const SEND_DONE: Duration = Duration::from_secs(24 * 3600);
+pub const SENDS_REMEMBERED: usize = 100_000;
+/// (config) One mail, from the connection to the relay's last word; over: it is tried again, though the relay may have
+/// taken it.
+pub const EMAIL_TIMEOUT: Duration = Duration::from_secs(30);
+pub const EMAIL_TIMEOUT_MS_ALLOWED: RangeInclusive<u64> = 1_000..=120_000;
+/// (config) Connections to the relay, and mails at once. Over: mails wait.
+pub const EMAIL_CONNECTIONS: usize = 8;
+pub const EMAIL_CONNECTIONS_ALLOWED: RangeInclusive<usize> = 1..=256;
+/// Mails of one connection; then it is closed. Relays count them, and some refuse what comes after the hundredth.
+pub const EMAIL_CONNECTION_MAILS: u32 = 100;
+/// Of what a provider calls a message, as the delivery log keeps it. Over: cut off.
+pub const PROVIDER_ID_CHARS: usize = 200;
+/// An address of RFC 5321 without its brackets. Over: 422.
+pub const EMAIL_ADDRESS_BYTES: usize = 254;
