@@ -50,8 +50,8 @@ pub async fn run(options: &Options) -> Result<()> {
         ("HERALD_GATEWAY__DEAD_AFTER_MS", "90000"),
     ];
     more.extend(door.iter().flat_map(Tls::settings));
-    let fleet = Fleet::start_with(&folder, &more).await?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut fleet = Fleet::start_with(&folder, &more).await?;
+    fleet.gateway.settle().await?;
     let empty = Memory::of(&fleet)?;
 
     let result = folder.join("swarm.json");

@@ -33,6 +33,8 @@ use std::{
     time::Duration,
 };
 
+// A tick gives whole what it gives.
+const _: () = assert!(limits::ACCEPTS_KEPT_MS >= TICK_MS);
 /// Newcomers taken between two looks at everything else.
 const ACCEPTS_PER_TURN: usize = 64;
 
@@ -146,7 +148,7 @@ impl Door {
     /// A tick's worth of newcomers more. What was not used is kept for a moment only: with a second's worth, a crowd that
     /// comes at once would be taken at twice the rate.
     pub fn refill(&mut self) {
-        let kept_milli = self.refill_milli * limits::ACCEPTS_KEPT_MS.max(TICK_MS) / TICK_MS;
+        let kept_milli = self.refill_milli * limits::ACCEPTS_KEPT_MS / TICK_MS;
         self.budget_milli = (self.budget_milli + self.refill_milli).min(kept_milli.max(1_000));
     }
 
