@@ -197,13 +197,7 @@ async fn a_host_takes_clients_only_once_the_load_balancer_has_seen_it() {
 async fn clients_are_shared_with_a_host_that_takes_them_only_later() {
     let rig = Rig::ready_with(commanded()).await;
     let registry = &rig.shared.registry;
-    for slot in 0..4 {
-        rig.core().open(slot, &format!("u{slot}"), None);
-    }
-    until("four users", async || {
-        (rig.metric("users") == 4.0).then_some(())
-    })
-    .await;
+    four_users(&rig).await;
     let other = "gw-2".parse().unwrap();
     let info = sibling(2, 1_000);
     registry.acquire_gateway(&other, "p2", &info).await.unwrap();
@@ -318,11 +312,7 @@ async fn who_had_siblings_when_it_began_to_leave_waits_for_one_that_comes_back()
     rig.leave().await;
 }
 
-/// A host with four users that is being drained towards a sibling that takes them, up to its first step.
-async fn draining(deadline_ms: u64) -> Rig {
-    let mut setup = commanded();
-    setup.drain.deadline_ms = deadline_ms;
-    let rig = Rig::ready_with(setup).await;
+async fn four_users(rig: &Rig) {
     for slot in 0..4 {
         rig.core().open(slot, &format!("u{slot}"), None);
     }
@@ -330,6 +320,14 @@ async fn draining(deadline_ms: u64) -> Rig {
         (rig.metric("users") == 4.0).then_some(())
     })
     .await;
+}
+
+/// A host with four users that is being drained towards a sibling that takes them, up to its first step.
+async fn draining(deadline_ms: u64) -> Rig {
+    let mut setup = commanded();
+    setup.drain.deadline_ms = deadline_ms;
+    let rig = Rig::ready_with(setup).await;
+    four_users(&rig).await;
     let other = "gw-2".parse().unwrap();
     let info = sibling(2, 1_000);
     let registry = &rig.shared.registry;

@@ -68,6 +68,21 @@ fn text(record: &Record, header: &str) -> String {
     String::from_utf8(value.to_vec()).unwrap()
 }
 
+/// A mail to this address that is given up after one attempt, for this error.
+async fn failed_at_once(address: &str, priority: &str, error: &str) -> (SmtpServer, Rig) {
+    let server = SmtpServer::start();
+    let rig = Rig::with_email(&relay(server.address())).await;
+    enter(&rig, "42", "work", address).await;
+    let id = mail_to(&rig, "42", priority).await;
+    let shown = state(&rig, id, is("failed")).await;
+    assert_eq!(
+        (&shown["attempts"], &shown["error"]),
+        (&json!(1), &json!(error))
+    );
+    rig.drained("email", Topic::Email).await;
+    (server, rig)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_notification_goes_to_each_address_of_its_user_once_and_the_log_says_so() {
     let server = SmtpServer::start();
@@ -171,16 +186,7 @@ async fn a_relay_that_is_away_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mailbox_that_is_not_there_fails_at_once_and_the_record_is_set_aside_as_it_came() {
-    let server = SmtpServer::start();
-    let rig = Rig::with_email(&relay(server.address())).await;
-    enter(&rig, "42", "work", "never@example.com").await;
-    let id = mail_to(&rig, "42", "critical").await;
-    let shown = state(&rig, id, is("failed")).await;
-    assert_eq!(
-        (&shown["attempts"], &shown["error"]),
-        (&json!(1), &json!("rejected"))
-    );
-    rig.drained("email", Topic::Email).await;
+    let (_server, rig) = failed_at_once("never@example.com", "critical", "rejected").await;
     let dead = rig.all_records(Topic::Dlq).await.remove(0);
     let source = rig.all_records(Topic::Email).await.remove(0);
     assert_eq!((&dead.key, &dead.value), (&source.key, &source.value));
@@ -197,16 +203,7 @@ async fn a_mailbox_that_is_not_there_fails_at_once_and_the_record_is_set_aside_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn low_is_tried_once() {
-    let server = SmtpServer::start();
-    let rig = Rig::with_email(&relay(server.address())).await;
-    enter(&rig, "42", "work", "later-9@example.com").await;
-    let id = mail_to(&rig, "42", "low").await;
-    let shown = state(&rig, id, is("failed")).await;
-    assert_eq!(
-        (&shown["attempts"], &shown["error"]),
-        (&json!(1), &json!("deferred"))
-    );
-    rig.drained("email", Topic::Email).await;
+    let (server, rig) = failed_at_once("later-9@example.com", "low", "deferred").await;
     assert_eq!(server.count("put_off"), 1);
     let labels = r#"dead_letters_total{cause="exhausted",topic="email"} 1"#;
     let metrics = rig.metrics.render();
