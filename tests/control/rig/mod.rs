@@ -151,6 +151,7 @@ impl Rig {
             away: AtomicBool::new(setup.registry_away),
             slow: AtomicBool::new(false),
             incarnation: AtomicU64::new(0),
+            compared: AtomicU64::new(0),
         });
         let dispatcher = Arc::new(Dispatcher {
             journal: journal.clone(),

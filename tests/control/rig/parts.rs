@@ -81,6 +81,8 @@ pub struct Faulty {
     pub away: AtomicBool,
     pub slow: AtomicBool,
     pub incarnation: AtomicU64,
+    /// Users whose entries were compared.
+    pub compared: AtomicU64,
 }
 
 impl Faulty {
@@ -209,7 +211,10 @@ impl Registry for Faulty {
         users: &[Registration],
     ) -> Result<Vec<Registration>, RegistryError> {
         self.gate().await?;
-        self.real.missing(owner, users).await
+        let missing = self.real.missing(owner, users).await?;
+        self.compared
+            .fetch_add(users.len() as u64, Ordering::Relaxed);
+        Ok(missing)
     }
     async fn sweep(&self, budget: usize) -> Result<Swept, RegistryError> {
         self.real.sweep(budget).await
