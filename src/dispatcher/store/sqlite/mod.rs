@@ -40,8 +40,10 @@ pub use schema::FILE;
 /// Open as long as it lives; dropping it waits for writes on their way.
 #[derive(Debug)]
 pub struct SqliteStore {
-    writer: Writer,
+    /// Closed before the writer: of several connections that close at once none is the last, and only the
+    /// last brings the log into the file.
     readers: Readers,
+    writer: Writer,
     region: Region,
 }
 
