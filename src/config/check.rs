@@ -7,7 +7,7 @@
 
 use super::{
     Auth, ConfigError, Dispatchers, Drain, Email, EmailTls, Gateway, Grpc, Http, Log, Secret,
-    Shard, Spool, Steer,
+    Shard, Spool, Steer, WebPush,
 };
 use crate::limits;
 use std::{
@@ -245,6 +245,48 @@ impl Email {
                 "\"none\" would show the password to the network: choose \"starttls\" or \"implicit\"",
             ),
             _ => Ok(()),
+        }
+    }
+}
+
+impl WebPush {
+    /// Of its keys; the files that they name are judged where they are used.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        within(
+            "web_push.timeout_ms",
+            self.timeout_ms,
+            limits::PUSH_TIMEOUT_MS_ALLOWED,
+        )?;
+        within(
+            "web_push.at_once",
+            self.at_once,
+            limits::PUSH_AT_ONCE_ALLOWED,
+        )?;
+        let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
+        if self.hosts.iter().any(String::is_empty) {
+            return wrong(
+                "web_push.hosts",
+                "one of them is empty: it would stand for all",
+            );
+        }
+        let contact = self.contact.as_deref();
+        match (&self.vapid_key_file, contact) {
+            (None, None) => Ok(()),
+            (Some(_), None) => wrong(
+                "web_push.contact",
+                "is needed with web_push.vapid_key_file, e.g. \"mailto:ops@example.com\"",
+            ),
+            (None, Some(_)) => wrong(
+                "web_push.vapid_key_file",
+                "is needed with web_push.contact: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`",
+            ),
+            (Some(_), Some(contact)) => {
+                let known = ["mailto:", "https:"];
+                match known.iter().any(|scheme| contact.starts_with(scheme)) {
+                    true => Ok(()),
+                    false => wrong("web_push.contact", "begins with mailto: or https:"),
+                }
+            }
         }
     }
 }

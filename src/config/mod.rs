@@ -170,6 +170,8 @@ pub struct DispatcherConfig {
     pub spool: Spool,
     #[serde(default)]
     pub email: Email,
+    #[serde(default)]
+    pub web_push: WebPush,
     #[serde(default = "dispatcher_admin")]
     pub admin: Admin,
     #[serde(default = "dispatcher_grpc")]
@@ -210,6 +212,8 @@ pub struct StandaloneConfig {
     pub store: Store,
     #[serde(default)]
     pub email: Email,
+    #[serde(default)]
+    pub web_push: WebPush,
     #[serde(default = "gateway_admin")]
     pub admin: Admin,
     #[serde(default)]

@@ -449,6 +449,41 @@ impl Default for Email {
     }
 }
 
+/// `[web_push]`: browsers, by their push services; without a key there are none.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebPush {
+    /// PEM: a private key of P-256 in PKCS#8.
+    pub vapid_key_file: Option<PathBuf>,
+    /// Where push services write to: `mailto:` or `https:`.
+    pub contact: Option<String>,
+    /// Push services, `host` or `host:port`, with all below them.
+    pub hosts: Vec<String>,
+    /// Who may sign their certificates; default: the system's list.
+    pub ca_file: Option<PathBuf>,
+    pub timeout_ms: u64,
+    pub at_once: usize,
+}
+
+impl Default for WebPush {
+    fn default() -> Self {
+        let hosts = [
+            "fcm.googleapis.com",
+            "push.services.mozilla.com",
+            "push.apple.com",
+            "notify.windows.com",
+        ];
+        WebPush {
+            vapid_key_file: None,
+            contact: None,
+            hosts: hosts.map(str::to_owned).to_vec(),
+            ca_file: None,
+            timeout_ms: limits::PUSH_TIMEOUT.as_millis() as u64,
+            at_once: limits::PUSH_AT_ONCE,
+        }
+    }
+}
+
 pub(super) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }

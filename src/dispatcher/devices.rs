@@ -1,24 +1,38 @@
 //! Where a user can be reached beside a connection: addresses and devices, each of a kind that one channel serves.
 
-use super::intake::{fields::Fields, request::Refusal};
+use super::{
+    channel::web_push,
+    intake::{fields::Fields, request::Refusal},
+};
 use crate::{
     envelope::Channel,
     ids::{DeviceId, UserId},
     limits,
 };
 use lettre::Address;
+use serde_json::value::RawValue;
 use std::str::FromStr;
 
 /// What an address means; each kind has one provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceKind {
     Email,
+    WebPush,
 }
 
 impl DeviceKind {
     pub fn as_str(self) -> &'static str {
         match self {
             DeviceKind::Email => "email",
+            DeviceKind::WebPush => "web_push",
+        }
+    }
+
+    /// Whoever else had the address has lost it: a browser is one user's at a time, a mailbox may be a family's.
+    pub fn is_of_one_user(self) -> bool {
+        match self {
+            DeviceKind::Email => false,
+            DeviceKind::WebPush => true,
         }
     }
 
@@ -26,6 +40,7 @@ impl DeviceKind {
     pub fn channel(self) -> Channel {
         match self {
             DeviceKind::Email => Channel::Email,
+            DeviceKind::WebPush => Channel::Push,
         }
     }
 }
@@ -36,6 +51,7 @@ impl FromStr for DeviceKind {
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "email" => Ok(DeviceKind::Email),
+            "web_push" => Ok(DeviceKind::WebPush),
             _ => Err(()),
         }
     }
@@ -48,6 +64,8 @@ pub struct Device {
     pub kind: DeviceKind,
     /// In the form that its kind's provider takes.
     pub address: String,
+    /// What it takes beside the address to reach it; shown to nobody.
+    pub secret: String,
     /// Unix ms at which it was last entered.
     pub updated_ms: u64,
 }
@@ -64,34 +82,57 @@ impl Device {
         let kind: String = fields.demand("kind", "a string")?;
         let kind: DeviceKind = kind
             .parse()
-            .map_err(|()| Refusal::field("kind", "is none of: email"))?;
-        let address: String = fields.demand("address", "a string")?;
+            .map_err(|()| Refusal::field("kind", "is none of: email, web_push"))?;
+        let (address, secret) = match kind {
+            DeviceKind::Email => {
+                let address: String = fields.demand("address", "a string")?;
+                check_email(&address).map_err(|problem| Refusal::field("address", problem))?;
+                (address, String::new())
+            }
+            DeviceKind::WebPush => subscription(&mut fields)?,
+        };
         fields.finish("a device")?;
-        check_address(kind, &address).map_err(|problem| Refusal::field("address", problem))?;
         Ok(Device {
             user,
             id,
             kind,
             address,
+            secret,
             updated_ms: now_ms,
         })
     }
 }
 
-fn check_address(kind: DeviceKind, address: &str) -> Result<(), String> {
-    match kind {
-        DeviceKind::Email => {
-            if address.len() > limits::EMAIL_ADDRESS_BYTES {
-                let most = limits::EMAIL_ADDRESS_BYTES;
-                return Err(format!("an e-mail address has at most {most} bytes"));
-            }
-            // What breaks a line would be a command of its own to the server.
-            match address.parse::<Address>() {
-                Ok(_) if !address.chars().any(char::is_control) => Ok(()),
-                _ => Err("is no e-mail address, e.g. ada@example.com".into()),
-            }
-        }
+fn check_email(address: &str) -> Result<(), String> {
+    if address.len() > limits::EMAIL_ADDRESS_BYTES {
+        let most = limits::EMAIL_ADDRESS_BYTES;
+        return Err(format!("an e-mail address has at most {most} bytes"));
     }
+    // What breaks a line would be a command of its own to the server.
+    match address.parse::<Address>() {
+        Ok(_) if !address.chars().any(char::is_control) => Ok(()),
+        _ => Err("is no e-mail address, e.g. ada@example.com".into()),
+    }
+}
+
+/// What a browser's `PushSubscription.toJSON()` says: the address, and the keys as `<p256dh>.<auth>`.
+fn subscription(fields: &mut Fields<'_>) -> Result<(String, String), Refusal> {
+    const SUBSCRIPTION: &str = "an object with `endpoint` and `keys`";
+    const KEYS: &str = "an object with `p256dh` and `auth`";
+    let raw: &RawValue = fields.demand("subscription", SUBSCRIPTION)?;
+    let mut given = Fields::within("subscription", raw, SUBSCRIPTION)?;
+    let endpoint: String = given.demand("endpoint", "a string")?;
+    let raw: &RawValue = given.demand("keys", KEYS)?;
+    let mut keys = Fields::within("subscription.keys", raw, KEYS)?;
+    let p256dh: String = keys.demand("p256dh", "a string")?;
+    let auth: String = keys.demand("auth", "a string")?;
+    let secret = format!("{p256dh}.{auth}");
+    web_push::keys(&secret).map_err(|problem| Refusal::field("subscription.keys", problem))?;
+    if endpoint.len() > limits::ENDPOINT_BYTES {
+        let problem = format!("has at most {} bytes", limits::ENDPOINT_BYTES);
+        return Err(Refusal::field("subscription.endpoint", problem));
+    }
+    Ok((endpoint, secret))
 }
 
 #[cfg(test)]

@@ -17,6 +17,21 @@ pub const CRITICAL_ATTEMPTS_MANY: u32 = 10;
 /// remembered, 250 B each. Over: the oldest are forgotten; they were all committed long ago.
 pub const SEND_DONE: Duration = Duration::from_secs(24 * 3600);
 pub const SENDS_REMEMBERED: usize = 100_000;
+/// (config) One message to a push service, and messages at once. Over: it is tried again, they wait.
+pub const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
+pub const PUSH_TIMEOUT_MS_ALLOWED: RangeInclusive<u64> = 500..=120_000;
+pub const PUSH_AT_ONCE: usize = 64;
+pub const PUSH_AT_ONCE_ALLOWED: RangeInclusive<usize> = 1..=1_024;
+/// How long a push service keeps what has no end of its own; none keeps it longer.
+pub const WEB_PUSH_TTL_S: u64 = 28 * 24 * 3600;
+/// Address of a subscription. Over: 422.
+pub const ENDPOINT_BYTES: usize = 2 * super::KIB;
+/// A signature for one push service counts so long (RFC 8292: a day at most), and is used for half of it. So many are
+/// kept, one for each host; over: all are made anew.
+pub const VAPID_S: u64 = 12 * 3600;
+pub const VAPID_ORIGINS: usize = 1_024;
+/// Of what a provider says of a failure. Over: cut off.
+pub const PROVIDER_REASON_BYTES: usize = 200;
 /// (config) One mail, from the connection to the relay's last word; over: it is tried again, though the relay may have
 /// taken it.
 pub const EMAIL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -80,7 +80,7 @@ impl Checked for DispatcherConfig {
         directory("store.path", &self.store.path)?;
         directory("spool.path", &self.spool.path)?;
         self.spool.check()?;
-        Channels::from_config(&self.email).map(drop)
+        Channels::from_config(&self.email, &self.web_push).map(drop)
     }
 }
 
@@ -98,7 +98,7 @@ impl Checked for StandaloneConfig {
         apart(&[&doors(&self.gateway)[..], &others].concat())?;
         tokens(&self.auth)?;
         directory("store.path", &self.store.path)?;
-        Channels::from_config(&self.email).map(drop)
+        Channels::from_config(&self.email, &self.web_push).map(drop)
     }
 }
 

@@ -50,7 +50,7 @@ async fn serve(
         registry: Arc::new(registry),
         store,
         spool: Some(config.spool),
-        channels: Channels::from_config(&config.email)?,
+        channels: Channels::from_config(&config.email, &config.web_push)?,
         metrics,
         origins: Vec::new(),
         pages: None,

@@ -104,7 +104,7 @@ async fn serve(
     });
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
     let rereading = reread_ticket_keys(tls.as_ref());
-    let channels = Channels::from_config(&config.email)?;
+    let channels = Channels::from_config(&config.email, &config.web_push)?;
     let parts = embedded.dispatcher(&config, admin_key.clone(), channels, &metrics, pages);
     let dispatcher = Dispatcher::bind(parts).await?;
     let http = dispatcher.addresses().http;

@@ -4,6 +4,7 @@ use crate::rig::{Answer, Rig, eventually, id_of};
 use herald::{
     bus::{Record, Topic},
     config::{self, EmailTls},
+    dispatcher::channel::Channels,
     envelope::{Head, Kind, Priority},
     ids::NotificationId,
     metrics::Metrics,
@@ -492,12 +493,13 @@ async fn a_configuration_that_can_not_work_names_its_key() {
             "email.ca_file",
         ),
     ];
+    let no_push = config::WebPush::default();
     for (change, key) in cases {
-        let refused = herald::dispatcher::channel::Channels::from_config(&with(change));
+        let refused = Channels::from_config(&with(change), &no_push);
         let error = refused.err().unwrap_or_else(|| panic!("{key} was taken"));
         assert_eq!(error.key, key, "{error}");
     }
-    assert!(herald::dispatcher::channel::Channels::from_config(&works).is_ok());
+    assert!(Channels::from_config(&works, &no_push).is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,3 +17,4 @@ mod spool;
 mod switched;
 mod sync;
 mod tracker;
+mod web_push;

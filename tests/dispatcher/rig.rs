@@ -144,7 +144,19 @@ impl Rig {
         let bus = EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap();
         let store = SqliteStore::open(dir.path(), &config::Node::default()).unwrap();
         let (bus, store) = (Arc::new(bus), Arc::new(store));
-        let channels = Channels::from_config(email).unwrap();
+        let channels = Channels::from_config(email, &config::WebPush::default()).unwrap();
+        Rig::made_of(dir, metrics, bus, registry, store, None, channels).await
+    }
+
+    /// That sends to browsers.
+    pub async fn with_web_push(web_push: &config::WebPush) -> Rig {
+        let dir = directory();
+        let metrics = Metrics::default();
+        let bus = EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap();
+        let store = SqliteStore::open(dir.path(), &config::Node::default()).unwrap();
+        let (bus, store) = (Arc::new(bus), Arc::new(store));
+        let registry: SharedRegistry = Arc::new(EmbeddedRegistry::default());
+        let channels = Channels::from_config(&config::Email::default(), web_push).unwrap();
         Rig::made_of(dir, metrics, bus, registry, store, None, channels).await
     }
 

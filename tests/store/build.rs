@@ -109,7 +109,16 @@ pub fn email(user: &UserId, id: &str, address: &str) -> Device {
         id: id.parse().expect("a device id"),
         kind: DeviceKind::Email,
         address: address.into(),
+        secret: String::new(),
         updated_ms: 5,
+    }
+}
+
+pub fn browser(user: &UserId, id: &str, endpoint: &str) -> Device {
+    Device {
+        kind: DeviceKind::WebPush,
+        secret: "key.auth".into(),
+        ..email(user, id, endpoint)
     }
 }
 

@@ -23,7 +23,7 @@ impl ChannelMetrics {
         ChannelMetrics {
             sends: metrics.counters(
                 "sends_total",
-                "Attempts to send to one device, by result (sent, transient, permanent, timeout) and priority.",
+                "Attempts to send to one device, by result (sent, transient, permanent, gone, timeout) and priority.",
                 &["channel", "provider", "priority", "result"],
             ),
             send_s: metrics.latencies(

@@ -10,19 +10,28 @@
 //! * with the registry away there are no claims, and sends go on: what is sent twice then was read twice.
 
 pub mod email;
+mod http;
 mod metrics;
 mod parcel;
+mod sealed;
 mod sender;
 mod settle;
+pub mod web_push;
 mod worker;
 
-use super::devices::{Device, DeviceKind};
+use super::{
+    devices::{Device, DeviceKind},
+    intake::request::Refusal,
+};
 use crate::{
     config::{self, ConfigError},
     envelope::{Channel, Content, Head},
 };
 use async_trait::async_trait;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use email::Smtp;
+use web_push::WebPush;
 
 pub use metrics::ChannelMetrics;
 pub use parcel::Parcel;
@@ -66,27 +75,62 @@ pub enum Answer {
     },
     /// It never will.
     Permanent { class: &'static str, reason: String },
+    /// The device is no more: it is forgotten.
+    Gone,
 }
 
 /// The providers that are configured.
 #[derive(Clone, Default)]
-pub struct Channels(Vec<Arc<dyn Provider>>);
+pub struct Channels {
+    providers: Vec<Arc<dyn Provider>>,
+    web_push: Option<Arc<WebPush>>,
+}
 
 impl Channels {
-    pub fn from_config(email: &config::Email) -> Result<Channels, ConfigError> {
-        let email = email::Smtp::from_config(email)?;
+    pub fn from_config(
+        email: &config::Email,
+        web_push: &config::WebPush,
+    ) -> Result<Channels, ConfigError> {
+        let email = Smtp::from_config(email)?;
         let email = email.map(|smtp| Arc::new(smtp) as Arc<dyn Provider>);
-        Ok(Channels(email.into_iter().collect()))
+        let web_push = WebPush::from_config(web_push)?.map(Arc::new);
+        let push = web_push.clone().map(|push| push as Arc<dyn Provider>);
+        Ok(Channels {
+            providers: email.into_iter().chain(push).collect(),
+            web_push,
+        })
+    }
+
+    /// What pages subscribe with, where they can.
+    pub fn web_push_key(&self) -> Option<&str> {
+        self.web_push.as_ref().map(|push| push.public_key())
+    }
+
+    /// Whether a device can be one of ours.
+    pub fn accept(&self, device: &Device) -> Result<(), Refusal> {
+        match (device.kind, &self.web_push) {
+            (DeviceKind::Email, _) => Ok(()),
+            (DeviceKind::WebPush, Some(push)) => push
+                .accept(&device.address)
+                .map_err(|problem| Refusal::field("subscription.endpoint", problem)),
+            (DeviceKind::WebPush, None) => Err(Refusal::field(
+                "kind",
+                "web_push is not configured here: see [web_push]",
+            )),
+        }
     }
 
     /// Those that reach anybody.
     pub fn configured(&self) -> BTreeSet<Channel> {
-        let channels = self.0.iter().map(|provider| provider.kind().channel());
+        let channels = self
+            .providers
+            .iter()
+            .map(|provider| provider.kind().channel());
         channels.collect()
     }
 
     fn of(&self, channel: Channel) -> impl Iterator<Item = &Arc<dyn Provider>> {
-        let providers = self.0.iter();
+        let providers = self.providers.iter();
         providers.filter(move |provider| provider.kind().channel() == channel)
     }
 }

@@ -162,6 +162,25 @@ impl Sender {
                 after: retry_after,
             },
             Answer::Permanent { class, reason } => Reached::Never { class, reason },
+            Answer::Gone => {
+                self.forget(device).await;
+                Reached::Gone
+            }
+        }
+    }
+
+    /// Unless it was entered anew meanwhile. What could not be forgotten is met again.
+    async fn forget(&self, device: &Device) {
+        let removed = self.store.remove_gone(device).await;
+        match removed {
+            Ok(true) => tracing::info!(
+                user = %device.user,
+                device = %device.id,
+                kind = device.kind.as_str(),
+                "a device is no more and was forgotten"
+            ),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "a device that is no more was not forgotten"),
         }
     }
 
@@ -173,6 +192,7 @@ impl Sender {
             Ok(Answer::Sent { .. }) => "sent",
             Ok(Answer::Transient { .. }) => "transient",
             Ok(Answer::Permanent { .. }) => "permanent",
+            Ok(Answer::Gone) => "gone",
             Err(_) => "timeout",
         };
         let (channel, priority) = (self.channel.as_str(), message.head.priority.as_str());

@@ -34,6 +34,8 @@ pub enum Reached {
         class: &'static str,
         reason: String,
     },
+    /// The device is no more: there is nothing to try again, or to set aside.
+    Gone,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,6 +193,7 @@ impl Sorted {
                 self.went_wrong(&device, class, &reason);
                 self.never.push(device);
             }
+            Reached::Gone => self.error = "gone",
         }
     }
 
@@ -346,6 +349,25 @@ mod tests {
         assert_eq!(end.again, Some(Topic::Retry(5)));
         assert_eq!(end.tried.open, Some(ids(&["d1"])));
         assert_eq!(end.dead.unwrap().devices, ids(&["d0"]));
+    }
+
+    #[test]
+    fn a_device_that_is_gone_leaves_nothing_to_do() {
+        let end = settled(Priority::Normal, &Tried::default(), &[Reached::Gone]);
+        assert_eq!(
+            (end.state, end.again, end.dead),
+            (SendState::Failed, None, None)
+        );
+        assert_eq!(
+            (end.sending.error.as_str(), end.sending.attempts),
+            ("gone", 1)
+        );
+        let end = settled(
+            Priority::Normal,
+            &Tried::default(),
+            &[sent(), Reached::Gone],
+        );
+        assert_eq!(end.state, SendState::Sent);
     }
 
     #[test]

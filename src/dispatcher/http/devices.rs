@@ -24,6 +24,7 @@ pub async fn put(
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let (user, id) = parse(&user, &id)?;
     let device = Device::from_json(user, id, &body, unix_ms())?;
+    shared.channels.accept(&device)?;
     let answer = describe(&device);
     let status = match shared.store.put_device(device).await? {
         Entered::Created => StatusCode::CREATED,
@@ -72,6 +73,13 @@ pub async fn delete(
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(unknown()),
     }
+}
+
+/// What a page subscribes with: `applicationServerKey`.
+pub async fn web_push(State(shared): State<Shared>, _: Producer) -> Result<Json<Value>, ApiError> {
+    let key = shared.channels.web_push_key();
+    let key = key.ok_or_else(|| ApiError::not_found("web_push is not configured here"))?;
+    Ok(Json(json!({ "public_key": key })))
 }
 
 fn parse(user: &str, id: &str) -> Result<(UserId, DeviceId), ApiError> {

@@ -9,6 +9,7 @@
 //! | `POST /v1/users/{user}/read` `{ids}` | 202 `{id, unknown}`, 404 when all are unknown |
 //! | `GET /v1/users/{user}/devices` | 200 `{devices}` |
 //! | `PUT`, `GET`, `DELETE /v1/users/{user}/devices/{id}` | 201 or 200 the device, 200 the device, 204 |
+//! | `GET /v1/web_push` | 200 `{public_key}`, 404 where it is not configured |
 //! | `GET /v1/status` | 200 `{namespace, region, parts, gateways, shards}` |
 //! | `GET`, `POST /v1/api-keys` (admin keys) | 200 `{keys}`, 201 `{producer, admin, key}` |
 //!
@@ -58,6 +59,7 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
                 .delete(devices::delete)
                 .layer(small()),
         )
+        .route("/v1/web_push", get(devices::web_push))
         .route("/v1/status", get(status::fleet))
         .route(
             "/v1/gateways/{id}/drain",

@@ -353,7 +353,8 @@ pub trait Store: Send + Sync + 'static {
     /// Gives a claim back: nothing was produced under it.
     async fn release_claim(&self, producer: &str, key: &str) -> Result<(), StoreError>;
 
-    /// Enters a device, in the place of the one that has its id.
+    /// Enters a device, in the place of the one that has its id. An address that is of one user at a time
+    /// ([`DeviceKind::is_of_one_user`](super::devices::DeviceKind::is_of_one_user)) is taken from whoever had it.
     async fn put_device(&self, device: Device) -> Result<Entered, StoreError>;
 
     /// In the order of their ids.
@@ -361,6 +362,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether it was there.
     async fn remove_device(&self, user: &UserId, id: &DeviceId) -> Result<bool, StoreError>;
+
+    /// Removes a device that its provider knows no more, unless it was entered anew since it was read.
+    async fn remove_gone(&self, device: &Device) -> Result<bool, StoreError>;
 
     async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError>;
 

@@ -339,6 +339,10 @@ impl Store for Rows {
         unreachable!("no channel but in-app")
     }
 
+    async fn remove_gone(&self, _: &Device) -> Result<bool, StoreError> {
+        unreachable!("no channel but in-app")
+    }
+
     async fn put_api_key(&self, _: ApiKey) -> Result<(), StoreError> {
         unreachable!("producers have no keys")
     }

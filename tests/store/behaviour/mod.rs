@@ -59,6 +59,8 @@ macro_rules! every_behaviour_holds_in {
             a_channels_state_only_moves_forward_and_shows_its_last_attempt
             a_channels_attempt_told_twice_says_the_same
             a_device_is_entered_replaced_and_removed_by_its_id
+            an_address_that_is_of_one_user_at_a_time_is_taken_from_whoever_had_it
+            a_device_that_was_entered_anew_is_not_removed_as_gone
             devices_of_a_user_are_bounded_and_those_of_others_are_not_seen
             the_latest_states_of_a_user_come_newest_first
             an_idempotency_key_is_claimed_once_until_it_is_done

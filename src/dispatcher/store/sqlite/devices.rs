@@ -12,24 +12,40 @@ use crate::{
 use rusqlite::{Connection, Row, params};
 
 pub fn put(connection: &Connection, device: &Device) -> Result<Entered, Failure> {
+    let (user, id, kind) = (
+        device.user.as_str(),
+        device.id.as_str(),
+        device.kind.as_str(),
+    );
+    // Those that stay beside it.
     let mut statement = connection.prepare_cached(
-        "SELECT count(*), coalesce(sum(id = ?2), 0) FROM devices WHERE user = ?1",
+        "SELECT coalesce(sum(id <> ?2 AND NOT (address = ?3 AND kind = ?4 AND kind <> 'email')), 0),
+            coalesce(sum(id = ?2), 0)
+         FROM devices WHERE user = ?1",
     )?;
-    let (user, id) = (device.user.as_str(), device.id.as_str());
-    let (held, is_known): (usize, bool) =
-        statement.query_row(params![user, id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    if held >= limits::DEVICES && !is_known {
+    let (others, is_known): (usize, bool) = statement
+        .query_row(params![user, id, device.address, kind], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    if others >= limits::DEVICES {
         return Ok(Entered::Full);
     }
+    if device.kind.is_of_one_user() {
+        let mut statement = connection.prepare_cached(
+            "DELETE FROM devices WHERE address = ?1 AND kind = ?2 AND kind <> 'email'",
+        )?;
+        statement.execute([device.address.as_str(), kind])?;
+    }
     let mut statement = connection.prepare_cached(
-        "INSERT OR REPLACE INTO devices (user, id, kind, address, updated_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR REPLACE INTO devices (user, id, kind, address, secret, updated_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
     statement.execute(params![
         user,
         id,
-        device.kind.as_str(),
+        kind,
         device.address,
+        device.secret,
         encode::ms(device.updated_ms)
     ])?;
     Ok(match is_known {
@@ -40,7 +56,7 @@ pub fn put(connection: &Connection, device: &Device) -> Result<Entered, Failure>
 
 pub fn of_user(connection: &Connection, user: &UserId) -> Result<Vec<Device>, Failure> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, kind, address, updated_ms FROM devices WHERE user = ?1 ORDER BY id",
+        "SELECT id, kind, address, secret, updated_ms FROM devices WHERE user = ?1 ORDER BY id",
     )?;
     let mut rows = statement.query([user.as_str()])?;
     let mut devices = Vec::new();
@@ -56,6 +72,15 @@ pub fn remove(connection: &Connection, user: &UserId, id: &DeviceId) -> Result<b
     Ok(statement.execute([user.as_str(), id.as_str()])? > 0)
 }
 
+pub fn remove_gone(connection: &Connection, device: &Device) -> Result<bool, Failure> {
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM devices WHERE user = ?1 AND id = ?2 AND updated_ms = ?3 AND address = ?4",
+    )?;
+    let (user, id) = (device.user.as_str(), device.id.as_str());
+    let at_ms = encode::ms(device.updated_ms);
+    Ok(statement.execute(params![user, id, at_ms, device.address])? > 0)
+}
+
 fn read(row: &Row<'_>, user: &UserId) -> Result<Device, Failure> {
     let id = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
     let id: DeviceId = id
@@ -66,6 +91,7 @@ fn read(row: &Row<'_>, user: &UserId) -> Result<Device, Failure> {
         id,
         kind: encode::read_word(row, 1)?,
         address: row.get(2)?,
-        updated_ms: encode::read_ms(row, 3)?,
+        secret: row.get(3)?,
+        updated_ms: encode::read_ms(row, 4)?,
     })
 }

@@ -304,6 +304,13 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn remove_gone(&self, device: &Device) -> Result<bool, StoreError> {
+        let device = device.clone();
+        self.writer
+            .write(move |connection| devices::remove_gone(connection, &device))
+            .await
+    }
+
     async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError> {
         self.writer
             .write(move |connection| keys::put(connection, &key))

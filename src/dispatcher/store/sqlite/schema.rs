@@ -16,7 +16,7 @@ use std::{path::Path, time::Duration};
 pub const FILE: &str = "store.sqlite";
 
 /// Schema this release writes.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
 /// How long a statement waits for another process that holds the file (`herald ctl`, a backup).
 const BUSY: Duration = Duration::from_secs(5);
@@ -123,8 +123,11 @@ CREATE TABLE devices (
     kind TEXT NOT NULL,
     address TEXT NOT NULL,
     updated_ms INTEGER NOT NULL,
+    secret TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (user, id)
 ) STRICT, WITHOUT ROWID;
+-- Those that are of one user at a time.
+CREATE INDEX devices_by_address ON devices (address) WHERE kind <> 'email';
 
 CREATE TABLE api_keys (
     hash BLOB PRIMARY KEY,
@@ -166,6 +169,12 @@ CREATE TABLE devices (
     updated_ms INTEGER NOT NULL,
     PRIMARY KEY (user, id)
 ) STRICT, WITHOUT ROWID;
+";
+
+/// What schema 3 lacks.
+const SINCE_3: &str = "
+ALTER TABLE devices ADD COLUMN secret TEXT NOT NULL DEFAULT '';
+CREATE INDEX devices_by_address ON devices (address) WHERE kind <> 'email';
 ";
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
@@ -274,8 +283,9 @@ fn prepare_tables(connection: &Connection, namespace: &Namespace) -> Result<(), 
     let statements: &[&str] = match version {
         SCHEMA => &[],
         0 => &[TABLES],
-        1 => &[SINCE_1, SINCE_2],
-        2 => &[SINCE_2],
+        1 => &[SINCE_1, SINCE_2, SINCE_3],
+        2 => &[SINCE_2, SINCE_3],
+        3 => &[SINCE_3],
         other => {
             return Err(Failure::corrupt(format!(
                 "{} has schema {other}, this release knows {SCHEMA}: start the release that wrote it, or \

@@ -1,0 +1,95 @@
+//! What providers that are asked by HTTP have in common.
+
+use super::Answer;
+use crate::{config::ConfigError, limits};
+use reqwest::{Certificate, Client, Response, header::RETRY_AFTER, redirect::Policy};
+use std::{
+    error::Error,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+/// By TLS only, and to nobody that an answer sends it to. `section` is the one whose `ca_file` this is.
+pub fn client(
+    section: &str,
+    ca_file: Option<&Path>,
+    at_once: usize,
+) -> Result<Client, ConfigError> {
+    let mut builder = Client::builder()
+        .https_only(true)
+        .redirect(Policy::none())
+        .user_agent("herald")
+        .pool_max_idle_per_host(at_once);
+    if let Some(path) = ca_file {
+        let refused = |problem: String| {
+            let problem = format!("{} {problem}", path.display());
+            ConfigError::new(format!("{section}.ca_file"), problem)
+        };
+        let pem =
+            std::fs::read(path).map_err(|error| refused(format!("can't be read: {error}")))?;
+        let authority = Certificate::from_pem(&pem)
+            .map_err(|error| refused(format!("is no certificate: {error}")))?;
+        builder = builder.tls_certs_only([authority]);
+    }
+    let client = builder.build();
+    client.map_err(|error| ConfigError::new(section, error.to_string()))
+}
+
+/// No answer came.
+pub fn away(error: &reqwest::Error) -> Answer {
+    let mut cause: &dyn Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Answer::Transient {
+        class: "provider_away",
+        reason: cause.to_string(),
+        retry_after: None,
+    }
+}
+
+pub fn retry_after(response: &Response) -> Option<Duration> {
+    let value = response.headers().get(RETRY_AFTER)?;
+    pause(value.to_str().ok()?, SystemTime::now())
+}
+
+/// Seconds, or a date.
+fn pause(text: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(text).ok()?;
+    Some(at.duration_since(now).unwrap_or_default())
+}
+
+/// What a body begins with: it says why, and may be of any size.
+pub async fn beginning(mut response: Response) -> String {
+    let mut bytes = Vec::new();
+    while bytes.len() < limits::PROVIDER_REASON_BYTES {
+        match response.chunk().await {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    bytes.truncate(limits::PROVIDER_REASON_BYTES);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn a_pause_is_given_in_seconds_or_as_a_date() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(pause("120", now), Some(Duration::from_secs(120)));
+        let date = "Sun, 06 Nov 1994 08:50:07 GMT";
+        assert_eq!(pause(date, now), Some(Duration::from_secs(30)));
+        assert_eq!(
+            pause("Sun, 06 Nov 1994 08:00:00 GMT", now),
+            Some(Duration::ZERO)
+        );
+        assert_eq!(pause("soon", now), None);
+    }
+}
