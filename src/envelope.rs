@@ -52,6 +52,11 @@ pub enum Channel {
     Sms,
 }
 
+impl Channel {
+    /// How many there are.
+    pub const COUNT: usize = 4;
+}
+
 macro_rules! text_form {
     ($type:ty { $($variant:ident => $text:literal),* $(,)? }) => {
         impl $type {

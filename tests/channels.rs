@@ -25,10 +25,21 @@ fn message_id(mail: &Mail) -> String {
 
 /// Without a gateway: a dispatcher that sends mails to this relay.
 async fn dispatcher(relay: &SmtpServer, timeout_ms: u32) -> Fleet {
+    dispatcher_with(relay, timeout_ms, &[]).await
+}
+
+async fn dispatcher_with(
+    relay: &SmtpServer,
+    timeout_ms: u32,
+    further: &[(&'static str, &str)],
+) -> Fleet {
     let mut fleet = Fleet::prepare_on(kafka::brokers(), 1, 0, &[]);
     fleet.apply_topics();
     for (key, value) in settings(relay, timeout_ms) {
         fleet.dispatchers[0].process.set(key, &value);
+    }
+    for (key, value) in further {
+        fleet.dispatchers[0].process.set(key, value);
     }
     fleet.run().await;
     fleet
@@ -92,6 +103,44 @@ async fn a_dispatcher_killed_while_the_relay_has_a_mail_sends_it_once_more_when_
     let mails = relay.mails();
     assert_eq!(mails.len(), 2);
     assert_eq!(message_id(&mails[0]), message_id(&mails[1]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_comes_after_a_dispatcher_was_killed_is_taken_once_and_not_if_it_was_read_before()
+ {
+    let relay = SmtpServer::start();
+    let turn = [
+        ("fallback.push_after_s", "5"),
+        ("fallback.email_after_s", "5"),
+    ];
+    let mut fleet = dispatcher_with(&relay, 2_000, &turn).await;
+    let high = |user: &str| json!({ "target": { "user": user }, "type": "order", "priority": "high", "title": "t" });
+    let (mut ids, users) = (Vec::new(), ["reader", "other"]);
+    for user in users {
+        let address = format!("{user}@example.com");
+        fleet.api.enter_address(user, &address).await;
+        ids.push(fleet.api.post(&high(user)).await.unwrap());
+    }
+    for (user, id) in users.into_iter().zip(&ids) {
+        fleet
+            .eventually("its turn is waited for", WAIT, async || {
+                usize::from(fleet.api.state_by("email", id, user).await != "pending")
+            })
+            .await;
+    }
+    fleet.api.read("reader", &ids[0]).await;
+    fleet.dispatchers[0].process.kill();
+    fleet.dispatchers[0].process.start();
+    fleet.ready().await;
+    for (state, user, id) in [("skipped", users[0], &ids[0]), ("sent", users[1], &ids[1])] {
+        fleet
+            .eventually(state, WAIT, async || {
+                usize::from(fleet.api.state_by("email", id, user).await != state)
+            })
+            .await;
+    }
+    let to: Vec<String> = relay.mails().into_iter().map(|mail| mail.to).collect();
+    assert_eq!(to, ["other@example.com"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,8 +6,8 @@
 //!   of Redis and Kafka) is judged by that part; `process::check` asks all of them in one pass.
 
 use super::{
-    Auth, ConfigError, Dispatchers, Drain, Email, EmailTls, Gateway, Grpc, Http, Log, Secret,
-    Shard, Spool, Steer, WebPush,
+    Auth, ConfigError, Dispatchers, Drain, Email, EmailTls, Fallback, Gateway, Grpc, Http, Log,
+    Secret, Shard, Spool, Steer, WebPush,
 };
 use crate::limits;
 use std::{
@@ -198,6 +198,23 @@ impl Spool {
             self.bytes_max,
             limits::SPOOL_BYTES_ALLOWED,
         )
+    }
+}
+
+impl Fallback {
+    /// Of what does not depend on the topics there are.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let other = "e-mail comes after push (fallback.push_after_s)";
+        let (push, email) = (self.push_after_s, self.email_after_s);
+        at_least("fallback.email_after_s", email, other, push)?;
+        let key = "fallback.code_types";
+        if self.code_types.len() > limits::CODE_TYPES {
+            let most = limits::CODE_TYPES;
+            let problem = format!("{} are too many: at most {most}", self.code_types.len());
+            return Err(ConfigError::new(key, problem));
+        }
+        let mut types = self.code_types.iter();
+        types.try_for_each(|name| named(key, Some(name)))
     }
 }
 

@@ -169,6 +169,8 @@ pub struct DispatcherConfig {
     #[serde(default)]
     pub spool: Spool,
     #[serde(default)]
+    pub fallback: Fallback,
+    #[serde(default)]
     pub email: Email,
     #[serde(default)]
     pub web_push: WebPush,
@@ -210,6 +212,8 @@ pub struct StandaloneConfig {
     pub auth: Auth,
     #[serde(default)]
     pub store: Store,
+    #[serde(default)]
+    pub fallback: Fallback,
     #[serde(default)]
     pub email: Email,
     #[serde(default)]

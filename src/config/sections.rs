@@ -401,6 +401,27 @@ impl Default for Http {
     }
 }
 
+/// `[fallback]`: when the channels of a chain begin, if nothing was acknowledged by then.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fallback {
+    /// Seconds after the chain began; each has a delay topic.
+    pub push_after_s: u32,
+    pub email_after_s: u32,
+    /// Types of notifications that carry a code: they go by SMS, push and e-mail, in this order.
+    pub code_types: Vec<String>,
+}
+
+impl Default for Fallback {
+    fn default() -> Self {
+        Fallback {
+            push_after_s: limits::PUSH_AFTER_S,
+            email_after_s: limits::EMAIL_AFTER_S,
+            code_types: vec!["two_factor".into()],
+        }
+    }
+}
+
 /// How the way to the relay is kept from others.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]

@@ -10,6 +10,7 @@ pub mod store;
 mod broadcast;
 pub mod channel;
 pub mod devices;
+pub mod fallback;
 mod fan_out;
 pub mod finisher;
 mod frame;
@@ -44,6 +45,7 @@ use crate::{
 };
 use api_keys::{AdminKey, ApiKeys};
 use channel::{ChannelMetrics, ChannelWorker, Channels, Sender};
+use fallback::Chains;
 use futures::FutureExt;
 use gateways::Gateways;
 use health::Health;
@@ -81,6 +83,7 @@ pub struct Parts {
     pub store: SharedStore,
     /// What sends by the channels beside in-app.
     pub channels: Channels,
+    pub rules: Rules,
     /// `None`: with the bus away notifications are refused.
     pub spool: Option<config::Spool>,
     pub metrics: Metrics,
@@ -88,6 +91,20 @@ pub struct Parts {
     pub origins: Vec<String>,
     /// Served beside the API on the HTTP port: the standalone's console.
     pub pages: Option<axum::Router>,
+}
+
+/// What decides by which channels a notification goes, and when.
+#[derive(Clone, Default)]
+pub struct Rules {
+    pub chains: Chains,
+}
+
+impl Rules {
+    pub fn from_config(fallback: &config::Fallback) -> Result<Rules, ConfigError> {
+        Ok(Rules {
+            chains: Chains::from_config(fallback)?,
+        })
+    }
 }
 
 /// Why a dispatcher does not start.
@@ -138,6 +155,7 @@ struct Shared {
     intake: Arc<Intake>,
     spool: Option<Arc<Spool>>,
     channels: Channels,
+    rules: Rules,
     channel_metrics: ChannelMetrics,
     tracker: Arc<Tracker>,
     sync: Arc<Sync>,
@@ -254,6 +272,7 @@ impl Shared {
             store,
             admin_key,
             channels,
+            rules,
             ..
         } = parts;
         let metrics = DispatcherMetrics::new(&parts.metrics);
@@ -270,6 +289,7 @@ impl Shared {
                 spool.clone(),
                 direct,
                 region.clone(),
+                rules.chains.clone(),
                 metrics.clone(),
             )),
             tracker: Arc::new(Tracker::new(
@@ -296,6 +316,7 @@ impl Shared {
             http_places: Arc::new(Semaphore::new(limits::HTTP_AT_ONCE)),
             channel_metrics: ChannelMetrics::new(&parts.metrics),
             channels,
+            rules,
             all_metrics: parts.metrics,
             node,
             bus,
@@ -321,6 +342,7 @@ impl Shared {
             metrics: self.metrics.clone(),
             region: region.clone(),
             channels: self.channels.configured(),
+            chains: self.rules.chains.clone(),
             pause: Duration::ZERO,
             partitions: None,
         };
@@ -387,6 +409,14 @@ impl Shared {
         }
         let delayed = retry::Delayed {
             outbox: outbox.clone(),
+            check: fallback::Check {
+                store: self.store.clone(),
+                registry: self.registry.clone(),
+                bus: self.bus.clone(),
+                lags: fallback::Lags::new(self.bus.clone()),
+                patience: start.patience.clone(),
+                metrics: self.channel_metrics.clone(),
+            },
         };
         tasks.spawn(worker::run(delayed, start.clone()));
         for channel in configured {

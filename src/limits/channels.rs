@@ -11,6 +11,13 @@ pub const CHANNEL_BATCH: usize = 64;
 pub const CHANNEL_BATCH_TIME: Duration = Duration::from_secs(120);
 /// Records of one poll of the delay topics; each of their 44 partitions holds one poll's, at most, until it is due.
 pub const RETRY_BATCH: usize = 64;
+/// (config) When push and e-mail begin after what came before them, s: each has a delay topic.
+pub const PUSH_AFTER_S: u32 = 30;
+pub const EMAIL_AFTER_S: u32 = 120;
+/// (config) Types of notifications that carry codes. Over: refused at the start.
+pub const CODE_TYPES: usize = 100;
+/// How long it counts that a reader is behind, or not: asked of a broker, it costs a connection.
+pub const LAG_AGE: Duration = Duration::from_secs(1);
 /// Attempts at a critical notification after which somebody should know.
 pub const CRITICAL_ATTEMPTS_MANY: u32 = 10;
 /// What a provider has taken is not sent again for so long. In the standalone, which keeps it in memory, so many are

@@ -10,7 +10,7 @@ use crate::{
         self, Auth, ConfigError, Conformance, DispatcherConfig, Gateway, GatewayConfig, Node,
         Shard, Shipped, StandaloneConfig, Tls, check::apart,
     },
-    dispatcher::channel::Channels,
+    dispatcher::{Rules, channel::Channels},
     gateway,
     registry::redis,
     sys,
@@ -80,6 +80,7 @@ impl Checked for DispatcherConfig {
         directory("store.path", &self.store.path)?;
         directory("spool.path", &self.spool.path)?;
         self.spool.check()?;
+        Rules::from_config(&self.fallback)?;
         Channels::from_config(&self.email, &self.web_push).map(drop)
     }
 }
@@ -98,6 +99,7 @@ impl Checked for StandaloneConfig {
         apart(&[&doors(&self.gateway)[..], &others].concat())?;
         tokens(&self.auth)?;
         directory("store.path", &self.store.path)?;
+        Rules::from_config(&self.fallback)?;
         Channels::from_config(&self.email, &self.web_push).map(drop)
     }
 }

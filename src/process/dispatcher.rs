@@ -9,7 +9,7 @@ use crate::{
     bus::kafka::KafkaBus,
     config::{ConfigError, DispatcherConfig, Http, Node, check::admin_key},
     dispatcher::{
-        Dispatcher, Parts,
+        Dispatcher, Parts, Rules,
         api_keys::AdminKey,
         channel::Channels,
         store::{SharedStore, StoreError, sqlite::SqliteStore},
@@ -51,6 +51,7 @@ async fn serve(
         store,
         spool: Some(config.spool),
         channels: Channels::from_config(&config.email, &config.web_push)?,
+        rules: Rules::from_config(&config.fallback)?,
         metrics,
         origins: Vec::new(),
         pages: None,

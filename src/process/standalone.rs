@@ -14,7 +14,9 @@ use crate::{
     config::{AuthKey, ConfigError, Node, Secret, StandaloneConfig},
     console::{self, Console},
     control::{self, Control},
-    dispatcher::{self, Dispatcher, api_keys::AdminKey, channel::Channels, store::SharedStore},
+    dispatcher::{
+        self, Dispatcher, Rules, api_keys::AdminKey, channel::Channels, store::SharedStore,
+    },
     gateway::{self, Tls},
     limits,
     metrics::Metrics,
@@ -104,8 +106,7 @@ async fn serve(
     });
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
     let rereading = reread_ticket_keys(tls.as_ref());
-    let channels = Channels::from_config(&config.email, &config.web_push)?;
-    let parts = embedded.dispatcher(&config, admin_key.clone(), channels, &metrics, pages);
+    let parts = embedded.dispatcher(&config, admin_key.clone(), &metrics, pages)?;
     let dispatcher = Dispatcher::bind(parts).await?;
     let http = dispatcher.addresses().http;
     let started = config.clone();
@@ -179,11 +180,10 @@ impl Embedded {
         &self,
         config: &StandaloneConfig,
         admin_key: AdminKey,
-        channels: Channels,
         metrics: &Metrics,
         pages: Option<axum::Router>,
-    ) -> dispatcher::Parts {
-        dispatcher::Parts {
+    ) -> Result<dispatcher::Parts, ConfigError> {
+        Ok(dispatcher::Parts {
             node: config.node.clone(),
             http: config.http.clone(),
             grpc: None,
@@ -194,11 +194,12 @@ impl Embedded {
             store: self.store.clone(),
             // Its bus is a file already.
             spool: None,
-            channels,
+            channels: Channels::from_config(&config.email, &config.web_push)?,
+            rules: Rules::from_config(&config.fallback)?,
             metrics: metrics.clone(),
             origins: Vec::new(),
             pages,
-        }
+        })
     }
 }
 

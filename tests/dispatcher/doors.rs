@@ -27,6 +27,7 @@ fn parts(rig: &Rig, grpc: config::Grpc) -> Parts {
         store: rig.store.clone(),
         spool: None,
         channels: Default::default(),
+        rules: Default::default(),
         metrics: Metrics::default(),
         origins: Vec::new(),
         pages: None,

@@ -18,7 +18,7 @@ use testbed::{
     redis::{RedisServer, fresh_namespace},
 };
 
-fn relay(address: String) -> config::Email {
+pub fn relay(address: String) -> config::Email {
     config::Email {
         relay: Some(address),
         tls: EmailTls::None,
@@ -27,7 +27,7 @@ fn relay(address: String) -> config::Email {
     }
 }
 
-async fn enter(rig: &Rig, user: &str, id: &str, address: &str) {
+pub async fn enter(rig: &Rig, user: &str, id: &str, address: &str) {
     let device = json!({ "kind": "email", "address": address });
     let path = format!("/v1/users/{user}/devices/{id}");
     let Answer { status, body, .. } = rig.call(Method::PUT, &path, Some(device)).await;
@@ -43,7 +43,7 @@ async fn mail_to(rig: &Rig, user: &str, priority: &str) -> NotificationId {
 }
 
 /// The state of the e-mail, once it is as asked.
-async fn state(rig: &Rig, id: NotificationId, is_so: impl Fn(&Value) -> bool) -> Value {
+pub async fn state(rig: &Rig, id: NotificationId, is_so: impl Fn(&Value) -> bool) -> Value {
     let path = format!("/v1/notifications/{id}/delivery");
     let seen = eventually(|| async {
         let Answer { status, body, .. } = rig.call(Method::GET, &path, None).await;
@@ -54,7 +54,7 @@ async fn state(rig: &Rig, id: NotificationId, is_so: impl Fn(&Value) -> bool) ->
     seen.await
 }
 
-fn is(wanted: &'static str) -> impl Fn(&Value) -> bool {
+pub fn is(wanted: &'static str) -> impl Fn(&Value) -> bool {
     move |state| state["state"] == wanted
 }
 

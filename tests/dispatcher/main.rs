@@ -4,6 +4,7 @@ mod devices;
 mod doors;
 mod draining;
 mod email;
+mod fallback;
 mod faults;
 mod finisher;
 mod inbox;

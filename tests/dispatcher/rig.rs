@@ -8,7 +8,7 @@ use herald::{
     },
     config,
     dispatcher::{
-        Addresses, Dispatcher, Parts, api_keys,
+        Addresses, Dispatcher, Parts, Rules, api_keys,
         channel::Channels,
         store::{SharedStore, Store, sqlite::SqliteStore},
     },
@@ -46,10 +46,17 @@ pub struct Rig {
     pub admin_key: String,
     client: reqwest::Client,
     spool: Option<config::Spool>,
-    channels: Channels,
+    sending: Sending,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
     _dir: TempDir,
+}
+
+/// By what a dispatcher sends, and by which rules.
+#[derive(Clone, Default)]
+pub struct Sending {
+    pub channels: Channels,
+    pub rules: Rules,
 }
 
 pub struct Answer {
@@ -120,16 +127,8 @@ impl Rig {
         store: SharedStore,
         spool: Option<config::Spool>,
     ) -> Rig {
-        Rig::made_of(
-            dir,
-            metrics,
-            bus,
-            registry,
-            store,
-            spool,
-            Channels::default(),
-        )
-        .await
+        let sending = Sending::default();
+        Rig::made_of(dir, metrics, bus, registry, store, spool, sending).await
     }
 
     /// That sends e-mail.
@@ -139,25 +138,30 @@ impl Rig {
     }
 
     pub async fn with_email_and(email: &config::Email, registry: SharedRegistry) -> Rig {
+        let sending = Sending {
+            channels: Channels::from_config(email, &config::WebPush::default()).unwrap(),
+            ..Sending::default()
+        };
+        Rig::sending(sending, registry).await
+    }
+
+    pub async fn sending(sending: Sending, registry: SharedRegistry) -> Rig {
         let dir = directory();
         let metrics = Metrics::default();
         let bus = EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap();
         let store = SqliteStore::open(dir.path(), &config::Node::default()).unwrap();
         let (bus, store) = (Arc::new(bus), Arc::new(store));
-        let channels = Channels::from_config(email, &config::WebPush::default()).unwrap();
-        Rig::made_of(dir, metrics, bus, registry, store, None, channels).await
+        Rig::made_of(dir, metrics, bus, registry, store, None, sending).await
     }
 
     /// That sends to browsers.
     pub async fn with_web_push(web_push: &config::WebPush) -> Rig {
-        let dir = directory();
-        let metrics = Metrics::default();
-        let bus = EmbeddedBus::open(dir.path(), Options::default(), &metrics).unwrap();
-        let store = SqliteStore::open(dir.path(), &config::Node::default()).unwrap();
-        let (bus, store) = (Arc::new(bus), Arc::new(store));
-        let registry: SharedRegistry = Arc::new(EmbeddedRegistry::default());
-        let channels = Channels::from_config(&config::Email::default(), web_push).unwrap();
-        Rig::made_of(dir, metrics, bus, registry, store, None, channels).await
+        let email = config::Email::default();
+        let sending = Sending {
+            channels: Channels::from_config(&email, web_push).unwrap(),
+            ..Sending::default()
+        };
+        Rig::sending(sending, Arc::new(EmbeddedRegistry::default())).await
     }
 
     async fn made_of(
@@ -167,7 +171,7 @@ impl Rig {
         registry: SharedRegistry,
         store: SharedStore,
         spool: Option<config::Spool>,
-        channels: Channels,
+        sending: Sending,
     ) -> Rig {
         let mut keys = Vec::new();
         for (producer, admin) in [("shop", false), ("operator", true)] {
@@ -176,7 +180,7 @@ impl Rig {
             keys.push(clear);
         }
         let (addresses, shutdown, running) =
-            run_sending(&bus, &registry, &store, spool.clone(), &channels, &metrics).await;
+            run_sending(&bus, &registry, &store, spool.clone(), &sending, &metrics).await;
         Rig {
             bus,
             registry,
@@ -187,7 +191,7 @@ impl Rig {
             key: keys.pop().unwrap(),
             client: reqwest::Client::new(),
             spool,
-            channels,
+            sending,
             shutdown,
             running,
             _dir: dir,
@@ -203,7 +207,7 @@ impl Rig {
             &self.registry,
             &self.store,
             self.spool.clone(),
-            &self.channels,
+            &self.sending,
             &self.metrics,
         )
         .await;
@@ -451,7 +455,7 @@ pub async fn run_dispatcher(
     spool: Option<config::Spool>,
     metrics: &Metrics,
 ) -> (Addresses, CancellationToken, JoinHandle<()>) {
-    run_sending(bus, registry, store, spool, &Channels::default(), metrics).await
+    run_sending(bus, registry, store, spool, &Sending::default(), metrics).await
 }
 
 async fn run_sending(
@@ -459,7 +463,7 @@ async fn run_sending(
     registry: &SharedRegistry,
     store: &SharedStore,
     spool: Option<config::Spool>,
-    channels: &Channels,
+    sending: &Sending,
     metrics: &Metrics,
 ) -> (Addresses, CancellationToken, JoinHandle<()>) {
     let here = "127.0.0.1:0".parse().unwrap();
@@ -480,7 +484,8 @@ async fn run_sending(
         registry: registry.clone(),
         store: store.clone(),
         spool,
-        channels: channels.clone(),
+        channels: sending.channels.clone(),
+        rules: sending.rules.clone(),
         metrics: metrics.clone(),
         origins: vec!["https://console.example".into()],
         pages: None,

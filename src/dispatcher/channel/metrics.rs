@@ -16,6 +16,8 @@ pub struct ChannelMetrics {
     pub many_attempts: IntCounterVec,
     /// Notifications that end without a send, by cause.
     pub failed: IntCounterVec,
+    /// Links of chains whose time was over, by what followed.
+    pub fallbacks: IntCounterVec,
 }
 
 impl ChannelMetrics {
@@ -55,6 +57,11 @@ impl ChannelMetrics {
                 "sends_failed_total",
                 "Notifications that a channel gave up on, by class of the last error.",
                 &["channel", "class"],
+            ),
+            fallbacks: metrics.counters(
+                "fallbacks_total",
+                "Channels whose turn came after another, by result (begins, acknowledged, waits: outcomes are not all accepted).",
+                &["channel", "result"],
             ),
         }
     }

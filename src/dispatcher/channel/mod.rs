@@ -34,7 +34,7 @@ use email::Smtp;
 use web_push::WebPush;
 
 pub use metrics::ChannelMetrics;
-pub use parcel::Parcel;
+pub use parcel::{Parcel, topic_of};
 pub use sender::Sender;
 pub use worker::ChannelWorker;
 

@@ -62,13 +62,13 @@ impl Parcel {
     }
 
     /// Where a record of a delay topic belongs.
+    pub fn channel(record: &Record) -> Option<Channel> {
+        text(record, "channel")?.parse().ok()
+    }
+
+    /// That channel's topic.
     pub fn topic(record: &Record) -> Option<Topic> {
-        match text(record, "channel")?.parse() {
-            Ok(Channel::Push) => Some(Topic::Push),
-            Ok(Channel::Email) => Some(Topic::Email),
-            Ok(Channel::Sms) => Some(Topic::Sms),
-            Ok(Channel::InApp) | Err(()) => None,
-        }
+        topic_of(Parcel::channel(record)?)
     }
 }
 
@@ -104,6 +104,16 @@ impl Tried {
             record.set("source", format!("{topic}/{partition}/{}", consumed.offset));
         }
         record
+    }
+}
+
+/// In-app has none: its records go to shards.
+pub fn topic_of(channel: Channel) -> Option<Topic> {
+    match channel {
+        Channel::InApp => None,
+        Channel::Push => Some(Topic::Push),
+        Channel::Email => Some(Topic::Email),
+        Channel::Sms => Some(Topic::Sms),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod fields;
 pub mod request;
 
 use super::{
+    fallback::Chains,
     metrics::DispatcherMetrics,
     patience::Seldom,
     spool::{Direct, Spool},
@@ -75,6 +76,7 @@ pub struct Intake {
     spool: Option<Arc<Spool>>,
     direct: Option<Direct>,
     region: Region,
+    chains: Chains,
     metrics: DispatcherMetrics,
     refusing: Seldom,
 }
@@ -86,6 +88,7 @@ impl Intake {
         spool: Option<Arc<Spool>>,
         direct: Option<Direct>,
         region: Region,
+        chains: Chains,
         metrics: DispatcherMetrics,
     ) -> Intake {
         Intake {
@@ -94,6 +97,7 @@ impl Intake {
             spool,
             direct,
             region,
+            chains,
             metrics,
             refusing: Seldom::default(),
         }
@@ -108,7 +112,7 @@ impl Intake {
     ) -> Result<Receipt, Refusal> {
         let started = Instant::now();
         let mut priority = "unknown";
-        let result = match draft.and_then(Draft::check) {
+        let result = match draft.and_then(|draft| draft.check(&self.chains)) {
             Err(refusal) => Err(refusal),
             Ok(mut submission) => {
                 priority = submission.content.priority.as_str();
@@ -387,7 +391,10 @@ mod tests {
 
     #[test]
     fn the_order_of_fields_does_not_make_another_request() {
-        let read = |json: &str| Draft::from_json(json.as_bytes()).unwrap().check().unwrap();
+        let read = |json: &str| {
+            let draft = Draft::from_json(json.as_bytes()).unwrap();
+            draft.check(&Chains::default()).unwrap()
+        };
         let one = read(r#"{"target":{"user":"1"},"type":"x","title":"t"}"#);
         let two = read(r#"{"title":"t", "type":"x", "target":{"user":"1"}}"#);
         let three = read(r#"{"title":"u", "type":"x", "target":{"user":"1"}}"#);

@@ -4,7 +4,7 @@
 
 use super::fields::Fields;
 use crate::{
-    dispatcher::spool::SpoolError,
+    dispatcher::{fallback::Chains, spool::SpoolError},
     envelope::{Channel, Content, Priority},
     ids::UserId,
     limits,
@@ -143,7 +143,7 @@ impl Draft {
         Ok(draft)
     }
 
-    pub fn check(self) -> Result<Submission, Refusal> {
+    pub fn check(self, chains: &Chains) -> Result<Submission, Refusal> {
         let audience = audience(self.user, self.users, self.all)?;
         let priority = match self.priority {
             None => Priority::default(),
@@ -151,10 +151,15 @@ impl Draft {
                 Refusal::field("priority", "is one of critical, high, normal, low")
             })?,
         };
+        let notification_type = required_text("type", self.notification_type, limits::TYPE_BYTES)?;
+        let is_code = chains.is_code(&notification_type);
         let content = Content {
-            notification_type: required_text("type", self.notification_type, limits::TYPE_BYTES)?,
             priority,
-            channels: channels(self.channels, priority, &audience)?,
+            channels: match self.channels {
+                Some(asked) => channels(&asked, &audience)?,
+                None => usual_channels(priority, is_code, &audience),
+            },
+            notification_type,
             title: self.title,
             body: self.body,
             data: self.data.map(one_line_object).transpose()?,
@@ -240,20 +245,20 @@ fn required_text(
     })
 }
 
-/// What was asked, or what the tier means when nothing was: critical all at once, the others in-app.
-fn channels(
-    asked: Option<Vec<String>>,
-    priority: Priority,
-    audience: &Audience,
-) -> Result<Vec<Channel>, Refusal> {
-    let Some(asked) = asked else {
-        return Ok(match (priority, audience) {
-            (Priority::Critical, Audience::User(_) | Audience::Users(_)) => {
-                vec![Channel::InApp, Channel::Push, Channel::Email, Channel::Sms]
-            }
-            _ => vec![Channel::InApp],
-        });
-    };
+/// What the tier means when nothing was asked for.
+fn usual_channels(priority: Priority, is_code: bool, audience: &Audience) -> Vec<Channel> {
+    use Channel::{Email, InApp, Push, Sms};
+    match (priority, audience) {
+        (_, Audience::All) => vec![InApp],
+        // It is of no use in an inbox.
+        _ if is_code => vec![Push, Email, Sms],
+        (Priority::Critical, _) => vec![InApp, Push, Email, Sms],
+        (Priority::High, _) => vec![InApp, Push, Email],
+        _ => vec![InApp],
+    }
+}
+
+fn channels(asked: &[String], audience: &Audience) -> Result<Vec<Channel>, Refusal> {
     let mut channels = BTreeSet::new();
     for (at, name) in asked.iter().enumerate() {
         let channel = name.parse::<Channel>().map_err(|()| {
@@ -333,7 +338,7 @@ mod tests {
     use super::*;
 
     fn check(json: &str) -> Result<Submission, Refusal> {
-        Draft::from_json(json.as_bytes()).and_then(Draft::check)
+        Draft::from_json(json.as_bytes()).and_then(|draft| draft.check(&Chains::default()))
     }
 
     fn field_of(json: &str) -> String {
@@ -357,6 +362,17 @@ mod tests {
             .content;
         assert_eq!(content.channels.len(), 4);
         assert_eq!(content.ttl_s, Some(86_400));
+    }
+
+    #[test]
+    fn high_and_codes_go_by_their_chain_unless_told_otherwise() {
+        let channels = |json: &str| check(json).unwrap().content.channels;
+        let high = channels(r#"{"target":{"user":"42"},"type":"x","priority":"high"}"#);
+        assert_eq!(high, [Channel::InApp, Channel::Push, Channel::Email]);
+        let code = channels(r#"{"target":{"user":"42"},"type":"two_factor"}"#);
+        assert_eq!(code, [Channel::Push, Channel::Email, Channel::Sms]);
+        let to_all = channels(r#"{"target":{"all":true},"type":"x","priority":"high"}"#);
+        assert_eq!(to_all, [Channel::InApp]);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Moves records from the delay topics back to their channels, each when its delay is over on the broker's clock.
 //!
-//! A record that is moved twice (a crash before the commit) is sent once: its claim says so.
+//! A record that is moved twice (a crash before the commit) is sent once: its claim says so. One of a chain is looked at
+//! first: it may not be needed any more.
 
 use super::super::{
     channel::Parcel,
+    fallback::{Check, Due},
     outbox::Outbox,
     patience::Stopped,
     worker::{Refused, Work},
@@ -16,6 +18,7 @@ use async_trait::async_trait;
 
 pub struct Delayed {
     pub outbox: Outbox,
+    pub check: Check,
 }
 
 #[async_trait]
@@ -41,7 +44,12 @@ impl Work for Delayed {
 
     async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
         let mut moved = Vec::with_capacity(records.len());
+        let mut due = Vec::new();
         for consumed in records {
+            if let Some(link) = Due::read(consumed) {
+                due.push(link);
+                continue;
+            }
             match Parcel::topic(&consumed.record) {
                 Some(topic) => moved.push((Target::Keyed(topic), consumed.record.clone())),
                 None => {
@@ -49,6 +57,9 @@ impl Work for Delayed {
                     self.outbox.dead_letter(consumed, "header", reason).await?;
                 }
             }
+        }
+        if !due.is_empty() {
+            moved.extend(self.check.decide(due).await?);
         }
         self.outbox.send(moved).await?;
         Ok(Vec::new())

@@ -13,6 +13,8 @@ mod parse;
 mod push;
 
 use super::{
+    channel,
+    fallback::Chains,
     metrics::DispatcherMetrics,
     outbox::Outbox,
     patience::{Patience, Stopped},
@@ -49,6 +51,7 @@ pub struct Router {
     pub region: Region,
     /// Those beside in-app that reach anybody.
     pub channels: BTreeSet<Channel>,
+    pub chains: Chains,
     /// What every gateway has to read is paced; what waits for it waits on the bus.
     pub pause: Duration,
     /// Partitions of `raw`, once they are known.
@@ -246,21 +249,22 @@ impl Router {
         Ok(asked)
     }
 
-    /// Records for the push, email and sms workers. Their claims drop what is repeated.
+    /// Records for the push, email and sms workers, at once or on a delay topic. Their claims drop what is repeated.
     fn channel_records(&self, taken: &[Taken<'_>]) -> Vec<(Target, Record)> {
         let fresh = taken.iter().filter(|one| !one.is_repeat());
         let records = fresh.flat_map(|one| {
-            let starting = one.parsed.starting(move |channel| self.reaches(channel));
-            starting.filter_map(|channel| {
-                let topic = match channel {
-                    Channel::InApp => return None,
-                    Channel::Push => Topic::Push,
-                    Channel::Email => Topic::Email,
-                    Channel::Sms => Topic::Sms,
-                };
+            let reaches = |channel| self.reaches(channel);
+            let links = one.parsed.links(&self.chains, reaches).into_iter();
+            links.filter_map(|link| {
+                let topic = channel::topic_of(link.channel)?;
                 let source = &one.consumed.record;
                 let head = one.parsed.head.clone();
-                let record = head.into_record(source.key.clone(), source.value.clone());
+                let mut record = head.into_record(source.key.clone(), source.value.clone());
+                link.write(&mut record);
+                let topic = match link.after_s {
+                    None | Some(0) => topic,
+                    Some(after_s) => Topic::Retry(after_s),
+                };
                 Some((Target::Keyed(topic), record))
             })
         });
@@ -288,13 +292,6 @@ impl Router {
             } else if is_expired(head.expires_ms, now_ms) {
                 expired.push(one.parsed.expired_outcome(pos, now_ms));
                 "expired"
-            } else if !one
-                .parsed
-                .starting(|channel| self.reaches(channel))
-                .any(|channel| channel == Channel::InApp)
-                && matches!(one.parsed.what, What::Notification(_))
-            {
-                "later"
             } else if !seen.insert((head.id, one.parsed.user.clone())) {
                 "repeated"
             } else {

@@ -3,8 +3,11 @@
 
 use crate::{
     bus::{Consumed, Topic, partition_of},
-    dispatcher::store::{NewRow, RowKind},
-    envelope::{Channel, Content, EnvelopeError, Head, Kind, Priority, check_content_size},
+    dispatcher::{
+        fallback::{Chains, Link},
+        store::{NewRow, RowKind},
+    },
+    envelope::{Channel, Content, EnvelopeError, Head, Kind, check_content_size},
     ids::{NotificationId, UserId},
     position::Position,
 };
@@ -129,15 +132,15 @@ impl Parsed {
         }
     }
 
-    /// Those that start now, of the ones that reach anybody. `high` starts with the first; the others wait until
-    /// that one was not acknowledged (the fallback's place).
-    pub fn starting(&self, reaches: impl Fn(Channel) -> bool) -> impl Iterator<Item = Channel> {
-        let at_once = match self.head.priority {
-            Priority::High => 1,
-            _ => usize::MAX,
-        };
-        let asked = self.asked().iter().copied();
-        asked.filter(move |channel| reaches(*channel)).take(at_once)
+    /// Which of them begin when.
+    pub fn links(&self, chains: &Chains, reaches: impl Fn(Channel) -> bool) -> Vec<Link> {
+        match &self.what {
+            What::Read(_) => Vec::new(),
+            What::Notification(content) => {
+                let (priority, of_type) = (self.head.priority, &content.notification_type);
+                chains.links(priority, of_type, &content.channels, reaches)
+            }
+        }
     }
 }
 
@@ -146,6 +149,7 @@ mod tests {
     use super::*;
     use crate::{
         bus::{Record, TopicPartition},
+        envelope::Priority,
         limits,
     };
 
@@ -197,22 +201,7 @@ mod tests {
         );
         let parsed = parse(&consumed(record), PARTITIONS).unwrap();
         assert!(parsed.row(&bytes::Bytes::new()).is_none());
-        assert!(parsed.starting(|_| true).eq([Channel::Push]));
-    }
-
-    #[test]
-    fn high_starts_with_its_first_channel_that_reaches_anybody() {
-        let mut record = record(
-            Kind::Notification,
-            "42",
-            r#"{"type":"x","channels":["push","email","sms"]}"#,
-        );
-        record.set("priority", "high");
-        let parsed = parse(&consumed(record), PARTITIONS).unwrap();
-        assert!(parsed.starting(|_| true).eq([Channel::Push]));
-        let reaches = |channel| channel != Channel::Push;
-        assert!(parsed.starting(reaches).eq([Channel::Email]));
-        assert_eq!(parsed.asked().len(), 3);
+        assert_eq!(parsed.asked(), [Channel::Push]);
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub struct DeliveryState {
     pub user: Option<UserId>,
     pub channel: Channel,
     /// In-app: pending, written, deferred, expired, collapsed, delivered (acknowledged), read. Else: pending, sent,
-    /// failed.
+    /// failed, skipped.
     pub state: String,
     pub devices: u32,
     pub gateway: String,
@@ -130,6 +130,8 @@ pub enum SendState {
     Pending,
     /// It will not.
     Failed,
+    /// It did not have to be sent.
+    Skipped,
     /// A provider took it for at least one device.
     Sent,
 }
@@ -139,6 +141,7 @@ impl SendState {
         match self {
             SendState::Pending => PENDING,
             SendState::Failed => "failed",
+            SendState::Skipped => "skipped",
             SendState::Sent => "sent",
         }
     }
@@ -319,7 +322,7 @@ pub trait Store: Send + Sync + 'static {
     async fn record(&self, outcomes: &[Outcome]) -> Result<usize, StoreError>;
 
     /// Enters what channels' workers did. A later attempt replaces an earlier one, and a state only moves forward:
-    /// pending < failed < sent.
+    /// pending < failed or skipped < sent.
     async fn record_attempts(&self, attempts: &[Attempted]) -> Result<(), StoreError>;
 
     /// States of a notification, of one user or (up to `limit`) of all.

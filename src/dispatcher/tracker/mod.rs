@@ -20,9 +20,10 @@ use super::{
 use crate::{
     bus::{BusError, Record, SharedBus, Target, Topic},
     control::upstream::Accepted,
-    envelope::{Outcome, outcomes_record},
+    envelope::{Fate, Outcome, outcomes_record},
     ids::{GatewayEpoch, NotificationId, Region, UserId},
     limits,
+    position::Position,
     registry::SharedRegistry,
 };
 use parking_lot::Mutex;
@@ -56,6 +57,20 @@ pub struct Tracker {
     region: Region,
     metrics: DispatcherMetrics,
     shard_epochs: Mutex<ShardEpochs>,
+}
+
+/// As a device's, of an inbox.
+fn read_at(id: NotificationId, user: &UserId, at_ms: u64) -> Outcome {
+    Outcome {
+        id,
+        user: Some(user.clone()),
+        pos: Position::START,
+        fate: Fate::Read,
+        devices: 0,
+        gateway: String::new(),
+        at_ms,
+        answered: Vec::new(),
+    }
 }
 
 /// Who owns which shard, by the registry's word of a moment ago.
@@ -163,6 +178,10 @@ impl Tracker {
         let Some((id, record)) = self.read_mark(user, &unread, at_ms).await? else {
             return Ok(Marked { id: None, unknown });
         };
+        // At once, and not when the mark is stored: a channel whose turn comes in between is not needed.
+        let read = unread.iter().map(|id| read_at(*id, user, at_ms));
+        let read: Vec<Outcome> = read.collect();
+        self.store.record(&read).await?;
         self.produce(vec![record]).await?;
         let id = Some(id);
         Ok(Marked { id, unknown })

@@ -71,6 +71,15 @@ impl Api {
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
     }
 
+    /// Marks one read, as an inbox does.
+    pub async fn read(&self, user: &str, id: &str) {
+        let path = format!("/v1/users/{user}/read");
+        let request = self.http.post(self.url(&path)).bearer_auth(&self.key);
+        let request = request.json(&json!({ "ids": [id] }));
+        let answer = request.send().await.expect("it answers");
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+    }
+
     pub async fn fetch(&self, path: &str) -> Value {
         let (status, body) = self.get(path).await;
         assert_eq!(status, 200, "{path}");

@@ -137,7 +137,7 @@ pub fn record_attempts(connection: &Connection, attempts: &[Attempted]) -> Resul
 fn send_rank(state: SendState) -> u8 {
     match state {
         SendState::Pending => 0,
-        SendState::Failed => 1,
+        SendState::Failed | SendState::Skipped => 1,
         SendState::Sent => 2,
     }
 }

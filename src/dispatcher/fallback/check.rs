@@ -1,0 +1,252 @@
+//! What becomes of a link of a chain when its time is over.
+//!
+//! Invariants:
+//! * what a device acknowledged is not sent, and not tried again, by any other channel of its chain;
+//! * while the outcomes that may hold the acknowledgement are not accepted yet, a link waits; at most as long again as
+//!   it was to wait anyway, so that a gateway that never answers holds nobody's fallback for ever.
+
+use super::{AFTER_S, lags::Lags};
+use crate::{
+    bus::{Consumed, Record, SharedBus, Target, Topic, TopicPartition, partition_of, shard_group},
+    dispatcher::{
+        channel::{ChannelMetrics, Parcel},
+        patience::{Patience, Stopped},
+        retry,
+        store::{Attempted, PENDING, SendState, Sending, SharedStore, StoreError, state},
+        unix_ms,
+    },
+    envelope::{Channel, Fate, Priority},
+    ids::UserId,
+    registry::SharedRegistry,
+};
+use futures::future::try_join_all;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Unix ms at which its time was over first: set when it waits longer.
+const DUE_MS: &str = "due_ms";
+
+pub struct Check {
+    pub store: SharedStore,
+    pub registry: SharedRegistry,
+    pub bus: SharedBus,
+    pub lags: Lags,
+    pub patience: Patience,
+    pub metrics: ChannelMetrics,
+}
+
+/// A link whose time is over.
+pub struct Due {
+    record: Record,
+    topic: Topic,
+    channel: Channel,
+    parcel: Parcel,
+    after_s: u32,
+    due_ms: u64,
+}
+
+/// What the store knows of the notification.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Acknowledged,
+    /// No gateway said what became of it in-app.
+    Unanswered,
+    Unacknowledged,
+}
+
+impl Due {
+    /// `None`: of no chain, or not to be read, which its channel's worker will see.
+    pub fn read(consumed: &Consumed) -> Option<Due> {
+        let number = |header| {
+            let text = std::str::from_utf8(consumed.record.header(header)?).ok()?;
+            text.parse::<u64>().ok()
+        };
+        let after_s = number(AFTER_S)?;
+        let topic = Parcel::topic(&consumed.record)?;
+        let delay_s = match consumed.at.topic {
+            Topic::Retry(delay_s) => delay_s,
+            _ => 0,
+        };
+        let due_ms = consumed.appended_ms + u64::from(delay_s) * 1000;
+        Some(Due {
+            record: consumed.record.clone(),
+            topic,
+            channel: Parcel::channel(&consumed.record)?,
+            parcel: Parcel::read(&consumed.record).ok()?,
+            after_s: u32::try_from(after_s).ok()?,
+            due_ms: number(DUE_MS).unwrap_or(due_ms),
+        })
+    }
+
+    /// Another attempt of a link that has begun.
+    fn is_retry(&self) -> bool {
+        self.parcel.tried.attempts > 0
+    }
+
+    fn may_wait(&self, now_ms: u64) -> bool {
+        !self.is_retry() && now_ms < self.due_ms + u64::from(self.after_s) * 1000
+    }
+
+    /// On its way, with the channel's topic.
+    fn begin(self) -> (Target, Record) {
+        (Target::Keyed(self.topic), self.record)
+    }
+
+    fn wait(mut self) -> (Target, Record) {
+        self.record.set(DUE_MS, self.due_ms.to_string());
+        let topic = retry::aside(Duration::ZERO);
+        (Target::Keyed(topic), self.record)
+    }
+
+    fn not_needed(&self, at_ms: u64) -> Attempted {
+        let tried = &self.parcel.tried;
+        Attempted {
+            id: self.parcel.head.id,
+            user: self.parcel.user.clone(),
+            channel: self.channel,
+            state: match tried.sent {
+                0 => SendState::Skipped,
+                _ => SendState::Sent,
+            },
+            devices: tried.sent,
+            sending: Sending {
+                attempts: tried.attempts,
+                began_ms: tried.began_ms,
+                error: "acknowledged".into(),
+                reference: String::new(),
+            },
+            at_ms,
+        }
+    }
+}
+
+impl Check {
+    /// Records that follow: to the channels, or to be looked at again. What is acknowledged ends here, visibly.
+    pub async fn decide(&self, due: Vec<Due>) -> Result<Vec<(Target, Record)>, Stopped> {
+        let seen = self
+            .patience
+            .until_done("fallback", || {
+                try_join_all(due.iter().map(|one| self.seen(one)))
+            })
+            .await?;
+        let now_ms = unix_ms();
+        let looked_for = due.iter().zip(&seen);
+        let looked_for =
+            looked_for.filter(|(one, seen)| **seen != Seen::Acknowledged && one.may_wait(now_ms));
+        let behind = self.behind(looked_for.collect()).await;
+        let (mut records, mut ended) = (Vec::new(), Vec::new());
+        for (one, seen) in due.into_iter().zip(seen) {
+            let (channel, user) = (one.channel, one.parcel.user.clone());
+            let result = if seen == Seen::Acknowledged {
+                ended.push(one.not_needed(now_ms));
+                "acknowledged"
+            } else if one.is_retry() {
+                records.push(one.begin());
+                continue;
+            } else if one.may_wait(now_ms) && behind.holds(&user, seen) {
+                records.push(one.wait());
+                "waits"
+            } else {
+                records.push(one.begin());
+                "begins"
+            };
+            let counter = &self.metrics.fallbacks;
+            counter.with_label_values(&[channel.as_str(), result]).inc();
+        }
+        if !ended.is_empty() {
+            self.patience
+                .until_done("attempts", || self.store.record_attempts(&ended))
+                .await?;
+        }
+        Ok(records)
+    }
+
+    async fn seen(&self, one: &Due) -> Result<Seen, StoreError> {
+        let (id, user) = (one.parcel.head.id, &one.parcel.user);
+        let states = self.store.delivery(id, Some(user), Channel::COUNT).await?;
+        let in_app = states.iter().find(|known| known.channel == Channel::InApp);
+        let is = |fate| in_app.is_some_and(|known| known.state == state(fate));
+        Ok(if is(Fate::Acked) || is(Fate::Read) {
+            Seen::Acknowledged
+        } else if in_app.is_some_and(|known| known.state == PENDING) {
+            Seen::Unanswered
+        } else {
+            Seen::Unacknowledged
+        })
+    }
+
+    /// Where accepted outcomes lag, of what these are waiting for.
+    async fn behind(&self, waiting: Vec<(&Due, &Seen)>) -> Behind {
+        let mut behind = Behind::default();
+        if waiting.is_empty() {
+            return behind;
+        }
+        behind.partitions = self.bus.partitions(Topic::Delivery).await.unwrap_or(1);
+        let users = waiting.iter().map(|(one, _)| &one.parcel.user);
+        let partitions: BTreeSet<u32> = users.map(|user| behind.partition(user)).collect();
+        for partition in partitions {
+            let at = TopicPartition {
+                topic: Topic::Delivery,
+                partition,
+            };
+            if self.lags.lags("tracker", at).await {
+                behind.delivery.insert(partition);
+            }
+        }
+        let unanswered = waiting
+            .iter()
+            .filter(|(_, seen)| **seen == Seen::Unanswered);
+        let unanswered =
+            unanswered.map(|(one, _)| (one.parcel.user.clone(), one.parcel.head.priority));
+        let unanswered: BTreeMap<UserId, Priority> = unanswered.collect();
+        behind.users = self.unread(unanswered).await;
+        behind
+    }
+
+    /// Those whose gateway has not got through what stands in its shard.
+    async fn unread(&self, users: BTreeMap<UserId, Priority>) -> BTreeSet<UserId> {
+        if users.is_empty() {
+            return BTreeSet::new();
+        }
+        let names: Vec<UserId> = users.keys().cloned().collect();
+        let Ok(routes) = self.registry.lookup(&names).await else {
+            return BTreeSet::new();
+        };
+        let mut unread = BTreeSet::new();
+        for ((user, priority), routes) in users.into_iter().zip(routes) {
+            let topic = match priority {
+                Priority::Critical => Topic::Critical,
+                _ => Topic::InApp,
+            };
+            for partition in routes.iter().filter_map(|route| route.shard) {
+                let at = TopicPartition { topic, partition };
+                if self.lags.lags(&shard_group(partition), at).await {
+                    unread.insert(user.clone());
+                }
+            }
+        }
+        unread
+    }
+}
+
+/// Where outcomes are known to be on their way.
+#[derive(Default)]
+struct Behind {
+    /// Of `delivery`.
+    partitions: u32,
+    delivery: BTreeSet<u32>,
+    users: BTreeSet<UserId>,
+}
+
+impl Behind {
+    fn partition(&self, user: &UserId) -> u32 {
+        partition_of(user.as_str().as_bytes(), self.partitions)
+    }
+
+    fn holds(&self, user: &UserId, seen: Seen) -> bool {
+        self.delivery.contains(&self.partition(user))
+            || (seen == Seen::Unanswered && self.users.contains(user))
+    }
+}
