@@ -193,6 +193,8 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("redis.url", "rediss:"),
         ("kafka.sasl_username", "herald"),
         ("kafka.linger_ms", "60000"),
+        ("fallback.push_after_s", "31"),
+        ("preferences.mandatory_types", "[\"\"]"),
         ("email.relay", "nowhere"),
         ("email.from", "no-reply@example.com"),
         ("email.tls", "maybe"),

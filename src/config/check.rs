@@ -7,7 +7,7 @@
 
 use super::{
     Auth, ConfigError, Dispatchers, Drain, Email, EmailTls, Fallback, Gateway, Grpc, Http, Log,
-    Secret, Shard, Spool, Steer, WebPush,
+    Preferences, Secret, Shard, Spool, Steer, WebPush,
 };
 use crate::limits;
 use std::{
@@ -207,15 +207,23 @@ impl Fallback {
         let other = "e-mail comes after push (fallback.push_after_s)";
         let (push, email) = (self.push_after_s, self.email_after_s);
         at_least("fallback.email_after_s", email, other, push)?;
-        let key = "fallback.code_types";
-        if self.code_types.len() > limits::CODE_TYPES {
-            let most = limits::CODE_TYPES;
-            let problem = format!("{} are too many: at most {most}", self.code_types.len());
-            return Err(ConfigError::new(key, problem));
-        }
-        let mut types = self.code_types.iter();
-        types.try_for_each(|name| named(key, Some(name)))
+        notification_types("fallback.code_types", &self.code_types)
     }
+}
+
+impl Preferences {
+    pub fn check(&self) -> Result<(), ConfigError> {
+        notification_types("preferences.mandatory_types", &self.mandatory_types)
+    }
+}
+
+fn notification_types(key: &str, types: &[String]) -> Result<(), ConfigError> {
+    if types.len() > limits::CONFIGURED_TYPES {
+        let most = limits::CONFIGURED_TYPES;
+        let problem = format!("{} are too many: at most {most}", types.len());
+        return Err(ConfigError::new(key, problem));
+    }
+    types.iter().try_for_each(|name| named(key, Some(name)))
 }
 
 impl Email {

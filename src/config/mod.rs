@@ -171,6 +171,8 @@ pub struct DispatcherConfig {
     #[serde(default)]
     pub fallback: Fallback,
     #[serde(default)]
+    pub preferences: Preferences,
+    #[serde(default)]
     pub email: Email,
     #[serde(default)]
     pub web_push: WebPush,
@@ -214,6 +216,8 @@ pub struct StandaloneConfig {
     pub store: Store,
     #[serde(default)]
     pub fallback: Fallback,
+    #[serde(default)]
+    pub preferences: Preferences,
     #[serde(default)]
     pub email: Email,
     #[serde(default)]

@@ -422,6 +422,14 @@ impl Default for Fallback {
     }
 }
 
+/// `[preferences]`: what users may not decide.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Preferences {
+    /// Types of notifications that can't be switched off.
+    pub mandatory_types: Vec<String>,
+}
+
 /// How the way to the relay is kept from others.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]

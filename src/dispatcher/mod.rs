@@ -22,6 +22,7 @@ mod local;
 pub mod metrics;
 pub mod outbox;
 pub mod patience;
+pub mod preferences;
 mod reading;
 mod retry;
 pub mod router;
@@ -53,6 +54,7 @@ use intake::Intake;
 use metrics::DispatcherMetrics;
 use outbox::Outbox;
 use patience::Patience;
+use preferences::Mandatory;
 use spool::{OpenError, Spool};
 use std::{
     net::SocketAddr,
@@ -97,12 +99,18 @@ pub struct Parts {
 #[derive(Clone, Default)]
 pub struct Rules {
     pub chains: Chains,
+    pub mandatory: Mandatory,
 }
 
 impl Rules {
-    pub fn from_config(fallback: &config::Fallback) -> Result<Rules, ConfigError> {
+    pub fn from_config(
+        fallback: &config::Fallback,
+        preferences: &config::Preferences,
+    ) -> Result<Rules, ConfigError> {
+        let chains = Chains::from_config(fallback)?;
         Ok(Rules {
-            chains: Chains::from_config(fallback)?,
+            mandatory: Mandatory::from_config(preferences, &chains)?,
+            chains,
         })
     }
 }
@@ -342,7 +350,7 @@ impl Shared {
             metrics: self.metrics.clone(),
             region: region.clone(),
             channels: self.channels.configured(),
-            chains: self.rules.chains.clone(),
+            rules: self.rules.clone(),
             pause: Duration::ZERO,
             partitions: None,
         };
@@ -410,6 +418,7 @@ impl Shared {
         let delayed = retry::Delayed {
             outbox: outbox.clone(),
             check: fallback::Check {
+                mandatory: self.rules.mandatory.clone(),
                 store: self.store.clone(),
                 registry: self.registry.clone(),
                 bus: self.bus.clone(),

@@ -14,10 +14,13 @@ pub const RETRY_BATCH: usize = 64;
 /// (config) When push and e-mail begin after what came before them, s: each has a delay topic.
 pub const PUSH_AFTER_S: u32 = 30;
 pub const EMAIL_AFTER_S: u32 = 120;
-/// (config) Types of notifications that carry codes. Over: refused at the start.
-pub const CODE_TYPES: usize = 100;
 /// How long it counts that a reader is behind, or not: asked of a broker, it costs a connection.
 pub const LAG_AGE: Duration = Duration::from_secs(1);
+/// Types of notifications in one list of the configuration. Over: refused at the start.
+pub const CONFIGURED_TYPES: usize = 100;
+/// Types that one user has switches for, and a language tag. Over: 422.
+pub const PREFERENCE_TYPES: usize = 100;
+pub const LOCALE_BYTES: usize = 35;
 /// Attempts at a critical notification after which somebody should know.
 pub const CRITICAL_ATTEMPTS_MANY: u32 = 10;
 /// What a provider has taken is not sent again for so long. In the standalone, which keeps it in memory, so many are

@@ -80,7 +80,7 @@ impl Checked for DispatcherConfig {
         directory("store.path", &self.store.path)?;
         directory("spool.path", &self.spool.path)?;
         self.spool.check()?;
-        Rules::from_config(&self.fallback)?;
+        Rules::from_config(&self.fallback, &self.preferences)?;
         Channels::from_config(&self.email, &self.web_push).map(drop)
     }
 }
@@ -99,7 +99,7 @@ impl Checked for StandaloneConfig {
         apart(&[&doors(&self.gateway)[..], &others].concat())?;
         tokens(&self.auth)?;
         directory("store.path", &self.store.path)?;
-        Rules::from_config(&self.fallback)?;
+        Rules::from_config(&self.fallback, &self.preferences)?;
         Channels::from_config(&self.email, &self.web_push).map(drop)
     }
 }

@@ -51,7 +51,7 @@ async fn serve(
         store,
         spool: Some(config.spool),
         channels: Channels::from_config(&config.email, &config.web_push)?,
-        rules: Rules::from_config(&config.fallback)?,
+        rules: Rules::from_config(&config.fallback, &config.preferences)?,
         metrics,
         origins: Vec::new(),
         pages: None,

@@ -195,7 +195,7 @@ impl Embedded {
             // Its bus is a file already.
             spool: None,
             channels: Channels::from_config(&config.email, &config.web_push)?,
-            rules: Rules::from_config(&config.fallback)?,
+            rules: Rules::from_config(&config.fallback, &config.preferences)?,
             metrics: metrics.clone(),
             origins: Vec::new(),
             pages,

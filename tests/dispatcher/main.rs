@@ -10,6 +10,7 @@ mod finisher;
 mod inbox;
 mod intake;
 mod poison;
+mod preferences;
 mod refusals;
 mod rig;
 mod router;

@@ -325,7 +325,7 @@ impl World {
             patience,
             metrics: self.metrics.clone(),
             region: self.region.clone(),
-            chains: Default::default(),
+            rules: Default::default(),
             channels: Default::default(),
             pause: Duration::ZERO,
             partitions: Some(self.bus.raw_partitions),

@@ -16,7 +16,7 @@ pub struct ChannelMetrics {
     pub many_attempts: IntCounterVec,
     /// Notifications that end without a send, by cause.
     pub failed: IntCounterVec,
-    /// Links of chains whose time was over, by what followed.
+    /// What came from a delay topic, by what followed; without retries that go on.
     pub fallbacks: IntCounterVec,
 }
 
@@ -60,7 +60,7 @@ impl ChannelMetrics {
             ),
             fallbacks: metrics.counters(
                 "fallbacks_total",
-                "Channels whose turn came after another, by result (begins, acknowledged, waits: outcomes are not all accepted).",
+                "Channels whose turn came later, by result (begins, acknowledged, switched_off, quiet, waits: outcomes are not all accepted).",
                 &["channel", "result"],
             ),
         }

@@ -1,9 +1,10 @@
-//! What becomes of a link of a chain when its time is over.
+//! What becomes of a record whose time on a delay topic is over.
 //!
 //! Invariants:
 //! * what a device acknowledged is not sent, and not tried again, by any other channel of its chain;
 //! * while the outcomes that may hold the acknowledgement are not accepted yet, a link waits; at most as long again as
-//!   it was to wait anyway, so that a gateway that never answers holds nobody's fallback for ever.
+//!   it was to wait anyway, so that a gateway that never answers holds nobody's fallback for ever;
+//! * nothing leaves in the quiet hours of its user, a retry neither, or once its user has switched it off.
 
 use super::{AFTER_S, lags::Lags};
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     dispatcher::{
         channel::{ChannelMetrics, Parcel},
         patience::{Patience, Stopped},
+        preferences::{Mandatory, Preferences},
         retry,
         store::{Attempted, PENDING, SendState, Sending, SharedStore, StoreError, state},
         unix_ms,
@@ -29,6 +31,7 @@ use std::{
 const DUE_MS: &str = "due_ms";
 
 pub struct Check {
+    pub mandatory: Mandatory,
     pub store: SharedStore,
     pub registry: SharedRegistry,
     pub bus: SharedBus,
@@ -37,13 +40,14 @@ pub struct Check {
     pub metrics: ChannelMetrics,
 }
 
-/// A link whose time is over.
+/// A record whose time is over.
 pub struct Due {
     record: Record,
     topic: Topic,
     channel: Channel,
     parcel: Parcel,
-    after_s: u32,
+    /// Of a link of a chain.
+    after_s: Option<u32>,
     due_ms: u64,
 }
 
@@ -57,14 +61,12 @@ enum Seen {
 }
 
 impl Due {
-    /// `None`: of no chain, or not to be read, which its channel's worker will see.
+    /// `None`: it can't be read, which its channel's worker will see.
     pub fn read(consumed: &Consumed) -> Option<Due> {
         let number = |header| {
             let text = std::str::from_utf8(consumed.record.header(header)?).ok()?;
             text.parse::<u64>().ok()
         };
-        let after_s = number(AFTER_S)?;
-        let topic = Parcel::topic(&consumed.record)?;
         let delay_s = match consumed.at.topic {
             Topic::Retry(delay_s) => delay_s,
             _ => 0,
@@ -72,21 +74,26 @@ impl Due {
         let due_ms = consumed.appended_ms + u64::from(delay_s) * 1000;
         Some(Due {
             record: consumed.record.clone(),
-            topic,
+            topic: Parcel::topic(&consumed.record)?,
             channel: Parcel::channel(&consumed.record)?,
             parcel: Parcel::read(&consumed.record).ok()?,
-            after_s: u32::try_from(after_s).ok()?,
+            after_s: number(AFTER_S).and_then(|after_s| u32::try_from(after_s).ok()),
             due_ms: number(DUE_MS).unwrap_or(due_ms),
         })
     }
 
-    /// Another attempt of a link that has begun.
+    fn is_in_chain(&self) -> bool {
+        self.after_s.is_some()
+    }
+
+    /// Another attempt, of what has begun.
     fn is_retry(&self) -> bool {
         self.parcel.tried.attempts > 0
     }
 
     fn may_wait(&self, now_ms: u64) -> bool {
-        !self.is_retry() && now_ms < self.due_ms + u64::from(self.after_s) * 1000
+        let after_s = self.after_s.filter(|_| !self.is_retry());
+        after_s.is_some_and(|after_s| now_ms < self.due_ms + u64::from(after_s) * 1000)
     }
 
     /// On its way, with the channel's topic.
@@ -100,21 +107,26 @@ impl Due {
         (Target::Keyed(topic), self.record)
     }
 
-    fn not_needed(&self, at_ms: u64) -> Attempted {
+    fn hold(self, quiet: Duration) -> (Target, Record) {
+        (Target::Keyed(retry::towards(quiet)), self.record)
+    }
+
+    /// For the log: why it is not sent, or not yet.
+    fn told(&self, unsent: SendState, why: &str, at_ms: u64) -> Attempted {
         let tried = &self.parcel.tried;
         Attempted {
             id: self.parcel.head.id,
             user: self.parcel.user.clone(),
             channel: self.channel,
             state: match tried.sent {
-                0 => SendState::Skipped,
+                0 => unsent,
                 _ => SendState::Sent,
             },
             devices: tried.sent,
             sending: Sending {
                 attempts: tried.attempts,
                 began_ms: tried.began_ms,
-                error: "acknowledged".into(),
+                error: why.into(),
                 reference: String::new(),
             },
             at_ms,
@@ -123,47 +135,78 @@ impl Due {
 }
 
 impl Check {
-    /// Records that follow: to the channels, or to be looked at again. What is acknowledged ends here, visibly.
+    /// Records that follow: to the channels, or to be looked at again. What is not to be sent ends here, visibly.
     pub async fn decide(&self, due: Vec<Due>) -> Result<Vec<(Target, Record)>, Stopped> {
-        let seen = self
-            .patience
-            .until_done("fallback", || {
+        let users: Vec<UserId> = due.iter().map(|one| one.parcel.user.clone()).collect();
+        let (seen, wishes) = tokio::try_join!(
+            self.patience.until_done("fallback", || {
                 try_join_all(due.iter().map(|one| self.seen(one)))
-            })
-            .await?;
+            }),
+            self.patience
+                .until_done("preferences", || self.store.preferences(&users)),
+        )?;
         let now_ms = unix_ms();
         let looked_for = due.iter().zip(&seen);
         let looked_for =
             looked_for.filter(|(one, seen)| **seen != Seen::Acknowledged && one.may_wait(now_ms));
         let behind = self.behind(looked_for.collect()).await;
-        let (mut records, mut ended) = (Vec::new(), Vec::new());
-        for (one, seen) in due.into_iter().zip(seen) {
-            let (channel, user) = (one.channel, one.parcel.user.clone());
+        let (mut records, mut log) = (Vec::new(), Vec::new());
+        for ((one, seen), wishes) in due.into_iter().zip(seen).zip(wishes) {
+            let (channel, is_known) = (one.channel, one.is_retry() || !one.is_in_chain());
+            let quiet = self.quiet(&one, &wishes, now_ms);
             let result = if seen == Seen::Acknowledged {
-                ended.push(one.not_needed(now_ms));
+                log.push(one.told(SendState::Skipped, "acknowledged", now_ms));
                 "acknowledged"
-            } else if one.is_retry() {
-                records.push(one.begin());
-                continue;
-            } else if one.may_wait(now_ms) && behind.holds(&user, seen) {
+            } else if self.is_off(&one, &wishes) {
+                log.push(one.told(SendState::Skipped, "switched_off", now_ms));
+                "switched_off"
+            } else if let Some(quiet) = quiet {
+                log.push(one.told(SendState::Pending, "quiet_hours", now_ms));
+                records.push(one.hold(quiet));
+                "quiet"
+            } else if one.may_wait(now_ms) && behind.holds(&one.parcel.user, seen) {
                 records.push(one.wait());
                 "waits"
             } else {
                 records.push(one.begin());
+                if is_known {
+                    continue;
+                }
                 "begins"
             };
             let counter = &self.metrics.fallbacks;
             counter.with_label_values(&[channel.as_str(), result]).inc();
         }
-        if !ended.is_empty() {
+        if !log.is_empty() {
             self.patience
-                .until_done("attempts", || self.store.record_attempts(&ended))
+                .until_done("attempts", || self.store.record_attempts(&log))
                 .await?;
         }
         Ok(records)
     }
 
+    fn is_mandatory(&self, one: &Due) -> bool {
+        let parcel = &one.parcel;
+        let of_type = &parcel.content.notification_type;
+        self.mandatory.is(parcel.head.priority, of_type)
+    }
+
+    fn is_off(&self, one: &Due, wishes: &Preferences) -> bool {
+        let of_type = &one.parcel.content.notification_type;
+        !self.is_mandatory(one) && !wishes.allow(of_type, one.channel)
+    }
+
+    fn quiet(&self, one: &Due, wishes: &Preferences, now_ms: u64) -> Option<Duration> {
+        match self.is_mandatory(one) {
+            true => None,
+            false => wishes.quiet_for(now_ms),
+        }
+    }
+
     async fn seen(&self, one: &Due) -> Result<Seen, StoreError> {
+        if !one.is_in_chain() {
+            return Ok(Seen::Unacknowledged);
+        }
         let (id, user) = (one.parcel.head.id, &one.parcel.user);
         let states = self.store.delivery(id, Some(user), Channel::COUNT).await?;
         let in_app = states.iter().find(|known| known.channel == Channel::InApp);

@@ -111,7 +111,6 @@ impl Link {
     /// Says in the record what it is a link of.
     pub fn write(&self, record: &mut Record) {
         if let Some(after_s) = self.after_s {
-            record.set("channel", self.channel.as_str());
             record.set(AFTER_S, after_s.to_string());
         }
     }

@@ -10,6 +10,7 @@
 //! | `GET /v1/users/{user}/devices` | 200 `{devices}` |
 //! | `PUT`, `GET`, `DELETE /v1/users/{user}/devices/{id}` | 201 or 200 the device, 200 the device, 204 |
 //! | `GET /v1/web_push` | 200 `{public_key}`, 404 where it is not configured |
+//! | `GET`, `PUT`, `DELETE /v1/users/{user}/preferences` | 200 the preferences, 204 |
 //! | `GET /v1/status` | 200 `{namespace, region, parts, gateways, shards}` |
 //! | `GET`, `POST /v1/api-keys` (admin keys) | 200 `{keys}`, 201 `{producer, admin, key}` |
 //!
@@ -26,6 +27,7 @@ mod gateways;
 mod inbox;
 mod keys;
 mod notifications;
+mod preferences;
 mod producer;
 mod status;
 
@@ -60,6 +62,13 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
                 .layer(small()),
         )
         .route("/v1/web_push", get(devices::web_push))
+        .route(
+            "/v1/users/{user}/preferences",
+            get(preferences::show)
+                .put(preferences::put)
+                .delete(preferences::delete)
+                .layer(small()),
+        )
         .route("/v1/status", get(status::fleet))
         .route(
             "/v1/gateways/{id}/drain",

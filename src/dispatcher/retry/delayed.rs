@@ -1,7 +1,7 @@
 //! Moves records from the delay topics back to their channels, each when its delay is over on the broker's clock.
 //!
-//! A record that is moved twice (a crash before the commit) is sent once: its claim says so. One of a chain is looked at
-//! first: it may not be needed any more.
+//! A record that is moved twice (a crash before the commit) is sent once: its claim says so. Each is looked at first: it may
+//! not be wanted any more, or not now.
 
 use super::super::{
     channel::Parcel,

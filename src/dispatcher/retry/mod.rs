@@ -65,6 +65,13 @@ pub fn aside(wait: Duration) -> Topic {
     Topic::Retry(not_shorter(wait))
 }
 
+/// For what is not to be sent for so long: as far towards it as one delay goes, the last step a little beyond.
+pub fn towards(wait: Duration) -> Topic {
+    let fits = |delay_s: &u32| Duration::from_secs(u64::from(*delay_s)) <= wait;
+    let longest = RETRY_DELAYS_S.into_iter().rfind(fits);
+    Topic::Retry(longest.unwrap_or(RETRY_DELAYS_S[0]))
+}
+
 fn not_shorter(pause: Duration) -> u32 {
     let mut delays = RETRY_DELAYS_S.into_iter();
     let longest = RETRY_DELAYS_S[RETRY_DELAYS_S.len() - 1];
@@ -148,6 +155,21 @@ mod tests {
         let at = |expires_ms| next(Priority::High, 1, None, Some(expires_ms), 1_000);
         assert_eq!(at(10_999), Next::Exhausted);
         assert_eq!(at(11_000), Next::Wait(Topic::Retry(10)));
+    }
+
+    #[test]
+    fn a_night_is_slept_through_in_steps_and_not_overslept() {
+        let (mut left_s, mut steps) = (9 * 3600 + 100, Vec::new());
+        while left_s > 0 {
+            let Topic::Retry(delay_s) = towards(Duration::from_secs(left_s)) else {
+                panic!("no delay");
+            };
+            steps.push(delay_s);
+            left_s = left_s.saturating_sub(u64::from(delay_s));
+        }
+        assert_eq!(steps[..9], [3600; 9]);
+        assert_eq!(steps[9..], [60, 30, 10]);
+        assert_eq!(towards(Duration::from_millis(1)), Topic::Retry(5));
     }
 
     #[test]

@@ -10,33 +10,33 @@
 //!   are looked up after all (`tracker::second_look`).
 
 mod parse;
+mod plan;
 mod push;
 
 use super::{
-    channel,
-    fallback::Chains,
+    Rules,
     metrics::DispatcherMetrics,
     outbox::Outbox,
     patience::{Patience, Stopped},
+    preferences::Preferences,
     routes::Routes,
-    store::{
-        self, Appended, Attempted, NewRow, RowKind, SendState, Sending, SharedStore, WentBack,
-    },
+    store::{self, Appended, NewRow, RowKind, SharedStore, WentBack},
     unix_ms,
     worker::{Refused, Work},
 };
 use crate::{
     bus::{Consumed, Record, Target, Topic},
     envelope::{Channel, Fate, Outcome, is_expired},
-    ids::{NotificationId, Region, UserId},
+    ids::{Region, UserId},
     limits,
     position::Position,
     proto::client::frames::{self, Place},
 };
 use async_trait::async_trait;
 use parse::{Parsed, Unroutable, What, parse};
+use plan::Plan;
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -51,7 +51,7 @@ pub struct Router {
     pub region: Region,
     /// Those beside in-app that reach anybody.
     pub channels: BTreeSet<Channel>,
-    pub chains: Chains,
+    pub rules: Rules,
     /// What every gateway has to read is paced; what waits for it waits on the bus.
     pub pause: Duration,
     /// Partitions of `raw`, once they are known.
@@ -64,6 +64,7 @@ struct Taken<'a> {
     consumed: &'a Consumed,
     /// What the store said of its row, where it makes one.
     row: Option<Appended>,
+    plan: Plan,
 }
 
 #[async_trait]
@@ -86,6 +87,7 @@ impl Work for Router {
         let started = Instant::now();
         let mut taken = self.take(records).await?;
         let refused = self.store_rows(&mut taken).await?;
+        self.plan(&mut taken).await?;
         // The log of what is pending need not come first: it never overwrites what a gateway reports.
         let ((), asked) = tokio::try_join!(self.enter_pending(&taken), self.send(&taken))?;
         let pause_s = asked as f64 / f64::from(limits::ASK_EVERYONE_PER_S);
@@ -123,6 +125,7 @@ impl Router {
                     parsed,
                     consumed,
                     row: None,
+                    plan: Plan::default(),
                 }),
                 Err(Unroutable::Malformed(cause, reason)) => {
                     self.outbox.dead_letter(consumed, cause, &reason).await?;
@@ -201,37 +204,53 @@ impl Router {
         }
     }
 
-    /// Every channel asked for is visibly `pending` from here on, or has failed where nothing sends by it; later
-    /// states are never overwritten.
-    async fn enter_pending(&self, taken: &[Taken<'_>]) -> Result<(), Stopped> {
-        let fresh = taken.iter().filter(|one| !one.is_repeat());
-        let (reached, unreached): (Vec<_>, Vec<_>) = fresh
-            .flat_map(|one| {
-                let parsed = &one.parsed;
-                let asked = parsed.asked().iter();
-                asked.map(|channel| (parsed.head.id, parsed.user.clone(), *channel))
-            })
-            .partition(|(_, _, channel)| self.reaches(*channel));
-        if !unreached.is_empty() {
-            let at_ms = unix_ms();
-            let failed: Vec<Attempted> = unreached
-                .into_iter()
-                .map(|(id, user, channel)| not_configured(id, user, channel, at_ms))
-                .collect();
-            self.patience
-                .until_done("attempts", || self.store.record_attempts(&failed))
-                .await?;
-        }
-        if reached.is_empty() {
+    /// What each notification goes by. Preferences are read once for the batch.
+    async fn plan(&self, taken: &mut [Taken<'_>]) -> Result<(), Stopped> {
+        let is_notification = |one: &&Taken<'_>| matches!(one.parsed.what, What::Notification(_));
+        let users: BTreeSet<UserId> = taken
+            .iter()
+            .filter(is_notification)
+            .map(|one| one.parsed.user.clone())
+            .collect();
+        if users.is_empty() {
             return Ok(());
         }
-        self.patience
-            .until_done("pending", || self.store.pending(&reached, unix_ms()))
-            .await
+        let users: Vec<UserId> = users.into_iter().collect();
+        let wishes = self
+            .patience
+            .until_done("preferences", || self.store.preferences(&users))
+            .await?;
+        let wishes: HashMap<UserId, Preferences> = users.into_iter().zip(wishes).collect();
+        let (now_ms, nothing) = (unix_ms(), Preferences::default());
+        for one in taken {
+            let wishes = wishes.get(&one.parsed.user).unwrap_or(&nothing);
+            one.plan = Plan::make(&one.parsed, &self.rules, &self.channels, wishes, now_ms);
+        }
+        Ok(())
     }
 
-    fn reaches(&self, channel: Channel) -> bool {
-        channel == Channel::InApp || self.channels.contains(&channel)
+    /// Every channel that begins is visibly `pending` from here on; of the others the log says why they don't. Later
+    /// states are never overwritten.
+    async fn enter_pending(&self, taken: &[Taken<'_>]) -> Result<(), Stopped> {
+        let at_ms = unix_ms();
+        let (mut pending, mut attempts) = (Vec::new(), Vec::new());
+        for one in taken.iter().filter(|one| !one.is_repeat()) {
+            let (id, user) = (one.parsed.head.id, &one.parsed.user);
+            let links = one.plan.links.iter();
+            pending.extend(links.map(|link| (id, user.clone(), link.channel)));
+            attempts.extend(one.plan.attempts(&one.parsed, at_ms));
+        }
+        if !pending.is_empty() {
+            self.patience
+                .until_done("pending", || self.store.pending(&pending, at_ms))
+                .await?;
+        }
+        if !attempts.is_empty() {
+            self.patience
+                .until_done("attempts", || self.store.record_attempts(&attempts))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Looks the users up and produces what follows from the batch. Answers how many records every gateway
@@ -249,26 +268,12 @@ impl Router {
         Ok(asked)
     }
 
-    /// Records for the push, email and sms workers, at once or on a delay topic. Their claims drop what is repeated.
+    /// Records for the push, email and sms workers. Their claims drop what is repeated.
     fn channel_records(&self, taken: &[Taken<'_>]) -> Vec<(Target, Record)> {
         let fresh = taken.iter().filter(|one| !one.is_repeat());
-        let records = fresh.flat_map(|one| {
-            let reaches = |channel| self.reaches(channel);
-            let links = one.parsed.links(&self.chains, reaches).into_iter();
-            links.filter_map(|link| {
-                let topic = channel::topic_of(link.channel)?;
-                let source = &one.consumed.record;
-                let head = one.parsed.head.clone();
-                let mut record = head.into_record(source.key.clone(), source.value.clone());
-                link.write(&mut record);
-                let topic = match link.after_s {
-                    None | Some(0) => topic,
-                    Some(after_s) => Topic::Retry(after_s),
-                };
-                Some((Target::Keyed(topic), record))
-            })
-        });
-        records.collect()
+        fresh
+            .flat_map(|one| one.plan.records(&one.parsed, &one.consumed.record))
+            .collect()
     }
 
     /// What of the batch goes to gateways now.
@@ -292,6 +297,8 @@ impl Router {
             } else if is_expired(head.expires_ms, now_ms) {
                 expired.push(one.parsed.expired_outcome(pos, now_ms));
                 "expired"
+            } else if matches!(one.parsed.what, What::Notification(_)) && !one.plan.goes_in_app() {
+                "switched_off"
             } else if !seen.insert((head.id, one.parsed.user.clone())) {
                 "repeated"
             } else {
@@ -306,22 +313,6 @@ impl Router {
                 .await?;
         }
         Ok(pushes)
-    }
-}
-
-/// Seen at once, and not only by who wonders why nothing comes.
-fn not_configured(id: NotificationId, user: UserId, channel: Channel, at_ms: u64) -> Attempted {
-    Attempted {
-        id,
-        user,
-        channel,
-        state: SendState::Failed,
-        devices: 0,
-        sending: Sending {
-            error: "not_configured".into(),
-            ..Sending::default()
-        },
-        at_ms,
     }
 }
 

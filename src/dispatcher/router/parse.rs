@@ -3,10 +3,7 @@
 
 use crate::{
     bus::{Consumed, Topic, partition_of},
-    dispatcher::{
-        fallback::{Chains, Link},
-        store::{NewRow, RowKind},
-    },
+    dispatcher::store::{NewRow, RowKind},
     envelope::{Channel, Content, EnvelopeError, Head, Kind, check_content_size},
     ids::{NotificationId, UserId},
     position::Position,
@@ -123,25 +120,6 @@ impl Parsed {
             content: value.clone(),
         })
     }
-
-    /// Channels the notification was asked for.
-    pub fn asked(&self) -> &[Channel] {
-        match &self.what {
-            What::Read(_) => &[],
-            What::Notification(content) => &content.channels,
-        }
-    }
-
-    /// Which of them begin when.
-    pub fn links(&self, chains: &Chains, reaches: impl Fn(Channel) -> bool) -> Vec<Link> {
-        match &self.what {
-            What::Read(_) => Vec::new(),
-            What::Notification(content) => {
-                let (priority, of_type) = (self.head.priority, &content.notification_type);
-                chains.links(priority, of_type, &content.channels, reaches)
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -201,7 +179,6 @@ mod tests {
         );
         let parsed = parse(&consumed(record), PARTITIONS).unwrap();
         assert!(parsed.row(&bytes::Bytes::new()).is_none());
-        assert_eq!(parsed.asked(), [Channel::Push]);
     }
 
     #[test]

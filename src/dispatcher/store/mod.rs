@@ -9,7 +9,7 @@
 
 pub mod sqlite;
 
-use super::devices::Device;
+use super::{devices::Device, preferences::Preferences};
 use crate::{
     envelope::{Channel, Fate, Outcome, Priority},
     ids::{DeviceId, NotificationId, UserId},
@@ -368,6 +368,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes a device that its provider knows no more, unless it was entered anew since it was read.
     async fn remove_gone(&self, device: &Device) -> Result<bool, StoreError>;
+
+    /// Enters what a user wants, in the place of all that was entered before.
+    async fn put_preferences(
+        &self,
+        user: &UserId,
+        preferences: &Preferences,
+    ) -> Result<(), StoreError>;
+
+    /// Of each of the users, in the order asked; of one who said nothing the default.
+    async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError>;
 
     async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError>;
 

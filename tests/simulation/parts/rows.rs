@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use herald::{
     dispatcher::{
         devices::Device,
+        preferences::Preferences,
         store::{
             ApiKey, Appended, Attempted, DeliveryState, Entered, Idempotency, NewBroadcast, NewRow,
             Row, RowsAfter, Store, StoreError, rank, state,
@@ -341,6 +342,14 @@ impl Store for Rows {
 
     async fn remove_gone(&self, _: &Device) -> Result<bool, StoreError> {
         unreachable!("no channel but in-app")
+    }
+
+    async fn put_preferences(&self, _: &UserId, _: &Preferences) -> Result<(), StoreError> {
+        unreachable!("nobody wants anything else")
+    }
+
+    async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
+        Ok(vec![Preferences::default(); users.len()])
     }
 
     async fn put_api_key(&self, _: ApiKey) -> Result<(), StoreError> {

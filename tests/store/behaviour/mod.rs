@@ -5,9 +5,10 @@ mod claims;
 mod delivery;
 mod devices;
 mod inbox;
+mod preferences;
 mod sync;
 
-pub use {broadcasts::*, claims::*, delivery::*, devices::*, inbox::*, sync::*};
+pub use {broadcasts::*, claims::*, delivery::*, devices::*, inbox::*, preferences::*, sync::*};
 
 use herald::{
     dispatcher::store::{Appended, Row, SharedStore},
@@ -62,6 +63,7 @@ macro_rules! every_behaviour_holds_in {
             an_address_that_is_of_one_user_at_a_time_is_taken_from_whoever_had_it
             a_device_that_was_entered_anew_is_not_removed_as_gone
             devices_of_a_user_are_bounded_and_those_of_others_are_not_seen
+            preferences_are_those_entered_last_and_of_who_said_nothing_the_default
             the_latest_states_of_a_user_come_newest_first
             an_idempotency_key_is_claimed_once_until_it_is_done
             an_idempotency_key_with_another_body_conflicts

@@ -10,6 +10,7 @@ mod devices;
 mod encode;
 mod inbox;
 mod keys;
+mod preferences;
 mod readers;
 mod reading;
 mod schema;
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     config::Node,
-    dispatcher::devices::Device,
+    dispatcher::{devices::Device, preferences::Preferences},
     envelope::{Channel, Outcome},
     ids::{DeviceId, NotificationId, Region, UserId},
     position::Position,
@@ -308,6 +309,24 @@ impl Store for SqliteStore {
         let device = device.clone();
         self.writer
             .write(move |connection| devices::remove_gone(connection, &device))
+            .await
+    }
+
+    async fn put_preferences(
+        &self,
+        user: &UserId,
+        preferences: &Preferences,
+    ) -> Result<(), StoreError> {
+        let (user, preferences) = (user.clone(), preferences.clone());
+        self.writer
+            .write(move |connection| preferences::put(connection, &user, &preferences))
+            .await
+    }
+
+    async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
+        let users = users.to_vec();
+        self.readers
+            .read(move |connection| preferences::of_users(connection, &users))
             .await
     }
 

@@ -16,7 +16,7 @@ use std::{path::Path, time::Duration};
 pub const FILE: &str = "store.sqlite";
 
 /// Schema this release writes.
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
 
 /// How long a statement waits for another process that holds the file (`herald ctl`, a backup).
 const BUSY: Duration = Duration::from_secs(5);
@@ -129,6 +129,12 @@ CREATE TABLE devices (
 -- Those that are of one user at a time.
 CREATE INDEX devices_by_address ON devices (address) WHERE kind <> 'email';
 
+-- What users want, as JSON.
+CREATE TABLE preferences (
+    user TEXT PRIMARY KEY,
+    document TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE api_keys (
     hash BLOB PRIMARY KEY,
     producer TEXT NOT NULL,
@@ -175,6 +181,14 @@ CREATE TABLE devices (
 const SINCE_3: &str = "
 ALTER TABLE devices ADD COLUMN secret TEXT NOT NULL DEFAULT '';
 CREATE INDEX devices_by_address ON devices (address) WHERE kind <> 'email';
+";
+
+/// What schema 4 lacks.
+const SINCE_4: &str = "
+CREATE TABLE preferences (
+    user TEXT PRIMARY KEY,
+    document TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
@@ -283,9 +297,10 @@ fn prepare_tables(connection: &Connection, namespace: &Namespace) -> Result<(), 
     let statements: &[&str] = match version {
         SCHEMA => &[],
         0 => &[TABLES],
-        1 => &[SINCE_1, SINCE_2, SINCE_3],
-        2 => &[SINCE_2, SINCE_3],
-        3 => &[SINCE_3],
+        1 => &[SINCE_1, SINCE_2, SINCE_3, SINCE_4],
+        2 => &[SINCE_2, SINCE_3, SINCE_4],
+        3 => &[SINCE_3, SINCE_4],
+        4 => &[SINCE_4],
         other => {
             return Err(Failure::corrupt(format!(
                 "{} has schema {other}, this release knows {SCHEMA}: start the release that wrote it, or \
