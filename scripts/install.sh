@@ -3,7 +3,7 @@
 #   install.sh build   what compiling needs
 #   install.sh parts   build, and the real servers a fleet runs on (Redis, Kafka's jars)
 #   install.sh peers   parts, and the servers that Herald is measured beside (nginx with nchan, nats-server)
-#   install.sh test    parts, and what the tests drive (Chromium, conformance suite, an SMTP server, strace, a systemd)
+#   install.sh test    parts, and what the tests drive (Cassandra's jars, Chromium, conformance suite, an SMTP server, strace, a systemd)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose=${1:?build, parts, peers or test}
@@ -63,6 +63,7 @@ tests() {
     python3 -m venv "$cache/python" 2>/dev/null || { packages /nonexistent=python3-venv; python3 -m venv "$cache/python"; }
     "$cache/python/bin/pip" install -q 'kosoku==0.1.0' 'aiosmtpd==1.4.6'
   }
+  HERALD_CACHE=$cache scripts/cassandra.sh jars
   [ -d "$cache/browser/node_modules/playwright-core" ] ||
     npm install --silent --no-fund --no-audit --prefix "$cache/browser" 'playwright-core@1.64.1'
   systemd_root

@@ -12,26 +12,10 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
+name=kafka
 files=$root/scripts/kafka
 lib=${HERALD_CACHE:-$root/.cache}/kafka/lib
-
-fail() { echo "kafka.sh: $*" >&2; exit 1; }
-
-need() { command -v "$1" >/dev/null || fail "$1 is missing: apt-get install $2"; }
-
-# Several test binaries may ask at once; a cut-off download must not pass for a whole one.
-jars() {
-  [ -f "$lib/complete" ] && return
-  need mvn maven
-  mkdir -p "$lib"
-  (
-    flock 9
-    [ -f "$lib/complete" ] && exit
-    mvn -q -B -f "$files/pom.xml" dependency:copy-dependencies \
-      -DoutputDirectory="$lib" -DincludeScope=runtime >&2
-    touch "$lib/complete"
-  ) 9>"$lib/.lock"
-}
+. "$root/scripts/jvm.sh"
 
 prepare() { # PORT DATADIR
   need java openjdk-17-jre-headless
@@ -62,34 +46,13 @@ start() { # PORT DATADIR
   prepare "$1" "$2"
   : >"$2/broker.log"
   setsid nohup "$0" run "$1" "$2" >"$2/start.log" 2>&1 </dev/null &
-  local pid=$! tenths
-  for ((tenths = 0; tenths < 900; tenths++)); do
-    grep -q 'Kafka Server started' "$2/broker.log" && return
-    kill -0 "$pid" 2>/dev/null || fail "the broker ended: $(tail -5 "$2/start.log" "$2/broker.log")"
-    sleep 0.1
-  done
-  kill "$pid"
-  fail "the broker did not start within 90 s: see $2/broker.log"
+  await $! "$2/broker.log" 'Kafka Server started' "$2/start.log"
 }
-
-stop() { # DATADIR
-  local pid
-  pid=$(cat "$1/pid" 2>/dev/null) || return 0
-  # The number may belong to somebody else by now.
-  if tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$1/server.properties"; then
-    kill "$pid"
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
-  fi
-  rm -f "$1/pid"
-}
-
-# The broker reads its paths from another directory than the caller's.
-absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
 
 case "${1:-} $#" in
 "jars 1") jars ;;
 "start 3") start "$2" "$(absolute "$3")" ;;
 "run 3") run "$2" "$(absolute "$3")" ;;
-"stop 2") stop "$(absolute "$2")" ;;
+"stop 2") dir=$(absolute "$2") && stop "$dir" "$dir/server.properties" ;;
 *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 esac

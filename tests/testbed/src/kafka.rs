@@ -7,6 +7,7 @@
 //! No broker outlives its tests: it dies with the value (`Drop`), at the exit of the process, and with it.
 
 use crate::{
+    at_exit::drop_at_exit,
     certificates,
     child::{Guarded, Running, is_a_process},
     free_port, keep_secret,
@@ -21,7 +22,7 @@ use rdkafka::{
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Mutex, OnceLock},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -57,24 +58,11 @@ pub fn brokers() -> String {
         std::env::var("HERALD_TEST_KAFKA").unwrap_or_else(|_| {
             let broker = KafkaBroker::start();
             let address = broker.brokers();
-            *AT_EXIT.lock().expect("nobody panics with it") = Some(broker);
-            // SAFETY: the function takes nothing, returns nothing and does not unwind into C.
-            unsafe { libc::atexit(stop_at_exit) };
+            drop_at_exit(broker);
             address
         })
     });
     shared.clone()
-}
-
-/// Nothing drops a static: the shared broker and its directory go here.
-static AT_EXIT: Mutex<Option<KafkaBroker>> = Mutex::new(None);
-
-extern "C" fn stop_at_exit() {
-    let _ = std::panic::catch_unwind(|| {
-        if let Ok(mut broker) = AT_EXIT.lock() {
-            broker.take();
-        }
-    });
 }
 
 /// A namespace that no other test uses, in this process or another.

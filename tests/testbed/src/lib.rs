@@ -1,10 +1,12 @@
-//! Real parts for tests, each on ports and in a directory of its own: Redis, Kafka, Herald's own processes,
+//! Real parts for tests, each on ports and in a directory of its own: Redis, Kafka, Cassandra, Herald's own processes,
 //! a client that follows the protocol's rules.
 //!
 //! Nothing outlives its test: every child dies with its value, and with the test process when that is
 //! killed ([`child`]).
 
 pub mod api;
+mod at_exit;
+pub mod cassandra;
 pub mod certificates;
 pub mod child;
 pub mod client;

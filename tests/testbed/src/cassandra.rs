@@ -1,0 +1,134 @@
+//! A real Cassandra (one node) for a test binary, on ports of its own, by `scripts/cassandra.sh`.
+//!
+//! Most tests want [`node`]: one for the binary (or the one named by `HERALD_TEST_CASSANDRA=host:port`), where each
+//! test keeps apart by [`fresh_keyspace`]. A test that kills its node starts its own by [`CassandraNode::start`].
+
+use crate::{
+    at_exit::drop_at_exit,
+    child::{Guarded, Running, is_a_process},
+    free_port,
+};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// How long a node may take to serve; one takes 10 s on a machine with nothing else to do.
+const START_MAX: Duration = Duration::from_secs(300);
+
+/// Name of the only data centre of a node.
+pub const DATACENTER: &str = "datacenter1";
+
+pub struct CassandraNode {
+    port: u16,
+    storage: u16,
+    directory: TempDir,
+    /// Killed: what it had acknowledged is in the kernel's cache, so it survives.
+    running: Running,
+}
+
+is_a_process!(CassandraNode);
+
+/// `host:port` of a node that all tests of this binary share.
+pub fn node() -> String {
+    static SHARED: OnceLock<String> = OnceLock::new();
+    let shared = SHARED.get_or_init(|| {
+        std::env::var("HERALD_TEST_CASSANDRA").unwrap_or_else(|_| {
+            let node = CassandraNode::start();
+            let address = node.address();
+            drop_at_exit(node);
+            address
+        })
+    });
+    shared.clone()
+}
+
+/// A keyspace that no other test uses, in this process or another.
+pub fn fresh_keyspace() -> String {
+    format!("test_{}", uuid::Uuid::now_v7().simple())
+}
+
+impl CassandraNode {
+    pub fn start() -> CassandraNode {
+        fetch_jars();
+        // Another process may take a port between the look and the start: try others.
+        for _ in 0..5 {
+            let mut node = CassandraNode {
+                port: free_port(),
+                storage: free_port(),
+                directory: tempfile::tempdir().expect("a temporary directory"),
+                running: Running::default(),
+            };
+            if node.launch() {
+                return node;
+            }
+            eprintln!("a node ended at its start: {}", node.log());
+        }
+        panic!("Cassandra does not start; try `scripts/cassandra.sh start 19042 /tmp/cassandra`");
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it again on the same ports with the same data.
+    pub fn restart(&mut self) {
+        self.kill();
+        let deadline = Instant::now() + START_MAX;
+        while !self.launch() {
+            assert!(Instant::now() < deadline, "no restart: {}", self.log());
+        }
+    }
+
+    /// True once it serves, false when it ended instead.
+    fn launch(&mut self) -> bool {
+        // An old "listening" must not be taken for the new one.
+        let _ = std::fs::remove_file(self.log_file());
+        let running = self.spawn();
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            if running.ended().is_some() {
+                return false;
+            }
+            if self.log().contains("Starting listening for CQL clients") {
+                self.running.began(running);
+                return true;
+            }
+            assert!(Instant::now() < deadline, "no start: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn spawn(&self) -> Guarded {
+        let mut command = Command::new(script());
+        command
+            .args(["run", &self.port.to_string()])
+            .arg(self.directory.path())
+            .env("HERALD_CASSANDRA_STORAGE", self.storage.to_string())
+            .stdin(Stdio::null());
+        Guarded::spawn(command).expect("scripts/cassandra.sh runs")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("node.log")
+    }
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/cassandra.sh")
+}
+
+fn fetch_jars() {
+    let status = Command::new(script()).arg("jars").status();
+    assert!(
+        status.expect("scripts/cassandra.sh runs").success(),
+        "Cassandra's jars can't be fetched: is Maven installed, is the network there?"
+    );
+}
