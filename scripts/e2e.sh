@@ -38,6 +38,6 @@ export said
 
 # The slow ones first, so that none is left alone at the end. Once one fails, no other is begun.
 list | sort -k2 >"$said/.all"
-slow='/(chaos|ownership|degraded|deploy|fleet|readiness)-'
+slow='/(chaos|ownership|degraded|deploy|fleet|readiness|store)-'
 { grep -E "$slow" "$said/.all" || true; grep -vE "$slow" "$said/.all" || true; } |
   xargs -P "$at_once" -n 2 bash -c 'run "$@" || exit 255' run

@@ -1,9 +1,10 @@
 //! Every bound of Herald in one place: the default, its unit, and what happens when it is reached.
 //! Configuration may lower or raise those marked (config); the rest are fixed.
 
+mod cassandra;
 mod channels;
 
-pub use channels::*;
+pub use {cassandra::*, channels::*};
 
 use std::{ops::RangeInclusive, time::Duration};
 

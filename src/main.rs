@@ -28,11 +28,23 @@ enum Command {
     /// Holds the clients' connections of this host.
     Gateway(File),
     /// Takes notifications in, routes them, keeps storage.
-    Dispatcher(File),
+    #[command(args_conflicts_with_subcommands = true)]
+    Dispatcher {
+        #[command(flatten)]
+        file: File,
+        #[command(subcommand)]
+        task: Option<DispatcherTask>,
+    },
     /// What the configured connections cost in memory, and whether this host is set up for them.
     Check(check::Check),
     /// Ask and command a running Herald.
     Ctl(Box<ctl::Ctl>),
+}
+
+#[derive(Debug, Subcommand)]
+enum DispatcherTask {
+    /// Makes the tables in Cassandra, or brings them up to this release; one at a time.
+    Migrate(File),
 }
 
 #[derive(Debug, Args)]
@@ -61,7 +73,16 @@ fn main() -> ExitCode {
             })
         }),
         Command::Gateway(file) => process::gateway::run(move || file.load(|_| {})),
-        Command::Dispatcher(file) => process::dispatcher::run(move || file.load(|_| {})),
+        Command::Dispatcher {
+            task: Some(DispatcherTask::Migrate(file)),
+            ..
+        } => file
+            .load(|_| {})
+            .map_err(Into::into)
+            .and_then(|config| process::dispatcher::migrate(&config)),
+        Command::Dispatcher { file, task: None } => {
+            process::dispatcher::run(move || file.load(|_| {}))
+        }
         Command::Check(check) => match check::main(&check) {
             Ok(status) => return status,
             Err(error) => Err(error.into()),

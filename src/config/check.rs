@@ -409,6 +409,7 @@ fn port_of(key: &str) -> u16 {
         "kafka.brokers" => 9092,
         "grpc.advertise" => 9250,
         "email.relay" => 587,
+        "store.contact_points" => 9042,
         _ => 9251,
     }
 }

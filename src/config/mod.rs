@@ -165,7 +165,7 @@ pub struct DispatcherConfig {
     #[serde(default)]
     pub kafka: Kafka,
     #[serde(default)]
-    pub store: Store,
+    pub store: DispatcherStore,
     #[serde(default)]
     pub spool: Spool,
     #[serde(default)]

@@ -349,7 +349,7 @@ pub struct Dispatchers {
     pub addresses: Vec<String>,
 }
 
-/// `[store]`
+/// `[store]` of a standalone.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
@@ -361,6 +361,60 @@ impl Default for Store {
     fn default() -> Self {
         Store {
             path: "herald-data".into(),
+        }
+    }
+}
+
+/// Where a dispatcher keeps what lasts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// One file, for the dispatchers of one host.
+    #[default]
+    Sqlite,
+    /// For any number of dispatchers.
+    Cassandra,
+}
+
+/// `[store]` of a dispatcher: SQLite uses `path`, Cassandra everything else.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DispatcherStore {
+    pub kind: StoreKind,
+    /// Directory of the SQLite files.
+    pub path: PathBuf,
+    /// `host:port` of some nodes.
+    pub contact_points: Vec<String>,
+    pub keyspace: String,
+    /// The data centre that is asked, and whose quorum counts.
+    pub datacenter: Option<String>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    /// Who may sign the nodes' certificates; with it the way there is TLS. And our own certificate.
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    /// Of one request.
+    pub timeout_ms: u64,
+    /// Copies in the data centre, where `migrate` makes the keyspace.
+    pub replication: u32,
+}
+
+impl Default for DispatcherStore {
+    fn default() -> Self {
+        DispatcherStore {
+            kind: StoreKind::Sqlite,
+            path: Store::default().path,
+            contact_points: Vec::new(),
+            keyspace: "herald".into(),
+            datacenter: None,
+            username: None,
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            timeout_ms: limits::CASSANDRA_TIMEOUT.as_millis() as u64,
+            replication: 3,
         }
     }
 }

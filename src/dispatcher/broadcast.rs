@@ -190,6 +190,7 @@ fn parse(consumed: &Consumed) -> Result<News, NotPublished> {
         id: head.id,
         priority: head.priority,
         created_ms: head.created_ms,
+        appended_ms: consumed.appended_ms,
         expires_ms: head.expires_ms,
         collapse_key: content.collapse_key.clone(),
         content: consumed.record.value.clone(),

@@ -1,6 +1,6 @@
 //! Whether this dispatcher does its work: the admin port.
 //!
-//! Not ready whenever its own store does not answer. A shared part that is away, or a worker that does not move,
+//! Not ready whenever a store of its own does not answer. A shared part that is away, or a worker that does not move,
 //! makes it `degraded`, from its start on: it still does what can be done (with the bus away it spools), and
 //! taking it out of service would not help.
 
@@ -84,7 +84,10 @@ impl Health {
                 "store",
                 away(
                     self.store.healthy(),
-                    "the store does not answer: nothing is taken or routed; check the disk of store.path",
+                    match self.store.is_shared() {
+                        true => "the store does not answer at quorum: nothing is taken or routed; check the nodes of store.datacenter",
+                        false => "the store does not answer: nothing is taken or routed; check the disk of store.path",
+                    },
                 ),
             ),
         ];
@@ -94,7 +97,7 @@ impl Health {
                 .into_iter()
                 .filter_map(|(part, text)| Some((part, text?))),
         );
-        let mut ready = self.store.healthy();
+        let mut ready = self.store.healthy() || self.store.is_shared();
         if let Some(spool) = &self.spool {
             causes.extend(spooling(spool).map(|text| ("spool", text)));
             // Its own disk: others may take what this one can't.

@@ -8,9 +8,9 @@ use crate::{
     bus::{Topic, kafka},
     config::{
         self, Auth, ConfigError, Conformance, DispatcherConfig, Gateway, GatewayConfig, Node,
-        Shard, Shipped, StandaloneConfig, Tls, check::apart,
+        Shard, Shipped, StandaloneConfig, StoreKind, Tls, check::apart,
     },
-    dispatcher::{Rules, channel::Channels},
+    dispatcher::{Rules, channel::Channels, store::cassandra},
     gateway,
     registry::redis,
     sys,
@@ -77,7 +77,10 @@ impl Checked for DispatcherConfig {
         ])?;
         redis::check(&self.redis)?;
         kafka::check(&self.kafka)?;
-        directory("store.path", &self.store.path)?;
+        if self.store.kind == StoreKind::Sqlite {
+            directory("store.path", &self.store.path)?;
+        }
+        cassandra::check(&self.store)?;
         directory("spool.path", &self.spool.path)?;
         self.spool.check()?;
         Rules::from_config(&self.fallback, &self.preferences)?;

@@ -7,12 +7,18 @@ use super::{
 };
 use crate::{
     bus::kafka::KafkaBus,
-    config::{ConfigError, DispatcherConfig, Http, Node, check::admin_key},
+    config::{
+        ConfigError, DispatcherConfig, DispatcherStore, Http, Node, StoreKind, check::admin_key,
+    },
     dispatcher::{
         Dispatcher, Parts, Rules,
         api_keys::AdminKey,
         channel::Channels,
-        store::{SharedStore, StoreError, sqlite::SqliteStore},
+        store::{
+            SharedStore, StoreError,
+            cassandra::{self, CassandraStore},
+            sqlite::SqliteStore,
+        },
     },
     metrics::Metrics,
     registry::redis::RedisRegistry,
@@ -23,8 +29,23 @@ use std::{path::Path, sync::Arc};
 pub fn run(load: impl Load<DispatcherConfig>) -> Result<(), StartError> {
     let config = load()?;
     let level = log::init(&config.log)?;
-    data::make(&config.store.path)?;
+    if config.store.kind == StoreKind::Sqlite {
+        data::make(&config.store.path)?;
+    }
     runtime()?.block_on(serve(config, level, load))
+}
+
+/// `herald dispatcher migrate`: makes the tables of Cassandra, or brings them up to this release.
+pub fn migrate(config: &DispatcherConfig) -> Result<(), StartError> {
+    if config.store.kind != StoreKind::Cassandra {
+        let problem = "\"sqlite\" brings its file up when it opens it: there is nothing to migrate";
+        return Err(ConfigError::new("store.kind", problem).into());
+    }
+    log::init(&config.log)?;
+    let migrated = cassandra::migrate(&config.store, &config.node);
+    let done = runtime()?.block_on(migrated).map_err(cannot_open)?;
+    println!("{done}");
+    Ok(())
 }
 
 async fn serve(
@@ -38,7 +59,7 @@ async fn serve(
     let namespace = &config.node.namespace;
     let bus = Arc::new(KafkaBus::connect(&config.kafka, namespace, &metrics)?);
     let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;
-    let store: SharedStore = Arc::new(open_store(&config.store.path, &config.node)?);
+    let store = open(&config.store, &config.node, &metrics).await?;
     let started = config.clone();
     let parts = Parts {
         node: config.node,
@@ -93,11 +114,34 @@ pub(super) fn read_admin_key(kept: &AdminKey, http: &Http) -> Result<(), ConfigE
     Ok(())
 }
 
+async fn open(
+    config: &DispatcherStore,
+    node: &Node,
+    metrics: &Metrics,
+) -> Result<SharedStore, StartError> {
+    let store: SharedStore = match config.kind {
+        StoreKind::Sqlite => Arc::new(open_store(&config.path, node)?),
+        StoreKind::Cassandra => {
+            let opened = CassandraStore::open(config, node, metrics).await;
+            Arc::new(opened.map_err(cannot_open)?)
+        }
+    };
+    Ok(store)
+}
+
 pub(super) fn open_store(path: &Path, node: &Node) -> Result<SqliteStore, StartError> {
     SqliteStore::open(path, node).map_err(|error| match error {
         StoreError::Foreign { .. } => ConfigError::new("store.path", error.to_string()).into(),
         error => StartError::host(format!("store.path: {error}")),
     })
+}
+
+/// Of Cassandra: the text names its key.
+fn cannot_open(error: StoreError) -> StartError {
+    match error {
+        StoreError::Schema { key, problem } => ConfigError::new(key, problem).into(),
+        error => StartError::host(error.to_string()),
+    }
 }
 
 impl From<crate::dispatcher::StartError> for StartError {

@@ -425,6 +425,7 @@ async fn a_position_that_went_back_holds_its_own_partition_only_and_readyz_names
         id: NotificationId::generate(),
         priority: Priority::Normal,
         created_ms: 1,
+        appended_ms: 1,
         expires_ms: None,
         collapse_key: None,
         content: CONTENT.into(),

@@ -2,4 +2,6 @@
 
 mod behaviour;
 mod build;
+mod cassandra;
+mod path;
 mod sqlite;

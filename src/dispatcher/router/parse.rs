@@ -115,6 +115,7 @@ impl Parsed {
             id: self.head.id,
             priority: self.head.priority,
             created_ms: self.head.created_ms,
+            appended_ms: self.appended_ms,
             expires_ms: self.head.expires_ms,
             collapse_key,
             content: value.clone(),

@@ -1,5 +1,5 @@
 //! Where notifications live: inbox rows by user and position, the delivery log, broadcasts, keys.
-//! SQLite here; Cassandra implements the same trait.
+//! SQLite on one host, Cassandra for any number of dispatchers: both keep what is promised here.
 //!
 //! Invariants:
 //! * a row's `prev` is the user's head at the moment the row is stored, written with it; rows of one call
@@ -7,6 +7,7 @@
 //! * (user, id) has at most one row: the lowest stored position wins;
 //! * every write that returned is durable.
 
+pub mod cassandra;
 pub mod sqlite;
 
 use super::{devices::Device, preferences::Preferences};
@@ -36,6 +37,8 @@ pub struct NewRow {
     pub id: NotificationId,
     pub priority: Priority,
     pub created_ms: u64,
+    /// Broker's append time of its record: what a store may divide rows by.
+    pub appended_ms: u64,
     pub expires_ms: Option<u64>,
     pub collapse_key: Option<String>,
     /// JSON of [`crate::envelope::Content`], or the ids of a read mark.
@@ -92,6 +95,8 @@ pub struct NewBroadcast {
     pub id: NotificationId,
     pub priority: Priority,
     pub created_ms: u64,
+    /// As of a [`NewRow`].
+    pub appended_ms: u64,
     pub expires_ms: Option<u64>,
     pub collapse_key: Option<String>,
     pub content: Bytes,
@@ -203,6 +208,9 @@ pub enum StoreError {
     /// Only at the opening.
     #[error("{file} belongs to namespace {owner:?}: give each namespace a store.path of its own")]
     Foreign { file: String, owner: String },
+    /// Only at the opening: the text says what to run.
+    #[error("{key}: {problem}")]
+    Schema { key: &'static str, problem: String },
     #[error(transparent)]
     WentBack(#[from] WentBack),
 }
@@ -387,6 +395,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Drops caches of heads: partitions were assigned anew.
     fn forget_heads(&self);
+
+    /// Other dispatchers have it too: while it is away, none does better than this one.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     fn healthy(&self) -> bool;
 }

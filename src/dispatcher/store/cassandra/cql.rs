@@ -1,0 +1,191 @@
+//! Every statement there is, prepared once, and what each kind of them is run with.
+
+use crate::{config::DispatcherStore, limits};
+use scylla::{
+    client::{
+        execution_profile::{ExecutionProfile, ExecutionProfileHandle},
+        session::Session,
+    },
+    errors::PrepareError,
+    policies::{
+        load_balancing::DefaultPolicy, retry::FallthroughRetryPolicy,
+        speculative_execution::SimpleSpeculativeExecutionPolicy,
+    },
+    statement::{Consistency, SerialConsistency, prepared::PreparedStatement},
+};
+use std::{sync::Arc, time::Duration};
+
+pub struct Prepared {
+    pub quorum: PreparedStatement,
+    /// The same of one replica; of a read.
+    pub one: PreparedStatement,
+}
+
+pub struct Profiles {
+    read: ExecutionProfileHandle,
+    read_at_one: ExecutionProfileHandle,
+    pub write: ExecutionProfileHandle,
+    compare_and_set: ExecutionProfileHandle,
+}
+
+/// How a statement is run.
+#[derive(Clone, Copy)]
+enum Kind {
+    Read,
+    /// Written twice it says the same.
+    Write,
+    CompareAndSet,
+}
+
+impl Profiles {
+    pub fn new(config: &DispatcherStore) -> Profiles {
+        let center = config.datacenter.clone().unwrap_or_default();
+        // Another data centre's replicas would be another region's storage.
+        let nodes = DefaultPolicy::builder()
+            .prefer_datacenter(center)
+            .token_aware(true)
+            .permit_dc_failover(false)
+            .build();
+        let base = ExecutionProfile::builder()
+            .load_balancing_policy(nodes)
+            .request_timeout(Some(Duration::from_millis(config.timeout_ms)))
+            .consistency(Consistency::LocalQuorum)
+            .serial_consistency(Some(SerialConsistency::LocalSerial));
+        let speculation = SimpleSpeculativeExecutionPolicy {
+            max_retry_count: limits::CASSANDRA_SPECULATIONS,
+            retry_interval: limits::CASSANDRA_SPECULATE_AFTER,
+        };
+        let read = base
+            .clone()
+            .speculative_execution_policy(Some(Arc::new(speculation)));
+        let at_one = read.clone().consistency(Consistency::LocalOne);
+        let once = base
+            .clone()
+            .retry_policy(Arc::new(FallthroughRetryPolicy::new()));
+        Profiles {
+            read: read.build().into_handle(),
+            read_at_one: at_one.build().into_handle(),
+            write: base.build().into_handle(),
+            compare_and_set: once.build().into_handle(),
+        }
+    }
+
+    async fn prepare(
+        &self,
+        session: &Session,
+        kind: Kind,
+        text: String,
+    ) -> Result<Prepared, PrepareError> {
+        let mut quorum = session.prepare(text).await?;
+        let (profile, is_idempotent) = match kind {
+            Kind::Read => (&self.read, true),
+            Kind::Write => (&self.write, true),
+            Kind::CompareAndSet => (&self.compare_and_set, false),
+        };
+        quorum.set_execution_profile_handle(Some(profile.clone()));
+        quorum.set_is_idempotent(is_idempotent);
+        let mut one = quorum.clone();
+        one.set_execution_profile_handle(Some(self.read_at_one.clone()));
+        Ok(Prepared { quorum, one })
+    }
+}
+
+/// A field for each, named; `{k}` is the keyspace.
+macro_rules! statements {
+    ($($name:ident: $kind:ident $text:literal,)*) => {
+        pub struct Statements {
+            $(pub $name: Prepared,)*
+        }
+
+        impl Statements {
+            pub async fn prepare(
+                session: &Session,
+                keyspace: &str,
+                profiles: &Profiles,
+            ) -> Result<Statements, PrepareError> {
+                $(let $name = profiles.prepare(session, Kind::$kind, format!($text, k = keyspace));)*
+                let ($($name,)*) = futures::try_join!($($name),*)?;
+                Ok(Statements { $($name,)* })
+            }
+        }
+    };
+}
+
+statements! {
+    schema_version: Read "SELECT version FROM {k}.schema_version WHERE one = 1",
+
+    stream: Read "SELECT bucket, head_before FROM {k}.users WHERE user = ?",
+    // Its time is the bucket's: a later bucket stands, whoever is late with an earlier one.
+    put_stream: Write "INSERT INTO {k}.users (user, bucket, head_before, region) VALUES (?, ?, ?, ?)
+        USING TIMESTAMP ?",
+
+    rows_up: Read "SELECT pos, prev, kind, id, priority, created_ms, expires_ms, collapse_key, content
+        FROM {k}.notifications_by_user WHERE user = ? AND bucket = ? AND pos > ? ORDER BY pos ASC LIMIT ?",
+    rows_down: Read "SELECT pos, prev, kind, id, priority, created_ms, expires_ms, collapse_key, content
+        FROM {k}.notifications_by_user WHERE user = ? AND bucket = ? AND pos < ? ORDER BY pos DESC LIMIT ?",
+    row_at: Read "SELECT pos, prev, kind, id, priority, created_ms, expires_ms, collapse_key, content
+        FROM {k}.notifications_by_user WHERE user = ? AND bucket = ? AND pos = ?",
+    outlines_down: Read "SELECT pos, kind, id, expires_ms, collapse_key
+        FROM {k}.notifications_by_user WHERE user = ? AND bucket = ? AND pos < ? ORDER BY pos DESC LIMIT ?",
+    links_up: Read "SELECT pos, prev, kind, id
+        FROM {k}.notifications_by_user WHERE user = ? AND bucket = ? AND pos >= ? ORDER BY pos ASC LIMIT ?",
+    newest_below: Read "SELECT pos
+        FROM {k}.notifications_by_user WHERE user = ? AND bucket = ? AND pos < ? ORDER BY pos DESC LIMIT 1",
+    positions: Read "SELECT id, kind, pos, prev
+        FROM {k}.positions_by_id WHERE user = ? AND bucket = ? AND id IN ?",
+    newest_of_keys: Read "SELECT collapse_key, pos
+        FROM {k}.newest_by_collapse_key WHERE user = ? AND bucket = ? AND collapse_key IN ?",
+    head: Read "SELECT pos, stored_ms FROM {k}.heads WHERE user = ? AND bucket = ?",
+
+    put_row: Write "INSERT INTO {k}.notifications_by_user (user, bucket, pos, prev, kind, id, priority, created_ms,
+        expires_ms, collapse_key, content, v) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    put_position: Write "INSERT INTO {k}.positions_by_id (user, bucket, id, kind, pos, prev)
+        VALUES (?, ?, ?, ?, ?, ?)",
+    // The time of these two is the position, so that a later one stands.
+    put_newest_of_key: Write "INSERT INTO {k}.newest_by_collapse_key (user, bucket, collapse_key, pos)
+        VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
+    put_head: Write "INSERT INTO {k}.heads (user, bucket, pos, stored_ms) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
+    remove_head: Write "DELETE FROM {k}.heads USING TIMESTAMP ? WHERE user = ? AND bucket = ?",
+
+    receipts: Read "SELECT id FROM {k}.read_receipts WHERE user = ? AND month = ? AND id IN ?",
+    put_receipt: Write "INSERT INTO {k}.read_receipts (user, month, id) VALUES (?, ?, ?)",
+
+    facts: Read "SELECT channel, gateway, rank, state, attempts, devices, since_ms, at_ms, began_ms, error, reference
+        FROM {k}.delivery_log WHERE notification_id = ? AND user = ?",
+    ranks: Read "SELECT rank FROM {k}.delivery_log WHERE notification_id = ? AND user = ? AND channel = ?",
+    any_fact: Read "SELECT rank FROM {k}.delivery_log WHERE notification_id = ? AND user = ? LIMIT 1",
+    put_fact: Write "INSERT INTO {k}.delivery_log (notification_id, user, channel, gateway, rank, state, attempts,
+        devices, since_ms, at_ms, began_ms, error, reference) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    deliveries_of_user: Read "SELECT id FROM {k}.deliveries_by_user WHERE user = ? AND month = ? LIMIT ?",
+    put_delivery_of_user: Write "INSERT INTO {k}.deliveries_by_user (user, month, id) VALUES (?, ?, ?)",
+    users_of_delivery: Read "SELECT user FROM {k}.deliveries_by_notification
+        WHERE notification_id = ? AND slice = ? LIMIT ?",
+    put_user_of_delivery: Write "INSERT INTO {k}.deliveries_by_notification (notification_id, slice, user)
+        VALUES (?, ?, ?)",
+
+    claim: CompareAndSet "INSERT INTO {k}.claims (producer, key, body_hash, id, done, claimed_ms)
+        VALUES (?, ?, ?, ?, false, ?) IF NOT EXISTS USING TTL ?",
+    claim_again: CompareAndSet "UPDATE {k}.claims USING TTL ? SET body_hash = ?, id = ?, done = false, claimed_ms = ?
+        WHERE producer = ? AND key = ? IF claimed_ms = ?",
+    finish_claim: CompareAndSet "UPDATE {k}.claims USING TTL ? SET done = true WHERE producer = ? AND key = ? IF done = false",
+    release_claim: CompareAndSet "DELETE FROM {k}.claims WHERE producer = ? AND key = ? IF done = false",
+
+    devices: Read "SELECT revision, id, kind, address, secret, updated_ms FROM {k}.devices WHERE user = ?",
+    put_device: CompareAndSet "UPDATE {k}.devices SET revision = ?, kind = ?, address = ?, secret = ?, updated_ms = ?
+        WHERE user = ? AND id = ? IF revision = ?",
+    remove_device: CompareAndSet "DELETE FROM {k}.devices WHERE user = ? AND id = ? IF EXISTS",
+    remove_device_at: CompareAndSet "DELETE FROM {k}.devices WHERE user = ? AND id = ? IF kind = ? AND address = ?",
+    remove_device_of: CompareAndSet "DELETE FROM {k}.devices WHERE user = ? AND id = ?
+        IF updated_ms = ? AND address = ?",
+    owner: Read "SELECT user, id FROM {k}.devices_by_address WHERE kind = ? AND address = ?",
+    first_owner: CompareAndSet "INSERT INTO {k}.devices_by_address (kind, address, user, id)
+        VALUES (?, ?, ?, ?) IF NOT EXISTS",
+    next_owner: CompareAndSet "UPDATE {k}.devices_by_address SET user = ?, id = ?
+        WHERE kind = ? AND address = ? IF user = ? AND id = ?",
+    remove_owner: CompareAndSet "DELETE FROM {k}.devices_by_address WHERE kind = ? AND address = ?
+        IF user = ? AND id = ?",
+
+    api_key: Read "SELECT hash, producer, admin, created_ms FROM {k}.api_keys WHERE one = 1 AND hash = ?",
+    api_keys: Read "SELECT hash, producer, admin, created_ms FROM {k}.api_keys WHERE one = 1",
+    put_api_key: Write "INSERT INTO {k}.api_keys (one, hash, producer, admin, created_ms) VALUES (1, ?, ?, ?, ?)",
+}
