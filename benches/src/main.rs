@@ -22,6 +22,7 @@ mod slabs;
 mod slow;
 mod spool;
 mod standalone;
+mod store;
 mod storm;
 mod swarm;
 mod table;
@@ -110,6 +111,8 @@ enum Part {
     Cores,
     /// Other servers beside it, driven alike: see --peer.
     Peers,
+    /// Rows a second and times of pages and syncs of both stores, SQLite and one node of Cassandra.
+    Store,
     /// Frames, mailbox, look-up.
     Micro,
 }
@@ -146,6 +149,7 @@ async fn main() -> Result<()> {
         Part::Slow => slow::run(&options).await?,
         Part::Mixed => mixed::run(&options).await?,
         Part::Cores => cores::run(&options).await?,
+        Part::Store => store::run(&options).await?,
         Part::Peers => peers::run(&options).await?,
         Part::Memory => memory::run(&options).await?,
         Part::Scale => scale::run(&options).await?,
