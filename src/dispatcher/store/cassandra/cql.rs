@@ -185,6 +185,10 @@ statements! {
     remove_owner: CompareAndSet "DELETE FROM {k}.devices_by_address WHERE kind = ? AND address = ?
         IF user = ? AND id = ?",
 
+    preferences: Read "SELECT document FROM {k}.preferences WHERE user = ?",
+    put_preferences: Write "INSERT INTO {k}.preferences (user, document) VALUES (?, ?)",
+    remove_preferences: Write "DELETE FROM {k}.preferences WHERE user = ?",
+
     api_key: Read "SELECT hash, producer, admin, created_ms FROM {k}.api_keys WHERE one = 1 AND hash = ?",
     api_keys: Read "SELECT hash, producer, admin, created_ms FROM {k}.api_keys WHERE one = 1",
     put_api_key: Write "INSERT INTO {k}.api_keys (one, hash, producer, admin, created_ms) VALUES (1, ?, ?, ?, ?)",

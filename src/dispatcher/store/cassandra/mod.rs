@@ -45,6 +45,7 @@ mod inbox;
 mod keys;
 mod link;
 mod plan;
+mod preferences;
 mod reading;
 mod recent;
 mod schema;
@@ -56,7 +57,7 @@ use super::{
 };
 use crate::{
     config::{DispatcherStore, Node},
-    dispatcher::devices::Device,
+    dispatcher::{devices::Device, preferences::Preferences},
     envelope::{Channel, Outcome},
     ids::{DeviceId, NotificationId, Region, UserId},
     limits,
@@ -272,6 +273,18 @@ impl Store for CassandraStore {
 
     async fn remove_gone(&self, device: &Device) -> Result<bool, StoreError> {
         devices::remove_gone(&self.link, device).await
+    }
+
+    async fn put_preferences(
+        &self,
+        user: &UserId,
+        preferences: &Preferences,
+    ) -> Result<(), StoreError> {
+        preferences::put(&self.link, user, preferences).await
+    }
+
+    async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
+        preferences::of_users(&self.link, users).await
     }
 
     async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError> {

@@ -83,6 +83,8 @@ const VERSIONS: &[&[&str]] = &[&[
     "CREATE TABLE IF NOT EXISTS @k.devices_by_address (
         kind text, address text, user text, id text, PRIMARY KEY ((kind, address))
      )",
+    // What users want, as JSON.
+    "CREATE TABLE IF NOT EXISTS @k.preferences (user text PRIMARY KEY, document text)",
     // All in one partition: there are few, and they are listed.
     "CREATE TABLE IF NOT EXISTS @k.api_keys (
         one int, hash blob, producer text, admin boolean, created_ms bigint, PRIMARY KEY (one, hash)
