@@ -283,6 +283,20 @@ pub trait Consumer: Send {
     /// Sets the group's offsets to `next` each and waits until the broker has them. A partition that
     /// was revoked meanwhile is left out.
     async fn commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<(), BusError>;
+
+    /// Begins what [`Consumer::commit`] does, so that reading goes on meanwhile; whether it worked is told by
+    /// the call after it. For partitions assigned by hand: nobody else takes them over in between.
+    async fn begin_commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<Begun, BusError> {
+        self.commit(next).await.map(|()| Begun::Yes)
+    }
+}
+
+/// Whether a commit is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    Yes,
+    /// The one before is not answered yet.
+    Busy,
 }
 
 pub type SharedBus = Arc<dyn Bus>;

@@ -4,8 +4,8 @@
 //! Invariants:
 //! * only while the shard is ours; what was read before it was lost is never committed after;
 //! * a partition is not polled while [`limits::SHARD_IN_FLIGHT`] of its records are in flight;
-//! * commits follow the low-water, from the task that polls; once in [`limits::COMMIT_EVERY`], for a record
-//!   that comes meanwhile waits for the broker's answer.
+//! * commits follow the low-water, from the task that polls, once in [`limits::COMMIT_EVERY`]; records go on
+//!   while the broker writes one down.
 
 use super::{
     dead_letters,
@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     bus::{
-        BusError, Consumed, Consumer, Polled, Start, Topic, TopicPartition, progress::Progress,
-        shard_group,
+        Begun, BusError, Consumed, Consumer, Polled, Start, Topic, TopicPartition,
+        progress::Progress, shard_group,
     },
     limits,
 };
@@ -134,6 +134,7 @@ struct Reader {
     flow: Arc<Flow>,
     /// Offset of the next record to read.
     position: Arc<AtomicU64>,
+    /// Begun at least.
     committed: Option<u64>,
     committed_at: Instant,
     stop: CancellationToken,
@@ -186,7 +187,7 @@ impl Reader {
                 }
             }
             if self.committed_at.elapsed() >= limits::COMMIT_EVERY {
-                self.commit(consumer.as_mut()).await?;
+                self.begin_commit(consumer.as_mut()).await?;
             }
             self.measure();
         }
@@ -224,13 +225,13 @@ impl Reader {
         }
     }
 
-    async fn commit(&mut self, consumer: &mut dyn Consumer) -> Result<(), BusError> {
+    async fn begin_commit(&mut self, consumer: &mut dyn Consumer) -> Result<(), BusError> {
         self.committed_at = Instant::now();
         let next = self.flow.next();
         if let Some(offset) = next
             && next != self.committed
+            && consumer.begin_commit(&[(self.at, offset)]).await? == Begun::Yes
         {
-            consumer.commit(&[(self.at, offset)]).await?;
             self.committed = next;
         }
         Ok(())
@@ -256,7 +257,11 @@ impl Reader {
                 "left with records in flight: they are read again"
             );
         }
-        self.commit(consumer).await
+        // Also what was begun: whether it worked is not known.
+        match self.flow.next() {
+            Some(offset) => consumer.commit(&[(self.at, offset)]).await,
+            None => Ok(()),
+        }
     }
 
     async fn away(&self, error: &BusError) {

@@ -1,4 +1,5 @@
-//! Commits: synchronous and explicit. A coordinator that moves or just restarted is asked again.
+//! Commits: explicit, and waited for or looked at by the next. A coordinator that moves or just restarted is
+//! asked again.
 
 use super::{
     consumer::KafkaConsumer,
@@ -6,7 +7,7 @@ use super::{
     metrics::{Reports, Role},
 };
 use crate::{
-    bus::{BusError, TopicPartition},
+    bus::{Begun, BusError, TopicPartition},
     limits,
 };
 use rdkafka::{
@@ -14,7 +15,27 @@ use rdkafka::{
     consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout_at},
+};
+
+/// A commit in a thread of its own: librdkafka's call has no timeout.
+pub(super) struct Committing {
+    task: JoinHandle<Result<(), KafkaError>>,
+    /// When the first of the tries began that have not worked.
+    since: Instant,
+}
+
+impl Committing {
+    fn start(consumer: &KafkaConsumer, list: TopicPartitionList, since: Instant) -> Committing {
+        let inner = consumer.inner().clone();
+        Committing {
+            task: tokio::task::spawn_blocking(move || inner.commit(&list, CommitMode::Sync)),
+            since,
+        }
+    }
+}
 
 /// What to do about an error.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,34 +108,64 @@ fn still_held(
     Ok((list.count() > 0).then_some(list))
 }
 
-/// One commit in a thread of its own: librdkafka's call has no timeout. Given up at the deadline, it is
-/// left to end by itself, and the next one waits for that.
+/// One commit, waited for. Given up at the deadline, it is left to end by itself, and the next one waits for
+/// that.
 async fn attempt(
     consumer: &mut KafkaConsumer,
     list: TopicPartitionList,
     deadline: Instant,
 ) -> Result<Result<(), KafkaError>, BusError> {
     if let Some(former) = &mut consumer.committing {
-        let ended = timeout_at(deadline, former).await;
+        let ended = timeout_at(deadline, &mut former.task).await;
         if ended.is_err() {
             return Err(consumer.link().health.unavailable());
         }
         consumer.committing = None;
     }
-    let inner = consumer.inner().clone();
-    let task = tokio::task::spawn_blocking(move || inner.commit(&list, CommitMode::Sync));
-    let task = consumer.committing.insert(task);
-    match timeout_at(deadline, task).await {
+    let begun = Committing::start(consumer, list, Instant::now());
+    let begun = consumer.committing.insert(begun);
+    match timeout_at(deadline, &mut begun.task).await {
         Ok(ended) => {
             consumer.committing = None;
             ended.map_err(|error| BusError::Unavailable(error.to_string()))
         }
-        Err(_) => {
-            let link = consumer.link();
-            link.health.suspect("a commit was not answered".into());
-            Err(link.health.unavailable())
+        Err(_) => Err(unanswered(consumer)),
+    }
+}
+
+fn unanswered(consumer: &KafkaConsumer) -> BusError {
+    let link = consumer.link();
+    link.health.suspect("a commit was not answered".into());
+    link.health.unavailable()
+}
+
+/// See [`Consumer::begin_commit`](crate::bus::Consumer::begin_commit).
+pub(super) async fn begin(
+    consumer: &mut KafkaConsumer,
+    next: &[(TopicPartition, u64)],
+) -> Result<Begun, BusError> {
+    let mut since = Instant::now();
+    if let Some(former) = consumer.committing.take() {
+        let late = former.since.elapsed() >= limits::KAFKA_CALL;
+        if !former.task.is_finished() {
+            consumer.committing = Some(former);
+            return match late {
+                true => Err(unanswered(consumer)),
+                false => Ok(Begun::Busy),
+            };
+        }
+        match former.task.await {
+            Ok(Ok(())) => {}
+            // These offsets are no lower: with them the former's are made good.
+            Ok(Err(error)) if remedy(&error) != Remedy::Give && !late => since = former.since,
+            Ok(Err(error)) => return Err(consumer.link().failed(&error)),
+            Err(error) => return Err(BusError::Unavailable(error.to_string())),
         }
     }
+    if let Some(list) = still_held(consumer, next)? {
+        consumer.committing = Some(Committing::start(consumer, list, since));
+    }
+    Ok(Begun::Yes)
 }
 
 /// The group's offset, asked by a client that never joins it.

@@ -1,12 +1,12 @@
 //! One reader. Messages and rebalances come out of the same queue of librdkafka, when we poll it.
 
 use super::{
-    commit,
+    commit::{self, Committing},
     link::Link,
     metrics::{Reports, Role},
 };
 use crate::{
-    bus::{BusError, Consumed, Consumer, Polled, Record, Start, Topic, TopicPartition},
+    bus::{Begun, BusError, Consumed, Consumer, Polled, Record, Start, Topic, TopicPartition},
     limits,
 };
 use async_trait::async_trait;
@@ -33,10 +33,7 @@ use std::{
     task::Poll,
     time::Duration,
 };
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 pub(super) type Inner = StreamConsumer<Side>;
 
@@ -58,8 +55,8 @@ pub(super) struct KafkaConsumer {
     stash: VecDeque<Consumed>,
     /// Next offset of each partition, to notice records that were gone before they were read.
     next: HashMap<TopicPartition, u64>,
-    /// A commit whose caller stopped waiting; the next one waits for it, so they can't change places.
-    pub(super) committing: Option<JoinHandle<Result<(), KafkaError>>>,
+    /// A commit on its way; the next one waits for it, so they can't change places.
+    pub(super) committing: Option<Committing>,
 }
 
 /// A rebalance, its partitions as we and as librdkafka know them.
@@ -414,6 +411,11 @@ impl Consumer for KafkaConsumer {
 
     async fn commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<(), BusError> {
         let result = commit::commit(self, next).await;
+        self.link.metrics.bus.count("commit", result)
+    }
+
+    async fn begin_commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<Begun, BusError> {
+        let result = commit::begin(self, next).await;
         self.link.metrics.bus.count("commit", result)
     }
 }
