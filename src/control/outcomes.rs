@@ -259,6 +259,7 @@ impl Outcomes {
 
     pub fn submit(&self, reported: impl IntoIterator<Item = Reported>) {
         let mut queue = self.queue.lock();
+        let was_empty = queue.waiting.is_empty();
         for one in reported {
             if one.awaits.is_none() && queue.waiting.len() >= limits::OUTCOMES_WAITING {
                 self.metrics
@@ -272,7 +273,10 @@ impl Outcomes {
         self.metrics
             .outcomes_waiting
             .set(queue.waiting.len() as i64);
-        self.added.notify_one();
+        // In between they are being gathered.
+        if was_empty || queue.waiting.len() >= limits::OUTCOME_BATCH {
+            self.added.notify_one();
+        }
     }
 
     /// Nothing waits and nothing is on the way.
@@ -281,23 +285,33 @@ impl Outcomes {
         queue.waiting.is_empty() && queue.on_the_way == 0
     }
 
-    /// Reports for ever, several batches at a time.
+    /// Reports for ever, several batches at a time. What comes alone leaves at once; what comes soon after it is
+    /// gathered: each batch is a call here, a commit there, and a few wakes on the way.
     pub async fn run(&self, reporter: Reporter) {
         let mut flying = FuturesUnordered::new();
+        let mut next_at = Instant::now();
         loop {
-            while flying.len() < limits::OUTCOME_BATCHES {
+            while flying.len() < limits::OUTCOME_BATCHES && self.is_due(next_at) {
                 let Some((batch, crowded)) = self.take() else {
                     break;
                 };
+                next_at = Instant::now() + limits::OUTCOMES_GATHER;
                 flying.push(reporter.clone().deliver(batch, crowded));
             }
+            let has_room = flying.len() < limits::OUTCOME_BATCHES;
+            let gathers = !self.queue.lock().waiting.is_empty();
             tokio::select! {
                 Some((batch, taker)) = flying.next(), if !flying.is_empty() => {
                     self.accepted(batch, taker);
                 }
-                () = self.added.notified(), if flying.len() < limits::OUTCOME_BATCHES => {}
+                () = self.added.notified(), if has_room => {}
+                () = tokio::time::sleep_until(next_at), if has_room && gathers => {}
             }
         }
+    }
+
+    fn is_due(&self, next_at: Instant) -> bool {
+        Instant::now() >= next_at || self.queue.lock().waiting.len() >= limits::OUTCOME_BATCH
     }
 
     fn accepted(&self, batch: Vec<Reported>, taker: Taker) {
