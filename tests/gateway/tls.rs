@@ -6,7 +6,7 @@ use crate::{
     stream::{CERTIFICATES, Stream, by_tls},
     support::*,
 };
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use herald::{
     config::{self, Engine},
@@ -293,10 +293,10 @@ fn new_traffic_keys_are_followed(engine: Engine) {
 /// A record of TLS 1.3 as the client's next one.
 fn seal(secrets: &mut rustls::ExtractedSecrets, kind: u8, payload: &[u8]) -> Vec<u8> {
     let (sequence, traffic) = &mut secrets.tx;
-    let rustls::ConnectionTrafficSecrets::Aes256Gcm { key, iv } = traffic else {
+    let rustls::ConnectionTrafficSecrets::Aes128Gcm { key, iv } = traffic else {
         panic!("another suite");
     };
-    let key = UnboundKey::new(&AES_256_GCM, key.as_ref()).unwrap();
+    let key = UnboundKey::new(&AES_128_GCM, key.as_ref()).unwrap();
     let mut nonce: [u8; 12] = iv.as_ref().try_into().unwrap();
     for (byte, part) in nonce[4..].iter_mut().zip(sequence.to_be_bytes()) {
         *byte ^= part;
