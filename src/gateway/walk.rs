@@ -132,7 +132,11 @@ impl Core {
             broadcast.written = written;
         }
         match broadcast.at < end {
-            true => self.walks.broadcasts.push_front(broadcast),
+            true => {
+                self.walks.broadcasts.push_front(broadcast);
+                // Whoever waits for this CPU carries what is for one user: it goes before what is for everyone.
+                std::thread::yield_now();
+            }
             false => self
                 .context
                 .mail
