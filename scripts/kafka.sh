@@ -7,7 +7,8 @@
 #   kafka.sh run PORT DATADIR       become the broker: this very process, for those who watch over it
 #
 # The controller listens on HERALD_KAFKA_CONTROLLER, by default PORT + 1. The file HERALD_KAFKA_PROPERTIES
-# adds to the properties or overrides them; HERALD_KAFKA_SCRAM ("name=N,password=P") is a user that the data
+# adds to the properties or overrides them; HERALD_KAFKA_JVM replaces the options of its JVM, which are as small
+# as tests need; HERALD_KAFKA_SCRAM ("name=N,password=P") is a user that the data
 # directory is made with. Needs a JDK 17 and Maven.
 set -euo pipefail
 
@@ -37,7 +38,7 @@ prepare() { # PORT DATADIR
 run() { # PORT DATADIR
   prepare "$1" "$2"
   echo $$ >"$2/pid"
-  exec java -Xms64m -Xmx256m -XX:+UseSerialGC -XX:MaxDirectMemorySize=128m \
+  exec java ${HERALD_KAFKA_JVM:--Xms64m -Xmx256m -XX:+UseSerialGC -XX:MaxDirectMemorySize=128m} \
     -Dlog4j2.configurationFile="$files/log4j2.properties" \
     -cp "$lib/*" kafka.Kafka "$2/server.properties" >>"$2/broker.log" 2>&1 </dev/null
 }

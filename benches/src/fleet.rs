@@ -114,11 +114,8 @@ impl Fleet {
     /// Of the load tool: clients to the gateway, posts straight into its shard. What leaves within a millisecond
     /// leaves together.
     pub fn arguments(&self, folder: &Folder) -> Vec<String> {
-        let kafka = self.kafka.port;
-        let posts =
-            format!("--post-url=kafka://127.0.0.1:{kafka}/notifications?shard=0&linger_ms=1");
         let mut arguments = self.clients(folder);
-        arguments.push(posts);
+        arguments.push(posts_to_kafka(self.kafka.port));
         arguments
     }
 
@@ -142,6 +139,11 @@ impl Fleet {
             format!("--secret-file={}", folder.text("token.key")),
         ]
     }
+}
+
+/// Of the load tool: straight into the first shard.
+pub fn posts_to_kafka(port: u16) -> String {
+    format!("--post-url=kafka://127.0.0.1:{port}/notifications?shard=0&linger_ms=1")
 }
 
 fn address(port: u16) -> String {

@@ -1,15 +1,16 @@
 //! From the moment a notification to one user was due to its client, and the CPU a message takes meanwhile: open loop,
 //! straight into a real Kafka, through a gateway; beside the floor, which the same load tool gives the same at the same
-//! rates. Then bursts for one user: in how many writes they leave.
+//! rates, and beside a plain reader of the same Kafka. Then bursts for one user: in how many writes they leave.
 //!
 //! Nothing is bound to a CPU: broker, registry, dispatcher, gateway and clients share the machine. The gateway's whole
 //! process counts, rdkafka's threads included; the dispatcher that takes its outcomes does not.
 
 use crate::{
     Options,
-    fleet::Fleet,
+    alone::Reader,
+    fleet::{Fleet, posts_to_kafka},
     floor::Floor,
-    parts::Folder,
+    parts::{Folder, Server},
     process::{Cpu, Meter, Process, cpu_of},
     swarm::{Scenario, remarks},
     table::{self, Figure},
@@ -20,14 +21,15 @@ use serde_json::Value;
 const RATES: [u32; 2] = [10_000, 20_000];
 /// Each rate has a tier of its own, which tells them apart in the result; all of them take the same way.
 const TIERS: [&str; 2] = ["normal", "high"];
-/// Seconds from everybody being there: what is lazy wakes up, then each rate, then the bursts.
-const WARM_FROM_S: u32 = 15;
-const WARM_S: u32 = 3;
-const FROM_S: [u32; 2] = [22, 49];
+/// Seconds from everybody being there: first for as long as the broker's JVM compiles itself, then each rate, then
+/// the bursts.
+const WARM_FROM_S: u32 = 12;
+const WARM_S: u32 = 30;
+const FROM_S: [u32; 2] = [45, 72];
 const FOR_S: u32 = 15;
-const BURSTS_FROM_S: u32 = 76;
+const BURSTS_FROM_S: u32 = 99;
 const BURSTS_S: u32 = 5;
-const END_S: u32 = 84;
+const END_S: u32 = 107;
 /// For one user at once.
 const BURST: u32 = 50;
 const BURSTS_PER_S: u32 = 20;
@@ -74,6 +76,14 @@ pub async fn run(options: &Options) -> Result<()> {
         let measured = through_floor(options, &rates).await?;
         eprintln!("  floor {measured:.2?}");
         of_floor.push(measured);
+        let Fleet {
+            gateway,
+            dispatcher,
+            kafka,
+            ..
+        } = fleet;
+        drop((gateway, dispatcher));
+        by_kafka(&kafka, options, &rates).await?;
     }
     print(options, &rates, &of_fleet, &of_floor, writes);
     Ok(())
@@ -183,6 +193,36 @@ async fn through_floor(options: &Options, rates: &[u32]) -> Result<Measured> {
     swarm.everybody(&mut floor.process).await?;
     let cpu = meter(&mut floor.process, &swarm, None, rates).await?;
     judge(cpu, &swarm.finish().await?)
+}
+
+/// Clients are there as in the other runs, and get nothing.
+async fn by_kafka(kafka: &Server, options: &Options, rates: &[u32]) -> Result<()> {
+    let folder = Folder::new()?;
+    let mut floor = Floor::start_on(None, &folder)?;
+    let arguments = vec![
+        "--dialect=plain".into(),
+        format!("--url=ws://127.0.0.1:{}/", floor.port),
+        posts_to_kafka(kafka.port),
+    ];
+    let text = scenario(options, rates);
+    let mut swarm = Scenario::start(&folder, "kafka", &text, None, arguments)?;
+    swarm.everybody(&mut floor.process).await?;
+    let reader = Reader::start(kafka).await?;
+    for (rate, from_s) in rates.iter().zip(FROM_S) {
+        swarm.at(f64::from(from_s) - 0.5).await?;
+        reader.take();
+        swarm.at(f64::from(from_s + FOR_S) + 1.0).await?;
+        let ages = reader.take();
+        println!(
+            "* Kafka by itself, {rate}/s, {} records, from posted to read, ms: 50 % {}, 99 % {}, 99.9 % {}, longest {}",
+            ages.count(),
+            ages.at(0.5),
+            ages.at(0.99),
+            ages.at(0.999),
+            ages.at(1.0)
+        );
+    }
+    Ok(())
 }
 
 fn scenario(options: &Options, rates: &[u32]) -> String {

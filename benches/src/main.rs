@@ -4,6 +4,7 @@
 //! run, by the same load tool, with the same instrument (`/proc`). A server's sending thread is bound to
 //! CPU 0 and the clients to CPU 1, where there are two.
 
+mod alone;
 mod broadcast;
 mod cores;
 mod deploy;

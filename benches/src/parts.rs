@@ -33,6 +33,13 @@ impl Drop for Folder {
     }
 }
 
+/// The broker with room and the collector that its own start script gives it; what tests make do with stops
+/// the world for longer than a message takes.
+const BROKER_JVM: (&str, &str) = (
+    "HERALD_KAFKA_JVM",
+    "-Xms1g -Xmx1g -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35",
+);
+
 /// A Redis or a Kafka, started and stopped by its script.
 pub struct Server {
     script: &'static str,
@@ -62,6 +69,7 @@ impl Server {
         let status = Command::new(self.script)
             .args(arguments)
             .arg(&self.data)
+            .env(BROKER_JVM.0, BROKER_JVM.1)
             .stdout(std::io::stderr())
             .status()
             .with_context(|| format!("{}: run this from the project's folder", self.script))?;
