@@ -8,6 +8,8 @@ mod fsync;
 mod greeting;
 #[path = "standalone/secrets.rs"]
 mod secrets;
+#[path = "standalone/templates.rs"]
+mod templates;
 #[path = "standalone/threads.rs"]
 mod threads;
 

@@ -195,6 +195,8 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("kafka.linger_ms", "60000"),
         ("fallback.push_after_s", "31"),
         ("preferences.mandatory_types", "[\"\"]"),
+        ("templates.path", "/nonexistent"),
+        ("templates.fallback_locale", "e_n"),
         ("email.relay", "nowhere"),
         ("email.from", "no-reply@example.com"),
         ("email.tls", "maybe"),

@@ -173,6 +173,8 @@ pub struct DispatcherConfig {
     #[serde(default)]
     pub preferences: Preferences,
     #[serde(default)]
+    pub templates: Templates,
+    #[serde(default)]
     pub email: Email,
     #[serde(default)]
     pub web_push: WebPush,
@@ -218,6 +220,8 @@ pub struct StandaloneConfig {
     pub fallback: Fallback,
     #[serde(default)]
     pub preferences: Preferences,
+    #[serde(default)]
+    pub templates: Templates,
     #[serde(default)]
     pub email: Email,
     #[serde(default)]

@@ -484,6 +484,25 @@ pub struct Preferences {
     pub mandatory_types: Vec<String>,
 }
 
+/// `[templates]`: texts by type, channel and locale.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Templates {
+    /// Directory; without one notifications are shown as they were sent.
+    pub path: Option<PathBuf>,
+    /// For users whose language has no text.
+    pub fallback_locale: String,
+}
+
+impl Default for Templates {
+    fn default() -> Self {
+        Templates {
+            path: None,
+            fallback_locale: "en".into(),
+        }
+    }
+}
+
 /// How the way to the relay is kept from others.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]

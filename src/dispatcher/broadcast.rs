@@ -9,12 +9,15 @@ use super::{
     outbox::Outbox,
     patience::{Patience, Stopped},
     store::{self, NewBroadcast, SharedStore, WentBack},
+    templates::{RenderError, Subject, Templates},
     unix_ms,
     worker::{Refused, Work},
 };
 use crate::{
     bus::{Consumed, Target, Topic, TopicPartition},
-    envelope::{Content, EnvelopeError, Head, Kind, Routed, check_content_size, is_expired},
+    envelope::{
+        Channel, Content, EnvelopeError, Head, Kind, Routed, check_content_size, is_expired,
+    },
     ids::Region,
     position::Position,
     proto::client::frames::{self, Place},
@@ -26,6 +29,7 @@ pub struct Broadcast {
     pub outbox: Outbox,
     pub patience: Patience,
     pub metrics: DispatcherMetrics,
+    pub templates: Templates,
     pub region: Region,
 }
 
@@ -47,7 +51,12 @@ impl Work for Broadcast {
                 Ok(one) if self.is_repeated(&one.row, &news).await? => {
                     self.metrics.pushes.with_label_values(&["repeated"]).inc();
                 }
-                Ok(one) => news.push(one),
+                Ok(mut one) => {
+                    if let Err(error) = one.show(&self.templates) {
+                        self.outbox.unshown(consumed, &error).await?;
+                    }
+                    news.push(one);
+                }
                 Err(NotPublished::Malformed(reason)) => {
                     self.outbox.dead_letter(consumed, "value", &reason).await?;
                 }
@@ -163,6 +172,23 @@ impl Broadcast {
             answered: Vec::new(),
             frame,
         }
+    }
+}
+
+impl News {
+    /// In the fallback language: it is one row for everyone.
+    fn show(&mut self, templates: &Templates) -> Result<(), RenderError> {
+        let subject = Subject {
+            head: &self.head,
+            user: None,
+            content: &self.content,
+        };
+        let shown = templates.show(&subject, Channel::InApp, None)?;
+        if let Some((content, json)) = shown.in_row()? {
+            self.content = content;
+            self.row.content = json;
+        }
+        Ok(())
     }
 }
 

@@ -30,6 +30,7 @@ pub mod routes;
 mod spool;
 mod sweeper;
 pub mod sync;
+pub mod templates;
 pub mod tracker;
 mod waiting;
 pub mod worker;
@@ -63,6 +64,7 @@ use std::{
 };
 use store::SharedStore;
 use sync::Sync;
+use templates::Templates;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -95,21 +97,24 @@ pub struct Parts {
     pub pages: Option<axum::Router>,
 }
 
-/// What decides by which channels a notification goes, and when.
+/// What decides by which channels a notification goes, when, and with which words.
 #[derive(Clone, Default)]
 pub struct Rules {
     pub chains: Chains,
     pub mandatory: Mandatory,
+    pub templates: Templates,
 }
 
 impl Rules {
     pub fn from_config(
         fallback: &config::Fallback,
         preferences: &config::Preferences,
+        templates: &config::Templates,
     ) -> Result<Rules, ConfigError> {
         let chains = Chains::from_config(fallback)?;
         Ok(Rules {
             mandatory: Mandatory::from_config(preferences, &chains)?,
+            templates: Templates::from_config(templates)?,
             chains,
         })
     }
@@ -297,7 +302,7 @@ impl Shared {
                 spool.clone(),
                 direct,
                 region.clone(),
-                rules.chains.clone(),
+                rules.clone(),
                 metrics.clone(),
             )),
             tracker: Arc::new(Tracker::new(
@@ -363,6 +368,7 @@ impl Shared {
             outbox: outbox.clone(),
             patience: patience.clone(),
             metrics: self.metrics.clone(),
+            templates: self.rules.templates.clone(),
             region,
         };
         if let Some(spool) = &self.spool {
@@ -435,6 +441,7 @@ impl Shared {
                 self.store.clone(),
                 self.registry.clone(),
                 start.patience.clone(),
+                self.rules.templates.clone(),
                 self.channel_metrics.clone(),
             );
             let worker = ChannelWorker {

@@ -4,8 +4,12 @@
 use super::{
     metrics::DispatcherMetrics,
     patience::{Patience, Stopped},
+    templates::RenderError,
 };
-use crate::bus::{BusError, Consumed, Record, SharedBus, Target, Topic};
+use crate::{
+    bus::{BusError, Consumed, Record, SharedBus, Target, Topic},
+    envelope::Channel,
+};
 
 #[derive(Clone)]
 pub struct Outbox {
@@ -69,6 +73,15 @@ impl Outbox {
         record.set("dlq_partition", consumed.at.partition.to_string());
         record.set("dlq_offset", consumed.offset.to_string());
         self.send(vec![(Target::Keyed(Topic::Dlq), record)]).await
+    }
+
+    /// Sets a record aside whose in-app text could not be made.
+    pub async fn unshown(&self, consumed: &Consumed, error: &RenderError) -> Result<(), Stopped> {
+        let mut consumed = consumed.clone();
+        consumed.record.set("channel", Channel::InApp.as_str());
+        consumed.record.set("said", error.reason.clone());
+        self.dead_letter(&consumed, "template", &error.to_string())
+            .await
     }
 
     /// Whether all were taken; `false`: one of them is too large and nothing is said about the others.

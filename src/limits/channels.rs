@@ -21,6 +21,17 @@ pub const CONFIGURED_TYPES: usize = 100;
 /// Types that one user has switches for, and a language tag. Over: 422.
 pub const PREFERENCE_TYPES: usize = 100;
 pub const LOCALE_BYTES: usize = 35;
+/// Files of a directory of templates, their bytes together, and of one. Over: the directory is refused.
+pub const TEMPLATES: usize = 2_000;
+pub const TEMPLATES_BYTES: usize = 16 << 20;
+pub const TEMPLATE_BYTES: u64 = 256 << 10;
+/// Of one render: instructions, each of which may take about 64 B, so 6 MB; calls within calls. Over: `dlq`.
+pub const TEMPLATE_STEPS: u64 = 100_000;
+pub const TEMPLATE_DEPTH: usize = 100;
+/// What a render gives: a subject, a text that fits a row's content however it is escaped, a page. Over: `dlq`.
+pub const RENDERED_TITLE_BYTES: usize = 1 << 10;
+pub const RENDERED_BODY_BYTES: usize = 16 << 10;
+pub const RENDERED_HTML_BYTES: usize = 256 << 10;
 /// Attempts at a critical notification after which somebody should know.
 pub const CRITICAL_ATTEMPTS_MANY: u32 = 10;
 /// What a provider has taken is not sent again for so long. In the standalone, which keeps it in memory, so many are

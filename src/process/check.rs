@@ -83,7 +83,7 @@ impl Checked for DispatcherConfig {
         cassandra::check(&self.store)?;
         directory("spool.path", &self.spool.path)?;
         self.spool.check()?;
-        Rules::from_config(&self.fallback, &self.preferences)?;
+        Rules::from_config(&self.fallback, &self.preferences, &self.templates)?;
         Channels::from_config(&self.email, &self.web_push).map(drop)
     }
 }
@@ -102,7 +102,7 @@ impl Checked for StandaloneConfig {
         apart(&[&doors(&self.gateway)[..], &others].concat())?;
         tokens(&self.auth)?;
         directory("store.path", &self.store.path)?;
-        Rules::from_config(&self.fallback, &self.preferences)?;
+        Rules::from_config(&self.fallback, &self.preferences, &self.templates)?;
         Channels::from_config(&self.email, &self.web_push).map(drop)
     }
 }

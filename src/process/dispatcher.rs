@@ -61,6 +61,8 @@ async fn serve(
     let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;
     let store = open(&config.store, &config.node, &metrics).await?;
     let started = config.clone();
+    let rules = Rules::from_config(&config.fallback, &config.preferences, &config.templates)?;
+    let templates = rules.templates.clone();
     let parts = Parts {
         node: config.node,
         http: config.http,
@@ -72,7 +74,7 @@ async fn serve(
         store,
         spool: Some(config.spool),
         channels: Channels::from_config(&config.email, &config.web_push)?,
-        rules: Rules::from_config(&config.fallback, &config.preferences)?,
+        rules,
         metrics,
         origins: Vec::new(),
         pages: None,
@@ -84,6 +86,7 @@ async fn serve(
         level.set(&config.log)?;
         read_admin_key(&admin_key, &config.http)?;
         secret.reload(&config.grpc)?;
+        templates.reload(&config.templates)?;
         bus.reload(&config.kafka)
     });
     let shutdown = signals::listen(reload)?;

@@ -107,6 +107,7 @@ async fn serve(
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
     let rereading = reread_ticket_keys(tls.as_ref());
     let parts = embedded.dispatcher(&config, admin_key.clone(), &metrics, pages)?;
+    let templates = parts.rules.templates.clone();
     let dispatcher = Dispatcher::bind(parts).await?;
     let http = dispatcher.addresses().http;
     let started = config.clone();
@@ -139,6 +140,7 @@ async fn serve(
         reload_keys(&verifier, &config.auth)?;
         reload_tls(tls.as_deref(), &config.tls)?;
         read_admin_key(&admin_key, &config.http)?;
+        templates.reload(&config.templates)?;
         reload_gateway(config.gateway.clone());
         Ok(())
     });
@@ -195,7 +197,7 @@ impl Embedded {
             // Its bus is a file already.
             spool: None,
             channels: Channels::from_config(&config.email, &config.web_push)?,
-            rules: Rules::from_config(&config.fallback, &config.preferences)?,
+            rules: Rules::from_config(&config.fallback, &config.preferences, &config.templates)?,
             metrics: metrics.clone(),
             origins: Vec::new(),
             pages,

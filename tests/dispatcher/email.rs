@@ -58,12 +58,12 @@ pub fn is(wanted: &'static str) -> impl Fn(&Value) -> bool {
     move |state| state["state"] == wanted
 }
 
-fn header<'a>(mail: &'a Mail, name: &str) -> &'a str {
+pub fn header<'a>(mail: &'a Mail, name: &str) -> &'a str {
     let found = mail.text.lines().find_map(|line| line.strip_prefix(name));
     found.unwrap_or_else(|| panic!("no {name} in {}", mail.text))
 }
 
-fn text(record: &Record, header: &str) -> String {
+pub fn text(record: &Record, header: &str) -> String {
     let value = record.header(header);
     let value = value.unwrap_or_else(|| panic!("no {header}: {:?}", record.headers));
     String::from_utf8(value.to_vec()).unwrap()

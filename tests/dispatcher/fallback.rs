@@ -27,7 +27,7 @@ async fn rig(server: &SmtpServer) -> Rig {
     let email = relay(server.address());
     let sending = Sending {
         channels: Channels::from_config(&email, &Default::default()).unwrap(),
-        rules: Rules::from_config(&fallback, &Default::default()).unwrap(),
+        rules: Rules::from_config(&fallback, &Default::default(), &Default::default()).unwrap(),
     };
     let registry: SharedRegistry = Arc::new(EmbeddedRegistry::default());
     let rig = Rig::sending(sending, registry).await;

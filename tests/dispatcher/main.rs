@@ -18,5 +18,6 @@ mod second_look;
 mod spool;
 mod switched;
 mod sync;
+mod templates;
 mod tracker;
 mod web_push;

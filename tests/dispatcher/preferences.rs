@@ -24,7 +24,7 @@ async fn rig(server: &SmtpServer) -> Rig {
     let email = relay(server.address());
     let sending = Sending {
         channels: Channels::from_config(&email, &Default::default()).unwrap(),
-        rules: Rules::from_config(&Default::default(), &preferences).unwrap(),
+        rules: Rules::from_config(&Default::default(), &preferences, &Default::default()).unwrap(),
     };
     let registry: SharedRegistry = Arc::new(EmbeddedRegistry::default());
     let rig = Rig::sending(sending, registry).await;

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use aws_lc_rs::digest;
 use lettre::{
     Address,
-    message::{Mailbox, SinglePart, header::HeaderName, header::HeaderValue},
+    message::{Mailbox, MultiPart, SinglePart, header::HeaderName, header::HeaderValue},
     transport::smtp::{
         authentication::{Credentials, Mechanism},
         client::{AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters},
@@ -138,6 +138,7 @@ impl Smtp {
         let Message {
             head,
             content,
+            html,
             device,
         } = message;
         let address: Address = device
@@ -155,15 +156,21 @@ impl Smtp {
             HeaderName::new_from_ascii_str("Auto-Submitted"),
             "auto-generated".to_owned(),
         );
-        lettre::Message::builder()
+        let mail = lettre::Message::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, address))
             .subject(subject)
             .date(UNIX_EPOCH + Duration::from_millis(head.created_ms))
             .message_id(Some(self.message_id(message)))
-            .raw_header(automatic)
-            .singlepart(SinglePart::plain(text.clone()))
-            .map_err(|error| error.to_string())
+            .raw_header(automatic);
+        let mail = match html {
+            None => mail.singlepart(SinglePart::plain(text.clone())),
+            Some(html) => mail.multipart(MultiPart::alternative_plain_html(
+                text.clone(),
+                (*html).to_owned(),
+            )),
+        };
+        mail.map_err(|error| error.to_string())
     }
 
     fn message_id(&self, message: &Message<'_>) -> String {

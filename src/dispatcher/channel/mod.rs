@@ -58,7 +58,10 @@ pub trait Provider: Send + Sync + 'static {
 /// One notification for one device.
 pub struct Message<'a> {
     pub head: &'a Head,
+    /// As the channel shows it.
     pub content: &'a Content,
+    /// Beside the text, for who can show it.
+    pub html: Option<&'a str>,
     pub device: &'a Device,
 }
 

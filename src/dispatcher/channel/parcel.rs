@@ -11,6 +11,8 @@ pub struct Parcel {
     pub head: Head,
     pub user: UserId,
     pub content: Content,
+    /// Of the user, as the router knew it.
+    pub locale: Option<String>,
     pub tried: Tried,
 }
 
@@ -57,6 +59,7 @@ impl Parcel {
             head,
             user,
             content,
+            locale: text(record, "locale").map(str::to_owned),
             tried: Tried::read(record)?,
         })
     }

@@ -3,13 +3,14 @@
 use super::{
     Answer, ChannelMetrics, Channels, Message, Provider,
     parcel::Parcel,
-    settle::{Reached, Settled, end, settle},
+    settle::{Reached, Settled, end, settle, unshown},
 };
 use crate::{
     dispatcher::{
         devices::Device,
         patience::{Patience, Stopped},
         store::SharedStore,
+        templates::{Shown, Subject, Templates},
         unix_ms,
     },
     envelope::{Channel, is_expired},
@@ -31,6 +32,7 @@ pub struct Sender {
     store: SharedStore,
     registry: SharedRegistry,
     patience: Patience,
+    templates: Templates,
     metrics: ChannelMetrics,
 }
 
@@ -47,6 +49,7 @@ impl Sender {
         store: SharedStore,
         registry: SharedRegistry,
         patience: Patience,
+        templates: Templates,
         metrics: ChannelMetrics,
     ) -> Sender {
         let places = |provider: &Arc<dyn Provider>| Places {
@@ -59,6 +62,7 @@ impl Sender {
             store,
             registry,
             patience,
+            templates,
             metrics,
         }
     }
@@ -75,9 +79,20 @@ impl Sender {
         if devices.is_empty() {
             return Ok(end(tried, "no_address", None));
         }
+        let subject = Subject {
+            head: &parcel.head,
+            user: Some(&parcel.user),
+            content: &parcel.content,
+        };
+        let locale = parcel.locale.as_deref();
+        let shown = match self.templates.show(&subject, self.channel, locale) {
+            Ok(shown) => shown,
+            Err(error) => return Ok(unshown(tried, &error)),
+        };
+        let shown = &shown;
         let until = Instant::now() + limits::CHANNEL_BATCH_TIME;
         let sends = devices.iter().map(|(device, places)| async move {
-            let reached = self.reach(parcel, device, places, until).await;
+            let reached = self.reach(parcel, shown, device, places, until).await;
             (device.id.clone(), reached)
         });
         let reached: Vec<(DeviceId, Reached)> = join_all(sends).await;
@@ -105,6 +120,7 @@ impl Sender {
     async fn reach(
         &self,
         parcel: &Parcel,
+        shown: &Shown<'_>,
         device: &Device,
         places: &Places,
         until: Instant,
@@ -138,7 +154,8 @@ impl Sender {
         }
         let message = Message {
             head: &parcel.head,
-            content: &parcel.content,
+            content: &shown.content,
+            html: shown.html.as_deref(),
             device,
         };
         let answer = self.ask(provider, &message).await;

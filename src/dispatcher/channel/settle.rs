@@ -6,6 +6,7 @@ use crate::{
     dispatcher::{
         retry::{self, Next},
         store::{SendState, Sending},
+        templates::RenderError,
     },
     envelope::Head,
     ids::DeviceId,
@@ -52,7 +53,7 @@ pub struct Settled {
 /// For `dlq`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dead {
-    /// `permanent`, `exhausted` or `expired`.
+    /// `permanent`, `exhausted`, `expired` or `template`.
     pub cause: &'static str,
     /// Classes by device: what a log may show.
     pub reason: String,
@@ -148,6 +149,16 @@ pub fn end(before: &Tried, class: &'static str, cause: Option<&'static str>) -> 
             devices: before.open.clone().unwrap_or_default(),
         }),
     }
+}
+
+/// Ends one whose template fails: it would again, until somebody mends it and replays the record.
+pub fn unshown(before: &Tried, error: &RenderError) -> Settled {
+    let mut settled = end(before, "template", Some("template"));
+    if let Some(dead) = &mut settled.dead {
+        dead.reason = error.to_string();
+        dead.said.clone_from(&error.reason);
+    }
+    settled
 }
 
 #[derive(Default)]

@@ -71,6 +71,7 @@ impl WebPush {
             head,
             content,
             device,
+            ..
         } = message;
         let unfit = |reason: String| Answer::Permanent {
             class: "unfit",

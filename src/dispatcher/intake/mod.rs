@@ -11,11 +11,12 @@ pub mod fields;
 pub mod request;
 
 use super::{
-    fallback::Chains,
+    Rules,
     metrics::DispatcherMetrics,
     patience::Seldom,
     spool::{Direct, Spool},
     store::{Idempotency, SharedStore},
+    templates::Subject,
     unix_ms,
 };
 use crate::{
@@ -76,7 +77,7 @@ pub struct Intake {
     spool: Option<Arc<Spool>>,
     direct: Option<Direct>,
     region: Region,
-    chains: Chains,
+    rules: Rules,
     metrics: DispatcherMetrics,
     refusing: Seldom,
 }
@@ -88,7 +89,7 @@ impl Intake {
         spool: Option<Arc<Spool>>,
         direct: Option<Direct>,
         region: Region,
-        chains: Chains,
+        rules: Rules,
         metrics: DispatcherMetrics,
     ) -> Intake {
         Intake {
@@ -97,7 +98,7 @@ impl Intake {
             spool,
             direct,
             region,
-            chains,
+            rules,
             metrics,
             refusing: Seldom::default(),
         }
@@ -112,7 +113,7 @@ impl Intake {
     ) -> Result<Receipt, Refusal> {
         let started = Instant::now();
         let mut priority = "unknown";
-        let result = match draft.and_then(|draft| draft.check(&self.chains)) {
+        let result = match draft.and_then(|draft| draft.check(&self.rules.chains)) {
             Err(refusal) => Err(refusal),
             Ok(mut submission) => {
                 priority = submission.content.priority.as_str();
@@ -250,6 +251,14 @@ impl Intake {
             pos: Position::START,
             prev: Position::START,
         };
+        let subject = Subject {
+            head: &head,
+            user: None,
+            content,
+        };
+        // Nobody's language is looked up while it hurries; without a render it says what was sent.
+        let shown = self.rules.templates.show(&subject, Channel::InApp, None);
+        let content = shown.as_ref().map_or(content, |shown| &*shown.content);
         let frame = frames::notification(id, place, head.created_ms, content, false);
         for user in users {
             direct.offer(Routed {
@@ -382,6 +391,7 @@ fn hash(submission: &Submission) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatcher::fallback::Chains;
 
     #[test]
     fn an_id_tells_the_time_it_was_given() {

@@ -33,6 +33,7 @@ use crate::{
     proto::client::frames::{self, Place},
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use parse::{Parsed, Unroutable, What, parse};
 use plan::Plan;
 use std::{
@@ -65,6 +66,8 @@ struct Taken<'a> {
     /// What the store said of its row, where it makes one.
     row: Option<Appended>,
     plan: Plan,
+    /// What its row keeps.
+    value: Bytes,
 }
 
 #[async_trait]
@@ -86,8 +89,9 @@ impl Work for Router {
     async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
         let started = Instant::now();
         let mut taken = self.take(records).await?;
-        let refused = self.store_rows(&mut taken).await?;
         self.plan(&mut taken).await?;
+        self.show(&mut taken).await?;
+        let refused = self.store_rows(&mut taken).await?;
         // The log of what is pending need not come first: it never overwrites what a gateway reports.
         let ((), asked) = tokio::try_join!(self.enter_pending(&taken), self.send(&taken))?;
         let pause_s = asked as f64 / f64::from(limits::ASK_EVERYONE_PER_S);
@@ -126,6 +130,7 @@ impl Router {
                     consumed,
                     row: None,
                     plan: Plan::default(),
+                    value: consumed.record.value.clone(),
                 }),
                 Err(Unroutable::Malformed(cause, reason)) => {
                     self.outbox.dead_letter(consumed, cause, &reason).await?;
@@ -147,7 +152,7 @@ impl Router {
             let (makers, rows): (Vec<usize>, Vec<NewRow>) = taken
                 .iter()
                 .enumerate()
-                .filter_map(|(at, one)| Some((at, one.parsed.row(&one.consumed.record.value)?)))
+                .filter_map(|(at, one)| Some((at, one.parsed.row(&one.value)?)))
                 .unzip();
             if rows.is_empty() {
                 return Ok(refused);
@@ -225,6 +230,21 @@ impl Router {
         for one in taken {
             let wishes = wishes.get(&one.parsed.user).unwrap_or(&nothing);
             one.plan = Plan::make(&one.parsed, &self.rules, &self.channels, wishes, now_ms);
+        }
+        Ok(())
+    }
+
+    /// Puts the words of the templates in. Where that fails, what was sent is kept and shown, and `dlq` says why.
+    async fn show(&self, taken: &mut [Taken<'_>]) -> Result<(), Stopped> {
+        for one in taken {
+            match one.plan.shown(&one.parsed, &self.rules.templates) {
+                Ok(None) => {}
+                Ok(Some((content, value))) => {
+                    one.parsed.what = What::Notification(content);
+                    one.value = value;
+                }
+                Err(error) => self.outbox.unshown(one.consumed, &error).await?,
+            }
         }
         Ok(())
     }

@@ -10,9 +10,11 @@ use crate::{
         preferences::Preferences,
         retry,
         store::{Attempted, SendState, Sending},
+        templates::{RenderError, Subject, Templates},
     },
-    envelope::Channel,
+    envelope::{Channel, Content},
 };
+use bytes::Bytes;
 use std::{collections::BTreeSet, time::Duration};
 
 #[derive(Debug, Default)]
@@ -23,6 +25,8 @@ pub struct Plan {
     ended: Vec<(Channel, SendState, &'static str)>,
     /// The user is not to be disturbed for so long.
     quiet: Option<Duration>,
+    /// Of the user.
+    locale: Option<String>,
 }
 
 impl Plan {
@@ -54,7 +58,28 @@ impl Plan {
                 .links(priority, of_type, &content.channels, begins),
             ended: ended.collect(),
             quiet: quiet.flatten(),
+            locale: wishes.locale.clone(),
         }
+    }
+
+    /// What in-app shows and the inbox keeps, with its JSON; `None`: what was sent.
+    pub fn shown(
+        &self,
+        parsed: &Parsed,
+        templates: &Templates,
+    ) -> Result<Option<(Content, Bytes)>, RenderError> {
+        let content = match &parsed.what {
+            What::Notification(content) if content.channels.contains(&Channel::InApp) => content,
+            What::Notification(_) | What::Read(_) => return Ok(None),
+        };
+        let subject = Subject {
+            head: &parsed.head,
+            user: Some(&parsed.user),
+            content,
+        };
+        let locale = self.locale.as_deref();
+        let shown = templates.show(&subject, Channel::InApp, locale)?;
+        shown.in_row()
     }
 
     pub fn goes_in_app(&self) -> bool {
@@ -77,6 +102,9 @@ impl Plan {
             // Also what begins at once may come by a delay topic, which is of all channels.
             record.set("channel", link.channel.as_str());
             link.write(&mut record);
+            if let Some(locale) = &self.locale {
+                record.set("locale", locale.clone());
+            }
             let topic = match (self.holds(link), link.after_s) {
                 (Some(quiet), _) => retry::towards(quiet),
                 (None, None | Some(0)) => topic,
