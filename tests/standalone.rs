@@ -6,6 +6,8 @@ mod ctl;
 mod fsync;
 #[path = "standalone/greeting.rs"]
 mod greeting;
+#[path = "standalone/presence.rs"]
+mod presence;
 #[path = "standalone/secrets.rs"]
 mod secrets;
 #[path = "standalone/templates.rs"]

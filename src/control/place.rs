@@ -181,11 +181,20 @@ impl<'a> Batch<'a> {
                 let Some(user) = user_of(record) else {
                     return self.malformed(record, "user: is missing".to_owned(), waiter);
                 };
-                self.closes.extend(self.host.table.connections_of(&user));
+                let head = Head::read(record);
+                if head.is_ok_and(|head| is_expired(head.expires_ms, self.unix_ms)) {
+                    // Whoever is connected now came after it was meant.
+                    self.count(kind.as_str(), "expired");
+                } else {
+                    self.closes.extend(self.host.table.connections_of(&user));
+                    self.count(kind.as_str(), "done");
+                }
             }
-            _ => self.probe(record),
+            _ => {
+                self.probe(record);
+                self.count(kind.as_str(), "done");
+            }
         }
-        self.count(kind.as_str(), "done");
         self.settled.push(Settled {
             outcomes: SmallVec::new(),
             waiter,

@@ -32,6 +32,8 @@ pub const TEMPLATE_DEPTH: usize = 100;
 pub const RENDERED_TITLE_BYTES: usize = 1 << 10;
 pub const RENDERED_BODY_BYTES: usize = 16 << 10;
 pub const RENDERED_HTML_BYTES: usize = 256 << 10;
+/// An order that sends a user away counts for so long: a gateway that reads it later leaves the user alone.
+pub const DISCONNECT_LIFE: Duration = Duration::from_secs(60);
 /// Attempts at a critical notification after which somebody should know.
 pub const CRITICAL_ATTEMPTS_MANY: u32 = 10;
 /// What a provider has taken is not sent again for so long. In the standalone, which keeps it in memory, so many are

@@ -10,6 +10,8 @@
 //! | `GET /v1/users/{user}/devices` | 200 `{devices}` |
 //! | `PUT`, `GET`, `DELETE /v1/users/{user}/devices/{id}` | 201 or 200 the device, 200 the device, 204 |
 //! | `GET /v1/web_push` | 200 `{public_key}`, 404 where it is not configured |
+//! | `GET /v1/users/{user}/presence` | 200 `{user, connected, gateways}` |
+//! | `POST /v1/users/{user}/disconnect` | 202 `{user, gateways}` |
 //! | `GET`, `PUT`, `DELETE /v1/users/{user}/preferences` | 200 the preferences, 204 |
 //! | `GET /v1/status` | 200 `{namespace, region, parts, gateways, shards}` |
 //! | `GET`, `POST /v1/api-keys` (admin keys) | 200 `{keys}`, 201 `{producer, admin, key}` |
@@ -28,6 +30,7 @@ mod inbox;
 mod keys;
 mod notifications;
 mod preferences;
+mod presence;
 mod producer;
 mod status;
 
@@ -68,6 +71,11 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
                 .put(preferences::put)
                 .delete(preferences::delete)
                 .layer(small()),
+        )
+        .route("/v1/users/{user}/presence", get(presence::show))
+        .route(
+            "/v1/users/{user}/disconnect",
+            post(presence::disconnect).layer(small()),
         )
         .route("/v1/status", get(status::fleet))
         .route(

@@ -67,7 +67,7 @@ pub async fn fleet(State(shared): State<Shared>, _: Producer) -> Result<Json<Val
     })))
 }
 
-fn describe_route(route: &Route) -> Value {
+pub fn describe_route(route: &Route) -> Value {
     json!({
         "gateway": route.gateway.gateway.as_str(),
         "epoch": route.gateway.epoch,
