@@ -2,6 +2,8 @@
 
 #[path = "standalone/ctl.rs"]
 mod ctl;
+#[path = "standalone/dlq.rs"]
+mod dlq;
 #[path = "standalone/fsync.rs"]
 mod fsync;
 #[path = "standalone/greeting.rs"]

@@ -22,6 +22,7 @@ pub async fn set_aside(
     let topic = at.topic.suffix();
     tracing::warn!(%topic, partition = at.partition, offset, reason, "record set aside on dlq");
     record.set("dlq_reason", reason.to_owned());
+    record.set("dlq_cause", "value");
     record.set("dlq_topic", topic);
     record.set("dlq_partition", at.partition.to_string());
     record.set("dlq_offset", offset.to_string());

@@ -2,6 +2,7 @@
 //! with an API key, and finds the standalone's by the file that leaves in its data directory.
 
 mod connection;
+mod dlq;
 mod drain;
 mod show;
 mod topics;
@@ -62,6 +63,8 @@ enum Command {
     Drain(drain::Drain),
     /// Share the clients anew, after a gateway has joined.
     Rebalance,
+    /// What was given up: look at it, replay it, drop it.
+    Dlq(dlq::Dlq),
     /// Check or create the Kafka topics of a dispatcher's configuration.
     Topics(topics::Topics),
 }
@@ -170,6 +173,7 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
         Command::Status => print(&ctl.endpoint.request("/v1/status").await?, show::status),
         Command::Drain(drain) => drain::run(&ctl.endpoint, drain, as_json).await?,
         Command::Rebalance => drain::rebalance(&ctl.endpoint, as_json).await?,
+        Command::Dlq(dlq) => dlq::run(&ctl.endpoint, dlq, as_json).await?,
         Command::Topics(topics) => topics::run(topics).await?,
     }
     Ok(())

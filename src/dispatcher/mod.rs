@@ -9,6 +9,7 @@ pub mod store;
 
 mod broadcast;
 pub mod channel;
+mod dead_letters;
 pub mod devices;
 pub mod fallback;
 mod fan_out;
@@ -47,6 +48,7 @@ use crate::{
 };
 use api_keys::{AdminKey, ApiKeys};
 use channel::{ChannelMetrics, ChannelWorker, Channels, Sender};
+use dead_letters::DeadLetters;
 use fallback::Chains;
 use futures::FutureExt;
 use gateways::Gateways;
@@ -175,6 +177,7 @@ struct Shared {
     keys: Arc<ApiKeys>,
     health: Arc<Health>,
     gateways: Gateways,
+    dead_letters: DeadLetters,
     /// Between our processes.
     secret: SharedSecret,
     /// One per HTTP request at work.
@@ -326,6 +329,7 @@ impl Shared {
                 spool.clone(),
             )),
             gateways,
+            dead_letters: DeadLetters::new(bus.clone(), store.clone()),
             http_places: Arc::new(Semaphore::new(limits::HTTP_AT_ONCE)),
             channel_metrics: ChannelMetrics::new(&parts.metrics),
             channels,

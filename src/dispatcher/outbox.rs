@@ -69,6 +69,7 @@ impl Outbox {
         counter.with_label_values(&[topic.as_str(), cause]).inc();
         let mut record = consumed.record.clone();
         record.set("dlq_reason", reason.to_owned());
+        record.set("dlq_cause", cause);
         record.set("dlq_topic", topic);
         record.set("dlq_partition", consumed.at.partition.to_string());
         record.set("dlq_offset", consumed.offset.to_string());
@@ -115,6 +116,7 @@ impl Outbox {
             .inc();
         record.value = bytes::Bytes::new();
         record.set("dlq_reason", format!("{bytes} B are too large for {topic}"));
+        record.set("dlq_cause", "too_large");
         record.set("dlq_topic", topic);
         self.append(&[(Target::Keyed(Topic::Dlq), record)]).await?;
         Ok(())

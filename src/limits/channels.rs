@@ -34,6 +34,11 @@ pub const RENDERED_BODY_BYTES: usize = 16 << 10;
 pub const RENDERED_HTML_BYTES: usize = 256 << 10;
 /// An order that sends a user away counts for so long: a gateway that reads it later leaves the user alone.
 pub const DISCONNECT_LIFE: Duration = Duration::from_secs(60);
+/// Readers of `dlq` at once; over: operators wait. Records that one answer looks at, 64 KiB each: its page may be shorter
+/// than asked, and says how to go on. And how long it looks.
+pub const DEAD_LETTER_READERS: usize = 2;
+pub const DEAD_LETTERS_READ: usize = 1_000;
+pub const DEAD_LETTERS_WAIT: Duration = Duration::from_secs(5);
 /// Attempts at a critical notification after which somebody should know.
 pub const CRITICAL_ATTEMPTS_MANY: u32 = 10;
 /// What a provider has taken is not sent again for so long. In the standalone, which keeps it in memory, so many are

@@ -1,25 +1,30 @@
 //! `herald ctl` as an operator types it: a token that connects, a key that sends, what is shown after that.
 
 use serde_json::Value;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use testbed::{Client, Standalone, herald::binary, keep_secret};
 
-/// Runs it on the standalone's data directory and answers what it printed.
-fn ctl(herald: &Standalone, arguments: &[&str]) -> String {
-    let output = Command::new(binary("herald"))
+/// Runs it on the standalone's data directory.
+pub fn run(herald: &Standalone, arguments: &[&str]) -> Output {
+    Command::new(binary("herald"))
         .arg("ctl")
         .args(arguments)
         .arg("--data-dir")
         .arg(herald.data.path())
         .stdin(Stdio::null())
         .output()
-        .expect("it runs");
+        .expect("it runs")
+}
+
+/// The same; answers what it printed.
+pub fn ctl(herald: &Standalone, arguments: &[&str]) -> String {
+    let output = run(herald, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {errors}");
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn json(herald: &Standalone, arguments: &[&str]) -> Value {
+pub fn json(herald: &Standalone, arguments: &[&str]) -> Value {
     let printed = ctl(herald, &[arguments, &["--json"]].concat());
     serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
 }

@@ -2,8 +2,8 @@
 
 use crate::{
     dispatcher::{
-        api_keys::KeyError, gateways::GatewayError, intake::request::Refusal, store::StoreError,
-        tracker::TrackError,
+        api_keys::KeyError, dead_letters::DeadLetterError, gateways::GatewayError,
+        intake::request::Refusal, store::StoreError, tracker::TrackError,
     },
     limits,
 };
@@ -89,6 +89,20 @@ impl From<GatewayError> for ApiError {
             }
             GatewayError::Only { .. } | GatewayError::NoRoom { .. } => {
                 ApiError::new(StatusCode::CONFLICT, "no_room", message)
+            }
+        }
+    }
+}
+
+impl From<DeadLetterError> for ApiError {
+    fn from(error: DeadLetterError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            DeadLetterError::Bus(_) | DeadLetterError::Store(_) => ApiError::unavailable(message),
+            DeadLetterError::Unknown => ApiError::not_found(&message),
+            DeadLetterError::Handled(_) => ApiError::new(StatusCode::CONFLICT, "conflict", message),
+            DeadLetterError::NotReplayable(_) => {
+                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "not_replayable", message)
             }
         }
     }

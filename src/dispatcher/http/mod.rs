@@ -14,6 +14,9 @@
 //! | `POST /v1/users/{user}/disconnect` | 202 `{user, gateways}` |
 //! | `GET`, `PUT`, `DELETE /v1/users/{user}/preferences` | 200 the preferences, 204 |
 //! | `GET /v1/status` | 200 `{namespace, region, parts, gateways, shards}` |
+//! | `GET /v1/dlq?topic&cause&all&limit&cursor` (admin keys) | 200 `{items, next}` |
+//! | `GET`, `DELETE /v1/dlq/{partition}/{offset}` (admin keys) | 200 the record, 204 |
+//! | `POST /v1/dlq/{partition}/{offset}/replay` (admin keys) | 202 `{topic}` |
 //! | `GET`, `POST /v1/api-keys` (admin keys) | 200 `{keys}`, 201 `{producer, admin, key}` |
 //!
 //! Every error is `{"error":{"code","field"?,"message"}}`, counted by its code. A body is read as JSON,
@@ -22,6 +25,7 @@
 
 mod bounds;
 mod cors;
+mod dead_letters;
 mod devices;
 mod error;
 mod extract;
@@ -86,6 +90,15 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
                 .layer(small()),
         )
         .route("/v1/rebalance", post(gateways::rebalance).layer(small()))
+        .route("/v1/dlq", get(dead_letters::list))
+        .route(
+            "/v1/dlq/{partition}/{offset}",
+            get(dead_letters::show).delete(dead_letters::dismiss),
+        )
+        .route(
+            "/v1/dlq/{partition}/{offset}/replay",
+            post(dead_letters::replay).layer(small()),
+        )
         .route(
             "/v1/api-keys",
             get(keys::list).post(keys::create).layer(small()),

@@ -18,7 +18,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{str::FromStr, sync::Arc};
 use thiserror::Error;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +184,40 @@ pub enum Idempotency {
     Done(NotificationId),
     /// Same key, another body.
     Conflict,
+}
+
+/// Where a record of `dlq` stands, and when it got there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeadLetterAt {
+    pub partition: u32,
+    pub offset: u64,
+    /// Unix ms.
+    pub appended_ms: u64,
+}
+
+/// What an operator did with a record of `dlq`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    Replayed,
+    Dropped,
+}
+
+impl Handled {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Handled::Replayed => "replayed",
+            Handled::Dropped => "dropped",
+        }
+    }
+}
+
+impl FromStr for Handled {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Handled, ()> {
+        let all = [Handled::Replayed, Handled::Dropped];
+        all.into_iter().find(|one| one.as_str() == text).ok_or(())
+    }
 }
 
 /// A producer's key as stored: only its hash.
@@ -386,6 +420,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Of each of the users, in the order asked; of one who said nothing the default.
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError>;
+
+    /// Notes what was done with a record of `dlq`, for as long as that keeps it; what was noted first stays.
+    async fn handle_dead_letter(
+        &self,
+        at: DeadLetterAt,
+        handled: Handled,
+    ) -> Result<(), StoreError>;
+
+    async fn handled_dead_letter(&self, at: DeadLetterAt) -> Result<Option<Handled>, StoreError>;
 
     async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError>;
 

@@ -8,8 +8,8 @@ use herald::{
         devices::Device,
         preferences::Preferences,
         store::{
-            ApiKey, Appended, Attempted, DeliveryState, Entered, Idempotency, NewBroadcast, NewRow,
-            Row, RowsAfter, Store, StoreError, rank, state,
+            ApiKey, Appended, Attempted, DeadLetterAt, DeliveryState, Entered, Handled,
+            Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Store, StoreError, rank, state,
         },
     },
     envelope::{Channel, Fate, Outcome},
@@ -350,6 +350,14 @@ impl Store for Rows {
 
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
         Ok(vec![Preferences::default(); users.len()])
+    }
+
+    async fn handle_dead_letter(&self, _: DeadLetterAt, _: Handled) -> Result<(), StoreError> {
+        unreachable!("no operator")
+    }
+
+    async fn handled_dead_letter(&self, _: DeadLetterAt) -> Result<Option<Handled>, StoreError> {
+        unreachable!("no operator")
     }
 
     async fn put_api_key(&self, _: ApiKey) -> Result<(), StoreError> {

@@ -2,13 +2,17 @@
 
 mod broadcasts;
 mod claims;
+mod dead_letters;
 mod delivery;
 mod devices;
 mod inbox;
 mod preferences;
 mod sync;
 
-pub use {broadcasts::*, claims::*, delivery::*, devices::*, inbox::*, preferences::*, sync::*};
+pub use {
+    broadcasts::*, claims::*, dead_letters::*, delivery::*, devices::*, inbox::*, preferences::*,
+    sync::*,
+};
 
 use herald::{
     dispatcher::store::{Appended, Row, SharedStore},
@@ -70,6 +74,7 @@ macro_rules! every_behaviour_holds_in {
             an_idempotency_key_is_free_after_a_day
             a_claim_given_back_is_free_but_a_finished_one_stays
             producers_do_not_share_idempotency_keys
+            what_was_done_with_a_dead_letter_first_stays_and_is_of_that_one_only
             an_api_key_is_found_by_its_hash
         }
     };

@@ -189,6 +189,10 @@ statements! {
     put_preferences: Write "INSERT INTO {k}.preferences (user, document) VALUES (?, ?)",
     remove_preferences: Write "DELETE FROM {k}.preferences WHERE user = ?",
 
+    dead_letter: Read "SELECT handled FROM {k}.dead_letters WHERE partition = ? AND record = ? AND appended_ms = ?",
+    put_dead_letter: CompareAndSet "INSERT INTO {k}.dead_letters (partition, record, appended_ms, handled)
+        VALUES (?, ?, ?, ?) IF NOT EXISTS",
+
     api_key: Read "SELECT hash, producer, admin, created_ms FROM {k}.api_keys WHERE one = 1 AND hash = ?",
     api_keys: Read "SELECT hash, producer, admin, created_ms FROM {k}.api_keys WHERE one = 1",
     put_api_key: Write "INSERT INTO {k}.api_keys (one, hash, producer, admin, created_ms) VALUES (1, ?, ?, ?, ?)",

@@ -38,6 +38,7 @@ mod bucket;
 mod claims;
 mod connect;
 mod cql;
+mod dead_letters;
 mod delivery;
 mod devices;
 mod heads;
@@ -52,8 +53,8 @@ mod schema;
 mod stream;
 
 use super::{
-    ApiKey, Appended, Attempted, DeliveryState, Entered, Idempotency, NewBroadcast, NewRow, Row,
-    RowsAfter, Store, StoreError,
+    ApiKey, Appended, Attempted, DeadLetterAt, DeliveryState, Entered, Handled, Idempotency,
+    NewBroadcast, NewRow, Row, RowsAfter, Store, StoreError,
 };
 use crate::{
     config::{DispatcherStore, Node},
@@ -285,6 +286,18 @@ impl Store for CassandraStore {
 
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
         preferences::of_users(&self.link, users).await
+    }
+
+    async fn handle_dead_letter(
+        &self,
+        at: DeadLetterAt,
+        handled: Handled,
+    ) -> Result<(), StoreError> {
+        dead_letters::put(&self.link, at, handled).await
+    }
+
+    async fn handled_dead_letter(&self, at: DeadLetterAt) -> Result<Option<Handled>, StoreError> {
+        dead_letters::find(&self.link, at).await
     }
 
     async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError> {

@@ -85,6 +85,11 @@ const VERSIONS: &[&[&str]] = &[&[
      )",
     // What users want, as JSON.
     "CREATE TABLE IF NOT EXISTS @k.preferences (user text PRIMARY KEY, document text)",
+    // What an operator did with records of dlq; `record` is the offset.
+    "CREATE TABLE IF NOT EXISTS @k.dead_letters (
+        partition int, record bigint, appended_ms bigint, handled text,
+        PRIMARY KEY ((partition, record, appended_ms))
+     ) WITH @ages",
     // All in one partition: there are few, and they are listed.
     "CREATE TABLE IF NOT EXISTS @k.api_keys (
         one int, hash blob, producer text, admin boolean, created_ms bigint, PRIMARY KEY (one, hash)

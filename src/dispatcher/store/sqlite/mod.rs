@@ -5,6 +5,7 @@
 
 mod broadcasts;
 mod claims;
+mod dead_letters;
 mod delivery;
 mod devices;
 mod encode;
@@ -18,8 +19,8 @@ mod sweep;
 mod writer;
 
 use super::{
-    ApiKey, Appended, Attempted, DeliveryState, Entered, Idempotency, NewBroadcast, NewRow, Row,
-    RowsAfter, Store, StoreError,
+    ApiKey, Appended, Attempted, DeadLetterAt, DeliveryState, Entered, Handled, Idempotency,
+    NewBroadcast, NewRow, Row, RowsAfter, Store, StoreError,
 };
 use crate::{
     config::Node,
@@ -327,6 +328,22 @@ impl Store for SqliteStore {
         let users = users.to_vec();
         self.readers
             .read(move |connection| preferences::of_users(connection, &users))
+            .await
+    }
+
+    async fn handle_dead_letter(
+        &self,
+        at: DeadLetterAt,
+        handled: Handled,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .write(move |connection| dead_letters::put(connection, at, handled, now_ms()))
+            .await
+    }
+
+    async fn handled_dead_letter(&self, at: DeadLetterAt) -> Result<Option<Handled>, StoreError> {
+        self.readers
+            .read(move |connection| dead_letters::find(connection, at))
             .await
     }
 

@@ -16,7 +16,7 @@ use std::{path::Path, time::Duration};
 pub const FILE: &str = "store.sqlite";
 
 /// Schema this release writes.
-const SCHEMA: i64 = 5;
+const SCHEMA: i64 = 6;
 
 /// How long a statement waits for another process that holds the file (`herald ctl`, a backup).
 const BUSY: Duration = Duration::from_secs(5);
@@ -135,6 +135,17 @@ CREATE TABLE preferences (
     document TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- What an operator did with records of dlq; `record` is the offset.
+CREATE TABLE dead_letters (
+    sequence INTEGER PRIMARY KEY,
+    partition INTEGER NOT NULL,
+    record INTEGER NOT NULL,
+    appended_ms INTEGER NOT NULL,
+    handled TEXT NOT NULL,
+    stored_ms INTEGER NOT NULL,
+    UNIQUE (partition, record, appended_ms)
+) STRICT;
+
 CREATE TABLE api_keys (
     hash BLOB PRIMARY KEY,
     producer TEXT NOT NULL,
@@ -189,6 +200,19 @@ CREATE TABLE preferences (
     user TEXT PRIMARY KEY,
     document TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+/// What schema 5 lacks.
+const SINCE_5: &str = "
+CREATE TABLE dead_letters (
+    sequence INTEGER PRIMARY KEY,
+    partition INTEGER NOT NULL,
+    record INTEGER NOT NULL,
+    appended_ms INTEGER NOT NULL,
+    handled TEXT NOT NULL,
+    stored_ms INTEGER NOT NULL,
+    UNIQUE (partition, record, appended_ms)
+) STRICT;
 ";
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
@@ -297,10 +321,11 @@ fn prepare_tables(connection: &Connection, namespace: &Namespace) -> Result<(), 
     let statements: &[&str] = match version {
         SCHEMA => &[],
         0 => &[TABLES],
-        1 => &[SINCE_1, SINCE_2, SINCE_3, SINCE_4],
-        2 => &[SINCE_2, SINCE_3, SINCE_4],
-        3 => &[SINCE_3, SINCE_4],
-        4 => &[SINCE_4],
+        1 => &[SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5],
+        2 => &[SINCE_2, SINCE_3, SINCE_4, SINCE_5],
+        3 => &[SINCE_3, SINCE_4, SINCE_5],
+        4 => &[SINCE_4, SINCE_5],
+        5 => &[SINCE_5],
         other => {
             return Err(Failure::corrupt(format!(
                 "{} has schema {other}, this release knows {SCHEMA}: start the release that wrote it, or \
