@@ -2,7 +2,7 @@
 
 use crate::{
     none,
-    source::{Source, crate_paths, rust},
+    source::{Source, crate_paths, root, rust},
 };
 
 /// Lines of the code that contain one of the words.
@@ -172,4 +172,22 @@ fn the_runtime_of_the_core_threads_is_named_in_few_files() {
         .map(|source| source.path)
         .collect();
     assert!(files.len() <= 3, "{files:?}");
+}
+
+#[test]
+fn all_rust_code_has_one_library_for_cryptography() {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--workspace", "--prefix", "none"])
+        .args(["--edges", "normal,build", "--format", "{p}"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{output:?}");
+    let tree = String::from_utf8_lossy(&output.stdout);
+    assert!(tree.contains("aws-lc-rs v"), "{tree}");
+    let others = tree.lines().filter(|line| {
+        let name = line.split(' ').next().unwrap_or_default();
+        ["ring", "openssl", "native-tls"].contains(&name)
+    });
+    none("beside aws-lc-rs", others.map(str::to_owned).collect());
 }
