@@ -77,6 +77,12 @@ impl Topic {
             .collect()
     }
 
+    /// That of this [`Topic::suffix`].
+    pub fn named(suffix: &str) -> Option<Topic> {
+        let mut topics = Topic::all().into_iter();
+        topics.find(|topic| topic.suffix() == suffix)
+    }
+
     /// Name without the namespace.
     pub fn suffix(self) -> String {
         match self {

@@ -33,6 +33,7 @@ pub struct DispatcherMetrics {
     /// HTTP requests that were not served to their end, by cause.
     pub http_refused: IntCounterVec,
     pub retries: IntCounterVec,
+    pub scheduled: IntCounterVec,
 }
 
 impl DispatcherMetrics {
@@ -103,13 +104,26 @@ impl DispatcherMetrics {
                 "HTTP requests answered with an error, by its code.",
                 &["cause"],
             ),
-            retries: metrics.counters(
-                "retries_total",
-                "Steps of the dispatcher's workers that had to be tried again.",
-                &["step"],
-            ),
+            retries: retries(metrics),
+            scheduled: scheduled(metrics),
         }
     }
+}
+
+fn retries(metrics: &Metrics) -> IntCounterVec {
+    metrics.counters(
+        "retries_total",
+        "Steps of the dispatcher's workers that had to be tried again.",
+        &["step"],
+    )
+}
+
+fn scheduled(metrics: &Metrics) -> IntCounterVec {
+    metrics.counters(
+        "scheduled_total",
+        "Notifications to be sent later, by what became of them (accepted, entered, cancelled).",
+        &["result"],
+    )
 }
 
 fn unsupported(metrics: &Metrics) -> IntCounterVec {

@@ -28,6 +28,7 @@ mod reading;
 mod retry;
 pub mod router;
 pub mod routes;
+mod scheduler;
 mod spool;
 mod sweeper;
 pub mod sync;
@@ -402,6 +403,13 @@ impl Shared {
         tasks.spawn(worker::run(delivery, start.clone()));
         self.spawn_channels(tasks, &start, &outbox);
         tasks.spawn(worker::run(self.second_look(&outbox, shutdown), start));
+        let scheduler = scheduler::Scheduler {
+            store: self.store.clone(),
+            outbox: outbox.clone(),
+            patience: patience.clone(),
+            metrics: self.metrics.clone(),
+        };
+        tasks.spawn(scheduler.run(shutdown.clone()));
         let finisher = finisher::Finisher::new(
             self,
             finisher::Means {

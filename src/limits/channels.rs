@@ -39,6 +39,15 @@ pub const DISCONNECT_LIFE: Duration = Duration::from_secs(60);
 pub const DEAD_LETTER_READERS: usize = 2;
 pub const DEAD_LETTERS_READ: usize = 1_000;
 pub const DEAD_LETTERS_WAIT: Duration = Duration::from_secs(5);
+/// How far ahead a notification may be scheduled, below the time that the delivery log keeps it. Over: 422. What is
+/// further in the past than this was meant for another time, or in another unit: 422 too.
+pub const SCHEDULE_AHEAD: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const SCHEDULE_LATE: Duration = Duration::from_secs(3600);
+/// How often a dispatcher looks for what is due, how many it takes at once, and for how long: with Kafka away for
+/// longer another one may enter them too.
+pub const SCHEDULE_EVERY: Duration = Duration::from_millis(500);
+pub const SCHEDULE_BATCH: usize = 500;
+pub const SCHEDULE_LEASE: Duration = Duration::from_secs(60);
 /// Attempts at a critical notification after which somebody should know.
 pub const CRITICAL_ATTEMPTS_MANY: u32 = 10;
 /// What a provider has taken is not sent again for so long. In the standalone, which keeps it in memory, so many are

@@ -34,10 +34,16 @@ async fn refusals_name_the_field_and_write_nothing() {
             "target.user",
         ),
         (
-            json!({ "target": { "user": "1" }, "type": "x", "schedule_at": 5 }),
+            json!({ "target": { "user": "1" }, "type": "x", "schedule_at": "soon" }),
+            422,
+            "bad_field",
+            "schedule_at",
+        ),
+        (
+            json!({ "target": { "all": true }, "type": "x", "channels": ["push"] }),
             422,
             "unsupported",
-            "schedule_at",
+            "channels[0]",
         ),
         (
             json!({ "target": { "user": "1" }, "type": "x", "body": "b".repeat(40_000) }),

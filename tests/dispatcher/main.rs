@@ -15,6 +15,7 @@ mod preferences;
 mod refusals;
 mod rig;
 mod router;
+mod scheduled;
 mod second_look;
 mod spool;
 mod switched;

@@ -23,8 +23,7 @@ const REMOVED: [&str; 11] = [
 /// Where it goes, marked as one that may have been there before. Or why it can't.
 pub fn again(letter: &Record) -> Result<(Target, Record), String> {
     let from = text(letter, "dlq_topic").ok_or("it does not say which topic it comes from")?;
-    let topics = Topic::all();
-    let topic = topics.into_iter().find(|topic| topic.suffix() == from);
+    let topic = Topic::named(from);
     let topic = topic.ok_or_else(|| format!("there is no topic {from} in this release"))?;
     if letter.value.is_empty() {
         return Err("what it held was too large to be kept".into());

@@ -65,6 +65,7 @@ fn draft(request: api::NotifyRequest) -> Result<Draft, Refusal> {
             .map_err(|_| Refusal::field("data_json", "is no JSON"))?,
         collapse_key: given(request.collapse_key),
         ttl_s: (request.ttl_s > 0).then_some(request.ttl_s.into()),
+        schedule_at: (request.schedule_at > 0).then_some(request.schedule_at),
         ..Draft::default()
     };
     match request.target {

@@ -51,6 +51,10 @@ impl ApiError {
         ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
+    pub fn conflict(message: &str) -> ApiError {
+        ApiError::new(StatusCode::CONFLICT, "conflict", message)
+    }
+
     pub fn busy() -> ApiError {
         let message = "too many requests at once: try again";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)

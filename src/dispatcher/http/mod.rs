@@ -3,6 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `POST /v1/notifications` | 202 `{id, durability}` |
+//! | `DELETE /v1/notifications/{id}` (one that is scheduled) | 204 |
 //! | `GET /v1/notifications/{id}/delivery?user=` | 200 `{id, states}` |
 //! | `GET /v1/users/{user}` | 200 `{user, connected, routes, unread, recent}` |
 //! | `GET /v1/users/{user}/notifications?limit&cursor` | 200 `{items, unread, next}` |
@@ -44,7 +45,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     middleware,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use error::ApiError;
 
@@ -53,6 +54,7 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
     let small = || DefaultBodyLimit::max(limits::HTTP_BODY_BYTES);
     let api = Router::new()
         .route("/v1/notifications", post(notifications::submit))
+        .route("/v1/notifications/{id}", delete(notifications::cancel))
         .route(
             "/v1/notifications/{id}/delivery",
             get(notifications::delivery),

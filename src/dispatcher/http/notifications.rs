@@ -1,4 +1,4 @@
-//! `POST /v1/notifications` and `GET /v1/notifications/{id}/delivery`.
+//! `POST /v1/notifications`, `DELETE /v1/notifications/{id}` and `GET /v1/notifications/{id}/delivery`.
 
 use super::{
     Shared,
@@ -13,7 +13,7 @@ use crate::{
             Receipt,
             request::{Draft, Refusal},
         },
-        store::{DeliveryState, StoreError},
+        store::{Cancelled, DeliveryState, StoreError},
     },
     envelope::Channel,
     ids::{NotificationId, UserId},
@@ -53,6 +53,23 @@ pub async fn submit(
     Ok((StatusCode::ACCEPTED, Json(accepted?)))
 }
 
+/// Of one that is scheduled, until it is due.
+pub async fn cancel(
+    State(shared): State<Shared>,
+    _: Producer,
+    PathText(id): PathText,
+) -> Result<StatusCode, ApiError> {
+    match shared.intake.cancel(parse_id("id", &id)?).await? {
+        Cancelled::Yes => Ok(StatusCode::NO_CONTENT),
+        Cancelled::TooLate => Err(ApiError::conflict(
+            "it is on its way: it can't be cancelled",
+        )),
+        Cancelled::Unknown => Err(ApiError::not_found(
+            "no such notification is scheduled: it never was, or it was sent",
+        )),
+    }
+}
+
 #[derive(Deserialize)]
 pub struct DeliveryQuery {
     user: Option<String>,
@@ -72,6 +89,14 @@ pub async fn delivery(
         .store
         .delivery(id, user.as_ref(), limits::DELIVERY_STATES)
         .await?;
+    if states.is_empty()
+        && let Some(due_ms) = shared.store.scheduled(id).await?
+    {
+        let none: [Value; 0] = [];
+        return Ok(Json(
+            json!({ "id": id, "states": none, "scheduled_at": due_ms }),
+        ));
+    }
     if states.is_empty() && !is_stored(&shared, id, user.as_ref()).await? {
         let message = "no such notification, or it is not routed yet";
         return Err(ApiError::not_found(message));

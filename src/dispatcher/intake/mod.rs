@@ -9,6 +9,7 @@
 
 pub mod fields;
 pub mod request;
+mod schedule;
 
 use super::{
     Rules,
@@ -53,6 +54,8 @@ pub enum Durability {
     Bus,
     /// On the disk of this host: it goes to the bus when that is back.
     Spooled,
+    /// In the store, until it is due.
+    Stored,
 }
 
 impl Durability {
@@ -60,6 +63,7 @@ impl Durability {
         match self {
             Durability::Bus => "bus",
             Durability::Spooled => "spooled",
+            Durability::Stored => "stored",
         }
     }
 }
@@ -120,14 +124,8 @@ impl Intake {
                 // Hashed without the producer: claims are per producer already.
                 let hash = hash(&submission);
                 submission.content.producer = producer.to_owned();
-                match idempotency_key {
-                    None => {
-                        let id = NotificationId::generate();
-                        let written = self.write(id, &submission, false).await;
-                        written.map(|durability| Receipt { id, durability })
-                    }
-                    Some(key) => self.accept_once(producer, key, hash, &submission).await,
-                }
+                self.accept_checked(producer, &submission, hash, idempotency_key)
+                    .await
             }
         };
         let label = result.as_ref().map_or_else(Refusal::code, |_| "accepted");
@@ -139,6 +137,24 @@ impl Intake {
             .intake_s
             .observe(started.elapsed().as_secs_f64());
         result
+    }
+
+    async fn accept_checked(
+        &self,
+        producer: &str,
+        submission: &Submission,
+        hash: [u8; 32],
+        idempotency_key: Option<&str>,
+    ) -> Result<Receipt, Refusal> {
+        schedule::check(submission.schedule_at, unix_ms())?;
+        match idempotency_key {
+            None => {
+                let id = NotificationId::generate();
+                let written = self.write(id, submission, false).await;
+                written.map(|durability| Receipt { id, durability })
+            }
+            Some(key) => self.accept_once(producer, key, hash, submission).await,
+        }
     }
 
     async fn accept_once(
@@ -163,10 +179,11 @@ impl Intake {
             Idempotency::Claimed => (fresh, false),
             Idempotency::Pending(id) => (id, true),
             Idempotency::Done(id) => {
-                return Ok(Receipt {
-                    id,
-                    durability: Durability::Bus,
-                });
+                let durability = match submission.schedule_at {
+                    None => Durability::Bus,
+                    Some(_) => Durability::Stored,
+                };
+                return Ok(Receipt { id, durability });
             }
             Idempotency::Conflict => return Err(Refusal::Conflict),
         };
@@ -183,7 +200,7 @@ impl Intake {
             }
             // Left pending: a repetition learns where it is durable by then.
             Ok(durability @ Durability::Spooled) => Ok(Receipt { id, durability }),
-            Ok(durability @ Durability::Bus) => {
+            Ok(durability @ (Durability::Bus | Durability::Stored)) => {
                 // Left pending, a repetition is produced once more under this id: nothing is lost.
                 if let Err(error) = self.store.finish_claim(producer, key).await {
                     tracing::warn!(%error, %id, "an idempotency claim stays pending");
@@ -193,13 +210,17 @@ impl Intake {
         }
     }
 
-    /// Makes the one record of a request durable: on the bus, or in the spool while the bus is away.
+    /// Makes the one record of a request durable: on the bus, or in the spool while the bus is away. In the store, if
+    /// it is to be sent later.
     async fn write(
         &self,
         id: NotificationId,
         submission: &Submission,
         again: bool,
     ) -> Result<Durability, Refusal> {
+        if let Some(due_ms) = submission.schedule_at.filter(|at| *at > unix_ms()) {
+            return self.keep(id, submission, due_ms).await;
+        }
         let Some(spool) = &self.spool else {
             return match self.produce(id, submission, again).await {
                 Ok(()) => Ok(Durability::Bus),
@@ -244,7 +265,7 @@ impl Intake {
             Audience::Users(users) => users,
             Audience::All => return,
         };
-        let head = self.head(id, content, true);
+        let head = self.head(id, content, created_ms(id), true);
         let stream = self.region.user_stream();
         let place = Place {
             stream: &stream,
@@ -275,8 +296,8 @@ impl Intake {
         }
     }
 
-    fn head(&self, id: NotificationId, content: &Content, again: bool) -> Head {
-        let created_ms = created_ms(id);
+    /// `created_ms` is what every attempt under one id says.
+    fn head(&self, id: NotificationId, content: &Content, created_ms: u64, again: bool) -> Head {
         Head {
             kind: Kind::Notification,
             id,
@@ -328,7 +349,9 @@ impl Intake {
 
     fn record(&self, id: NotificationId, submission: &Submission, again: bool) -> (Topic, Record) {
         let content = &submission.content;
-        let mut head = self.head(id, content, again);
+        // Its time begins when it is due.
+        let created_ms = submission.schedule_at.unwrap_or_else(|| created_ms(id));
+        let mut head = self.head(id, content, created_ms, again);
         match &submission.audience {
             Audience::User(user) => {
                 let key = Bytes::copy_from_slice(user.as_str().as_bytes());
@@ -382,8 +405,13 @@ fn encode_content(content: &Content) -> Vec<u8> {
 
 /// Over the meaning, not the bytes sent: both doors and any order of fields give the same.
 fn hash(submission: &Submission) -> [u8; 32] {
-    let meaning = serde_json::to_vec(&(&submission.audience, &submission.content))
-        .expect("a submission is plain data");
+    let (audience, content) = (&submission.audience, &submission.content);
+    let meaning = match submission.schedule_at {
+        // As ever: claims outlive a release.
+        None => serde_json::to_vec(&(audience, content)),
+        Some(at) => serde_json::to_vec(&(audience, content, at)),
+    };
+    let meaning = meaning.expect("a submission is plain data");
     let digest = digest::digest(&digest::SHA256, &meaning);
     digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }

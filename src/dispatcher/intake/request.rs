@@ -9,11 +9,13 @@ use crate::{
     ids::UserId,
     limits,
 };
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeSet;
 use thiserror::Error;
 
+const TIME: &str = "a time: Unix ms, or RFC 3339 as 2026-12-24T18:00:00+01:00";
 const TARGET: &str = "an object with `user`, `users` or `all`";
 
 /// Why a request is not taken. Nothing of it was written.
@@ -89,6 +91,8 @@ pub struct Submission {
     pub audience: Audience,
     /// Without its producer, which is not the request's to say.
     pub content: Content,
+    /// Unix ms; by a clock it may be over.
+    pub schedule_at: Option<u64>,
 }
 
 /// A request as it came; `None` is "not given".
@@ -105,6 +109,8 @@ pub struct Draft {
     pub data: Option<Box<RawValue>>,
     pub collapse_key: Option<String>,
     pub ttl_s: Option<u64>,
+    /// Unix ms.
+    pub schedule_at: Option<u64>,
     /// Bytes of the JSON as sent, but for its target. By gRPC there is none: what it becomes is measured.
     pub json_bytes: Option<usize>,
 }
@@ -113,15 +119,7 @@ impl Draft {
     /// Reads the JSON body of `POST /v1/notifications`. A field that is `null` counts as not given.
     pub fn from_json(body: &[u8]) -> Result<Draft, Refusal> {
         let mut fields = Fields::read(body)?;
-        if fields
-            .take::<Box<RawValue>>("schedule_at", "a time")?
-            .is_some()
-        {
-            return Err(Refusal::Unsupported {
-                field: "schedule_at".into(),
-                problem: "scheduling is not available in this release".into(),
-            });
-        }
+        let schedule_at = fields.take::<&RawValue>("schedule_at", TIME)?;
         let raw: &RawValue = fields.demand("target", TARGET)?;
         let mut target = Fields::within("target", raw, TARGET)?;
         let draft = Draft {
@@ -136,6 +134,7 @@ impl Draft {
             data: fields.take("data", "an object")?,
             collapse_key: fields.take("collapse_key", "a string")?,
             ttl_s: fields.take("ttl_s", "a whole number of seconds")?,
+            schedule_at: schedule_at.map(time).transpose()?,
             json_bytes: Some(body.len() - raw.get().len()),
         };
         target.finish("a target")?;
@@ -174,8 +173,24 @@ impl Draft {
         if self.json_bytes.unwrap_or_else(becomes) > limits::NOTIFICATION_BYTES {
             return Err(too_large_notification());
         }
-        Ok(Submission { audience, content })
+        Ok(Submission {
+            audience,
+            content,
+            schedule_at: self.schedule_at,
+        })
     }
+}
+
+/// In both of its forms.
+fn time(raw: &RawValue) -> Result<u64, Refusal> {
+    let unix_ms = match serde_json::from_str::<String>(raw.get()) {
+        Ok(text) => {
+            let at: Option<Timestamp> = text.parse().ok();
+            at.and_then(|at| u64::try_from(at.as_millisecond()).ok())
+        }
+        Err(_) => raw.get().parse().ok(),
+    };
+    unix_ms.ok_or_else(|| Refusal::field("schedule_at", format!("is not {TIME}")))
 }
 
 fn too_large_notification() -> Refusal {
@@ -376,6 +391,23 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_given_in_unix_ms_or_as_people_write_it() {
+        let time = |text: &str| {
+            let json = format!(r#"{{"target":{{"user":"1"}},"type":"x","schedule_at":{text}}}"#);
+            check(&json).map(|submission| submission.schedule_at)
+        };
+        assert_eq!(time("1798131600000"), Ok(Some(1_798_131_600_000)));
+        assert_eq!(
+            time(r#""2026-12-24T18:00:00+01:00""#),
+            Ok(Some(1_798_131_600_000))
+        );
+        assert_eq!(time("null"), Ok(None));
+        for wrong in ["1.5", "-1", "{}", "true", r#""2026-12-24""#] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_wrong_field_is_named() {
         for (json, field) in [
             ("[]", "bad_json"),
@@ -441,7 +473,7 @@ mod tests {
                 "colapse_key",
             ),
             (
-                r#"{"target":{"user":"1"},"type":"x","schedule_at":1}"#,
+                r#"{"target":{"user":"1"},"type":"x","schedule_at":"tomorrow"}"#,
                 "schedule_at",
             ),
         ] {

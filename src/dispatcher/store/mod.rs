@@ -12,6 +12,7 @@ pub mod sqlite;
 
 use super::{devices::Device, preferences::Preferences};
 use crate::{
+    bus::{Record, Topic},
     envelope::{Channel, Fate, Outcome, Priority},
     ids::{DeviceId, NotificationId, UserId},
     position::Position,
@@ -184,6 +185,27 @@ pub enum Idempotency {
     Done(NotificationId),
     /// Same key, another body.
     Conflict,
+}
+
+/// A notification that is to be sent later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    pub id: NotificationId,
+    /// Unix ms.
+    pub due_ms: u64,
+    /// What intake made of it, and where that goes.
+    pub topic: Topic,
+    pub record: Record,
+}
+
+/// What became of a wish to cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    Yes,
+    /// It was taken for sending.
+    TooLate,
+    /// It is not scheduled: it never was, or it was sent.
+    Unknown,
 }
 
 /// Where a record of `dlq` stands, and when it got there.
@@ -429,6 +451,27 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
 
     async fn handled_dead_letter(&self, at: DeadLetterAt) -> Result<Option<Handled>, StoreError>;
+
+    /// Keeps it until it is due. Told twice, it is kept once.
+    async fn schedule(&self, scheduled: Scheduled) -> Result<(), StoreError>;
+
+    /// When it is due, while it is kept.
+    async fn scheduled(&self, id: NotificationId) -> Result<Option<u64>, StoreError>;
+
+    /// Takes up to `limit` of those that are due and that nobody has taken, or not finished in time, the earliest
+    /// first: until then nobody else is given them.
+    async fn take_due(
+        &self,
+        now_ms: u64,
+        until_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<Scheduled>, StoreError>;
+
+    /// The bus has them.
+    async fn remove_scheduled(&self, ids: &[NotificationId]) -> Result<(), StoreError>;
+
+    /// Only of what was never taken.
+    async fn cancel_scheduled(&self, id: NotificationId) -> Result<Cancelled, StoreError>;
 
     async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError>;
 

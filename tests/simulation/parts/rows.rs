@@ -8,8 +8,9 @@ use herald::{
         devices::Device,
         preferences::Preferences,
         store::{
-            ApiKey, Appended, Attempted, DeadLetterAt, DeliveryState, Entered, Handled,
-            Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Store, StoreError, rank, state,
+            ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
+            Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Scheduled, Store, StoreError, rank,
+            state,
         },
     },
     envelope::{Channel, Fate, Outcome},
@@ -358,6 +359,26 @@ impl Store for Rows {
 
     async fn handled_dead_letter(&self, _: DeadLetterAt) -> Result<Option<Handled>, StoreError> {
         unreachable!("no operator")
+    }
+
+    async fn schedule(&self, _: Scheduled) -> Result<(), StoreError> {
+        unreachable!("all is sent at once")
+    }
+
+    async fn scheduled(&self, _: NotificationId) -> Result<Option<u64>, StoreError> {
+        unreachable!("all is sent at once")
+    }
+
+    async fn take_due(&self, _: u64, _: u64, _: usize) -> Result<Vec<Scheduled>, StoreError> {
+        unreachable!("all is sent at once")
+    }
+
+    async fn remove_scheduled(&self, _: &[NotificationId]) -> Result<(), StoreError> {
+        unreachable!("all is sent at once")
+    }
+
+    async fn cancel_scheduled(&self, _: NotificationId) -> Result<Cancelled, StoreError> {
+        unreachable!("all is sent at once")
     }
 
     async fn put_api_key(&self, _: ApiKey) -> Result<(), StoreError> {

@@ -7,11 +7,12 @@ mod delivery;
 mod devices;
 mod inbox;
 mod preferences;
+mod scheduled;
 mod sync;
 
 pub use {
     broadcasts::*, claims::*, dead_letters::*, delivery::*, devices::*, inbox::*, preferences::*,
-    sync::*,
+    scheduled::*, sync::*,
 };
 
 use herald::{
@@ -75,6 +76,8 @@ macro_rules! every_behaviour_holds_in {
             a_claim_given_back_is_free_but_a_finished_one_stays
             producers_do_not_share_idempotency_keys
             what_was_done_with_a_dead_letter_first_stays_and_is_of_that_one_only
+            what_is_scheduled_comes_when_it_is_due_and_to_one_at_a_time
+            what_is_scheduled_can_be_cancelled_until_it_is_taken
             an_api_key_is_found_by_its_hash
         }
     };

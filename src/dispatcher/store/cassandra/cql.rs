@@ -193,6 +193,20 @@ statements! {
     put_dead_letter: CompareAndSet "INSERT INTO {k}.dead_letters (partition, record, appended_ms, handled)
         VALUES (?, ?, ?, ?) IF NOT EXISTS",
 
+    scheduled: Read "SELECT due_ms, id, taken_until_ms, topic, key, value, headers FROM {k}.scheduled
+        WHERE hour = ? AND due_ms <= ?",
+    taken_until: Read "SELECT taken_until_ms FROM {k}.scheduled WHERE hour = ? AND due_ms = ? AND id = ?",
+    put_scheduled: CompareAndSet "INSERT INTO {k}.scheduled (hour, due_ms, id, taken_until_ms, topic, key, value,
+        headers) VALUES (?, ?, ?, 0, ?, ?, ?, ?) IF NOT EXISTS",
+    take_scheduled: CompareAndSet "UPDATE {k}.scheduled SET taken_until_ms = ?
+        WHERE hour = ? AND due_ms = ? AND id = ? IF taken_until_ms = ?",
+    remove_scheduled: CompareAndSet "DELETE FROM {k}.scheduled WHERE hour = ? AND due_ms = ? AND id = ? IF EXISTS",
+    cancel_scheduled: CompareAndSet "DELETE FROM {k}.scheduled WHERE hour = ? AND due_ms = ? AND id = ?
+        IF taken_until_ms = 0",
+    due: Read "SELECT due_ms FROM {k}.scheduled_by_id WHERE id = ?",
+    put_due: Write "INSERT INTO {k}.scheduled_by_id (id, due_ms) VALUES (?, ?)",
+    remove_due: Write "DELETE FROM {k}.scheduled_by_id WHERE id = ?",
+
     api_key: Read "SELECT hash, producer, admin, created_ms FROM {k}.api_keys WHERE one = 1 AND hash = ?",
     api_keys: Read "SELECT hash, producer, admin, created_ms FROM {k}.api_keys WHERE one = 1",
     put_api_key: Write "INSERT INTO {k}.api_keys (one, hash, producer, admin, created_ms) VALUES (1, ?, ?, ?, ?)",

@@ -49,12 +49,13 @@ mod plan;
 mod preferences;
 mod reading;
 mod recent;
+mod scheduled;
 mod schema;
 mod stream;
 
 use super::{
-    ApiKey, Appended, Attempted, DeadLetterAt, DeliveryState, Entered, Handled, Idempotency,
-    NewBroadcast, NewRow, Row, RowsAfter, Store, StoreError,
+    ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
+    Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Scheduled, Store, StoreError,
 };
 use crate::{
     config::{DispatcherStore, Node},
@@ -84,6 +85,7 @@ pub struct CassandraStore {
     heads: Heads,
     /// (notification, user) pairs that are in the indexes of the delivery log.
     indexed: Mutex<Recent<(Uuid, UserId), ()>>,
+    looked: scheduled::Looked,
     region: Region,
     probe: tokio::task::AbortHandle,
 }
@@ -104,6 +106,7 @@ impl CassandraStore {
             link,
             heads: Heads::default(),
             indexed: Mutex::new(Recent::new(limits::INDEXED_REMEMBERED)),
+            looked: Default::default(),
             region: node.region.clone(),
             probe: probe.abort_handle(),
         })
@@ -298,6 +301,31 @@ impl Store for CassandraStore {
 
     async fn handled_dead_letter(&self, at: DeadLetterAt) -> Result<Option<Handled>, StoreError> {
         dead_letters::find(&self.link, at).await
+    }
+
+    async fn schedule(&self, scheduled: Scheduled) -> Result<(), StoreError> {
+        scheduled::put(&self.link, &scheduled).await
+    }
+
+    async fn scheduled(&self, id: NotificationId) -> Result<Option<u64>, StoreError> {
+        scheduled::due_ms(&self.link, id).await
+    }
+
+    async fn take_due(
+        &self,
+        now_ms: u64,
+        until_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<Scheduled>, StoreError> {
+        scheduled::take_due(&self.link, &self.looked, now_ms, until_ms, limit).await
+    }
+
+    async fn remove_scheduled(&self, ids: &[NotificationId]) -> Result<(), StoreError> {
+        scheduled::remove(&self.link, ids).await
+    }
+
+    async fn cancel_scheduled(&self, id: NotificationId) -> Result<Cancelled, StoreError> {
+        scheduled::cancel(&self.link, id).await
     }
 
     async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError> {

@@ -90,6 +90,14 @@ const VERSIONS: &[&[&str]] = &[&[
         partition int, record bigint, appended_ms bigint, handled text,
         PRIMARY KEY ((partition, record, appended_ms))
      ) WITH @ages",
+    // Records that enter the bus when they are due; one that was taken may be on its way.
+    "CREATE TABLE IF NOT EXISTS @k.scheduled (
+        hour bigint, due_ms bigint, id uuid, taken_until_ms bigint, topic text, key blob, value blob, headers text,
+        PRIMARY KEY (hour, due_ms, id)
+     ) WITH gc_grace_seconds = 86400",
+    "CREATE TABLE IF NOT EXISTS @k.scheduled_by_id (
+        id uuid PRIMARY KEY, due_ms bigint
+     ) WITH gc_grace_seconds = 86400",
     // All in one partition: there are few, and they are listed.
     "CREATE TABLE IF NOT EXISTS @k.api_keys (
         one int, hash blob, producer text, admin boolean, created_ms bigint, PRIMARY KEY (one, hash)

@@ -14,13 +14,14 @@ mod keys;
 mod preferences;
 mod readers;
 mod reading;
+mod scheduled;
 mod schema;
 mod sweep;
 mod writer;
 
 use super::{
-    ApiKey, Appended, Attempted, DeadLetterAt, DeliveryState, Entered, Handled, Idempotency,
-    NewBroadcast, NewRow, Row, RowsAfter, Store, StoreError,
+    ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
+    Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Scheduled, Store, StoreError,
 };
 use crate::{
     config::Node,
@@ -344,6 +345,50 @@ impl Store for SqliteStore {
     async fn handled_dead_letter(&self, at: DeadLetterAt) -> Result<Option<Handled>, StoreError> {
         self.readers
             .read(move |connection| dead_letters::find(connection, at))
+            .await
+    }
+
+    async fn schedule(&self, scheduled: Scheduled) -> Result<(), StoreError> {
+        self.writer
+            .write(move |connection| scheduled::put(connection, &scheduled))
+            .await
+    }
+
+    async fn scheduled(&self, id: NotificationId) -> Result<Option<u64>, StoreError> {
+        self.readers
+            .read(move |connection| scheduled::due_ms(connection, id))
+            .await
+    }
+
+    async fn take_due(
+        &self,
+        now_ms: u64,
+        until_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<Scheduled>, StoreError> {
+        // Most of the time nothing is, and a look keeps the disk out of it.
+        let is_due = self
+            .readers
+            .read(move |connection| scheduled::is_due(connection, now_ms))
+            .await?;
+        if !is_due {
+            return Ok(Vec::new());
+        }
+        self.writer
+            .write(move |connection| scheduled::take_due(connection, now_ms, until_ms, limit))
+            .await
+    }
+
+    async fn remove_scheduled(&self, ids: &[NotificationId]) -> Result<(), StoreError> {
+        let ids = ids.to_vec();
+        self.writer
+            .write(move |connection| scheduled::remove(connection, &ids))
+            .await
+    }
+
+    async fn cancel_scheduled(&self, id: NotificationId) -> Result<Cancelled, StoreError> {
+        self.writer
+            .write(move |connection| scheduled::cancel(connection, id))
             .await
     }
 

@@ -16,7 +16,7 @@ use std::{path::Path, time::Duration};
 pub const FILE: &str = "store.sqlite";
 
 /// Schema this release writes.
-const SCHEMA: i64 = 6;
+const SCHEMA: i64 = 7;
 
 /// How long a statement waits for another process that holds the file (`herald ctl`, a backup).
 const BUSY: Duration = Duration::from_secs(5);
@@ -146,6 +146,18 @@ CREATE TABLE dead_letters (
     UNIQUE (partition, record, appended_ms)
 ) STRICT;
 
+-- Records that enter the bus when they are due; one that was taken may be on its way.
+CREATE TABLE scheduled (
+    id BLOB PRIMARY KEY,
+    due_ms INTEGER NOT NULL,
+    taken_until_ms INTEGER NOT NULL DEFAULT 0,
+    topic TEXT NOT NULL,
+    key BLOB NOT NULL,
+    value BLOB NOT NULL,
+    headers TEXT NOT NULL
+) STRICT;
+CREATE INDEX scheduled_by_time ON scheduled (due_ms);
+
 CREATE TABLE api_keys (
     hash BLOB PRIMARY KEY,
     producer TEXT NOT NULL,
@@ -213,6 +225,20 @@ CREATE TABLE dead_letters (
     stored_ms INTEGER NOT NULL,
     UNIQUE (partition, record, appended_ms)
 ) STRICT;
+";
+
+/// What schema 6 lacks.
+const SINCE_6: &str = "
+CREATE TABLE scheduled (
+    id BLOB PRIMARY KEY,
+    due_ms INTEGER NOT NULL,
+    taken_until_ms INTEGER NOT NULL DEFAULT 0,
+    topic TEXT NOT NULL,
+    key BLOB NOT NULL,
+    value BLOB NOT NULL,
+    headers TEXT NOT NULL
+) STRICT;
+CREATE INDEX scheduled_by_time ON scheduled (due_ms);
 ";
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
@@ -321,11 +347,12 @@ fn prepare_tables(connection: &Connection, namespace: &Namespace) -> Result<(), 
     let statements: &[&str] = match version {
         SCHEMA => &[],
         0 => &[TABLES],
-        1 => &[SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5],
-        2 => &[SINCE_2, SINCE_3, SINCE_4, SINCE_5],
-        3 => &[SINCE_3, SINCE_4, SINCE_5],
-        4 => &[SINCE_4, SINCE_5],
-        5 => &[SINCE_5],
+        1 => &[SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6],
+        2 => &[SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6],
+        3 => &[SINCE_3, SINCE_4, SINCE_5, SINCE_6],
+        4 => &[SINCE_4, SINCE_5, SINCE_6],
+        5 => &[SINCE_5, SINCE_6],
+        6 => &[SINCE_6],
         other => {
             return Err(Failure::corrupt(format!(
                 "{} has schema {other}, this release knows {SCHEMA}: start the release that wrote it, or \
