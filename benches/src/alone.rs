@@ -41,13 +41,17 @@ impl Reader {
         let into = seen.clone();
         let task = tokio::spawn(async move {
             let _bus = bus;
-            while let Ok(polled) = consumer.poll(512, Duration::from_millis(50)).await {
-                if let Polled::Records(records) = polled {
-                    let now_ms = unix_ms();
-                    let ages = records
-                        .iter()
-                        .map(|record| now_ms.saturating_sub(record.appended_ms));
-                    into.lock().expect("nobody panics").extend(ages);
+            loop {
+                match consumer.poll(512, Duration::from_millis(50)).await {
+                    Ok(Polled::Records(records)) => {
+                        let now_ms = unix_ms();
+                        let ages = records
+                            .iter()
+                            .map(|record| now_ms.saturating_sub(record.appended_ms));
+                        into.lock().expect("nobody panics").extend(ages);
+                    }
+                    Ok(_) => {}
+                    Err(error) => eprintln!("the plain reader of Kafka: {error}"),
                 }
             }
         });

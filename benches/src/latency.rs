@@ -213,6 +213,7 @@ async fn by_kafka(kafka: &Server, options: &Options, rates: &[u32]) -> Result<()
         reader.take();
         swarm.at(f64::from(from_s + FOR_S) + 1.0).await?;
         let ages = reader.take();
+        ensure!(ages.count() > 0, "nothing came by Kafka: {}", swarm.log());
         println!(
             "* Kafka by itself, {rate}/s, {} records, from posted to read, ms: 50 % {}, 99 % {}, 99.9 % {}, longest {}",
             ages.count(),

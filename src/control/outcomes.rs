@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     bus::{SharedBus, Target, Topic},
-    envelope::{self, Outcome},
+    envelope::{self, Fate, Outcome},
     ids::GatewayEpoch,
     limits,
 };
@@ -234,9 +234,16 @@ impl Reporter {
     }
 }
 
+/// A user who was not found is looked for by it, and other devices show by it what was read.
+fn is_urgent(outcome: &Outcome) -> bool {
+    matches!(outcome.fate, Fate::NotHere | Fate::Read)
+}
+
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Reported>,
+    /// Among them is one that somebody waits for.
+    urgent: bool,
     /// Taken from the queue, not yet accepted.
     on_the_way: usize,
 }
@@ -268,13 +275,14 @@ impl Outcomes {
                     .inc();
                 continue;
             }
+            queue.urgent |= one.outcomes.iter().any(is_urgent);
             queue.waiting.push_back(one);
         }
         self.metrics
             .outcomes_waiting
             .set(queue.waiting.len() as i64);
         // In between they are being gathered.
-        if was_empty || queue.waiting.len() >= limits::OUTCOME_BATCH {
+        if was_empty || queue.urgent || queue.waiting.len() >= limits::OUTCOME_BATCH {
             self.added.notify_one();
         }
     }
@@ -311,7 +319,8 @@ impl Outcomes {
     }
 
     fn is_due(&self, next_at: Instant) -> bool {
-        Instant::now() >= next_at || self.queue.lock().waiting.len() >= limits::OUTCOME_BATCH
+        let queue = self.queue.lock();
+        Instant::now() >= next_at || queue.urgent || queue.waiting.len() >= limits::OUTCOME_BATCH
     }
 
     fn accepted(&self, batch: Vec<Reported>, taker: Taker) {
@@ -337,6 +346,7 @@ impl Outcomes {
             outcomes += reported.outcomes.len();
             batch.push(reported);
         }
+        queue.urgent &= !queue.waiting.is_empty();
         queue.on_the_way += batch.len();
         self.metrics
             .outcomes_waiting

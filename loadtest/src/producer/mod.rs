@@ -159,6 +159,8 @@ impl Door {
         let all_are = |scheme: &str| urls.iter().all(|url| url.starts_with(scheme));
         match options.dialect {
             Dialect::Herald => {}
+            // Into Herald's topics, whoever holds the clients: what a broker does by itself.
+            Dialect::Plain if all_are("kafka://") => {}
             Dialect::Plain if all_are("tcp://") => {
                 return Ok(Door::Stream(stream::Stream::new(urls)?));
             }
