@@ -100,6 +100,9 @@ pub struct Content {
     /// Passed through untouched: never parsed twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Box<RawValue>>,
+    /// What its push notifications have beside: objects `android`, `apns` and `webpush`, in the words of FCM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collapse_key: Option<String>,
     /// Seconds after `created_ms` at which it is of no use any more.

@@ -203,6 +203,8 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("web_push.contact", "mailto:ops@example.com"),
         ("web_push.vapid_key_file", "DIR/token.key"),
         ("web_push.hosts", "[\"\"]"),
+        ("fcm.service_account_file", "DIR/token.key"),
+        ("fcm.url", "fcm.googleapis.com"),
         ("log.level", "foo"),
     ] {
         refuses("dispatcher", &[(key, value)], key);

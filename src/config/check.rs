@@ -6,8 +6,8 @@
 //!   of Redis and Kafka) is judged by that part; `process::check` asks all of them in one pass.
 
 use super::{
-    Auth, ConfigError, Dispatchers, Drain, Email, EmailTls, Fallback, Gateway, Grpc, Http, Log,
-    Preferences, Secret, Shard, Spool, Steer, WebPush,
+    Auth, ConfigError, Dispatchers, Drain, Fallback, Gateway, Grpc, Http, Log, Preferences, Secret,
+    Shard, Spool, Steer,
 };
 use crate::limits;
 use std::{
@@ -18,7 +18,7 @@ use std::{
 };
 
 /// A number outside of what its key allows.
-fn within<T: PartialOrd + Display>(
+pub(super) fn within<T: PartialOrd + Display>(
     key: &str,
     value: T,
     allowed: RangeInclusive<T>,
@@ -224,103 +224,6 @@ fn notification_types(key: &str, types: &[String]) -> Result<(), ConfigError> {
         return Err(ConfigError::new(key, problem));
     }
     types.iter().try_for_each(|name| named(key, Some(name)))
-}
-
-impl Email {
-    /// Of its keys; the files that they name are judged where they are used.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let texts = [
-            ("email.from", &self.from),
-            ("email.hello", &self.hello),
-            ("email.username", &self.username),
-        ];
-        for (key, text) in texts {
-            named(key, text.as_deref())?;
-        }
-        within(
-            "email.timeout_ms",
-            self.timeout_ms,
-            limits::EMAIL_TIMEOUT_MS_ALLOWED,
-        )?;
-        within(
-            "email.connections",
-            self.connections,
-            limits::EMAIL_CONNECTIONS_ALLOWED,
-        )?;
-        let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
-        let Some(relay) = &self.relay else {
-            return match self.from.is_some() || self.username.is_some() {
-                true => wrong(
-                    "email.relay",
-                    "is missing, and without it no e-mail is sent: name the server as host:port, or leave out email.from and email.username",
-                ),
-                false => Ok(()),
-            };
-        };
-        host_and_port("email.relay", relay)?;
-        if self.from.is_none() {
-            let problem = "is needed with email.relay, e.g. \"Shop <no-reply@example.com>\"";
-            return wrong("email.from", problem);
-        }
-        match (&self.username, &self.password_file) {
-            (Some(_), None) => wrong("email.password_file", "is needed with email.username"),
-            (None, Some(_)) => wrong("email.username", "is needed with email.password_file"),
-            (Some(_), Some(_)) if self.tls == EmailTls::None && !is_loopback(relay) => wrong(
-                "email.tls",
-                "\"none\" would show the password to the network: choose \"starttls\" or \"implicit\"",
-            ),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl WebPush {
-    /// Of its keys; the files that they name are judged where they are used.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        within(
-            "web_push.timeout_ms",
-            self.timeout_ms,
-            limits::PUSH_TIMEOUT_MS_ALLOWED,
-        )?;
-        within(
-            "web_push.at_once",
-            self.at_once,
-            limits::PUSH_AT_ONCE_ALLOWED,
-        )?;
-        let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
-        if self.hosts.iter().any(String::is_empty) {
-            return wrong(
-                "web_push.hosts",
-                "one of them is empty: it would stand for all",
-            );
-        }
-        let contact = self.contact.as_deref();
-        match (&self.vapid_key_file, contact) {
-            (None, None) => Ok(()),
-            (Some(_), None) => wrong(
-                "web_push.contact",
-                "is needed with web_push.vapid_key_file, e.g. \"mailto:ops@example.com\"",
-            ),
-            (None, Some(_)) => wrong(
-                "web_push.vapid_key_file",
-                "is needed with web_push.contact: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`",
-            ),
-            (Some(_), Some(contact)) => {
-                let known = ["mailto:", "https:"];
-                match known.iter().any(|scheme| contact.starts_with(scheme)) {
-                    true => Ok(()),
-                    false => wrong("web_push.contact", "begins with mailto: or https:"),
-                }
-            }
-        }
-    }
-}
-
-/// Whether `host:port` is of this host.
-fn is_loopback(address: &str) -> bool {
-    let (host, _) = address.rsplit_once(':').unwrap_or((address, ""));
-    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 impl Dispatchers {

@@ -3,10 +3,12 @@
 //!
 //! The files in `config/` show every key with its unit, default and reason; a test keeps them so.
 
+mod channels;
 pub mod check;
 mod reload;
 mod sections;
 
+pub use channels::{Channels, Email, EmailTls, Fcm, WebPush};
 pub use reload::{Reload, left_for_a_restart};
 pub use sections::*;
 
@@ -178,12 +180,24 @@ pub struct DispatcherConfig {
     pub email: Email,
     #[serde(default)]
     pub web_push: WebPush,
+    #[serde(default)]
+    pub fcm: Fcm,
     #[serde(default = "dispatcher_admin")]
     pub admin: Admin,
     #[serde(default = "dispatcher_grpc")]
     pub grpc: Grpc,
     #[serde(default)]
     pub log: Log,
+}
+
+impl DispatcherConfig {
+    pub fn channels(&self) -> Channels {
+        Channels {
+            email: self.email.clone(),
+            web_push: self.web_push.clone(),
+            fcm: self.fcm.clone(),
+        }
+    }
 }
 
 fn dispatcher_admin() -> Admin {
@@ -226,6 +240,8 @@ pub struct StandaloneConfig {
     pub email: Email,
     #[serde(default)]
     pub web_push: WebPush,
+    #[serde(default)]
+    pub fcm: Fcm,
     #[serde(default = "gateway_admin")]
     pub admin: Admin,
     #[serde(default)]
@@ -234,6 +250,16 @@ pub struct StandaloneConfig {
     pub log: Log,
     #[serde(default)]
     pub conformance: Conformance,
+}
+
+impl StandaloneConfig {
+    pub fn channels(&self) -> Channels {
+        Channels {
+            email: self.email.clone(),
+            web_push: self.web_push.clone(),
+            fcm: self.fcm.clone(),
+        }
+    }
 }
 
 /// A configuration whose shipped file is the base that an operator's file and the environment change.

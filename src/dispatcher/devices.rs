@@ -18,6 +18,8 @@ use std::str::FromStr;
 pub enum DeviceKind {
     Email,
     WebPush,
+    /// An app, by Firebase Cloud Messaging.
+    Fcm,
 }
 
 impl DeviceKind {
@@ -25,14 +27,15 @@ impl DeviceKind {
         match self {
             DeviceKind::Email => "email",
             DeviceKind::WebPush => "web_push",
+            DeviceKind::Fcm => "fcm",
         }
     }
 
-    /// Whoever else had the address has lost it: a browser is one user's at a time, a mailbox may be a family's.
+    /// Whoever else had the address has lost it: a browser or an app is one user's at a time, a mailbox may be a family's.
     pub fn is_of_one_user(self) -> bool {
         match self {
             DeviceKind::Email => false,
-            DeviceKind::WebPush => true,
+            DeviceKind::WebPush | DeviceKind::Fcm => true,
         }
     }
 
@@ -40,7 +43,7 @@ impl DeviceKind {
     pub fn channel(self) -> Channel {
         match self {
             DeviceKind::Email => Channel::Email,
-            DeviceKind::WebPush => Channel::Push,
+            DeviceKind::WebPush | DeviceKind::Fcm => Channel::Push,
         }
     }
 }
@@ -52,6 +55,7 @@ impl FromStr for DeviceKind {
         match text {
             "email" => Ok(DeviceKind::Email),
             "web_push" => Ok(DeviceKind::WebPush),
+            "fcm" => Ok(DeviceKind::Fcm),
             _ => Err(()),
         }
     }
@@ -62,7 +66,7 @@ pub struct Device {
     pub user: UserId,
     pub id: DeviceId,
     pub kind: DeviceKind,
-    /// In the form that its kind's provider takes.
+    /// In the form that its kind's provider takes: an e-mail address, a URL, a token.
     pub address: String,
     /// What it takes beside the address to reach it; shown to nobody.
     pub secret: String,
@@ -82,7 +86,7 @@ impl Device {
         let kind: String = fields.demand("kind", "a string")?;
         let kind: DeviceKind = kind
             .parse()
-            .map_err(|()| Refusal::field("kind", "is none of: email, web_push"))?;
+            .map_err(|()| Refusal::field("kind", "is none of: email, web_push, fcm"))?;
         let (address, secret) = match kind {
             DeviceKind::Email => {
                 let address: String = fields.demand("address", "a string")?;
@@ -90,6 +94,11 @@ impl Device {
                 (address, String::new())
             }
             DeviceKind::WebPush => subscription(&mut fields)?,
+            DeviceKind::Fcm => {
+                let token: String = fields.demand("token", "a string")?;
+                check_token(&token).map_err(|problem| Refusal::field("token", problem))?;
+                (token, String::new())
+            }
         };
         fields.finish("a device")?;
         Ok(Device {
@@ -112,6 +121,19 @@ fn check_email(address: &str) -> Result<(), String> {
     match address.parse::<Address>() {
         Ok(_) if !address.chars().any(char::is_control) => Ok(()),
         _ => Err("is no e-mail address, e.g. ada@example.com".into()),
+    }
+}
+
+/// What an app's `FirebaseMessaging.getToken()` says. What it is made of is FCM's business.
+fn check_token(token: &str) -> Result<(), String> {
+    let most = limits::FCM_TOKEN_BYTES;
+    let is_one =
+        (1..=most).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
+    match is_one {
+        true => Ok(()),
+        false => Err(format!(
+            "is no registration token: 1 to {most} visible characters of ASCII"
+        )),
     }
 }
 

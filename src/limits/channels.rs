@@ -60,7 +60,24 @@ pub const PUSH_TIMEOUT_MS_ALLOWED: RangeInclusive<u64> = 500..=120_000;
 pub const PUSH_AT_ONCE: usize = 64;
 pub const PUSH_AT_ONCE_ALLOWED: RangeInclusive<usize> = 1..=1_024;
 /// How long a push service keeps what has no end of its own; none keeps it longer.
-pub const WEB_PUSH_TTL_S: u64 = 28 * 24 * 3600;
+pub const PUSH_TTL_S: u64 = 28 * 24 * 3600;
+/// Token of an app at FCM. Over: 422.
+pub const FCM_TOKEN_BYTES: usize = 4 * super::KIB;
+/// (config) Messages to FCM at once: 800 a second, at a third of a second each.
+pub const FCM_AT_ONCE: usize = 256;
+/// Of keys and values of a message to FCM. Over: `data` is left out; still over: it can't be sent.
+pub const FCM_MESSAGE_BYTES: usize = 4 * super::KIB;
+/// How long we let Google take our word for who we are; it allows an hour.
+pub const FCM_ASSERTION_S: u64 = 3600;
+/// After an exchange of our word for a token failed, nobody begins another for so long.
+pub const FCM_TOKEN_PAUSE: Duration = Duration::from_secs(1);
+/// What FCM asks to be left alone for when it has had too much and names no time.
+pub const FCM_QUOTA_PAUSE: Duration = Duration::from_secs(60);
+/// Of what a provider says of a failure, to be understood. Over: the rest is not read.
+pub const PROVIDER_ANSWER_BYTES: usize = 16 * super::KIB;
+/// A connection that nothing came through for so long is asked whether it lives, and closed after so long without a word.
+pub const PUSH_PING: Duration = Duration::from_secs(15);
+pub const PUSH_PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Address of a subscription. Over: 422.
 pub const ENDPOINT_BYTES: usize = 2 * super::KIB;
 /// A signature for one push service counts so long (RFC 8292: a day at most), and is used for half of it. So many are

@@ -84,7 +84,7 @@ impl Checked for DispatcherConfig {
         directory("spool.path", &self.spool.path)?;
         self.spool.check()?;
         Rules::from_config(&self.fallback, &self.preferences, &self.templates)?;
-        Channels::from_config(&self.email, &self.web_push).map(drop)
+        Channels::from_config(&self.channels()).map(drop)
     }
 }
 
@@ -103,7 +103,7 @@ impl Checked for StandaloneConfig {
         tokens(&self.auth)?;
         directory("store.path", &self.store.path)?;
         Rules::from_config(&self.fallback, &self.preferences, &self.templates)?;
-        Channels::from_config(&self.email, &self.web_push).map(drop)
+        Channels::from_config(&self.channels()).map(drop)
     }
 }
 

@@ -73,7 +73,7 @@ async fn serve(
         registry: Arc::new(registry),
         store,
         spool: Some(config.spool),
-        channels: Channels::from_config(&config.email, &config.web_push)?,
+        channels: Channels::from_config(&started.channels())?,
         rules,
         metrics,
         origins: Vec::new(),

@@ -196,7 +196,7 @@ impl Embedded {
             store: self.store.clone(),
             // Its bus is a file already.
             spool: None,
-            channels: Channels::from_config(&config.email, &config.web_push)?,
+            channels: Channels::from_config(&config.channels())?,
             rules: Rules::from_config(&config.fallback, &config.preferences, &config.templates)?,
             metrics: metrics.clone(),
             origins: Vec::new(),

@@ -44,14 +44,7 @@ async fn mail_to(rig: &Rig, user: &str, priority: &str) -> NotificationId {
 
 /// The state of the e-mail, once it is as asked.
 pub async fn state(rig: &Rig, id: NotificationId, is_so: impl Fn(&Value) -> bool) -> Value {
-    let path = format!("/v1/notifications/{id}/delivery");
-    let seen = eventually(|| async {
-        let Answer { status, body, .. } = rig.call(Method::GET, &path, None).await;
-        let states = body["states"].as_array().filter(|_| status == 200)?;
-        let found = states.iter().find(|state| state["channel"] == "email");
-        found.filter(|state| is_so(state)).cloned()
-    });
-    seen.await
+    rig.state("email", &id.to_string(), is_so).await
 }
 
 pub fn is(wanted: &'static str) -> impl Fn(&Value) -> bool {
@@ -493,13 +486,18 @@ async fn a_configuration_that_can_not_work_names_its_key() {
             "email.ca_file",
         ),
     ];
-    let no_push = config::WebPush::default();
+    let from_config = |email| {
+        Channels::from_config(&config::Channels {
+            email,
+            ..config::Channels::default()
+        })
+    };
     for (change, key) in cases {
-        let refused = Channels::from_config(&with(change), &no_push);
+        let refused = from_config(with(change));
         let error = refused.err().unwrap_or_else(|| panic!("{key} was taken"));
         assert_eq!(error.key, key, "{error}");
     }
-    assert!(Channels::from_config(&works, &no_push).is_ok());
+    assert!(from_config(works.clone()).is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,9 +24,12 @@ async fn rig(server: &SmtpServer) -> Rig {
         email_after_s: 5,
         ..config::Fallback::default()
     };
-    let email = relay(server.address());
+    let channels = config::Channels {
+        email: relay(server.address()),
+        ..config::Channels::default()
+    };
     let sending = Sending {
-        channels: Channels::from_config(&email, &Default::default()).unwrap(),
+        channels: Channels::from_config(&channels).unwrap(),
         rules: Rules::from_config(&fallback, &Default::default(), &Default::default()).unwrap(),
     };
     let registry: SharedRegistry = Arc::new(EmbeddedRegistry::default());

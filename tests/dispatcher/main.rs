@@ -7,6 +7,7 @@ mod draining;
 mod email;
 mod fallback;
 mod faults;
+mod fcm;
 mod finisher;
 mod inbox;
 mod intake;

@@ -21,9 +21,12 @@ async fn rig(server: &SmtpServer) -> Rig {
     let preferences = config::Preferences {
         mandatory_types: vec!["security".into()],
     };
-    let email = relay(server.address());
+    let channels = config::Channels {
+        email: relay(server.address()),
+        ..config::Channels::default()
+    };
     let sending = Sending {
-        channels: Channels::from_config(&email, &Default::default()).unwrap(),
+        channels: Channels::from_config(&channels).unwrap(),
         rules: Rules::from_config(&Default::default(), &preferences, &Default::default()).unwrap(),
     };
     let registry: SharedRegistry = Arc::new(EmbeddedRegistry::default());

@@ -138,8 +138,12 @@ impl Rig {
     }
 
     pub async fn with_email_and(email: &config::Email, registry: SharedRegistry) -> Rig {
+        let channels = config::Channels {
+            email: email.clone(),
+            ..config::Channels::default()
+        };
         let sending = Sending {
-            channels: Channels::from_config(email, &config::WebPush::default()).unwrap(),
+            channels: Channels::from_config(&channels).unwrap(),
             ..Sending::default()
         };
         Rig::sending(sending, registry).await
@@ -154,11 +158,10 @@ impl Rig {
         Rig::made_of(dir, metrics, bus, registry, store, None, sending).await
     }
 
-    /// That sends to browsers.
-    pub async fn with_web_push(web_push: &config::WebPush) -> Rig {
-        let email = config::Email::default();
+    /// That sends by these.
+    pub async fn with_channels(channels: &config::Channels) -> Rig {
         let sending = Sending {
-            channels: Channels::from_config(&email, web_push).unwrap(),
+            channels: Channels::from_config(channels).unwrap(),
             ..Sending::default()
         };
         Rig::sending(sending, Arc::new(EmbeddedRegistry::default())).await
@@ -270,6 +273,18 @@ impl Rig {
             .await;
         assert_eq!(answer.status, 202, "{}", answer.body);
         id_of(&answer.body)
+    }
+
+    /// The state of a notification in a channel, once it is as asked.
+    pub async fn state(&self, channel: &str, id: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let path = format!("/v1/notifications/{id}/delivery");
+        let seen = eventually(|| async {
+            let Answer { status, body, .. } = self.call(Method::GET, &path, None).await;
+            let states = body["states"].as_array().filter(|_| status == 200)?;
+            let found = states.iter().find(|state| state["channel"] == channel);
+            found.filter(|state| is_so(state)).cloned()
+        });
+        seen.await
     }
 
     pub async fn post_to(&self, user: &str, title: &str) -> NotificationId {

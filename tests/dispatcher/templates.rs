@@ -26,9 +26,13 @@ async fn rig(server: &SmtpServer, files: &[(&str, &str)]) -> (Rig, TempDir) {
         path: Some(directory.path().to_owned()),
         ..config::Templates::default()
     };
-    let (email, usual) = (relay(server.address()), Default::default());
+    let channels = config::Channels {
+        email: relay(server.address()),
+        ..config::Channels::default()
+    };
+    let usual = Default::default();
     let sending = Sending {
-        channels: Channels::from_config(&email, &Default::default()).unwrap(),
+        channels: Channels::from_config(&channels).unwrap(),
         rules: Rules::from_config(&usual, &Default::default(), &templates).unwrap(),
     };
     let rig = Rig::sending(sending, Arc::new(EmbeddedRegistry::default())).await;

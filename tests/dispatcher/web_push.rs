@@ -1,12 +1,12 @@
 //! Web Push, from the API to a strict push service.
 
-use crate::rig::{Answer, Rig, eventually};
+use crate::rig::{Answer, Rig};
 use herald::{bus::Topic, config};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::{path::PathBuf, process::Command};
 use tempfile::TempDir;
-use testbed::PushService;
+use testbed::{FcmServer, PushService};
 
 /// A key of ours, as the configuration's comment has it made.
 fn key() -> (TempDir, PathBuf) {
@@ -22,13 +22,17 @@ fn key() -> (TempDir, PathBuf) {
     (directory, file)
 }
 
-fn config(service: &PushService, key: PathBuf) -> config::WebPush {
-    config::WebPush {
+fn config(service: &PushService, key: PathBuf) -> config::Channels {
+    let web_push = config::WebPush {
         vapid_key_file: Some(key),
         contact: Some("mailto:ops@shop.example".into()),
         hosts: vec![service.host()],
         ca_file: Some(service.ca_file()),
         ..config::WebPush::default()
+    };
+    config::Channels {
+        web_push,
+        ..config::Channels::default()
     }
 }
 
@@ -36,17 +40,6 @@ async fn enter(rig: &Rig, user: &str, id: &str, subscription: Value) -> Answer {
     let device = json!({ "kind": "web_push", "subscription": subscription });
     let path = format!("/v1/users/{user}/devices/{id}");
     rig.call(Method::PUT, &path, Some(device)).await
-}
-
-async fn state(rig: &Rig, id: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    let path = format!("/v1/notifications/{id}/delivery");
-    let seen = eventually(|| async {
-        let Answer { status, body, .. } = rig.call(Method::GET, &path, None).await;
-        let states = body["states"].as_array().filter(|_| status == 200)?;
-        let found = states.iter().find(|state| state["channel"] == "push");
-        found.filter(|state| is_so(state)).cloned()
-    });
-    seen.await
 }
 
 async fn push_to(rig: &Rig, user: &str, more: Value) -> String {
@@ -62,7 +55,7 @@ async fn push_to(rig: &Rig, user: &str, more: Value) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_that_subscribed_is_pushed_what_only_it_can_read() {
     let (service, (_directory, key)) = (PushService::start().await, key());
-    let rig = Rig::with_web_push(&config(&service, key)).await;
+    let rig = Rig::with_channels(&config(&service, key)).await;
     for name in ["laptop", "phone"] {
         let answer = enter(&rig, "42", name, service.subscribe(name)).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
@@ -73,7 +66,9 @@ async fn a_browser_that_subscribed_is_pushed_what_only_it_can_read() {
         "collapse_key": "order 7"
     });
     let id = push_to(&rig, "42", more).await;
-    let shown = state(&rig, &id, |state| state["state"] == "sent").await;
+    let shown = rig
+        .state("push", &id, |state| state["state"] == "sent")
+        .await;
     assert_eq!(shown["devices"], 2);
     let provider_id = shown["provider_id"].as_str().unwrap();
     assert!(provider_id.contains("/message/"), "{provider_id}");
@@ -91,12 +86,14 @@ async fn a_browser_that_subscribed_is_pushed_what_only_it_can_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_is_gone_is_forgotten_and_no_other() {
     let (service, (_directory, key)) = (PushService::start().await, key());
-    let rig = Rig::with_web_push(&config(&service, key)).await;
+    let rig = Rig::with_channels(&config(&service, key)).await;
     for name in ["gone", "ok"] {
         enter(&rig, "42", name, service.subscribe(name)).await;
     }
     let id = push_to(&rig, "42", json!({})).await;
-    let shown = state(&rig, &id, |state| state["state"] == "sent").await;
+    let shown = rig
+        .state("push", &id, |state| state["state"] == "sent")
+        .await;
     assert_eq!(
         (&shown["devices"], &shown["error"]),
         (&json!(1), &json!("gone"))
@@ -115,26 +112,30 @@ async fn a_subscription_that_is_gone_is_forgotten_and_no_other() {
     // The only one a user has.
     enter(&rig, "43", "gone", service.subscribe("gone")).await;
     let id = push_to(&rig, "43", json!({})).await;
-    let shown = state(&rig, &id, |state| state["state"] == "failed").await;
+    let shown = rig
+        .state("push", &id, |state| state["state"] == "failed")
+        .await;
     assert_eq!(shown["error"], "gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_busy_is_asked_again_when_it_says_so() {
     let (service, (_directory, key)) = (PushService::start().await, key());
-    let rig = Rig::with_web_push(&config(&service, key)).await;
+    let rig = Rig::with_channels(&config(&service, key)).await;
     for (user, name, class) in [
         ("1", "busy-1", "throttled"),
         ("2", "away-1", "provider_away"),
     ] {
         enter(&rig, user, "laptop", service.subscribe(name)).await;
         let id = push_to(&rig, user, json!({ "priority": "critical" })).await;
-        let shown = state(&rig, &id, |state| state["attempts"] == 1).await;
+        let shown = rig.state("push", &id, |state| state["attempts"] == 1).await;
         assert_eq!(
             (&shown["state"], &shown["error"]),
             (&json!("pending"), &json!(class))
         );
-        let shown = state(&rig, &id, |state| state["state"] == "sent").await;
+        let shown = rig
+            .state("push", &id, |state| state["state"] == "sent")
+            .await;
         assert_eq!((&shown["attempts"], service.asked(name)), (&json!(2), 2));
     }
 }
@@ -142,11 +143,12 @@ async fn a_service_that_is_busy_is_asked_again_when_it_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_room_is_left_out_and_said_to_be() {
     let (service, (_directory, key)) = (PushService::start().await, key());
-    let rig = Rig::with_web_push(&config(&service, key)).await;
+    let rig = Rig::with_channels(&config(&service, key)).await;
     enter(&rig, "42", "laptop", service.subscribe("laptop")).await;
     let large = json!({ "data": { "text": "x".repeat(4_000) } });
     let id = push_to(&rig, "42", large).await;
-    state(&rig, &id, |state| state["state"] == "sent").await;
+    rig.state("push", &id, |state| state["state"] == "sent")
+        .await;
     let content = &service.pushed()[0].content;
     assert_eq!(
         (&content["data"], &content["truncated"]),
@@ -154,27 +156,33 @@ async fn what_has_no_room_is_left_out_and_said_to_be() {
     );
 
     let id = push_to(&rig, "42", json!({ "body": "x".repeat(4_000) })).await;
-    let shown = state(&rig, &id, |state| state["state"] == "failed").await;
+    let shown = rig
+        .state("push", &id, |state| state["state"] == "failed")
+        .await;
     assert_eq!(shown["error"], "unfit");
 
     // One that has less room than the standard has it.
     enter(&rig, "43", "laptop", service.subscribe("full")).await;
     let id = push_to(&rig, "43", json!({})).await;
-    let shown = state(&rig, &id, |state| state["state"] == "failed").await;
+    let shown = rig
+        .state("push", &id, |state| state["state"] == "failed")
+        .await;
     assert_eq!(shown["error"], "unfit");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_belongs_to_whom_it_was_entered_for_last() {
     let (service, (_directory, key)) = (PushService::start().await, key());
-    let rig = Rig::with_web_push(&config(&service, key)).await;
+    let rig = Rig::with_channels(&config(&service, key)).await;
     let shared = service.subscribe("shared");
     enter(&rig, "42", "laptop", shared.clone()).await;
     enter(&rig, "43", "laptop", shared).await;
     let listed = rig.get("/v1/users/42/devices").await;
     assert_eq!(listed["devices"], json!([]));
     let id = push_to(&rig, "42", json!({})).await;
-    let shown = state(&rig, &id, |state| state["state"] == "failed").await;
+    let shown = rig
+        .state("push", &id, |state| state["state"] == "failed")
+        .await;
     assert_eq!(shown["error"], "no_address");
     assert_eq!(service.pushed().len(), 0);
 }
@@ -182,7 +190,7 @@ async fn a_browser_belongs_to_whom_it_was_entered_for_last() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_subscription_is_named() {
     let (service, (_directory, key)) = (PushService::start().await, key());
-    let rig = Rig::with_web_push(&config(&service, key)).await;
+    let rig = Rig::with_channels(&config(&service, key)).await;
     let good = service.subscribe("laptop");
     let with = |pointer: &str, value: Value| {
         let mut subscription = good.clone();
@@ -214,4 +222,46 @@ async fn what_is_wrong_with_a_subscription_is_named() {
     let unconfigured = Rig::start().await;
     let answer = enter(&unconfigured, "42", "laptop", good).await;
     assert_eq!(answer.body["error"]["field"], "kind", "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_goes_to_all_devices_of_its_user_each_by_its_own_provider() {
+    let (service, (_directory, key)) = (PushService::start().await, key());
+    let google = FcmServer::start().await;
+    let channels = config::Channels {
+        fcm: config::Fcm {
+            service_account_file: Some(google.service_account_file()),
+            url: google.url(),
+            ca_file: Some(google.ca_file()),
+            ..config::Fcm::default()
+        },
+        ..config(&service, key)
+    };
+    let rig = Rig::with_channels(&channels).await;
+    enter(&rig, "42", "laptop", service.subscribe("laptop")).await;
+    for (id, kind, token) in [
+        ("phone", "fcm", "phone".to_owned()),
+        ("old", "fcm", "gone".to_owned()),
+    ] {
+        let device = json!({ "kind": kind, "token": token });
+        let path = format!("/v1/users/42/devices/{id}");
+        let answer = rig.call(Method::PUT, &path, Some(device)).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    }
+    let id = push_to(&rig, "42", json!({})).await;
+    let shown = rig
+        .state("push", &id, |state| state["state"] == "sent")
+        .await;
+    assert_eq!(
+        (&shown["devices"], &shown["error"]),
+        (&json!(2), &json!("gone"))
+    );
+    assert_eq!(service.pushed()[0].content["id"], id);
+    assert_eq!(google.taken()[0].message["data"]["id"], id);
+    let metrics = rig.metrics.render();
+    for provider in ["web_push", "fcm"] {
+        let labels =
+            format!(r#"channel="push",priority="normal",provider="{provider}",result="sent""#);
+        assert!(metrics.contains(&labels), "{metrics}");
+    }
 }

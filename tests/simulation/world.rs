@@ -526,6 +526,7 @@ impl World {
             title: None,
             body: None,
             data: None,
+            push: None,
             collapse_key: post.collapses.then(|| "key".to_owned()),
             ttl_s: None,
             producer: "simulation".into(),

@@ -2,7 +2,7 @@
 
 use super::Answer;
 use crate::{config::ConfigError, limits};
-use reqwest::{Certificate, Client, Response, header::RETRY_AFTER, redirect::Policy};
+use reqwest::{Certificate, Client, Response, StatusCode, header::RETRY_AFTER, redirect::Policy};
 use std::{
     error::Error,
     path::Path,
@@ -19,6 +19,8 @@ pub fn client(
         .https_only(true)
         .redirect(Policy::none())
         .user_agent("herald")
+        .http2_keep_alive_interval(limits::PUSH_PING)
+        .http2_keep_alive_timeout(limits::PUSH_PING_TIMEOUT)
         .pool_max_idle_per_host(at_once);
     if let Some(path) = ca_file {
         let refused = |problem: String| {
@@ -54,7 +56,7 @@ pub fn retry_after(response: &Response) -> Option<Duration> {
 }
 
 /// Seconds, or a date.
-fn pause(text: &str, now: SystemTime) -> Option<Duration> {
+pub fn pause(text: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
@@ -62,17 +64,23 @@ fn pause(text: &str, now: SystemTime) -> Option<Duration> {
     Some(at.duration_since(now).unwrap_or_default())
 }
 
-/// What a body begins with: it says why, and may be of any size.
-pub async fn beginning(mut response: Response) -> String {
+/// What a body begins with: it may be of any size.
+pub async fn body(mut response: Response, bytes_max: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    while bytes.len() < limits::PROVIDER_REASON_BYTES {
+    while bytes.len() < bytes_max {
         match response.chunk().await {
             Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(None) | Err(_) => break,
         }
     }
-    bytes.truncate(limits::PROVIDER_REASON_BYTES);
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes.truncate(bytes_max);
+    bytes
+}
+
+/// Why it failed, for people.
+pub fn reason(status: StatusCode, body: &[u8]) -> String {
+    let beginning = &body[..body.len().min(limits::PROVIDER_REASON_BYTES)];
+    format!("{status}: {}", String::from_utf8_lossy(beginning))
 }
 
 #[cfg(test)]

@@ -10,9 +10,11 @@
 //! * with the registry away there are no claims, and sends go on: what is sent twice then was read twice.
 
 pub mod email;
+mod fcm;
 mod http;
 mod metrics;
 mod parcel;
+mod push;
 mod sealed;
 mod sender;
 mod settle;
@@ -31,6 +33,7 @@ use async_trait::async_trait;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use email::Smtp;
+use fcm::Fcm;
 use web_push::WebPush;
 
 pub use metrics::ChannelMetrics;
@@ -90,18 +93,18 @@ pub struct Channels {
 }
 
 impl Channels {
-    pub fn from_config(
-        email: &config::Email,
-        web_push: &config::WebPush,
-    ) -> Result<Channels, ConfigError> {
-        let email = Smtp::from_config(email)?;
-        let email = email.map(|smtp| Arc::new(smtp) as Arc<dyn Provider>);
-        let web_push = WebPush::from_config(web_push)?.map(Arc::new);
-        let push = web_push.clone().map(|push| push as Arc<dyn Provider>);
-        Ok(Channels {
-            providers: email.into_iter().chain(push).collect(),
-            web_push,
-        })
+    pub fn from_config(config: &config::Channels) -> Result<Channels, ConfigError> {
+        let mut channels = Channels::default();
+        channels.add(Smtp::from_config(&config.email)?.map(Arc::new));
+        channels.web_push = WebPush::from_config(&config.web_push)?.map(Arc::new);
+        channels.add(channels.web_push.clone());
+        channels.add(Fcm::from_config(&config.fcm)?.map(Arc::new));
+        Ok(channels)
+    }
+
+    fn add(&mut self, provider: Option<Arc<impl Provider>>) {
+        let provider = provider.map(|provider| provider as Arc<dyn Provider>);
+        self.providers.extend(provider);
     }
 
     /// What pages subscribe with, where they can.
@@ -111,15 +114,21 @@ impl Channels {
 
     /// Whether a device can be one of ours.
     pub fn accept(&self, device: &Device) -> Result<(), Refusal> {
-        match (device.kind, &self.web_push) {
-            (DeviceKind::Email, _) => Ok(()),
+        let kind = device.kind;
+        // An address may be entered before there is a relay; of a token nobody would ever say that it is gone.
+        let is_served = self
+            .providers
+            .iter()
+            .any(|provider| provider.kind() == kind);
+        if kind.channel() == Channel::Push && !is_served {
+            let problem = format!("{0} is not configured here: see [{0}]", kind.as_str());
+            return Err(Refusal::field("kind", problem));
+        }
+        match (kind, &self.web_push) {
             (DeviceKind::WebPush, Some(push)) => push
                 .accept(&device.address)
                 .map_err(|problem| Refusal::field("subscription.endpoint", problem)),
-            (DeviceKind::WebPush, None) => Err(Refusal::field(
-                "kind",
-                "web_push is not configured here: see [web_push]",
-            )),
+            _ => Ok(()),
         }
     }
 

@@ -7,19 +7,16 @@
 
 use super::{
     Answer, Message, Provider, http,
+    push::{self, Told},
     sealed::{Keys, TEXT_BYTES_MAX},
 };
 use crate::{
     config::{self, ConfigError, Secret},
     dispatcher::{devices::DeviceKind, unix_ms},
-    envelope::Priority,
     limits,
 };
 use async_trait::async_trait;
-use aws_lc_rs::{
-    digest,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use parking_lot::Mutex;
@@ -29,7 +26,7 @@ use reqwest::{
 };
 use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use std::{collections::HashMap, path::Path, time::Duration};
 
 pub struct WebPush {
@@ -86,26 +83,19 @@ impl WebPush {
         })?;
         let sealed = keys.seal(&text);
         let sealed = sealed.map_err(|error| unfit(error.to_string()))?;
-        let left_ms = head.expires_ms.map(|at| at.saturating_sub(unix_ms()));
-        let ttl_s = left_ms.map_or(limits::WEB_PUSH_TTL_S, |ms| {
-            (ms / 1000).min(limits::WEB_PUSH_TTL_S)
-        });
-        let urgency = match head.priority {
-            Priority::Critical | Priority::High => "high",
-            Priority::Normal => "normal",
-            Priority::Low => "low",
-        };
+        let longest = limits::PUSH_TTL_S;
+        let ttl_s = push::ttl_s(head).map_or(longest, |ttl_s| ttl_s.min(longest));
         let authorization = self.vapid.authorization(&endpoint).map_err(unfit)?;
         let mut request = self
             .client
             .post(endpoint)
             .header("ttl", ttl_s)
-            .header("urgency", urgency)
+            .header("urgency", push::urgency(head.priority))
             .header(AUTHORIZATION, authorization)
             .header(CONTENT_ENCODING, "aes128gcm")
             .body(sealed);
         if let Some(key) = &content.collapse_key {
-            request = request.header("topic", topic(key));
+            request = request.header("topic", push::topic(key));
         }
         Ok(request)
     }
@@ -154,7 +144,8 @@ async fn judge(response: Response) -> Answer {
         };
     }
     let retry_after = http::retry_after(&response);
-    let reason = format!("{status}: {}", http::beginning(response).await);
+    let body = http::body(response, limits::PROVIDER_REASON_BYTES).await;
+    let reason = http::reason(status, &body);
     match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => Answer::Gone,
         StatusCode::TOO_MANY_REQUESTS => Answer::Transient {
@@ -218,34 +209,21 @@ fn host_and_port(named: &str) -> (&str, u16) {
 fn payload(message: &Message<'_>) -> Option<Vec<u8>> {
     #[derive(Serialize)]
     struct Payload<'a> {
-        id: String,
-        #[serde(rename = "type")]
-        notification_type: &'a str,
-        priority: Priority,
-        created_at: u64,
+        #[serde(flatten)]
+        told: Told<'a>,
         #[serde(skip_serializing_if = "Option::is_none")]
         title: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         body: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        data: Option<&'a RawValue>,
-        #[serde(skip_serializing_if = "std::ops::Not::not")]
-        truncated: bool,
     }
-    let Message { head, content, .. } = message;
     let mut payload = Payload {
-        id: head.id.to_string(),
-        notification_type: &content.notification_type,
-        priority: head.priority,
-        created_at: head.created_ms,
-        title: content.title.as_deref(),
-        body: content.body.as_deref(),
-        data: content.data.as_deref(),
-        truncated: false,
+        told: Told::of(message),
+        title: message.content.title.as_deref(),
+        body: message.content.body.as_deref(),
     };
     let mut text = serde_json::to_vec(&payload).expect("plain data");
     if text.len() > TEXT_BYTES_MAX {
-        (payload.data, payload.truncated) = (None, true);
+        payload.told.shorten();
         text = serde_json::to_vec(&payload).expect("plain data");
     }
     (text.len() <= TEXT_BYTES_MAX).then_some(text)
@@ -255,12 +233,6 @@ fn payload(message: &Message<'_>) -> Option<Vec<u8>> {
 pub fn keys(secret: &str) -> Result<Keys, &'static str> {
     let (p256dh, auth) = secret.split_once('.').unwrap_or((secret, ""));
     Keys::read(p256dh, auth)
-}
-
-/// At most 32 characters of base64url: of a hash, for a collapse key may be longer.
-fn topic(collapse_key: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, collapse_key.as_bytes());
-    BASE64_URL_SAFE_NO_PAD.encode(&digest.as_ref()[..24])
 }
 
 /// Who we are to push services: they show it to nobody, and may write to `contact`.
@@ -361,12 +333,5 @@ mod tests {
         ] {
             assert!(endpoint(bad, &hosts()).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_topic_fits_whatever_the_collapse_key_is() {
-        let topics = ["k", &"k".repeat(128), "ü/ \\n"].map(topic);
-        assert!(topics.iter().all(|topic| topic.len() == 32));
-        assert_ne!(topics[0], topics[1]);
     }
 }

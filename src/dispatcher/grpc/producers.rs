@@ -63,6 +63,10 @@ fn draft(request: api::NotifyRequest) -> Result<Draft, Refusal> {
             .map(RawValue::from_string)
             .transpose()
             .map_err(|_| Refusal::field("data_json", "is no JSON"))?,
+        push: given(request.push_json)
+            .map(RawValue::from_string)
+            .transpose()
+            .map_err(|_| Refusal::field("push_json", "is no JSON"))?,
         collapse_key: given(request.collapse_key),
         ttl_s: (request.ttl_s > 0).then_some(request.ttl_s.into()),
         schedule_at: (request.schedule_at > 0).then_some(request.schedule_at),

@@ -8,7 +8,12 @@ use super::{
     producer::Producer,
 };
 use crate::{
-    dispatcher::{devices::Device, intake::request::Refusal, store::Entered, unix_ms},
+    dispatcher::{
+        devices::{Device, DeviceKind},
+        intake::request::Refusal,
+        store::Entered,
+        unix_ms,
+    },
     ids::{DeviceId, IdError, UserId},
     limits,
 };
@@ -92,11 +97,16 @@ fn unknown() -> ApiError {
     ApiError::not_found("the user has no such device")
 }
 
+/// As it was entered, but for what is secret of it.
 fn describe(device: &Device) -> Value {
+    let address = match device.kind {
+        DeviceKind::Email | DeviceKind::WebPush => "address",
+        DeviceKind::Fcm => "token",
+    };
     json!({
         "id": device.id,
         "kind": device.kind.as_str(),
-        "address": device.address,
+        address: device.address,
         "updated_at": device.updated_ms,
     })
 }

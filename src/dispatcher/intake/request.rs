@@ -11,7 +11,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 use std::collections::BTreeSet;
 use thiserror::Error;
 
@@ -107,6 +107,7 @@ pub struct Draft {
     pub title: Option<String>,
     pub body: Option<String>,
     pub data: Option<Box<RawValue>>,
+    pub push: Option<Box<RawValue>>,
     pub collapse_key: Option<String>,
     pub ttl_s: Option<u64>,
     /// Unix ms.
@@ -132,6 +133,7 @@ impl Draft {
             title: fields.take("title", "a string")?,
             body: fields.take("body", "a string")?,
             data: fields.take("data", "an object")?,
+            push: fields.take("push", "an object")?,
             collapse_key: fields.take("collapse_key", "a string")?,
             ttl_s: fields.take("ttl_s", "a whole number of seconds")?,
             schedule_at: schedule_at.map(time).transpose()?,
@@ -161,7 +163,11 @@ impl Draft {
             notification_type,
             title: self.title,
             body: self.body,
-            data: self.data.map(one_line_object).transpose()?,
+            data: self
+                .data
+                .map(|data| one_line_object("data", data))
+                .transpose()?,
+            push: self.push.map(push_options).transpose()?,
             collapse_key: self
                 .collapse_key
                 .map(|key| required_text("collapse_key", Some(key), limits::COLLAPSE_KEY_BYTES))
@@ -312,19 +318,29 @@ fn ttl(asked: Option<u64>, priority: Priority) -> Result<Option<u32>, Refusal> {
 
 /// `data` travels as it came, but on one line: an SSE frame is one line, and a line break in valid JSON
 /// can only stand between tokens.
-fn one_line_object(data: Box<RawValue>) -> Result<Box<RawValue>, Refusal> {
+fn one_line_object(field: &str, data: Box<RawValue>) -> Result<Box<RawValue>, Refusal> {
     if !data.get().starts_with('{') {
-        return Err(Refusal::field("data", "is not an object"));
+        return Err(Refusal::field(field, "is not an object"));
     }
     if depth(data.get()) > limits::DATA_DEPTH {
         let problem = format!("is nested deeper than {} levels", limits::DATA_DEPTH);
-        return Err(Refusal::field("data", problem));
+        return Err(Refusal::field(field, problem));
     }
     if !data.get().contains(['\n', '\r']) {
         return Ok(data);
     }
     let one_line = data.get().replace(['\n', '\r'], "");
-    RawValue::from_string(one_line).map_err(|_| Refusal::field("data", "is not an object"))
+    RawValue::from_string(one_line).map_err(|_| Refusal::field(field, "is not an object"))
+}
+
+/// Whose options they are is ours to know; what they say, the provider's.
+fn push_options(push: Box<RawValue>) -> Result<Box<RawValue>, Refusal> {
+    let mut blocks = Fields::within("push", &push, "an object")?;
+    for block in ["android", "apns", "webpush"] {
+        let _: Option<Map<String, Value>> = blocks.take(block, "an object")?;
+    }
+    blocks.finish("push options")?;
+    one_line_object("push", push)
 }
 
 /// Levels of objects and lists in valid JSON. One pass over the bytes, whatever they hold.
@@ -458,6 +474,15 @@ mod tests {
                 "channels[0]",
             ),
             (r#"{"target":{"user":"1"},"type":"x","data":[1]}"#, "data"),
+            (r#"{"target":{"user":"1"},"type":"x","push":5}"#, "push"),
+            (
+                r#"{"target":{"user":"1"},"type":"x","push":{"ios":{}}}"#,
+                "push.ios",
+            ),
+            (
+                r#"{"target":{"user":"1"},"type":"x","push":{"apns":1}}"#,
+                "push.apns",
+            ),
             (r#"{"target":{"user":"1"},"type":"x","ttl_s":0}"#, "ttl_s"),
             (r#"{"target":{"user":"1"},"type":"x","ttl_s":-1}"#, "ttl_s"),
             (

@@ -13,9 +13,11 @@ pub mod client;
 mod clock;
 pub mod confine;
 pub mod container;
+pub mod fcm;
 pub mod fleet;
 pub mod haproxy;
 pub mod herald;
+pub mod https;
 pub mod kafka;
 pub mod ports;
 pub mod proxy;
@@ -29,6 +31,7 @@ pub mod wait;
 pub use api::Api;
 pub use client::Client;
 pub use container::Container;
+pub use fcm::{FcmServer, ToApp};
 pub use fleet::Fleet;
 pub use haproxy::HaProxy;
 pub use herald::{Herald, keep_secret};
@@ -37,3 +40,9 @@ pub use push_service::{PushService, Pushed};
 pub use smtp::{Mail, SmtpServer};
 pub use standalone::Standalone;
 pub use wait::{PATIENCE, eventually, until};
+
+/// A thread that panicked has failed its test already.
+pub(crate) fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    let guard = mutex.lock();
+    guard.unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -9,7 +9,11 @@
 //! | `full` | 413 |
 //! | else | 201 |
 
-use crate::certificates;
+use crate::{
+    certificates,
+    https::{Https, Serving},
+    locked,
+};
 use axum::{
     Router,
     body::Bytes,
@@ -17,7 +21,6 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
-    serve::Listener,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -26,30 +29,17 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::AbortHandle,
-};
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        crypto::aws_lc_rs,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    },
-    server::TlsStream,
-};
 use web_push_native::{Auth, p256::SecretKey, p256::elliptic_curve::sec1::ToEncodedPoint};
 
 pub struct PushService {
     address: SocketAddr,
     directory: TempDir,
     seen: Arc<Seen>,
-    serving: AbortHandle,
+    _serving: Serving,
 }
 
 /// A message as a browser reads it.
@@ -78,18 +68,8 @@ impl PushService {
     pub async fn start() -> PushService {
         let directory = tempfile::tempdir().expect("a temporary directory");
         certificates::make(directory.path(), &["server"]);
-        let file = |name: &str| directory.path().join(name);
-        let chain = CertificateDer::from_pem_file(file("server.pem")).expect("made");
-        let key = PrivateKeyDer::from_pem_file(file("server.key")).expect("made");
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![chain], key)
-            .expect("a certificate and its key");
-        let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = tcp.local_addr().expect("it listens");
+        let listener = Https::bind(directory.path(), &[]).await;
+        let address = listener.address();
         let seen = Arc::new(Seen {
             origin: format!("https://{address}"),
             ..Seen::default()
@@ -97,16 +77,12 @@ impl PushService {
         let pages = Router::new()
             .route("/push/{name}", post(answer))
             .with_state(seen.clone());
-        let listener = Tls {
-            tcp,
-            acceptor: TlsAcceptor::from(Arc::new(config)),
-        };
-        let serving = tokio::spawn(async move { axum::serve(listener, pages).await });
+        let serving = listener.serve(pages);
         PushService {
             address,
             directory,
             seen,
-            serving: serving.abort_handle(),
+            _serving: serving,
         }
     }
 
@@ -150,16 +126,6 @@ impl PushService {
     pub fn wrong(&self) -> Vec<String> {
         locked(&self.seen.wrong).clone()
     }
-}
-
-impl Drop for PushService {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn answer(
@@ -275,29 +241,5 @@ impl Seen {
             true => Ok(()),
             false => Err("sub is no way to write to anybody".into()),
         }
-    }
-}
-
-struct Tls {
-    tcp: TcpListener,
-    acceptor: TlsAcceptor,
-}
-
-impl Listener for Tls {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            if let Ok((stream, address)) = self.tcp.accept().await
-                && let Ok(stream) = self.acceptor.accept(stream).await
-            {
-                return (stream, address);
-            }
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.tcp.local_addr()
     }
 }

@@ -1,0 +1,252 @@
+//! The providers of the channels: their sections, and what their keys may be. The files that keys name are judged where
+//! they are used.
+
+use super::{
+    ConfigError,
+    check::{host_and_port, named, within},
+};
+use crate::limits;
+use serde::{Deserialize, Serialize};
+use std::{net::IpAddr, path::PathBuf};
+
+/// All of them.
+#[derive(Clone, Debug, Default)]
+pub struct Channels {
+    pub email: Email,
+    pub web_push: WebPush,
+    pub fcm: Fcm,
+}
+
+/// How the way to the relay is kept from others.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum EmailTls {
+    /// Plain at first, TLS before anything is said: demanded, not offered.
+    #[default]
+    Starttls,
+    /// TLS from the first byte.
+    Implicit,
+    None,
+}
+
+/// `[email]`: the relay that takes e-mail; without one there is none.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Email {
+    /// `host:port`.
+    pub relay: Option<String>,
+    pub tls: EmailTls,
+    /// `Name <address>`.
+    pub from: Option<String>,
+    /// Our name in `EHLO`; default: the domain of `from`.
+    pub hello: Option<String>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    /// Who may sign the relay's certificate; default: the system's list.
+    pub ca_file: Option<PathBuf>,
+    /// Of one mail, from the connection to the relay's last word.
+    pub timeout_ms: u64,
+    pub connections: usize,
+}
+
+impl Default for Email {
+    fn default() -> Self {
+        Email {
+            relay: None,
+            tls: EmailTls::Starttls,
+            from: None,
+            hello: None,
+            username: None,
+            password_file: None,
+            ca_file: None,
+            timeout_ms: limits::EMAIL_TIMEOUT.as_millis() as u64,
+            connections: limits::EMAIL_CONNECTIONS,
+        }
+    }
+}
+
+impl Email {
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let texts = [
+            ("email.from", &self.from),
+            ("email.hello", &self.hello),
+            ("email.username", &self.username),
+        ];
+        for (key, text) in texts {
+            named(key, text.as_deref())?;
+        }
+        within(
+            "email.timeout_ms",
+            self.timeout_ms,
+            limits::EMAIL_TIMEOUT_MS_ALLOWED,
+        )?;
+        within(
+            "email.connections",
+            self.connections,
+            limits::EMAIL_CONNECTIONS_ALLOWED,
+        )?;
+        let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
+        let Some(relay) = &self.relay else {
+            return match self.from.is_some() || self.username.is_some() {
+                true => wrong(
+                    "email.relay",
+                    "is missing, and without it no e-mail is sent: name the server as host:port, or leave out email.from and email.username",
+                ),
+                false => Ok(()),
+            };
+        };
+        host_and_port("email.relay", relay)?;
+        if self.from.is_none() {
+            let problem = "is needed with email.relay, e.g. \"Shop <no-reply@example.com>\"";
+            return wrong("email.from", problem);
+        }
+        match (&self.username, &self.password_file) {
+            (Some(_), None) => wrong("email.password_file", "is needed with email.username"),
+            (None, Some(_)) => wrong("email.username", "is needed with email.password_file"),
+            (Some(_), Some(_)) if self.tls == EmailTls::None && !is_loopback(relay) => wrong(
+                "email.tls",
+                "\"none\" would show the password to the network: choose \"starttls\" or \"implicit\"",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `[web_push]`: browsers, by their push services; without a key there are none.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebPush {
+    /// PEM: a private key of P-256 in PKCS#8.
+    pub vapid_key_file: Option<PathBuf>,
+    /// Where push services write to: `mailto:` or `https:`.
+    pub contact: Option<String>,
+    /// Push services, `host` or `host:port`, with all below them.
+    pub hosts: Vec<String>,
+    /// Who may sign their certificates; default: the system's list.
+    pub ca_file: Option<PathBuf>,
+    pub timeout_ms: u64,
+    pub at_once: usize,
+}
+
+impl Default for WebPush {
+    fn default() -> Self {
+        let hosts = [
+            "fcm.googleapis.com",
+            "push.services.mozilla.com",
+            "push.apple.com",
+            "notify.windows.com",
+        ];
+        WebPush {
+            vapid_key_file: None,
+            contact: None,
+            hosts: hosts.map(str::to_owned).to_vec(),
+            ca_file: None,
+            timeout_ms: limits::PUSH_TIMEOUT.as_millis() as u64,
+            at_once: limits::PUSH_AT_ONCE,
+        }
+    }
+}
+
+impl WebPush {
+    pub fn check(&self) -> Result<(), ConfigError> {
+        sends("web_push", self.timeout_ms, self.at_once)?;
+        let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
+        if self.hosts.iter().any(String::is_empty) {
+            return wrong(
+                "web_push.hosts",
+                "one of them is empty: it would stand for all",
+            );
+        }
+        let contact = self.contact.as_deref();
+        match (&self.vapid_key_file, contact) {
+            (None, None) => Ok(()),
+            (Some(_), None) => wrong(
+                "web_push.contact",
+                "is needed with web_push.vapid_key_file, e.g. \"mailto:ops@example.com\"",
+            ),
+            (None, Some(_)) => wrong(
+                "web_push.vapid_key_file",
+                "is needed with web_push.contact: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`",
+            ),
+            (Some(_), Some(contact)) => {
+                let known = ["mailto:", "https:"];
+                match known.iter().any(|scheme| contact.starts_with(scheme)) {
+                    true => Ok(()),
+                    false => wrong("web_push.contact", "begins with mailto: or https:"),
+                }
+            }
+        }
+    }
+}
+
+/// `[fcm]`: apps, by Firebase Cloud Messaging; without an account there are none.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fcm {
+    /// JSON, as the project's console gives it out.
+    pub service_account_file: Option<PathBuf>,
+    /// Default: the account's.
+    pub project_id: Option<String>,
+    /// Messages are judged and reach nobody.
+    pub dry_run: bool,
+    /// `https://host[:port]`.
+    pub url: String,
+    /// Who may sign its certificates; default: the system's list.
+    pub ca_file: Option<PathBuf>,
+    pub timeout_ms: u64,
+    pub at_once: usize,
+}
+
+impl Default for Fcm {
+    fn default() -> Self {
+        Fcm {
+            service_account_file: None,
+            project_id: None,
+            dry_run: false,
+            url: "https://fcm.googleapis.com".into(),
+            ca_file: None,
+            timeout_ms: limits::PUSH_TIMEOUT.as_millis() as u64,
+            at_once: limits::FCM_AT_ONCE,
+        }
+    }
+}
+
+impl Fcm {
+    pub fn check(&self) -> Result<(), ConfigError> {
+        sends("fcm", self.timeout_ms, self.at_once)?;
+        named("fcm.project_id", self.project_id.as_deref())?;
+        let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
+        if let Some(project) = &self.project_id {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':');
+            if !project.chars().all(plain) {
+                return wrong(
+                    "fcm.project_id",
+                    "is no id of a project, e.g. \"shop-1a2b3\"",
+                );
+            }
+            if self.service_account_file.is_none() {
+                let problem = "is needed with fcm.project_id: the JSON file of a service account";
+                return wrong("fcm.service_account_file", problem);
+            }
+        }
+        let after = self.url.strip_prefix("https://");
+        match after.is_some_and(|host| !host.is_empty() && !host.contains('/')) {
+            true => Ok(()),
+            false => wrong("fcm.url", "is not https://host or https://host:port"),
+        }
+    }
+}
+
+fn sends(section: &str, timeout_ms: u64, at_once: usize) -> Result<(), ConfigError> {
+    let allowed = limits::PUSH_TIMEOUT_MS_ALLOWED;
+    within(&format!("{section}.timeout_ms"), timeout_ms, allowed)?;
+    let allowed = limits::PUSH_AT_ONCE_ALLOWED;
+    within(&format!("{section}.at_once"), at_once, allowed)
+}
+
+/// Whether `host:port` is of this host.
+fn is_loopback(address: &str) -> bool {
+    let (host, _) = address.rsplit_once(':').unwrap_or((address, ""));
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+}

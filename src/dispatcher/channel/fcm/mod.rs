@@ -1,0 +1,112 @@
+//! Firebase Cloud Messaging, HTTP v1: apps on Android, and whatever else a project's tokens stand for.
+//!
+//! Invariants:
+//! * a token is deleted only when FCM's own error code says that it is no more, never for a status or a sentence;
+//! * what concerns the project and not the message (its account, its quota, its keys to others) never ends a message.
+
+mod account;
+mod answer;
+mod message;
+
+use super::{Answer, Message, Provider, http};
+use crate::{
+    config::{self, ConfigError},
+    dispatcher::devices::DeviceKind,
+    limits,
+};
+use account::Account;
+use answer::Judged;
+use async_trait::async_trait;
+use reqwest::{Client, header::CONTENT_TYPE};
+use std::time::Duration;
+
+pub struct Fcm {
+    client: Client,
+    account: Account,
+    /// Of `messages:send`.
+    url: String,
+    is_dry_run: bool,
+    timeout: Duration,
+    at_once: usize,
+}
+
+impl Fcm {
+    /// `None` without an account. Files that keys name are read.
+    pub fn from_config(config: &config::Fcm) -> Result<Option<Fcm>, ConfigError> {
+        config.check()?;
+        let Some(file) = &config.service_account_file else {
+            return Ok(None);
+        };
+        let client = http::client("fcm", config.ca_file.as_deref(), config.at_once)?;
+        let timeout = Duration::from_millis(config.timeout_ms);
+        let (account, projects) = Account::from_file(client.clone(), file, timeout / 2)?;
+        let project = config.project_id.as_ref().unwrap_or(&projects);
+        Ok(Some(Fcm {
+            url: format!("{}/v1/projects/{project}/messages:send", config.url),
+            client,
+            account,
+            is_dry_run: config.dry_run,
+            timeout,
+            at_once: config.at_once,
+        }))
+    }
+
+    async fn ask(&self, body: Vec<u8>, token: &str) -> Judged {
+        let request = self
+            .client
+            .post(&self.url)
+            .bearer_auth(token)
+            .header(CONTENT_TYPE, "application/json")
+            .body(body);
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return Judged::Answer(http::away(&error)),
+        };
+        let (status, retry_after) = (response.status(), http::retry_after(&response));
+        let body = http::body(response, limits::PROVIDER_ANSWER_BYTES).await;
+        answer::judge(status, retry_after, &body)
+    }
+}
+
+#[async_trait]
+impl Provider for Fcm {
+    fn name(&self) -> &'static str {
+        "fcm"
+    }
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Fcm
+    }
+
+    fn at_once(&self) -> usize {
+        self.at_once
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    async fn send(&self, message: &Message<'_>) -> Answer {
+        let body = match message::write(message, self.is_dry_run) {
+            Ok(body) => body,
+            Err(reason) => {
+                return Answer::Permanent {
+                    class: "unfit",
+                    reason,
+                };
+            }
+        };
+        let mut is_first = true;
+        loop {
+            let token = match self.account.token().await {
+                Ok(token) => token,
+                Err(answer) => return answer,
+            };
+            match self.ask(body.clone(), &token).await {
+                Judged::TokenRefused(_) if is_first => self.account.forget(&token),
+                Judged::Answer(answer) | Judged::TokenRefused(answer) => return answer,
+            }
+            is_first = false;
+        }
+    }
+}
