@@ -384,9 +384,6 @@ pub const OUTCOME_BATCHES: usize = 8;
 pub const OUTCOMES_PATIENCE: Duration = Duration::from_secs(2);
 pub const OUTCOMES_RETRY_MIN: Duration = Duration::from_millis(50);
 pub const OUTCOMES_RETRY_MAX: Duration = Duration::from_secs(1);
-/// How long outcomes wait for others after a batch left. What hangs on them, offsets and the end of a fallback,
-/// counts in seconds; those that somebody waits for do not.
-pub const OUTCOMES_GATHER: Duration = Duration::from_millis(20);
 /// A batch of outcomes, a sync: no answer by then is none.
 pub const REPORT_WAIT: Duration = Duration::from_secs(5);
 pub const SYNC_WAIT: Duration = Duration::from_secs(2);

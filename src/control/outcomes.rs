@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     bus::{SharedBus, Target, Topic},
-    envelope::{self, Fate, Outcome},
+    envelope::{self, Outcome},
     ids::GatewayEpoch,
     limits,
 };
@@ -234,16 +234,9 @@ impl Reporter {
     }
 }
 
-/// A user who was not found is looked for by it, and other devices show by it what was read.
-fn is_urgent(outcome: &Outcome) -> bool {
-    matches!(outcome.fate, Fate::NotHere | Fate::Read)
-}
-
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Reported>,
-    /// Among them is one that somebody waits for.
-    urgent: bool,
     /// Taken from the queue, not yet accepted.
     on_the_way: usize,
 }
@@ -266,7 +259,6 @@ impl Outcomes {
 
     pub fn submit(&self, reported: impl IntoIterator<Item = Reported>) {
         let mut queue = self.queue.lock();
-        let was_empty = queue.waiting.is_empty();
         for one in reported {
             if one.awaits.is_none() && queue.waiting.len() >= limits::OUTCOMES_WAITING {
                 self.metrics
@@ -275,16 +267,12 @@ impl Outcomes {
                     .inc();
                 continue;
             }
-            queue.urgent |= one.outcomes.iter().any(is_urgent);
             queue.waiting.push_back(one);
         }
         self.metrics
             .outcomes_waiting
             .set(queue.waiting.len() as i64);
-        // In between they are being gathered.
-        if was_empty || queue.urgent || queue.waiting.len() >= limits::OUTCOME_BATCH {
-            self.added.notify_one();
-        }
+        self.added.notify_one();
     }
 
     /// Nothing waits and nothing is on the way.
@@ -293,34 +281,23 @@ impl Outcomes {
         queue.waiting.is_empty() && queue.on_the_way == 0
     }
 
-    /// Reports for ever, several batches at a time. What comes alone leaves at once; what comes soon after it is
-    /// gathered: each batch is a call here, a commit there, and a few wakes on the way.
+    /// Reports for ever, several batches at a time.
     pub async fn run(&self, reporter: Reporter) {
         let mut flying = FuturesUnordered::new();
-        let mut next_at = Instant::now();
         loop {
-            while flying.len() < limits::OUTCOME_BATCHES && self.is_due(next_at) {
+            while flying.len() < limits::OUTCOME_BATCHES {
                 let Some((batch, crowded)) = self.take() else {
                     break;
                 };
-                next_at = Instant::now() + limits::OUTCOMES_GATHER;
                 flying.push(reporter.clone().deliver(batch, crowded));
             }
-            let has_room = flying.len() < limits::OUTCOME_BATCHES;
-            let gathers = !self.queue.lock().waiting.is_empty();
             tokio::select! {
                 Some((batch, taker)) = flying.next(), if !flying.is_empty() => {
                     self.accepted(batch, taker);
                 }
-                () = self.added.notified(), if has_room => {}
-                () = tokio::time::sleep_until(next_at), if has_room && gathers => {}
+                () = self.added.notified(), if flying.len() < limits::OUTCOME_BATCHES => {}
             }
         }
-    }
-
-    fn is_due(&self, next_at: Instant) -> bool {
-        let queue = self.queue.lock();
-        Instant::now() >= next_at || queue.urgent || queue.waiting.len() >= limits::OUTCOME_BATCH
     }
 
     fn accepted(&self, batch: Vec<Reported>, taker: Taker) {
@@ -346,7 +323,6 @@ impl Outcomes {
             outcomes += reported.outcomes.len();
             batch.push(reported);
         }
-        queue.urgent &= !queue.waiting.is_empty();
         queue.on_the_way += batch.len();
         self.metrics
             .outcomes_waiting
