@@ -1,5 +1,6 @@
 // Starts and stops a real standalone on ports of its own, and a Chromium to look at it.
 const { spawn } = require("node:child_process");
+const { randomInt } = require("node:crypto");
 const { appendFileSync, mkdtempSync, readFileSync, rmSync } = require("node:fs");
 const { tmpdir } = require("node:os");
 const net = require("node:net");
@@ -8,12 +9,25 @@ const { chromium } = require("playwright-core");
 
 const DEADLINE_MS = 20_000;
 
-function freePort() {
+// Below the range the kernel takes ports of outgoing connections from: one that is free now, and not
+// yet listened on, stays free.
+const PORTS = { first: 20_000, end: 32_000 };
+const given = new Set();
+
+async function freePort() {
+  for (;;) {
+    const port = randomInt(PORTS.first, PORTS.end);
+    if (given.has(port) || !(await canListen(port))) continue;
+    given.add(port);
+    return port;
+  }
+}
+
+function canListen(port) {
   return new Promise((resolve) => {
-    const server = net.createServer().listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
+    const server = net.createServer();
+    server.once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
   });
 }
 
