@@ -6,8 +6,8 @@
 #   cassandra.sh stop DATADIR           stop it and wait for its end
 #   cassandra.sh run PORT DATADIR       become the node: this very process, for those who watch over it
 #
-# Nodes talk to each other on HERALD_CASSANDRA_STORAGE, by default PORT + 1. The file HERALD_CASSANDRA_YAML adds to
-# the configuration. HERALD_CASSANDRA_HEAP is its heap (256m). Needs a JDK 17 and Maven.
+# Nodes talk to each other on HERALD_CASSANDRA_STORAGE, by default PORT + 1. HERALD_CASSANDRA_HEAP is its heap (256m).
+# Needs a JDK 17 and Maven.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -22,7 +22,6 @@ prepare() { # PORT DATADIR
   mkdir -p "$2"
   sed -e "s#@PORT@#$1#g" -e "s#@STORAGE@#${HERALD_CASSANDRA_STORAGE:-$(($1 + 1))}#g" \
     -e "s#@DATA@#$2#g" "$files/cassandra.yaml" >"$2/cassandra.yaml"
-  [ -z "${HERALD_CASSANDRA_YAML:-}" ] || cat "$HERALD_CASSANDRA_YAML" >>"$2/cassandra.yaml"
 }
 
 run() { # PORT DATADIR

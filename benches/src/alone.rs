@@ -10,8 +10,9 @@ use herald::{
 };
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
+use swarm::rules::unix_us;
 use tokio::task::JoinHandle;
 
 const SHARD: TopicPartition = TopicPartition {
@@ -44,7 +45,7 @@ impl Reader {
             loop {
                 match consumer.poll(512, Duration::from_millis(50)).await {
                     Ok(Polled::Records(records)) => {
-                        let now_ms = unix_ms();
+                        let now_ms = unix_us() / 1_000;
                         let ages = records
                             .iter()
                             .map(|record| now_ms.saturating_sub(record.appended_ms));
@@ -86,9 +87,4 @@ impl Ages {
         let index = (share * last as f64).round() as usize;
         self.0.get(index).map_or(0.0, |ms| *ms as f64)
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }

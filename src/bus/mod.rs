@@ -154,6 +154,11 @@ impl Record {
         found.map(|(_, value)| value.as_ref())
     }
 
+    /// `None` also where it is no text.
+    pub fn header_text(&self, name: &str) -> Option<&str> {
+        std::str::from_utf8(self.header(name)?).ok()
+    }
+
     /// Size as every bus counts it: key, value, and headers with what a header costs on the wire.
     pub fn bytes(&self) -> usize {
         const HEADER_OVERHEAD: usize = 10;

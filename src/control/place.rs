@@ -204,7 +204,7 @@ impl<'a> Batch<'a> {
 
     /// To our own connection on each core. There is no flight: the canary itself looks at what comes of it.
     fn probe(&mut self, record: &Record) {
-        let Some(id) = header(record, "id").and_then(|text| text.parse().ok()) else {
+        let Some(id) = record.header_text("id").and_then(|text| text.parse().ok()) else {
             return;
         };
         let conns = self.host.canary.give(id);
@@ -216,10 +216,10 @@ impl<'a> Batch<'a> {
     /// A later release wrote it: said so where the record can be named, never a dead letter.
     fn unsupported(&mut self, record: &Record, waiter: Waiter) {
         self.count("unknown", "unsupported");
-        let id = header(record, "id").and_then(|text| text.parse().ok());
+        let id = record.header_text("id").and_then(|text| text.parse().ok());
         match (id, user_of(record)) {
             (Some(id), user @ Some(_)) => {
-                let pos = header(record, "pos").and_then(|text| text.parse().ok());
+                let pos = record.header_text("pos").and_then(|text| text.parse().ok());
                 let subject = Subject {
                     id,
                     user,
@@ -271,10 +271,6 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn header<'r>(record: &'r Record, name: &str) -> Option<&'r str> {
-    std::str::from_utf8(record.header(name)?).ok()
-}
-
 fn user_of(record: &Record) -> Option<UserId> {
-    header(record, "user")?.parse().ok()
+    record.header_text("user")?.parse().ok()
 }

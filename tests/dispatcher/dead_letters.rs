@@ -1,8 +1,8 @@
 //! `dlq` by the API: what was given up is seen, sent on its way again, or left.
 
 use crate::{
-    email::{enter, is, relay, state},
-    rig::{Answer, Rig, eventually, rows},
+    email::{enter, relay, state},
+    rig::{Answer, Rig, eventually, is, rows},
 };
 use herald::{
     bus::{Record, Target, Topic},

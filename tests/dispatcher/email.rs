@@ -1,6 +1,6 @@
 //! E-mail, from the API to a real SMTP server.
 
-use crate::rig::{Answer, Rig, eventually, id_of};
+use crate::rig::{Answer, Rig, eventually, id_of, is};
 use herald::{
     bus::{Record, Topic},
     config::{self, EmailTls},
@@ -45,10 +45,6 @@ async fn mail_to(rig: &Rig, user: &str, priority: &str) -> NotificationId {
 /// The state of the e-mail, once it is as asked.
 pub async fn state(rig: &Rig, id: NotificationId, is_so: impl Fn(&Value) -> bool) -> Value {
     rig.state("email", &id.to_string(), is_so).await
-}
-
-pub fn is(wanted: &'static str) -> impl Fn(&Value) -> bool {
-    move |state| state["state"] == wanted
 }
 
 pub fn header<'a>(mail: &'a Mail, name: &str) -> &'a str {

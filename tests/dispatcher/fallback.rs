@@ -2,8 +2,8 @@
 //! there are, 5 s each.
 
 use crate::{
-    email::{enter, is, relay, state},
-    rig::{Rig, Sending, eventually, outcome, rows},
+    email::{enter, relay, state},
+    rig::{Rig, Sending, eventually, is, outcome, rows},
 };
 use herald::{
     bus::Topic,

@@ -1,6 +1,6 @@
 //! Firebase Cloud Messaging, from the API to a strict server of its protocol.
 
-use crate::rig::{Answer, Rig};
+use crate::rig::{Answer, Rig, is};
 use herald::{bus::Topic, config, dispatcher::channel::Channels};
 use reqwest::{Method, Version};
 use serde_json::{Value, json};
@@ -26,20 +26,6 @@ async fn enter(rig: &Rig, user: &str, token: &str) -> Answer {
     rig.call(Method::PUT, &path, Some(device)).await
 }
 
-async fn push_to(rig: &Rig, user: &str, more: Value) -> String {
-    let mut body = json!({
-        "target": { "user": user }, "type": "order", "channels": ["push"], "title": "On its way"
-    });
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    rig.post(body).await.to_string()
-}
-
-fn is(wanted: &'static str) -> impl Fn(&Value) -> bool {
-    move |state| state["state"] == wanted
-}
-
 async fn devices(rig: &Rig, user: &str) -> Vec<String> {
     let listed = rig.get(&format!("/v1/users/{user}/devices")).await;
     let devices = listed["devices"].as_array().unwrap().iter();
@@ -59,7 +45,7 @@ async fn an_app_is_sent_its_notification_with_what_each_platform_needs() {
         "body": "Your order", "data": { "order": 7.50 }, "priority": "critical", "ttl_s": 600,
         "collapse_key": "order 7"
     });
-    let id = push_to(&rig, "42", more).await;
+    let id = rig.push_to("42", more).await;
     let shown = rig.state("push", &id, is("sent")).await;
     assert_eq!(shown["provider_id"], "projects/shop-1a2b3/messages/1");
     assert_eq!(server.wrong(), Vec::<String>::new());
@@ -94,7 +80,9 @@ async fn what_a_producer_says_of_a_platform_wins_and_the_rest_stays() {
         "apns": { "payload": { "aps": { "sound": "bell.caf" } } },
         "webpush": { "headers": { "Urgency": "very-low" } },
     });
-    let id = push_to(&rig, "42", json!({ "push": push, "ttl_s": 60 })).await;
+    let id = rig
+        .push_to("42", json!({ "push": push, "ttl_s": 60 }))
+        .await;
     rig.state("push", &id, is("sent")).await;
     let message = server.taken().remove(0).message;
     assert_eq!(message["android"]["priority"], "HIGH");
@@ -106,7 +94,7 @@ async fn what_a_producer_says_of_a_platform_wins_and_the_rest_stays() {
 
     // What FCM does not know is the producer's to mend.
     let wrong = json!({ "push": { "android": { "colour": "red" } } });
-    let id = push_to(&rig, "42", wrong).await;
+    let id = rig.push_to("42", wrong).await;
     let shown = rig.state("push", &id, is("failed")).await;
     assert_eq!(shown["error"], "rejected");
     assert_eq!(devices(&rig, "42").await, ["phone"]);
@@ -123,7 +111,7 @@ async fn a_token_is_forgotten_for_its_own_code_only() {
         ("4", "lost", "provider_refused", true),
     ] {
         enter(&rig, user, token).await;
-        let id = push_to(&rig, user, json!({ "priority": "low" })).await;
+        let id = rig.push_to(user, json!({ "priority": "low" })).await;
         let shown = rig.state("push", &id, is("failed")).await;
         assert_eq!(shown["error"], error, "{token}");
         assert_eq!(!devices(&rig, user).await.is_empty(), is_kept, "{token}");
@@ -144,7 +132,7 @@ async fn what_may_work_later_is_tried_again() {
     for (token, class) in cases {
         enter(&rig, token, token).await;
         sent.push((
-            push_to(&rig, token, json!({ "priority": "critical" })).await,
+            rig.push_to(token, json!({ "priority": "critical" })).await,
             class,
         ));
     }
@@ -168,7 +156,7 @@ async fn many_sends_share_one_token_and_its_renewal_holds_nobody_up() {
     enter(&rig, "42", "phone").await;
     let mut ids = Vec::new();
     for _ in 0..60 {
-        ids.push(push_to(&rig, "42", json!({})).await);
+        ids.push(rig.push_to("42", json!({})).await);
     }
     for id in &ids {
         rig.state("push", id, is("sent")).await;
@@ -178,7 +166,7 @@ async fn many_sends_share_one_token_and_its_renewal_holds_nobody_up() {
     // Those of now have a short life: the server refuses what has ended.
     server.set_token_life(Duration::from_secs(6));
     server.revoke_tokens();
-    let id = push_to(&rig, "42", json!({})).await;
+    let id = rig.push_to("42", json!({})).await;
     rig.state("push", &id, is("sent")).await;
     assert_eq!(
         server.exchanges(),
@@ -187,7 +175,7 @@ async fn many_sends_share_one_token_and_its_renewal_holds_nobody_up() {
     );
     let refused = server.wrong().len();
     while server.exchanges() < 3 {
-        let id = push_to(&rig, "42", json!({})).await;
+        let id = rig.push_to("42", json!({})).await;
         rig.state("push", &id, is("sent")).await;
     }
     assert_eq!(server.wrong().len(), refused, "renewed before it ended");
@@ -201,7 +189,7 @@ async fn an_account_that_gets_no_token_is_waited_for() {
     server.fail_exchanges(1);
     let mut ids = Vec::new();
     for _ in 0..8 {
-        ids.push(push_to(&rig, "42", json!({ "priority": "critical" })).await);
+        ids.push(rig.push_to("42", json!({ "priority": "critical" })).await);
     }
     let shown = rig
         .state("push", &ids[0], |state| state["attempts"] == 1)
@@ -220,14 +208,16 @@ async fn what_has_no_room_is_left_out_and_said_to_be() {
     let rig = Rig::with_channels(&config(&server)).await;
     enter(&rig, "42", "phone").await;
     let large = json!({ "data": { "text": "x".repeat(4_096) } });
-    let id = push_to(&rig, "42", large).await;
+    let id = rig.push_to("42", large).await;
     rig.state("push", &id, is("sent")).await;
     let data = &server.taken()[0].message["data"];
     assert_eq!(
         (&data["data"], &data["truncated"]),
         (&Value::Null, &json!("true"))
     );
-    let id = push_to(&rig, "42", json!({ "body": "x".repeat(4_096) })).await;
+    let id = rig
+        .push_to("42", json!({ "body": "x".repeat(4_096) }))
+        .await;
     let shown = rig.state("push", &id, is("failed")).await;
     assert_eq!(shown["error"], "unfit");
     assert_eq!(server.wrong(), Vec::<String>::new());
@@ -238,7 +228,9 @@ async fn a_notification_without_words_wakes_the_app_and_shows_nothing() {
     let server = FcmServer::start().await;
     let rig = Rig::with_channels(&config(&server)).await;
     enter(&rig, "42", "phone").await;
-    let id = push_to(&rig, "42", json!({ "title": null, "priority": "high" })).await;
+    let id = rig
+        .push_to("42", json!({ "title": null, "priority": "high" }))
+        .await;
     rig.state("push", &id, is("sent")).await;
     let message = server.taken().remove(0).message;
     assert_eq!(message["notification"], Value::Null);
@@ -255,7 +247,7 @@ async fn a_dry_run_is_judged_and_reaches_nobody() {
     channels.fcm.dry_run = true;
     let rig = Rig::with_channels(&channels).await;
     enter(&rig, "42", "phone").await;
-    let id = push_to(&rig, "42", json!({})).await;
+    let id = rig.push_to("42", json!({})).await;
     rig.state("push", &id, is("sent")).await;
     assert!(server.taken()[0].is_dry_run);
 }
@@ -267,7 +259,7 @@ async fn an_app_belongs_to_whom_it_was_entered_for_last() {
     enter(&rig, "42", "phone").await;
     enter(&rig, "43", "phone").await;
     assert_eq!(devices(&rig, "42").await, Vec::<String>::new());
-    let id = push_to(&rig, "42", json!({})).await;
+    let id = rig.push_to("42", json!({})).await;
     let shown = rig.state("push", &id, is("failed")).await;
     assert_eq!(shown["error"], "no_address");
     rig.drained("push", Topic::Push).await;

@@ -1,8 +1,8 @@
 //! What users want, from the API to what leaves.
 
 use crate::{
-    email::{enter, is, relay, state},
-    rig::{Answer, Rig, Sending, eventually, rows},
+    email::{enter, relay, state},
+    rig::{Answer, Rig, Sending, eventually, is, rows},
 };
 use herald::{
     bus::{Target, Topic},

@@ -1,8 +1,8 @@
 //! The words of templates, from the API to what is shown.
 
 use crate::{
-    email::{enter, header, is, relay, state, text},
-    rig::{Rig, Sending, eventually},
+    email::{enter, header, relay, state, text},
+    rig::{Rig, Sending, eventually, is},
 };
 use herald::{
     bus::Topic,

@@ -1,6 +1,6 @@
 //! Web Push, from the API to a strict push service.
 
-use crate::rig::{Answer, Rig};
+use crate::rig::{Answer, Rig, is};
 use herald::{bus::Topic, config};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -42,16 +42,6 @@ async fn enter(rig: &Rig, user: &str, id: &str, subscription: Value) -> Answer {
     rig.call(Method::PUT, &path, Some(device)).await
 }
 
-async fn push_to(rig: &Rig, user: &str, more: Value) -> String {
-    let mut body = json!({
-        "target": { "user": user }, "type": "order", "channels": ["push"], "title": "On its way"
-    });
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    rig.post(body).await.to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_that_subscribed_is_pushed_what_only_it_can_read() {
     let (service, (_directory, key)) = (PushService::start().await, key());
@@ -65,10 +55,8 @@ async fn a_browser_that_subscribed_is_pushed_what_only_it_can_read() {
         "body": "Your order", "data": { "order": 7 }, "priority": "critical", "ttl_s": 600,
         "collapse_key": "order 7"
     });
-    let id = push_to(&rig, "42", more).await;
-    let shown = rig
-        .state("push", &id, |state| state["state"] == "sent")
-        .await;
+    let id = rig.push_to("42", more).await;
+    let shown = rig.state("push", &id, is("sent")).await;
     assert_eq!(shown["devices"], 2);
     let provider_id = shown["provider_id"].as_str().unwrap();
     assert!(provider_id.contains("/message/"), "{provider_id}");
@@ -90,10 +78,8 @@ async fn a_subscription_that_is_gone_is_forgotten_and_no_other() {
     for name in ["gone", "ok"] {
         enter(&rig, "42", name, service.subscribe(name)).await;
     }
-    let id = push_to(&rig, "42", json!({})).await;
-    let shown = rig
-        .state("push", &id, |state| state["state"] == "sent")
-        .await;
+    let id = rig.push_to("42", json!({})).await;
+    let shown = rig.state("push", &id, is("sent")).await;
     assert_eq!(
         (&shown["devices"], &shown["error"]),
         (&json!(1), &json!("gone"))
@@ -111,10 +97,8 @@ async fn a_subscription_that_is_gone_is_forgotten_and_no_other() {
 
     // The only one a user has.
     enter(&rig, "43", "gone", service.subscribe("gone")).await;
-    let id = push_to(&rig, "43", json!({})).await;
-    let shown = rig
-        .state("push", &id, |state| state["state"] == "failed")
-        .await;
+    let id = rig.push_to("43", json!({})).await;
+    let shown = rig.state("push", &id, is("failed")).await;
     assert_eq!(shown["error"], "gone");
 }
 
@@ -127,15 +111,13 @@ async fn a_service_that_is_busy_is_asked_again_when_it_says_so() {
         ("2", "away-1", "provider_away"),
     ] {
         enter(&rig, user, "laptop", service.subscribe(name)).await;
-        let id = push_to(&rig, user, json!({ "priority": "critical" })).await;
+        let id = rig.push_to(user, json!({ "priority": "critical" })).await;
         let shown = rig.state("push", &id, |state| state["attempts"] == 1).await;
         assert_eq!(
             (&shown["state"], &shown["error"]),
             (&json!("pending"), &json!(class))
         );
-        let shown = rig
-            .state("push", &id, |state| state["state"] == "sent")
-            .await;
+        let shown = rig.state("push", &id, is("sent")).await;
         assert_eq!((&shown["attempts"], service.asked(name)), (&json!(2), 2));
     }
 }
@@ -146,27 +128,24 @@ async fn what_has_no_room_is_left_out_and_said_to_be() {
     let rig = Rig::with_channels(&config(&service, key)).await;
     enter(&rig, "42", "laptop", service.subscribe("laptop")).await;
     let large = json!({ "data": { "text": "x".repeat(4_000) } });
-    let id = push_to(&rig, "42", large).await;
-    rig.state("push", &id, |state| state["state"] == "sent")
-        .await;
+    let id = rig.push_to("42", large).await;
+    rig.state("push", &id, is("sent")).await;
     let content = &service.pushed()[0].content;
     assert_eq!(
         (&content["data"], &content["truncated"]),
         (&Value::Null, &json!(true))
     );
 
-    let id = push_to(&rig, "42", json!({ "body": "x".repeat(4_000) })).await;
-    let shown = rig
-        .state("push", &id, |state| state["state"] == "failed")
+    let id = rig
+        .push_to("42", json!({ "body": "x".repeat(4_000) }))
         .await;
+    let shown = rig.state("push", &id, is("failed")).await;
     assert_eq!(shown["error"], "unfit");
 
     // One that has less room than the standard has it.
     enter(&rig, "43", "laptop", service.subscribe("full")).await;
-    let id = push_to(&rig, "43", json!({})).await;
-    let shown = rig
-        .state("push", &id, |state| state["state"] == "failed")
-        .await;
+    let id = rig.push_to("43", json!({})).await;
+    let shown = rig.state("push", &id, is("failed")).await;
     assert_eq!(shown["error"], "unfit");
 }
 
@@ -179,10 +158,8 @@ async fn a_browser_belongs_to_whom_it_was_entered_for_last() {
     enter(&rig, "43", "laptop", shared).await;
     let listed = rig.get("/v1/users/42/devices").await;
     assert_eq!(listed["devices"], json!([]));
-    let id = push_to(&rig, "42", json!({})).await;
-    let shown = rig
-        .state("push", &id, |state| state["state"] == "failed")
-        .await;
+    let id = rig.push_to("42", json!({})).await;
+    let shown = rig.state("push", &id, is("failed")).await;
     assert_eq!(shown["error"], "no_address");
     assert_eq!(service.pushed().len(), 0);
 }
@@ -248,10 +225,8 @@ async fn a_notification_goes_to_all_devices_of_its_user_each_by_its_own_provider
         let answer = rig.call(Method::PUT, &path, Some(device)).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
     }
-    let id = push_to(&rig, "42", json!({})).await;
-    let shown = rig
-        .state("push", &id, |state| state["state"] == "sent")
-        .await;
+    let id = rig.push_to("42", json!({})).await;
+    let shown = rig.state("push", &id, is("sent")).await;
     assert_eq!(
         (&shown["devices"], &shown["error"]),
         (&json!(2), &json!("gone"))

@@ -59,14 +59,14 @@ impl Parcel {
             head,
             user,
             content,
-            locale: text(record, "locale").map(str::to_owned),
+            locale: record.header_text("locale").map(str::to_owned),
             tried: Tried::read(record)?,
         })
     }
 
     /// Where a record of a delay topic belongs.
     pub fn channel(record: &Record) -> Option<Channel> {
-        text(record, "channel")?.parse().ok()
+        record.header_text("channel")?.parse().ok()
     }
 
     /// That channel's topic.
@@ -120,18 +120,14 @@ pub fn topic_of(channel: Channel) -> Option<Topic> {
     }
 }
 
-fn text<'a>(record: &'a Record, header: &str) -> Option<&'a str> {
-    let value = record.header(header)?;
-    std::str::from_utf8(value).ok()
-}
-
 fn number<T: std::str::FromStr + Default>(
     record: &Record,
     header: &'static str,
 ) -> Result<T, Unreadable> {
     match record.header(header) {
         None => Ok(T::default()),
-        Some(_) => text(record, header)
+        Some(_) => record
+            .header_text(header)
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| malformed(header)),
     }

@@ -94,8 +94,11 @@ impl DeadLetters {
                 break;
             }
             next.insert(record.at.partition, record.offset + 1);
+            if !wanted.takes(&record.record) {
+                continue;
+            }
             let letter = self.letter(record).await?;
-            if wanted.takes(&letter) {
+            if wanted.all || letter.handled.is_none() {
                 letters.push(letter);
             }
         }
@@ -213,14 +216,13 @@ impl DeadLetters {
 }
 
 impl Wanted {
-    fn takes(&self, letter: &DeadLetter) -> bool {
+    /// By what the record says; the store is asked only of those that are taken.
+    fn takes(&self, record: &Record) -> bool {
         let is = |name: &str, wanted: &Option<String>| {
             let wanted = wanted.as_ref().map(String::as_bytes);
-            wanted.is_none_or(|wanted| letter.record.header(name) == Some(wanted))
+            wanted.is_none_or(|wanted| record.header(name) == Some(wanted))
         };
-        (self.all || letter.handled.is_none())
-            && is("dlq_topic", &self.topic)
-            && is("dlq_cause", &self.cause)
+        is("dlq_topic", &self.topic) && is("dlq_cause", &self.cause)
     }
 }
 

@@ -22,7 +22,9 @@ const REMOVED: [&str; 11] = [
 
 /// Where it goes, marked as one that may have been there before. Or why it can't.
 pub fn again(letter: &Record) -> Result<(Target, Record), String> {
-    let from = text(letter, "dlq_topic").ok_or("it does not say which topic it comes from")?;
+    let from = letter
+        .header_text("dlq_topic")
+        .ok_or("it does not say which topic it comes from")?;
     let topic = Topic::named(from);
     let topic = topic.ok_or_else(|| format!("there is no topic {from} in this release"))?;
     if letter.value.is_empty() {
@@ -31,7 +33,9 @@ pub fn again(letter: &Record) -> Result<(Target, Record), String> {
     let target = match topic {
         // Each gateway reads its own partition.
         Topic::InApp | Topic::Critical | Topic::Broadcast => {
-            let partition = text(letter, "dlq_partition").and_then(|text| text.parse().ok());
+            let partition = letter
+                .header_text("dlq_partition")
+                .and_then(|text| text.parse().ok());
             let partition = partition.ok_or("it does not say which partition it comes from")?;
             Target::Exact(TopicPartition { topic, partition })
         }
@@ -47,10 +51,6 @@ pub fn again(letter: &Record) -> Result<(Target, Record), String> {
         .retain(|(name, _)| !REMOVED.contains(&name.as_str()));
     record.set("again", "1");
     Ok((target, record))
-}
-
-fn text<'a>(record: &'a Record, header: &str) -> Option<&'a str> {
-    std::str::from_utf8(record.header(header)?).ok()
 }
 
 #[cfg(test)]

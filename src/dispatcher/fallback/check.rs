@@ -64,7 +64,7 @@ impl Due {
     /// `None`: it can't be read, which its channel's worker will see.
     pub fn read(consumed: &Consumed) -> Option<Due> {
         let number = |header| {
-            let text = std::str::from_utf8(consumed.record.header(header)?).ok()?;
+            let text = consumed.record.header_text(header)?;
             text.parse::<u64>().ok()
         };
         let delay_s = match consumed.at.topic {

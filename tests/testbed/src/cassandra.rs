@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -74,32 +74,12 @@ impl CassandraNode {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Starts it again on the same ports with the same data.
-    pub fn restart(&mut self) {
-        self.kill();
-        let deadline = Instant::now() + START_MAX;
-        while !self.launch() {
-            assert!(Instant::now() < deadline, "no restart: {}", self.log());
-        }
-    }
-
     /// True once it serves, false when it ended instead.
     fn launch(&mut self) -> bool {
-        // An old "listening" must not be taken for the new one.
-        let _ = std::fs::remove_file(self.log_file());
-        let running = self.spawn();
-        let deadline = Instant::now() + START_MAX;
-        loop {
-            if running.ended().is_some() {
-                return false;
-            }
-            if self.log().contains("Starting listening for CQL clients") {
-                self.running.began(running);
-                return true;
-            }
-            assert!(Instant::now() < deadline, "no start: {}", self.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let listens = "Starting listening for CQL clients";
+        let (node, log) = (self.spawn(), self.log_file());
+        self.running
+            .serves_once_it_says(node, listens, &log, START_MAX)
     }
 
     fn spawn(&self) -> Guarded {

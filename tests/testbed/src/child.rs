@@ -3,8 +3,10 @@
 use std::{
     io::Read,
     os::unix::process::CommandExt,
+    path::Path,
     process::{Child, Command, ExitStatus, Output},
     sync::{Mutex, MutexGuard, mpsc},
+    time::{Duration, Instant},
 };
 
 /// A child that dies with this value, and with the test process: the kernel's parent-death signal follows
@@ -138,6 +140,29 @@ impl Running {
 
     pub fn thaw(&self) {
         self.signal(libc::SIGCONT);
+    }
+
+    /// Waits until a server that is starting says so in its log: true then, false when it ended instead.
+    pub(crate) fn serves_once_it_says(
+        &mut self,
+        child: Guarded,
+        text: &str,
+        log: &Path,
+        patience: Duration,
+    ) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            if child.ended().is_some() {
+                return false;
+            }
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            if said.contains(text) {
+                self.began(child);
+                return true;
+            }
+            assert!(Instant::now() < deadline, "no start: {said}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub(crate) fn began(&mut self, child: Guarded) {

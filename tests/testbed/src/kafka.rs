@@ -246,22 +246,13 @@ impl KafkaBroker {
 
     /// True once it serves, false when it ended instead.
     fn launch(&mut self) -> bool {
-        let log = self.directory.path().join("broker.log");
+        let log = self.log_file();
         // An old "started" must not be taken for the new one.
         let _ = std::fs::remove_file(&log);
-        let running = self.spawn();
-        let deadline = Instant::now() + START_MAX;
-        loop {
-            if running.ended().is_some() {
-                return false;
-            }
-            if self.log().contains("Kafka Server started") {
-                self.running.began(running);
-                return true;
-            }
-            assert!(Instant::now() < deadline, "no start: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let broker = self.spawn();
+        let started = "Kafka Server started";
+        self.running
+            .serves_once_it_says(broker, started, &log, START_MAX)
     }
 
     fn spawn(&self) -> Guarded {
@@ -276,8 +267,11 @@ impl KafkaBroker {
     }
 
     pub fn log(&self) -> String {
-        let path = self.directory.path().join("broker.log");
-        std::fs::read_to_string(path).unwrap_or_default()
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("broker.log")
     }
 }
 

@@ -3,9 +3,9 @@
 use super::{
     CassandraStore, bucket,
     link::Level,
-    now_ms,
     plan::{Decided, Plan},
     stream::{BROADCASTS, Entry},
+    unix_ms,
 };
 use crate::{
     dispatcher::store::{NewBroadcast, RowKind, StoreError, WentBack},
@@ -90,7 +90,7 @@ impl CassandraStore {
         id: NotificationId,
     ) -> Result<Option<Position>, StoreError> {
         let reader = self.link.reader(Level::Quorum);
-        let newest = bucket::newest(now_ms());
+        let newest = bucket::newest(unix_ms());
         let place = self.place(&reader, BROADCASTS, id, Some(RowKind::Notification), newest);
         Ok(place.await?.map(|place| place.pos))
     }

@@ -14,8 +14,8 @@
 use super::{
     CassandraStore, bucket,
     link::{Level, Reader, all},
-    now_ms,
     stream::{BROADCASTS, damaged, ms},
+    unix_ms,
 };
 use crate::{
     dispatcher::store::{
@@ -242,7 +242,7 @@ impl CassandraStore {
     ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError> {
         let reader = &self.link.reader(Level::OrOne);
         let statement = &reader.statements().deliveries_of_user;
-        let newest = bucket::newest(now_ms());
+        let newest = bucket::newest(unix_ms());
         let mut ids = Vec::new();
         for month in (newest - limits::BUCKETS_BACK - 1..=newest).rev() {
             let left = (limit - ids.len()) as i32;

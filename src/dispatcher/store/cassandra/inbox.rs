@@ -4,9 +4,9 @@ use super::{
     CassandraStore, bucket,
     cql::Prepared,
     link::{Level, Values, all, each},
-    now_ms,
     plan::{Decided, Plan},
     stream::{Entry, kind_value, ms, value_of},
+    unix_ms,
 };
 use crate::{
     dispatcher::store::{Appended, NewRow, RowKind, StoreError, WentBack, rank},
@@ -176,7 +176,7 @@ impl CassandraStore {
         }
         let last = part.last().expect("no part is empty");
         let pos = value_of(last.entry.pos);
-        let values = (stream.to_owned(), last.bucket, pos, ms(now_ms()), pos);
+        let values = (stream.to_owned(), last.bucket, pos, ms(unix_ms()), pos);
         together.push((&statements.put_head, Box::new(values)));
         self.link.write_together(together).await
     }

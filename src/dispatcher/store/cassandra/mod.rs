@@ -59,7 +59,7 @@ use super::{
 };
 use crate::{
     config::{DispatcherStore, Node},
-    dispatcher::{devices::Device, preferences::Preferences},
+    dispatcher::{devices::Device, preferences::Preferences, unix_ms},
     envelope::{Channel, Outcome},
     ids::{DeviceId, NotificationId, Region, UserId},
     limits,
@@ -71,10 +71,7 @@ use heads::Heads;
 use link::{Level, Link};
 use parking_lot::Mutex;
 use recent::Recent;
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 use uuid::Uuid;
 
 pub use connect::check;
@@ -119,12 +116,6 @@ impl Drop for CassandraStore {
     }
 }
 
-/// Unix ms.
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
-}
-
 #[async_trait]
 impl Store for CassandraStore {
     async fn append(&self, rows: Vec<NewRow>) -> Result<Vec<Appended>, StoreError> {
@@ -154,7 +145,7 @@ impl Store for CassandraStore {
     }
 
     async fn unread(&self, user: &UserId) -> Result<u64, StoreError> {
-        self.count_unread(user, now_ms()).await
+        self.count_unread(user, unix_ms()).await
     }
 
     async fn unread_among(

@@ -8,9 +8,9 @@
 use super::{
     CassandraStore, bucket,
     link::{Level, Reader},
-    now_ms,
     plan::Place,
     stream::{BROADCASTS, End, Newest, StoredRow, kind_value, position, value_of},
+    unix_ms,
 };
 use crate::{
     dispatcher::store::{Row, RowKind, RowsAfter, StoreError},
@@ -249,7 +249,7 @@ impl CassandraStore {
         id: NotificationId,
     ) -> Result<Option<Row>, StoreError> {
         let reader = self.link.reader(Level::OrOne);
-        let newest = bucket::newest(now_ms());
+        let newest = bucket::newest(unix_ms());
         let place = self.place(&reader, user.as_str(), id, None, newest).await?;
         let Some(place) = place else {
             return Ok(None);
@@ -284,7 +284,7 @@ impl CassandraStore {
     /// reach a gateway before its row is stored).
     pub(super) async fn has(&self, user: &UserId, id: NotificationId) -> Result<bool, StoreError> {
         let reader = self.link.reader(Level::Quorum);
-        let newest = bucket::newest(now_ms());
+        let newest = bucket::newest(unix_ms());
         for stream in [user.as_str(), BROADCASTS] {
             let kind = Some(RowKind::Notification);
             if self

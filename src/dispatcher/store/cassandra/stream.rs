@@ -1,6 +1,6 @@
 //! A stream of rows: where it ends, and what a row of it is as it is stored.
 
-use super::{CassandraStore, link::Reader, now_ms};
+use super::{CassandraStore, link::Reader, unix_ms};
 use crate::{
     dispatcher::store::{NewBroadcast, NewRow, Row, RowKind, StoreError},
     envelope::Priority,
@@ -210,7 +210,7 @@ impl CassandraStore {
             return Ok(None);
         };
         let ends_ms = stored_ms.max(0) as u64 + limits::RETENTION_S * 1000;
-        match ends_ms < now_ms() + SKEW_MS {
+        match ends_ms < unix_ms() + SKEW_MS {
             true => position(pos).map(Some),
             false => Ok(None),
         }

@@ -25,17 +25,14 @@ use super::{
 };
 use crate::{
     config::Node,
-    dispatcher::{devices::Device, preferences::Preferences},
+    dispatcher::{devices::Device, preferences::Preferences, unix_ms},
     envelope::{Channel, Outcome},
     ids::{DeviceId, NotificationId, Region, UserId},
     position::Position,
 };
 use async_trait::async_trait;
 use readers::Readers;
-use std::{
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::Path;
 use writer::Writer;
 
 pub use schema::FILE;
@@ -75,18 +72,12 @@ impl SqliteStore {
     }
 }
 
-/// Unix ms.
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
-}
-
 #[async_trait]
 impl Store for SqliteStore {
     async fn append(&self, rows: Vec<NewRow>) -> Result<Vec<Appended>, StoreError> {
         let region = self.region.clone();
         self.writer
-            .write(move |connection| inbox::append(connection, &rows, &region, now_ms()))
+            .write(move |connection| inbox::append(connection, &rows, &region, unix_ms()))
             .await
     }
 
@@ -124,7 +115,7 @@ impl Store for SqliteStore {
     async fn unread(&self, user: &UserId) -> Result<u64, StoreError> {
         let user = user.clone();
         self.readers
-            .read(move |connection| reading::unread(connection, &user, now_ms()))
+            .read(move |connection| reading::unread(connection, &user, unix_ms()))
             .await
     }
 
@@ -159,7 +150,7 @@ impl Store for SqliteStore {
                 let stored = rows.iter();
                 stored
                     .enumerate()
-                    .map(|(at, row)| broadcasts::append(connection, at, row, now_ms()))
+                    .map(|(at, row)| broadcasts::append(connection, at, row, unix_ms()))
                     .collect()
             })
             .await
@@ -338,7 +329,7 @@ impl Store for SqliteStore {
         handled: Handled,
     ) -> Result<(), StoreError> {
         self.writer
-            .write(move |connection| dead_letters::put(connection, at, handled, now_ms()))
+            .write(move |connection| dead_letters::put(connection, at, handled, unix_ms()))
             .await
     }
 

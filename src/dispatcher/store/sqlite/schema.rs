@@ -16,7 +16,9 @@ use std::{path::Path, time::Duration};
 pub const FILE: &str = "store.sqlite";
 
 /// Schema this release writes.
-const SCHEMA: i64 = 7;
+const SCHEMA: i64 = UPGRADES.len() as i64 + 1;
+/// That of [`TABLES`]: a new file gets what later ones added by the steps that bring an old one there.
+const TABLES_SCHEMA: i64 = 4;
 
 /// How long a statement waits for another process that holds the file (`herald ctl`, a backup).
 const BUSY: Duration = Duration::from_secs(5);
@@ -129,35 +131,6 @@ CREATE TABLE devices (
 -- Those that are of one user at a time.
 CREATE INDEX devices_by_address ON devices (address) WHERE kind <> 'email';
 
--- What users want, as JSON.
-CREATE TABLE preferences (
-    user TEXT PRIMARY KEY,
-    document TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-
--- What an operator did with records of dlq; `record` is the offset.
-CREATE TABLE dead_letters (
-    sequence INTEGER PRIMARY KEY,
-    partition INTEGER NOT NULL,
-    record INTEGER NOT NULL,
-    appended_ms INTEGER NOT NULL,
-    handled TEXT NOT NULL,
-    stored_ms INTEGER NOT NULL,
-    UNIQUE (partition, record, appended_ms)
-) STRICT;
-
--- Records that enter the bus when they are due; one that was taken may be on its way.
-CREATE TABLE scheduled (
-    id BLOB PRIMARY KEY,
-    due_ms INTEGER NOT NULL,
-    taken_until_ms INTEGER NOT NULL DEFAULT 0,
-    topic TEXT NOT NULL,
-    key BLOB NOT NULL,
-    value BLOB NOT NULL,
-    headers TEXT NOT NULL
-) STRICT;
-CREATE INDEX scheduled_by_time ON scheduled (due_ms);
-
 CREATE TABLE api_keys (
     hash BLOB PRIMARY KEY,
     producer TEXT NOT NULL,
@@ -208,6 +181,7 @@ CREATE INDEX devices_by_address ON devices (address) WHERE kind <> 'email';
 
 /// What schema 4 lacks.
 const SINCE_4: &str = "
+-- What users want, as JSON.
 CREATE TABLE preferences (
     user TEXT PRIMARY KEY,
     document TEXT NOT NULL
@@ -216,6 +190,7 @@ CREATE TABLE preferences (
 
 /// What schema 5 lacks.
 const SINCE_5: &str = "
+-- What an operator did with records of dlq; `record` is the offset.
 CREATE TABLE dead_letters (
     sequence INTEGER PRIMARY KEY,
     partition INTEGER NOT NULL,
@@ -229,6 +204,7 @@ CREATE TABLE dead_letters (
 
 /// What schema 6 lacks.
 const SINCE_6: &str = "
+-- Records that enter the bus when they are due; one that was taken may be on its way.
 CREATE TABLE scheduled (
     id BLOB PRIMARY KEY,
     due_ms INTEGER NOT NULL,
@@ -240,6 +216,9 @@ CREATE TABLE scheduled (
 ) STRICT;
 CREATE INDEX scheduled_by_time ON scheduled (due_ms);
 ";
+
+/// From schema 1 on, each brings a file to the next schema.
+const UPGRADES: [&str; 6] = [SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6];
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
 #[derive(Debug)]
@@ -344,15 +323,12 @@ fn open(path: &Path, cache_kib: i64) -> Result<Connection, Failure> {
 fn prepare_tables(connection: &Connection, namespace: &Namespace) -> Result<(), Failure> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let statements: &[&str] = match version {
-        SCHEMA => &[],
-        0 => &[TABLES],
-        1 => &[SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6],
-        2 => &[SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6],
-        3 => &[SINCE_3, SINCE_4, SINCE_5, SINCE_6],
-        4 => &[SINCE_4, SINCE_5, SINCE_6],
-        5 => &[SINCE_5, SINCE_6],
-        6 => &[SINCE_6],
+    let from = match version {
+        0 => {
+            connection.execute_batch(TABLES)?;
+            TABLES_SCHEMA
+        }
+        1..=SCHEMA => version,
         other => {
             return Err(Failure::corrupt(format!(
                 "{} has schema {other}, this release knows {SCHEMA}: start the release that wrote it, or \
@@ -361,8 +337,8 @@ fn prepare_tables(connection: &Connection, namespace: &Namespace) -> Result<(), 
             )));
         }
     };
-    for batch in statements {
-        connection.execute_batch(batch)?;
+    for upgrade in &UPGRADES[from as usize - 1..] {
+        connection.execute_batch(upgrade)?;
     }
     connection.pragma_update(None, "user_version", SCHEMA)?;
     belong_to(connection, namespace)?;

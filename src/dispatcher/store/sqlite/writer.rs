@@ -6,7 +6,10 @@
 //! * the order of commits is the order in which calls entered the queue.
 
 use super::{schema::Failure, sweep};
-use crate::{dispatcher::store::StoreError, limits};
+use crate::{
+    dispatcher::{store::StoreError, unix_ms},
+    limits,
+};
 use rusqlite::Connection;
 use std::{
     sync::{
@@ -204,7 +207,7 @@ fn run_alone(connection: &Connection, job: &mut dyn Job) -> Result<(), Failure> 
 /// A step of retention in a transaction of its own; answers how long the next one may wait.
 fn sweep_step(connection: &Connection, file: &str) -> std::time::Duration {
     let swept = begin(connection).and_then(|()| {
-        let removed = sweep::step(connection, super::now_ms())?;
+        let removed = sweep::step(connection, unix_ms())?;
         commit(connection)?;
         Ok(removed)
     });

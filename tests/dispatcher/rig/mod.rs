@@ -1,7 +1,8 @@
 //! One dispatcher on ports of its own, its parts in reach of the test, and a gateway that is only a lease.
 
+mod gateway;
+
 use herald::{
-    api,
     bus::{
         Polled, Record, SharedBus, Start, Topic, TopicPartition,
         embedded::{EmbeddedBus, Options},
@@ -12,14 +13,11 @@ use herald::{
         channel::Channels,
         store::{SharedStore, Store, sqlite::SqliteStore},
     },
-    envelope::{Fate, Outcome, Routed},
-    ids::{GatewayEpoch, NotificationId, UserId},
+    envelope::Routed,
+    ids::{NotificationId, UserId},
     metrics::Metrics,
     position::Position,
-    registry::{
-        GatewayInfo, Registration, ShardClaim, SharedRegistry, embedded::EmbeddedRegistry,
-        redis::RedisRegistry,
-    },
+    registry::{SharedRegistry, embedded::EmbeddedRegistry, redis::RedisRegistry},
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -32,6 +30,8 @@ use tempfile::TempDir;
 use testbed::redis::{RedisServer, fresh_namespace};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+pub use gateway::outcome;
 
 /// Longest a test waits for something that is on its way.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,6 +50,11 @@ pub struct Rig {
     shutdown: CancellationToken,
     running: JoinHandle<()>,
     _dir: TempDir,
+}
+
+/// For [`Rig::state`].
+pub fn is(wanted: &'static str) -> impl Fn(&Value) -> bool {
+    move |state| state["state"] == wanted
 }
 
 /// By what a dispatcher sends, and by which rules.
@@ -287,47 +292,20 @@ impl Rig {
         seen.await
     }
 
+    /// By push alone; `more` is added to the request. Answers the id.
+    pub async fn push_to(&self, user: &str, more: Value) -> String {
+        let mut body = json!({
+            "target": { "user": user }, "type": "order", "channels": ["push"], "title": "On its way"
+        });
+        for (key, value) in more.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        self.post(body).await.to_string()
+    }
+
     pub async fn post_to(&self, user: &str, title: &str) -> NotificationId {
         self.post(json!({ "target": { "user": user }, "type": "test", "title": title }))
             .await
-    }
-
-    /// A gateway that owns a shard and holds these users.
-    pub async fn gateway(&self, id: &str, shard: u32, users: &[&str]) -> GatewayEpoch {
-        let info = GatewayInfo {
-            grpc: "127.0.0.1:1".into(),
-            shard: Some(shard),
-            connections: users.len() as u64,
-            accepts_limit_per_s: 5_000,
-            spare_accepts_per_s: 10,
-            room: Some(10),
-            region: "local".parse().unwrap(),
-            draining: false,
-        };
-        let id = id.parse().unwrap();
-        let owner = self
-            .registry
-            .acquire_gateway(&id, "test", &info)
-            .await
-            .unwrap();
-        // Another one may live there still: only a lease that nobody has is finished.
-        let claim = ShardClaim::Exact {
-            shard,
-            former_epoch: None,
-        };
-        let _ = self.registry.claim_shard(&owner, claim).await;
-        self.register(&owner, users).await;
-        owner
-    }
-
-    pub async fn register(&self, owner: &GatewayEpoch, users: &[&str]) {
-        let users = registrations(users);
-        self.registry.register(owner, &users).await.unwrap();
-    }
-
-    pub async fn unregister(&self, owner: &GatewayEpoch, users: &[&str]) {
-        let users = registrations(users);
-        self.registry.unregister(owner, &users).await.unwrap();
     }
 
     /// The first `count` records of a partition, as soon as they are there.
@@ -408,53 +386,6 @@ impl Rig {
         })
         .await;
     }
-
-    pub async fn dispatcher(
-        &self,
-    ) -> api::dispatcher_client::DispatcherClient<tonic::transport::Channel> {
-        api::dispatcher_client::DispatcherClient::connect(self.grpc_url())
-            .await
-            .unwrap()
-    }
-
-    pub fn grpc_url(&self) -> String {
-        format!("http://{}", self.addresses.grpc.unwrap())
-    }
-
-    /// A sync by gRPC, with cursors by stream.
-    pub async fn sync(&self, user: &str, cursors: &[(&str, u64)]) -> api::SyncReply {
-        let request = api::SyncRequest {
-            v: 1,
-            user: user.into(),
-            cursors: cursors
-                .iter()
-                .map(|(stream, at)| ((*stream).to_owned(), *at))
-                .collect(),
-            limit: 50,
-        };
-        let mut client = self.dispatcher().await;
-        client.sync(request).await.unwrap().into_inner()
-    }
-
-    /// Outcomes of one gateway, reported on a stream of its own and answered.
-    pub async fn report(
-        &self,
-        gateway: &GatewayEpoch,
-        shard: Option<u32>,
-        outcomes: Vec<Outcome>,
-    ) -> api::OutcomeReply {
-        let batch = api::OutcomeBatch {
-            v: 1,
-            sequence: 7,
-            gateway: gateway.to_string(),
-            shard,
-            outcomes: outcomes.iter().map(api::convert::outcome_to_wire).collect(),
-        };
-        let mut client = self.dispatcher().await;
-        let batches = tokio_stream::iter([batch]);
-        let mut replies = client.outcomes(batches).await.unwrap().into_inner();
-        replies.message().await.unwrap().unwrap()
-    }
 }
 
 impl Drop for Rig {
@@ -511,27 +442,6 @@ async fn run_sending(
     let leaving = shutdown.clone();
     let running = tokio::spawn(async move { dispatcher.run(leaving).await.unwrap() });
     (addresses, shutdown, running)
-}
-
-fn registrations(users: &[&str]) -> Vec<Registration> {
-    let registration = |user: &&str| Registration {
-        user: user.parse().unwrap(),
-        stamp: 1,
-    };
-    users.iter().map(registration).collect()
-}
-
-pub fn outcome(id: NotificationId, user: &str, pos: Position, fate: Fate) -> Outcome {
-    Outcome {
-        id,
-        user: Some(user.parse().unwrap()),
-        pos,
-        fate,
-        devices: 1,
-        gateway: String::new(),
-        at_ms: 1_760_000_000_000,
-        answered: Vec::new(),
-    }
 }
 
 pub fn user(name: &str) -> UserId {
