@@ -205,6 +205,7 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("web_push.hosts", "[\"\"]"),
         ("fcm.service_account_file", "DIR/token.key"),
         ("fcm.url", "fcm.googleapis.com"),
+        ("apns.address", "api.push.apple.com"),
         ("log.level", "foo"),
     ] {
         refuses("dispatcher", &[(key, value)], key);

@@ -15,6 +15,7 @@ pub struct Channels {
     pub email: Email,
     pub web_push: WebPush,
     pub fcm: Fcm,
+    pub apns: Apns,
 }
 
 /// How the way to the relay is kept from others.
@@ -233,6 +234,69 @@ impl Fcm {
         match after.is_some_and(|host| !host.is_empty() && !host.contains('/')) {
             true => Ok(()),
             false => wrong("fcm.url", "is not https://host or https://host:port"),
+        }
+    }
+}
+
+/// `[apns]`: apps on Apple's devices; without a key there are none.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Apns {
+    /// PEM: `AuthKey_….p8`, as the developer site gives it out.
+    pub key_file: Option<PathBuf>,
+    pub key_id: Option<String>,
+    pub team_id: Option<String>,
+    /// Bundle id of the app.
+    pub topic: Option<String>,
+    /// `host:port`.
+    pub address: String,
+    /// Who may sign its certificate; default: the system's list.
+    pub ca_file: Option<PathBuf>,
+    pub timeout_ms: u64,
+    pub at_once: usize,
+    pub connections: usize,
+}
+
+impl Default for Apns {
+    fn default() -> Self {
+        Apns {
+            key_file: None,
+            key_id: None,
+            team_id: None,
+            topic: None,
+            address: "api.push.apple.com:443".into(),
+            ca_file: None,
+            timeout_ms: limits::PUSH_TIMEOUT.as_millis() as u64,
+            at_once: limits::APNS_AT_ONCE,
+            connections: limits::APNS_CONNECTIONS,
+        }
+    }
+}
+
+impl Apns {
+    /// Of the key, its id, its team and the topic there are all or none.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        sends("apns", self.timeout_ms, self.at_once)?;
+        let allowed = limits::APNS_CONNECTIONS_ALLOWED;
+        within("apns.connections", self.connections, allowed)?;
+        host_and_port("apns.address", &self.address)?;
+        let texts = [
+            ("apns.key_id", &self.key_id),
+            ("apns.team_id", &self.team_id),
+            ("apns.topic", &self.topic),
+        ];
+        for (key, text) in texts {
+            named(key, text.as_deref())?;
+        }
+        let given = [("apns.key_file", self.key_file.is_some())]
+            .into_iter()
+            .chain(texts.map(|(key, text)| (key, text.is_some())));
+        let (there, missing): (Vec<_>, Vec<_>) = given.partition(|(_, is_given)| *is_given);
+        match (there.first(), missing.first()) {
+            (Some((with, _)), Some((key, _))) => {
+                Err(ConfigError::new(*key, format!("is needed with {with}")))
+            }
+            _ => Ok(()),
         }
     }
 }

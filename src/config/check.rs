@@ -313,6 +313,7 @@ fn port_of(key: &str) -> u16 {
         "grpc.advertise" => 9250,
         "email.relay" => 587,
         "store.contact_points" => 9042,
+        "apns.address" => 443,
         _ => 9251,
     }
 }

@@ -8,7 +8,7 @@ pub mod check;
 mod reload;
 mod sections;
 
-pub use channels::{Channels, Email, EmailTls, Fcm, WebPush};
+pub use channels::{Apns, Channels, Email, EmailTls, Fcm, WebPush};
 pub use reload::{Reload, left_for_a_restart};
 pub use sections::*;
 
@@ -182,6 +182,8 @@ pub struct DispatcherConfig {
     pub web_push: WebPush,
     #[serde(default)]
     pub fcm: Fcm,
+    #[serde(default)]
+    pub apns: Apns,
     #[serde(default = "dispatcher_admin")]
     pub admin: Admin,
     #[serde(default = "dispatcher_grpc")]
@@ -196,6 +198,7 @@ impl DispatcherConfig {
             email: self.email.clone(),
             web_push: self.web_push.clone(),
             fcm: self.fcm.clone(),
+            apns: self.apns.clone(),
         }
     }
 }
@@ -242,6 +245,8 @@ pub struct StandaloneConfig {
     pub web_push: WebPush,
     #[serde(default)]
     pub fcm: Fcm,
+    #[serde(default)]
+    pub apns: Apns,
     #[serde(default = "gateway_admin")]
     pub admin: Admin,
     #[serde(default)]
@@ -258,6 +263,7 @@ impl StandaloneConfig {
             email: self.email.clone(),
             web_push: self.web_push.clone(),
             fcm: self.fcm.clone(),
+            apns: self.apns.clone(),
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum DeviceKind {
     WebPush,
     /// An app, by Firebase Cloud Messaging.
     Fcm,
+    /// An app on a device of Apple's.
+    Apns,
 }
 
 impl DeviceKind {
@@ -28,6 +30,7 @@ impl DeviceKind {
             DeviceKind::Email => "email",
             DeviceKind::WebPush => "web_push",
             DeviceKind::Fcm => "fcm",
+            DeviceKind::Apns => "apns",
         }
     }
 
@@ -35,7 +38,7 @@ impl DeviceKind {
     pub fn is_of_one_user(self) -> bool {
         match self {
             DeviceKind::Email => false,
-            DeviceKind::WebPush | DeviceKind::Fcm => true,
+            DeviceKind::WebPush | DeviceKind::Fcm | DeviceKind::Apns => true,
         }
     }
 
@@ -43,7 +46,7 @@ impl DeviceKind {
     pub fn channel(self) -> Channel {
         match self {
             DeviceKind::Email => Channel::Email,
-            DeviceKind::WebPush | DeviceKind::Fcm => Channel::Push,
+            DeviceKind::WebPush | DeviceKind::Fcm | DeviceKind::Apns => Channel::Push,
         }
     }
 }
@@ -56,6 +59,7 @@ impl FromStr for DeviceKind {
             "email" => Ok(DeviceKind::Email),
             "web_push" => Ok(DeviceKind::WebPush),
             "fcm" => Ok(DeviceKind::Fcm),
+            "apns" => Ok(DeviceKind::Apns),
             _ => Err(()),
         }
     }
@@ -86,7 +90,7 @@ impl Device {
         let kind: String = fields.demand("kind", "a string")?;
         let kind: DeviceKind = kind
             .parse()
-            .map_err(|()| Refusal::field("kind", "is none of: email, web_push, fcm"))?;
+            .map_err(|()| Refusal::field("kind", "is none of: email, web_push, fcm, apns"))?;
         let (address, secret) = match kind {
             DeviceKind::Email => {
                 let address: String = fields.demand("address", "a string")?;
@@ -97,6 +101,12 @@ impl Device {
             DeviceKind::Fcm => {
                 let token: String = fields.demand("token", "a string")?;
                 check_token(&token).map_err(|problem| Refusal::field("token", problem))?;
+                (token, String::new())
+            }
+            DeviceKind::Apns => {
+                let token: String = fields.demand("token", "a string")?;
+                let token = device_token(&token);
+                let token = token.map_err(|problem| Refusal::field("token", problem))?;
                 (token, String::new())
             }
         };
@@ -133,6 +143,20 @@ fn check_token(token: &str) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!(
             "is no registration token: 1 to {most} visible characters of ASCII"
+        )),
+    }
+}
+
+/// What Apple gives an app, in hex as apps write it; it stands in a path.
+fn device_token(token: &str) -> Result<String, String> {
+    let most = limits::APNS_TOKEN_CHARS;
+    let is_one = (2..=most).contains(&token.len())
+        && token.len().is_multiple_of(2)
+        && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match is_one {
+        true => Ok(token.to_ascii_lowercase()),
+        false => Err(format!(
+            "is no device token: up to {most} hexadecimal digits, two a byte"
         )),
     }
 }

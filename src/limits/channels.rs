@@ -73,6 +73,21 @@ pub const FCM_ASSERTION_S: u64 = 3600;
 pub const FCM_TOKEN_PAUSE: Duration = Duration::from_secs(1);
 /// What FCM asks to be left alone for when it has had too much and names no time.
 pub const FCM_QUOTA_PAUSE: Duration = Duration::from_secs(60);
+/// Token of an app at APNs, in hex. Over: 422.
+pub const APNS_TOKEN_CHARS: usize = 200;
+/// (config) Messages to APNs at once, and connections that they share.
+pub const APNS_AT_ONCE: usize = 256;
+pub const APNS_CONNECTIONS: usize = 2;
+pub const APNS_CONNECTIONS_ALLOWED: RangeInclusive<usize> = 1..=64;
+/// Over: `data` is left out; still over: it can't be sent.
+pub const APNS_PAYLOAD_BYTES: usize = 4 * super::KIB;
+/// Age at which our token is renewed; Apple wants it between these minutes: 20 and 60.
+pub const APNS_TOKEN_S: u64 = 40 * 60;
+pub const APNS_TOKEN_S_MIN: u64 = 20 * 60;
+/// Times that one message is sent to another connection because the server, which closes one, did not look at it.
+pub const APNS_REFUSALS: u32 = 3;
+/// After a connection could not be made, nobody tries again for so long.
+pub const APNS_CONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// Of what a provider says of a failure, to be understood. Over: the rest is not read.
 pub const PROVIDER_ANSWER_BYTES: usize = 16 * super::KIB;
 /// A connection that nothing came through for so long is asked whether it lives, and closed after so long without a word.

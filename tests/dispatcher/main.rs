@@ -1,5 +1,6 @@
 //! The dispatcher through its real doors, over the embedded bus, the registry in process and SQLite.
 
+mod apns;
 mod dead_letters;
 mod devices;
 mod doors;

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::{path::PathBuf, process::Command};
 use tempfile::TempDir;
-use testbed::{FcmServer, PushService};
+use testbed::{ApnsServer, FcmServer, PushService, apns::device_token};
 
 /// A key of ours, as the configuration's comment has it made.
 fn key() -> (TempDir, PathBuf) {
@@ -204,13 +204,23 @@ async fn what_is_wrong_with_a_subscription_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_notification_goes_to_all_devices_of_its_user_each_by_its_own_provider() {
     let (service, (_directory, key)) = (PushService::start().await, key());
-    let google = FcmServer::start().await;
+    let (google, apple) = (FcmServer::start().await, ApnsServer::start().await);
+    let [key_id, team_id, topic] = apple.account().map(|text| Some(text.to_owned()));
     let channels = config::Channels {
         fcm: config::Fcm {
             service_account_file: Some(google.service_account_file()),
             url: google.url(),
             ca_file: Some(google.ca_file()),
             ..config::Fcm::default()
+        },
+        apns: config::Apns {
+            key_file: Some(apple.key_file()),
+            key_id,
+            team_id,
+            topic,
+            address: apple.address(),
+            ca_file: Some(apple.ca_file()),
+            ..config::Apns::default()
         },
         ..config(&service, key)
     };
@@ -219,6 +229,7 @@ async fn a_notification_goes_to_all_devices_of_its_user_each_by_its_own_provider
     for (id, kind, token) in [
         ("phone", "fcm", "phone".to_owned()),
         ("old", "fcm", "gone".to_owned()),
+        ("tablet", "apns", device_token("tablet")),
     ] {
         let device = json!({ "kind": kind, "token": token });
         let path = format!("/v1/users/42/devices/{id}");
@@ -229,12 +240,13 @@ async fn a_notification_goes_to_all_devices_of_its_user_each_by_its_own_provider
     let shown = rig.state("push", &id, is("sent")).await;
     assert_eq!(
         (&shown["devices"], &shown["error"]),
-        (&json!(2), &json!("gone"))
+        (&json!(3), &json!("gone"))
     );
     assert_eq!(service.pushed()[0].content["id"], id);
     assert_eq!(google.taken()[0].message["data"]["id"], id);
+    assert_eq!(apple.taken()[0].payload["id"], id);
     let metrics = rig.metrics.render();
-    for provider in ["web_push", "fcm"] {
+    for provider in ["web_push", "fcm", "apns"] {
         let labels =
             format!(r#"channel="push",priority="normal",provider="{provider}",result="sent""#);
         assert!(metrics.contains(&labels), "{metrics}");

@@ -9,6 +9,7 @@
 //! * of several devices each is sent to, claimed and tried again apart from the others;
 //! * with the registry away there are no claims, and sends go on: what is sent twice then was read twice.
 
+mod apns;
 pub mod email;
 mod fcm;
 mod http;
@@ -32,6 +33,7 @@ use crate::{
 use async_trait::async_trait;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use apns::Apns;
 use email::Smtp;
 use fcm::Fcm;
 use web_push::WebPush;
@@ -99,6 +101,7 @@ impl Channels {
         channels.web_push = WebPush::from_config(&config.web_push)?.map(Arc::new);
         channels.add(channels.web_push.clone());
         channels.add(Fcm::from_config(&config.fcm)?.map(Arc::new));
+        channels.add(Apns::from_config(&config.apns)?.map(Arc::new));
         Ok(channels)
     }
 

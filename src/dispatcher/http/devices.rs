@@ -101,7 +101,7 @@ fn unknown() -> ApiError {
 fn describe(device: &Device) -> Value {
     let address = match device.kind {
         DeviceKind::Email | DeviceKind::WebPush => "address",
-        DeviceKind::Fcm => "token",
+        DeviceKind::Fcm | DeviceKind::Apns => "token",
     };
     json!({
         "id": device.id,

@@ -5,6 +5,7 @@
 //! killed ([`child`]).
 
 pub mod api;
+pub mod apns;
 mod at_exit;
 pub mod cassandra;
 pub mod certificates;
@@ -29,6 +30,7 @@ pub mod threads;
 pub mod wait;
 
 pub use api::Api;
+pub use apns::ApnsServer;
 pub use client::Client;
 pub use container::Container;
 pub use fcm::{FcmServer, ToApp};
