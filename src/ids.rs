@@ -222,6 +222,15 @@ impl fmt::Display for NotificationId {
     }
 }
 
+/// Whether it is a telephone number as E.164 has it: `+` and at most 15 digits, the first of which is no 0. No country has
+/// numbers of fewer than 7.
+pub fn is_e164(text: &str) -> bool {
+    let digits = text.strip_prefix('+').unwrap_or_default();
+    (7..=15).contains(&digits.len())
+        && !digits.starts_with('0')
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,5 +261,32 @@ mod tests {
         assert_eq!(text.parse::<GatewayEpoch>().unwrap().to_string(), text);
         assert!("GW.1".parse::<GatewayEpoch>().is_err());
         assert!("gw-1".parse::<GatewayEpoch>().is_err());
+    }
+
+    #[test]
+    fn a_number_is_international_and_has_nothing_but_digits() {
+        for number in [
+            "+436641234567",
+            "+12025550123",
+            "+6834000",
+            "+123456789012345",
+        ] {
+            assert!(is_e164(number), "{number}");
+        }
+        for number in [
+            "",
+            "+",
+            "436641234567",
+            "00436641234567",
+            "+0436641234567",
+            "+43 664 1234567",
+            "+123456",
+            "+1234567890123456",
+            "+4366412345a7",
+            "+٤٣٦٦٤١٢٣٤٥٦٧",
+            "++436641234567",
+        ] {
+            assert!(!is_e164(number), "{number}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! they are used.
 
 use super::{
-    ConfigError,
+    ConfigError, Sms,
     check::{host_and_port, named, within},
 };
 use crate::limits;
@@ -16,6 +16,7 @@ pub struct Channels {
     pub web_push: WebPush,
     pub fcm: Fcm,
     pub apns: Apns,
+    pub sms: Sms,
 }
 
 /// How the way to the relay is kept from others.
@@ -301,7 +302,7 @@ impl Apns {
     }
 }
 
-fn sends(section: &str, timeout_ms: u64, at_once: usize) -> Result<(), ConfigError> {
+pub(super) fn sends(section: &str, timeout_ms: u64, at_once: usize) -> Result<(), ConfigError> {
     let allowed = limits::PUSH_TIMEOUT_MS_ALLOWED;
     within(&format!("{section}.timeout_ms"), timeout_ms, allowed)?;
     let allowed = limits::PUSH_AT_ONCE_ALLOWED;

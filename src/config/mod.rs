@@ -7,10 +7,12 @@ mod channels;
 pub mod check;
 mod reload;
 mod sections;
+mod sms;
 
 pub use channels::{Apns, Channels, Email, EmailTls, Fcm, WebPush};
 pub use reload::{Reload, left_for_a_restart};
 pub use sections::*;
+pub use sms::{Sms, SmsProvider};
 
 use crate::limits;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -184,6 +186,8 @@ pub struct DispatcherConfig {
     pub fcm: Fcm,
     #[serde(default)]
     pub apns: Apns,
+    #[serde(default)]
+    pub sms: Sms,
     #[serde(default = "dispatcher_admin")]
     pub admin: Admin,
     #[serde(default = "dispatcher_grpc")]
@@ -199,6 +203,7 @@ impl DispatcherConfig {
             web_push: self.web_push.clone(),
             fcm: self.fcm.clone(),
             apns: self.apns.clone(),
+            sms: self.sms.clone(),
         }
     }
 }
@@ -247,6 +252,8 @@ pub struct StandaloneConfig {
     pub fcm: Fcm,
     #[serde(default)]
     pub apns: Apns,
+    #[serde(default)]
+    pub sms: Sms,
     #[serde(default = "gateway_admin")]
     pub admin: Admin,
     #[serde(default)]
@@ -264,6 +271,7 @@ impl StandaloneConfig {
             web_push: self.web_push.clone(),
             fcm: self.fcm.clone(),
             apns: self.apns.clone(),
+            sms: self.sms.clone(),
         }
     }
 }

@@ -6,12 +6,15 @@ use super::{
 };
 use crate::{
     envelope::Channel,
-    ids::{DeviceId, UserId},
+    ids::{DeviceId, UserId, is_e164},
     limits,
 };
 use lettre::Address;
 use serde_json::value::RawValue;
 use std::str::FromStr;
+
+const NO_NUMBER: &str = "is no number in the form of E.164: +, the country's code and the rest, 7 to 15 digits without \
+                         spaces, e.g. +436641234567";
 
 /// What an address means; each kind has one provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +25,8 @@ pub enum DeviceKind {
     Fcm,
     /// An app on a device of Apple's.
     Apns,
+    /// A telephone number that takes text messages.
+    Sms,
 }
 
 impl DeviceKind {
@@ -31,13 +36,15 @@ impl DeviceKind {
             DeviceKind::WebPush => "web_push",
             DeviceKind::Fcm => "fcm",
             DeviceKind::Apns => "apns",
+            DeviceKind::Sms => "sms",
         }
     }
 
-    /// Whoever else had the address has lost it: a browser or an app is one user's at a time, a mailbox may be a family's.
+    /// Whoever else had the address has lost it: a browser or an app is one user's at a time, a mailbox or a
+    /// telephone may be a family's.
     pub fn is_of_one_user(self) -> bool {
         match self {
-            DeviceKind::Email => false,
+            DeviceKind::Email | DeviceKind::Sms => false,
             DeviceKind::WebPush | DeviceKind::Fcm | DeviceKind::Apns => true,
         }
     }
@@ -47,6 +54,7 @@ impl DeviceKind {
         match self {
             DeviceKind::Email => Channel::Email,
             DeviceKind::WebPush | DeviceKind::Fcm | DeviceKind::Apns => Channel::Push,
+            DeviceKind::Sms => Channel::Sms,
         }
     }
 }
@@ -60,6 +68,7 @@ impl FromStr for DeviceKind {
             "web_push" => Ok(DeviceKind::WebPush),
             "fcm" => Ok(DeviceKind::Fcm),
             "apns" => Ok(DeviceKind::Apns),
+            "sms" => Ok(DeviceKind::Sms),
             _ => Err(()),
         }
     }
@@ -70,7 +79,7 @@ pub struct Device {
     pub user: UserId,
     pub id: DeviceId,
     pub kind: DeviceKind,
-    /// In the form that its kind's provider takes: an e-mail address, a URL, a token.
+    /// In the form that its kind's provider takes: an e-mail address, a URL, a token, a number.
     pub address: String,
     /// What it takes beside the address to reach it; shown to nobody.
     pub secret: String,
@@ -90,7 +99,7 @@ impl Device {
         let kind: String = fields.demand("kind", "a string")?;
         let kind: DeviceKind = kind
             .parse()
-            .map_err(|()| Refusal::field("kind", "is none of: email, web_push, fcm, apns"))?;
+            .map_err(|()| Refusal::field("kind", "is none of: email, web_push, fcm, apns, sms"))?;
         let (address, secret) = match kind {
             DeviceKind::Email => {
                 let address: String = fields.demand("address", "a string")?;
@@ -108,6 +117,13 @@ impl Device {
                 let token = device_token(&token);
                 let token = token.map_err(|problem| Refusal::field("token", problem))?;
                 (token, String::new())
+            }
+            DeviceKind::Sms => {
+                let number: String = fields.demand("number", "a string")?;
+                if !is_e164(&number) {
+                    return Err(Refusal::field("number", NO_NUMBER));
+                }
+                (number, String::new())
             }
         };
         fields.finish("a device")?;
@@ -234,6 +250,9 @@ mod tests {
                 "colour",
             ),
             (&long, "address"),
+            (r#"{"kind":"sms","address":"+436641234567"}"#, "number"),
+            (r#"{"kind":"sms","number":"06641234567"}"#, "number"),
+            (r#"{"kind":"sms","number":"+43 664 1234567"}"#, "number"),
         ] {
             let refusal = read(body).expect_err(body);
             assert_eq!(refusal.named_field(), Some(field), "{body}");

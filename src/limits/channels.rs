@@ -93,6 +93,19 @@ pub const PROVIDER_ANSWER_BYTES: usize = 16 * super::KIB;
 /// A connection that nothing came through for so long is asked whether it lives, and closed after so long without a word.
 pub const PUSH_PING: Duration = Duration::from_secs(15);
 pub const PUSH_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// (config) Text messages at once: 250 a second, at a quarter of a second each; and parts of one, which a provider ends at
+/// 1,600 characters. Over: it can't be sent.
+pub const SMS_AT_ONCE: usize = 64;
+pub const SMS_SEGMENTS: u32 = 10;
+pub const SMS_SEGMENTS_ALLOWED: RangeInclusive<u32> = 1..=10;
+/// Providers of text messages that are configured. Over: refused at the start.
+pub const SMS_PROVIDERS: usize = 1;
+/// Of what names a provider or its account in the configuration.
+pub const SMS_NAME_BYTES: usize = 64;
+/// A provider keeps a text message in its queue for so long at most.
+pub const SMS_QUEUED_S: u64 = 36_000;
+/// The file of an account's token is read again after so long.
+pub const SMS_TOKEN_AGE: Duration = Duration::from_secs(2);
 /// Address of a subscription. Over: 422.
 pub const ENDPOINT_BYTES: usize = 2 * super::KIB;
 /// A signature for one push service counts so long (RFC 8292: a day at most), and is used for half of it. So many are

@@ -19,6 +19,7 @@ mod rig;
 mod router;
 mod scheduled;
 mod second_look;
+mod sms;
 mod spool;
 mod switched;
 mod sync;

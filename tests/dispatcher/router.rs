@@ -134,7 +134,8 @@ async fn a_channel_that_nothing_sends_by_has_failed_at_once() {
     let rig = Rig::start().await;
     let id = rig
         .post(json!({
-            "target": { "user": "42" }, "type": "x", "channels": ["in_app", "push", "email", "sms"]
+            "target": { "user": "42" }, "type": "x", "priority": "critical",
+            "channels": ["in_app", "push", "email", "sms"]
         }))
         .await;
     rig.routed().await;

@@ -204,7 +204,7 @@ impl Smtp {
 
 #[async_trait]
 impl Provider for Smtp {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "smtp"
     }
 

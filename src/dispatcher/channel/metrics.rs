@@ -16,6 +16,10 @@ pub struct ChannelMetrics {
     pub many_attempts: IntCounterVec,
     /// Notifications that end without a send, by cause.
     pub failed: IntCounterVec,
+    /// Parts of text messages that providers took.
+    pub segments: IntCounterVec,
+    /// What providers of text messages reported.
+    pub reports: IntCounterVec,
     /// What came from a delay topic, by what followed; without retries that go on.
     pub fallbacks: IntCounterVec,
 }
@@ -57,6 +61,16 @@ impl ChannelMetrics {
                 "sends_failed_total",
                 "Notifications that a channel gave up on, by class of the last error.",
                 &["channel", "class"],
+            ),
+            segments: metrics.counters(
+                "sms_segments_total",
+                "Parts of text messages that providers took: what they are paid by.",
+                &["provider"],
+            ),
+            reports: metrics.counters(
+                "sms_reports_total",
+                "Reports of providers on text messages, by status (delivered, undelivered, failed, sent, other, refused: not signed by the account).",
+                &["provider", "status"],
             ),
             fallbacks: metrics.counters(
                 "fallbacks_total",

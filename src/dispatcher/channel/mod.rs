@@ -7,6 +7,7 @@
 //! * a process may die anywhere on the path: nothing is suppressed, and a device gets a notification twice only if it
 //!   died between the provider's answer and the claim's end;
 //! * of several devices each is sent to, claimed and tried again apart from the others;
+//! * what a provider reports of what it took is noted where its signature says that it is the provider's word;
 //! * with the registry away there are no claims, and sends go on: what is sent twice then was read twice.
 
 mod apns;
@@ -19,6 +20,7 @@ mod push;
 mod sealed;
 mod sender;
 mod settle;
+mod sms;
 pub mod web_push;
 mod worker;
 
@@ -36,18 +38,20 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use apns::Apns;
 use email::Smtp;
 use fcm::Fcm;
+use sms::Sms;
 use web_push::WebPush;
 
 pub use metrics::ChannelMetrics;
 pub use parcel::{Parcel, topic_of};
 pub use sender::Sender;
+pub use sms::report;
 pub use worker::ChannelWorker;
 
 /// Hands notifications over to whoever reaches one kind of device.
 #[async_trait]
 pub trait Provider: Send + Sync + 'static {
     /// Label of metrics.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     fn kind(&self) -> DeviceKind;
 
@@ -56,6 +60,11 @@ pub trait Provider: Send + Sync + 'static {
 
     /// When a send without an answer has failed. It is dropped then.
     fn timeout(&self) -> Duration;
+
+    /// What it is paid by: parts of a text message, else 1.
+    fn units(&self, _: &Content) -> u32 {
+        1
+    }
 
     async fn send(&self, message: &Message<'_>) -> Answer;
 }
@@ -92,6 +101,7 @@ pub enum Answer {
 pub struct Channels {
     providers: Vec<Arc<dyn Provider>>,
     web_push: Option<Arc<WebPush>>,
+    sms: Vec<Arc<Sms>>,
 }
 
 impl Channels {
@@ -102,6 +112,11 @@ impl Channels {
         channels.add(channels.web_push.clone());
         channels.add(Fcm::from_config(&config.fcm)?.map(Arc::new));
         channels.add(Apns::from_config(&config.apns)?.map(Arc::new));
+        for sms in Sms::from_config(&config.sms)? {
+            let sms = Arc::new(sms);
+            channels.sms.push(sms.clone());
+            channels.add(Some(sms));
+        }
         Ok(channels)
     }
 
@@ -113,6 +128,11 @@ impl Channels {
     /// What pages subscribe with, where they can.
     pub fn web_push_key(&self) -> Option<&str> {
         self.web_push.as_ref().map(|push| push.public_key())
+    }
+
+    /// The provider of text messages that has this name.
+    pub fn sms(&self, name: &str) -> Option<&Arc<Sms>> {
+        self.sms.iter().find(|provider| provider.name() == name)
     }
 
     /// Whether a device can be one of ours.

@@ -225,6 +225,13 @@ impl Sender {
             delivered_s
                 .with_label_values(&[channel, priority])
                 .observe(age_ms as f64 / 1000.0);
+            if self.channel == Channel::Sms {
+                let units = provider.units(message.content);
+                let segments = &self.metrics.segments;
+                segments
+                    .with_label_values(&labels[1..2])
+                    .inc_by(units.into());
+            }
         }
         answered.unwrap_or_else(|_| Answer::Transient {
             class: "timeout",

@@ -103,7 +103,7 @@ impl WebPush {
 
 #[async_trait]
 impl Provider for WebPush {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "web_push"
     }
 

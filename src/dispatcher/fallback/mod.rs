@@ -80,7 +80,7 @@ impl Chains {
         use Channel::{Email, InApp, Push, Sms};
         let order: &[Channel] = match priority {
             _ if self.is_code(notification_type) => &[Sms, Push, Email],
-            Priority::High => &[InApp, Push, Email, Sms],
+            Priority::High => &[InApp, Push, Email],
             Priority::Critical | Priority::Normal | Priority::Low => &[],
         };
         let is_open = |channel: &Channel| asked.contains(channel) && reaches(*channel);
@@ -99,10 +99,10 @@ impl Chains {
 
     fn after_s(&self, channel: Channel) -> u32 {
         match channel {
-            Channel::InApp => 0,
+            // The first, wherever they stand in a chain.
+            Channel::InApp | Channel::Sms => 0,
             Channel::Push => self.push_after_s,
-            // Beside the last link where it is asked for without being the first.
-            Channel::Email | Channel::Sms => self.email_after_s,
+            Channel::Email => self.email_after_s,
         }
     }
 }

@@ -102,6 +102,7 @@ fn describe(device: &Device) -> Value {
     let address = match device.kind {
         DeviceKind::Email | DeviceKind::WebPush => "address",
         DeviceKind::Fcm | DeviceKind::Apns => "token",
+        DeviceKind::Sms => "number",
     };
     json!({
         "id": device.id,

@@ -51,6 +51,11 @@ impl ApiError {
         ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
+    pub fn unsigned() -> ApiError {
+        let message = "X-Twilio-Signature is none of the account's over this URL: see sms.callback_url and auth_token_file";
+        ApiError::new(StatusCode::FORBIDDEN, "unsigned", message)
+    }
+
     pub fn conflict(message: &str) -> ApiError {
         ApiError::new(StatusCode::CONFLICT, "conflict", message)
     }

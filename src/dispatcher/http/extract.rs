@@ -40,6 +40,20 @@ impl FromRequestParts<Shared> for PathPair {
     }
 }
 
+/// The three parameters of a path, percent-decoded.
+pub struct PathThree(pub String, pub String, pub String);
+
+impl FromRequestParts<Shared> for PathThree {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, ApiError> {
+        match Path::from_request_parts(parts, shared).await {
+            Ok(Path((first, second, third))) => Ok(PathThree(first, second, third)),
+            Err(rejection) => Err(ApiError::bad_target(rejection.body_text())),
+        }
+    }
+}
+
 /// The query as the fields of `T`.
 pub struct QueryPairs<T>(pub T);
 

@@ -11,6 +11,7 @@
 //! | `GET /v1/users/{user}/devices` | 200 `{devices}` |
 //! | `PUT`, `GET`, `DELETE /v1/users/{user}/devices/{id}` | 201 or 200 the device, 200 the device, 204 |
 //! | `GET /v1/web_push` | 200 `{public_key}`, 404 where it is not configured |
+//! | `POST /v1/sms/{provider}/{id}/{user}` (signed by the provider) | 204 |
 //! | `GET /v1/users/{user}/presence` | 200 `{user, connected, gateways}` |
 //! | `POST /v1/users/{user}/disconnect` | 202 `{user, gateways}` |
 //! | `GET`, `PUT`, `DELETE /v1/users/{user}/preferences` | 200 the preferences, 204 |
@@ -37,6 +38,7 @@ mod notifications;
 mod preferences;
 mod presence;
 mod producer;
+mod sms;
 mod status;
 
 use super::Shared;
@@ -71,6 +73,10 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
                 .layer(small()),
         )
         .route("/v1/web_push", get(devices::web_push))
+        .route(
+            "/v1/sms/{provider}/{id}/{user}",
+            post(sms::report).layer(small()),
+        )
         .route(
             "/v1/users/{user}/preferences",
             get(preferences::show)

@@ -157,7 +157,9 @@ impl Draft {
         let content = Content {
             priority,
             channels: match self.channels {
-                Some(asked) => channels(&asked, &audience)?,
+                Some(asked) => {
+                    channels(&asked, &audience, priority == Priority::Critical || is_code)?
+                }
                 None => usual_channels(priority, is_code, &audience),
             },
             notification_type,
@@ -279,7 +281,12 @@ fn usual_channels(priority: Priority, is_code: bool, audience: &Audience) -> Vec
     }
 }
 
-fn channels(asked: &[String], audience: &Audience) -> Result<Vec<Channel>, Refusal> {
+/// `may_cost`: text messages are paid for, each of them.
+fn channels(
+    asked: &[String],
+    audience: &Audience,
+    may_cost: bool,
+) -> Result<Vec<Channel>, Refusal> {
     let mut channels = BTreeSet::new();
     for (at, name) in asked.iter().enumerate() {
         let channel = name.parse::<Channel>().map_err(|()| {
@@ -293,6 +300,10 @@ fn channels(asked: &[String], audience: &Audience) -> Result<Vec<Channel>, Refus
                 field: format!("channels[{at}]"),
                 problem: "only in_app reaches `all` in this release".into(),
             });
+        }
+        if channel == Channel::Sms && !may_cost {
+            let problem = "sms is for critical and for codes (fallback.code_types)";
+            return Err(Refusal::field(format!("channels[{at}]"), problem));
         }
         channels.insert(channel);
     }

@@ -12,7 +12,7 @@ use crate::{
         store::{Attempted, SendState, Sending},
         templates::{RenderError, Subject, Templates},
     },
-    envelope::{Channel, Content},
+    envelope::{Channel, Content, Priority},
 };
 use bytes::Bytes;
 use std::{collections::BTreeSet, time::Duration};
@@ -45,10 +45,14 @@ impl Plan {
         let mandatory = rules.mandatory.is(priority, of_type);
         let reaches = |channel: Channel| channel == Channel::InApp || reached.contains(&channel);
         let allowed = |channel: Channel| mandatory || wishes.allow(of_type, channel);
-        let begins = |channel: Channel| reaches(channel) && allowed(channel);
+        // Intake refuses it; what is a code may have been another thing when it was taken.
+        let may_cost = priority == Priority::Critical || rules.chains.is_code(of_type);
+        let barred = |channel: Channel| channel == Channel::Sms && !may_cost;
+        let begins = |channel: Channel| reaches(channel) && !barred(channel) && allowed(channel);
         let ended = content.channels.iter().filter(|channel| !begins(**channel));
         let ended = ended.map(|channel| match reaches(*channel) {
             false => (*channel, SendState::Failed, "not_configured"),
+            true if barred(*channel) => (*channel, SendState::Failed, "not_allowed"),
             true => (*channel, SendState::Skipped, "switched_off"),
         });
         let quiet = (!mandatory).then(|| wishes.quiet_for(now_ms));

@@ -109,7 +109,7 @@ pub struct DeliveryState {
     pub user: Option<UserId>,
     pub channel: Channel,
     /// In-app: pending, written, deferred, expired, collapsed, delivered (acknowledged), read. Else: pending, sent,
-    /// failed, skipped.
+    /// failed, skipped; undelivered and delivered where providers report it.
     pub state: String,
     pub devices: u32,
     pub gateway: String,
@@ -140,6 +140,12 @@ pub enum SendState {
     Skipped,
     /// A provider took it for at least one device.
     Sent,
+    /// It reports that it gave up what it had taken.
+    GivenUp,
+    /// It reports that nobody was reached.
+    Undelivered,
+    /// It reports that somebody was.
+    Delivered,
 }
 
 impl SendState {
@@ -149,6 +155,20 @@ impl SendState {
             SendState::Failed => "failed",
             SendState::Skipped => "skipped",
             SendState::Sent => "sent",
+            SendState::GivenUp => "failed",
+            SendState::Undelivered => "undelivered",
+            SendState::Delivered => "delivered",
+        }
+    }
+
+    /// Stored, so never to be changed; `pending` is 0 in every channel.
+    pub fn rank(self) -> u8 {
+        match self {
+            SendState::Pending => 0,
+            SendState::Failed | SendState::Skipped => 1,
+            SendState::Sent => 2,
+            SendState::GivenUp | SendState::Undelivered => 3,
+            SendState::Delivered => 4,
         }
     }
 }
@@ -385,8 +405,9 @@ pub trait Store: Send + Sync + 'static {
     /// broadcast, and what the log holds of the user already.
     async fn record(&self, outcomes: &[Outcome]) -> Result<usize, StoreError>;
 
-    /// Enters what channels' workers did. A later attempt replaces an earlier one, and a state only moves forward:
-    /// pending < failed or skipped < sent.
+    /// Enters what channels' workers did, and what providers report afterwards. A later attempt or report replaces an
+    /// earlier one, and a state only moves forward: pending < failed or skipped < sent < given up or undelivered <
+    /// delivered. A report may come first: what an attempt says beside its state is entered all the same.
     async fn record_attempts(&self, attempts: &[Attempted]) -> Result<(), StoreError>;
 
     /// States of a notification, of one user or (up to `limit`) of all.

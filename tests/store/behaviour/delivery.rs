@@ -3,7 +3,7 @@
 use super::Home;
 use crate::build::*;
 use herald::{
-    dispatcher::store::{SendState, SharedStore},
+    dispatcher::store::{SendState, Sending, SharedStore},
     envelope::{Channel, Fate},
     ids::NotificationId,
 };
@@ -241,4 +241,53 @@ pub async fn a_channels_attempt_told_twice_says_the_same(home: &impl Home) {
     assert_eq!(told[0], told[1]);
     assert_eq!(told[0][0].devices, 3);
     assert_eq!(told[0][0].sending, attempt.sending);
+}
+
+pub async fn what_a_provider_reports_moves_a_channels_state_on_whenever_it_comes(home: &impl Home) {
+    let (store, ada) = (home.open(), user("ada"));
+    let sent = |id| {
+        let mut sent = attempted(id, &ada, SendState::Sent, 2);
+        sent.devices = 2;
+        sent.sending.reference = "SM1".into();
+        sent
+    };
+    let report = |id, state, error: &str, at_ms| {
+        let mut report = attempted(id, &ada, state, 0);
+        report.sending = Sending {
+            error: error.into(),
+            reference: "SM1".into(),
+            ..Sending::default()
+        };
+        report.devices = 1;
+        report.at_ms = at_ms;
+        report
+    };
+    for is_early in [false, true] {
+        let id = NotificationId::generate();
+        let undelivered = report(id, SendState::Undelivered, "30006", 200);
+        let told = match is_early {
+            false => [sent(id), undelivered.clone()],
+            true => [undelivered.clone(), sent(id)],
+        };
+        for one in told {
+            store.record_attempts(&[one]).await.unwrap();
+        }
+        let shown = async || store.delivery(id, Some(&ada), 10).await.unwrap().remove(0);
+        let seen = shown().await;
+        assert_eq!(
+            (&*seen.state, &*seen.sending.error),
+            ("undelivered", "30006")
+        );
+        assert_eq!((seen.sending.attempts, seen.devices), (2, 2));
+        assert_eq!((seen.sending.began_ms, seen.updated_ms), (102, 200));
+        store.record_attempts(&[undelivered]).await.unwrap();
+        assert_eq!(shown().await, seen, "told twice");
+        let delivered = report(id, SendState::Delivered, "", 300);
+        store.record_attempts(&[delivered]).await.unwrap();
+        let late = report(id, SendState::GivenUp, "30008", 400);
+        store.record_attempts(&[late]).await.unwrap();
+        let seen = shown().await;
+        assert_eq!((&*seen.state, &*seen.sending.error), ("delivered", ""));
+        assert_eq!(seen.sending.reference, "SM1");
+    }
 }

@@ -64,6 +64,7 @@ macro_rules! every_behaviour_holds_in {
             pending_never_hides_an_outcome
             a_channels_state_only_moves_forward_and_shows_its_last_attempt
             a_channels_attempt_told_twice_says_the_same
+            what_a_provider_reports_moves_a_channels_state_on_whenever_it_comes
             a_device_is_entered_replaced_and_removed_by_its_id
             an_address_that_is_of_one_user_at_a_time_is_taken_from_whoever_had_it
             a_device_that_was_entered_anew_is_not_removed_as_gone

@@ -27,6 +27,7 @@ pub mod redis;
 pub mod smtp;
 pub mod standalone;
 pub mod threads;
+pub mod twilio;
 pub mod wait;
 
 pub use api::Api;
@@ -41,6 +42,7 @@ pub use ports::free_port;
 pub use push_service::{PushService, Pushed};
 pub use smtp::{Mail, SmtpServer};
 pub use standalone::Standalone;
+pub use twilio::{TextMessage, TwilioServer};
 pub use wait::{PATIENCE, eventually, until};
 
 /// A thread that panicked has failed its test already.

@@ -104,7 +104,7 @@ fn away(Away(reason): Away) -> Answer {
 
 #[async_trait]
 impl Provider for Apns {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "apns"
     }
 

@@ -70,7 +70,7 @@ impl Fcm {
 
 #[async_trait]
 impl Provider for Fcm {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "fcm"
     }
 

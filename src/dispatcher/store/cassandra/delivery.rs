@@ -95,7 +95,7 @@ impl CassandraStore {
             let fact = Fact {
                 channel: one.channel.as_str().to_owned(),
                 gateway: String::new(),
-                rank: send_rank(one.state),
+                rank: i32::from(one.state.rank()),
                 state: one.state.as_str().to_owned(),
                 attempts: count(one.sending.attempts),
                 devices: count(one.devices),
@@ -278,15 +278,6 @@ fn fact_of(outcome: &Outcome) -> Told<'_> {
     (outcome.id, outcome.user.as_ref(), fact)
 }
 
-/// Stored, so never to be changed; `pending` is 0 in every channel.
-fn send_rank(state: SendState) -> i32 {
-    match state {
-        SendState::Pending => 0,
-        SendState::Failed | SendState::Skipped => 1,
-        SendState::Sent => 2,
-    }
-}
-
 /// Stored, so never to be changed.
 fn slice_of(user: &UserId) -> i32 {
     // FNV-1a: spread, and the same in every release.
@@ -324,6 +315,16 @@ fn fold(facts: &[Fact]) -> Fact {
     folded.devices = devices.unwrap_or_default();
     folded.began_ms = began.unwrap_or_default();
     folded.reference = reference.unwrap_or_default();
+    let sent = i32::from(SendState::Sent.rank());
+    let of_worker = facts.iter().filter(|fact| fact.rank <= sent);
+    if folded.gateway.is_empty()
+        && folded.rank > sent
+        && let Some(worker) = of_worker.max_by_key(order)
+    {
+        // A provider's report: of the attempts it knows nothing.
+        folded.attempts = worker.attempts;
+        folded.devices = folded.devices.max(worker.devices);
+    }
     folded
 }
 

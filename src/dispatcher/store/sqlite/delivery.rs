@@ -4,16 +4,15 @@
 //! * what one gateway said of one user only moves forward by rank, so that outcomes may come twice and
 //!   out of order;
 //! * what a client said of an id its user does not have leaves no row: else anybody could write the log;
-//! * a channel beside in-app has one row per user, which its workers write: it only moves forward too;
+//! * a channel beside in-app has one row per user, which its workers and providers' reports write: it only moves forward
+//!   too;
 //! * of a broadcast there is one count per gateway and state, never a row per user (but for `read`).
 //!
 //! The state shown is the furthest any gateway reached, with the devices of the gateways that reached it.
 
 use super::{encode, reading, schema::Failure};
 use crate::{
-    dispatcher::store::{
-        Attempted, DeliveryState, PENDING, SendState, Sending, StoreError, rank, state,
-    },
+    dispatcher::store::{Attempted, DeliveryState, PENDING, Sending, StoreError, rank, state},
     envelope::{Channel, Outcome},
     ids::{NotificationId, UserId},
 };
@@ -98,30 +97,34 @@ fn record_one(connection: &Connection, outcome: &Outcome) -> Result<(), Failure>
     Ok(())
 }
 
-/// Workers of one channel may write in any order: the furthest attempt stands.
+/// Workers of one channel may write in any order: the furthest attempt stands. What a provider reports (rank 3 and more)
+/// may come before them, and then lacks what only they know; of its reports the last stands.
 pub fn record_attempts(connection: &Connection, attempts: &[Attempted]) -> Result<(), Failure> {
-    let mut statement = connection.prepare_cached(
+    const NEWER: &str = "(excluded.rank > rank
+        OR excluded.rank = rank AND (rank > 2 OR excluded.attempts >= attempts))";
+    let mut statement = connection.prepare_cached(&format!(
         "INSERT INTO deliveries (id, user, channel, gateway, facet, state, rank, devices, at_ms,
             attempts, began_ms, error, reference)
          VALUES (?1, ?2, ?3, '', 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT DO UPDATE SET
-            state = excluded.state,
-            rank = excluded.rank,
+            state = iif({NEWER}, excluded.state, state),
+            rank = max(rank, excluded.rank),
             devices = max(devices, excluded.devices),
             at_ms = max(at_ms, excluded.at_ms),
             attempts = max(attempts, excluded.attempts),
             began_ms = iif(began_ms = 0, excluded.began_ms, began_ms),
-            error = excluded.error,
-            reference = iif(excluded.reference = '', reference, excluded.reference)
-         WHERE excluded.rank > rank OR (excluded.rank = rank AND excluded.attempts >= attempts)",
-    )?;
+            error = iif({NEWER}, excluded.error, error),
+            reference = iif(excluded.reference <> '' AND (reference = '' OR {NEWER}),
+                excluded.reference, reference)
+         WHERE rank > 2 OR {NEWER}"
+    ))?;
     for one in attempts {
         statement.execute(params![
             one.id.0.as_bytes(),
             one.user.as_str(),
             one.channel.as_str(),
             one.state.as_str(),
-            send_rank(one.state),
+            one.state.rank(),
             one.devices,
             encode::ms(one.at_ms),
             one.sending.attempts,
@@ -131,15 +134,6 @@ pub fn record_attempts(connection: &Connection, attempts: &[Attempted]) -> Resul
         ])?;
     }
     Ok(())
-}
-
-/// Stored, so never to be changed; `pending` is 0 in every channel.
-fn send_rank(state: SendState) -> u8 {
-    match state {
-        SendState::Pending => 0,
-        SendState::Failed | SendState::Skipped => 1,
-        SendState::Sent => 2,
-    }
 }
 
 pub fn of_notification(

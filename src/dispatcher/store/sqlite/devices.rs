@@ -17,20 +17,21 @@ pub fn put(connection: &Connection, device: &Device) -> Result<Entered, Failure>
         device.id.as_str(),
         device.kind.as_str(),
     );
+    let is_of_one_user = device.kind.is_of_one_user();
     // Those that stay beside it.
     let mut statement = connection.prepare_cached(
-        "SELECT coalesce(sum(id <> ?2 AND NOT (address = ?3 AND kind = ?4 AND kind <> 'email')), 0),
+        "SELECT coalesce(sum(id <> ?2 AND NOT (?5 AND address = ?3 AND kind = ?4)), 0),
             coalesce(sum(id = ?2), 0)
          FROM devices WHERE user = ?1",
     )?;
-    let (others, is_known): (usize, bool) = statement
-        .query_row(params![user, id, device.address, kind], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
+    let (others, is_known): (usize, bool) = statement.query_row(
+        params![user, id, device.address, kind, is_of_one_user],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     if others >= limits::DEVICES {
         return Ok(Entered::Full);
     }
-    if device.kind.is_of_one_user() {
+    if is_of_one_user {
         let mut statement = connection.prepare_cached(
             "DELETE FROM devices WHERE address = ?1 AND kind = ?2 AND kind <> 'email'",
         )?;
