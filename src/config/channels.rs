@@ -2,7 +2,7 @@
 //! they are used.
 
 use super::{
-    ConfigError, Sms,
+    Breaker, ConfigError, Sms,
     check::{host_and_port, named, within},
 };
 use crate::limits;
@@ -17,6 +17,7 @@ pub struct Channels {
     pub fcm: Fcm,
     pub apns: Apns,
     pub sms: Sms,
+    pub breaker: Breaker,
 }
 
 /// How the way to the relay is kept from others.

@@ -3,12 +3,14 @@
 //!
 //! The files in `config/` show every key with its unit, default and reason; a test keeps them so.
 
+mod breaker;
 mod channels;
 pub mod check;
 mod reload;
 mod sections;
 mod sms;
 
+pub use breaker::Breaker;
 pub use channels::{Apns, Channels, Email, EmailTls, Fcm, WebPush};
 pub use reload::{Reload, left_for_a_restart};
 pub use sections::*;
@@ -188,6 +190,8 @@ pub struct DispatcherConfig {
     pub apns: Apns,
     #[serde(default)]
     pub sms: Sms,
+    #[serde(default)]
+    pub breaker: Breaker,
     #[serde(default = "dispatcher_admin")]
     pub admin: Admin,
     #[serde(default = "dispatcher_grpc")]
@@ -204,6 +208,7 @@ impl DispatcherConfig {
             fcm: self.fcm.clone(),
             apns: self.apns.clone(),
             sms: self.sms.clone(),
+            breaker: self.breaker.clone(),
         }
     }
 }
@@ -254,6 +259,8 @@ pub struct StandaloneConfig {
     pub apns: Apns,
     #[serde(default)]
     pub sms: Sms,
+    #[serde(default)]
+    pub breaker: Breaker,
     #[serde(default = "gateway_admin")]
     pub admin: Admin,
     #[serde(default)]
@@ -272,6 +279,7 @@ impl StandaloneConfig {
             fcm: self.fcm.clone(),
             apns: self.apns.clone(),
             sms: self.sms.clone(),
+            breaker: self.breaker.clone(),
         }
     }
 }

@@ -71,11 +71,19 @@ impl Sms {
         }
         let (given, most) = (self.providers.len(), limits::SMS_PROVIDERS);
         if given > most {
-            let problem = format!("has {given}, and at most {most} is served");
+            let problem = format!("has {given}, and at most {most} are allowed");
             return Err(ConfigError::new("sms.providers", problem));
         }
-        let mut providers = self.providers.iter().enumerate();
-        providers.try_for_each(|(at, provider)| provider.check(at))
+        for (at, provider) in self.providers.iter().enumerate() {
+            provider.check(at)?;
+            let is_known = |other: &SmsProvider| other.name == provider.name;
+            if self.providers[..at].iter().any(is_known) {
+                let problem = format!("{:?} is the name of another one", provider.name);
+                let key = format!("sms.providers[{at}].name");
+                return Err(ConfigError::new(key, problem));
+            }
+        }
+        Ok(())
     }
 }
 

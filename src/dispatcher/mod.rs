@@ -48,7 +48,7 @@ use crate::{
     serve::{Port, Server},
 };
 use api_keys::{AdminKey, ApiKeys};
-use channel::{ChannelMetrics, ChannelWorker, Channels, Sender};
+use channel::{Breakers, ChannelMetrics, ChannelWorker, Channels, Places, Sender};
 use dead_letters::DeadLetters;
 use fallback::Chains;
 use futures::FutureExt;
@@ -173,6 +173,7 @@ struct Shared {
     channels: Channels,
     rules: Rules,
     channel_metrics: ChannelMetrics,
+    breakers: Breakers,
     tracker: Arc<Tracker>,
     sync: Arc<Sync>,
     keys: Arc<ApiKeys>,
@@ -333,6 +334,7 @@ impl Shared {
             dead_letters: DeadLetters::new(bus.clone(), store.clone()),
             http_places: Arc::new(Semaphore::new(limits::HTTP_AT_ONCE)),
             channel_metrics: ChannelMetrics::new(&parts.metrics),
+            breakers: channels.breakers(&parts.metrics),
             channels,
             rules,
             all_metrics: parts.metrics,
@@ -447,15 +449,16 @@ impl Shared {
         };
         tasks.spawn(worker::run(delayed, start.clone()));
         for channel in configured {
-            let sender = Sender::new(
+            let sender = Sender {
                 channel,
-                &self.channels,
-                self.store.clone(),
-                self.registry.clone(),
-                start.patience.clone(),
-                self.rules.templates.clone(),
-                self.channel_metrics.clone(),
-            );
+                providers: Places::of(channel, &self.channels),
+                store: self.store.clone(),
+                registry: self.registry.clone(),
+                patience: start.patience.clone(),
+                templates: self.rules.templates.clone(),
+                breakers: self.breakers.clone(),
+                metrics: self.channel_metrics.clone(),
+            };
             let worker = ChannelWorker {
                 channel,
                 sender,

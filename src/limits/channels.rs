@@ -54,6 +54,12 @@ pub const CRITICAL_ATTEMPTS_MANY: u32 = 10;
 /// remembered, 250 B each. Over: the oldest are forgotten; they were all committed long ago.
 pub const SEND_DONE: Duration = Duration::from_secs(24 * 3600);
 pub const SENDS_REMEMBERED: usize = 100_000;
+/// (config) So many errors in a row, within so long, and a provider is left alone but for one message every so often.
+pub const BREAKER_ERRORS: usize = 5;
+pub const BREAKER_ERRORS_ALLOWED: RangeInclusive<usize> = 1..=1_000;
+pub const BREAKER_WITHIN: Duration = Duration::from_secs(60);
+pub const BREAKER_PROBE: Duration = Duration::from_secs(60);
+pub const BREAKER_MS_ALLOWED: RangeInclusive<u64> = 100..=3_600_000;
 /// (config) One message to a push service, and messages at once. Over: it is tried again, they wait.
 pub const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PUSH_TIMEOUT_MS_ALLOWED: RangeInclusive<u64> = 500..=120_000;
@@ -99,7 +105,7 @@ pub const SMS_AT_ONCE: usize = 64;
 pub const SMS_SEGMENTS: u32 = 10;
 pub const SMS_SEGMENTS_ALLOWED: RangeInclusive<u32> = 1..=10;
 /// Providers of text messages that are configured. Over: refused at the start.
-pub const SMS_PROVIDERS: usize = 1;
+pub const SMS_PROVIDERS: usize = 4;
 /// Of what names a provider or its account in the configuration.
 pub const SMS_NAME_BYTES: usize = 64;
 /// A provider keeps a text message in its queue for so long at most.

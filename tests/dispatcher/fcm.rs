@@ -195,7 +195,7 @@ async fn an_account_that_gets_no_token_is_waited_for() {
         .state("push", &ids[0], |state| state["attempts"] == 1)
         .await;
     let seen = (&shown["state"], &shown["error"]);
-    assert_eq!(seen, (&json!("pending"), &json!("provider_away")));
+    assert_eq!(seen, (&json!("pending"), &json!("token_away")));
     for id in &ids {
         rig.state("push", id, is("sent")).await;
     }

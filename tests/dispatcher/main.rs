@@ -1,6 +1,7 @@
 //! The dispatcher through its real doors, over the embedded bus, the registry in process and SQLite.
 
 mod apns;
+mod breaker;
 mod dead_letters;
 mod devices;
 mod doors;

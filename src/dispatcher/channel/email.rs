@@ -9,7 +9,10 @@
 use super::{Answer, Message, Provider};
 use crate::{
     config::{self, ConfigError, EmailTls, Secret},
-    dispatcher::{devices::DeviceKind, patience::Seldom},
+    dispatcher::{
+        devices::{Device, DeviceKind},
+        patience::Seldom,
+    },
     limits,
 };
 use async_trait::async_trait;
@@ -33,6 +36,8 @@ use std::{
 type SmtpError = lettre::transport::smtp::Error;
 
 pub struct Smtp {
+    /// `host:port`.
+    relay: String,
     host: String,
     port: u16,
     security: Security,
@@ -79,6 +84,7 @@ impl Smtp {
         Ok(Some(Smtp {
             security: Security::new(config, host)?,
             login: Login::new(config)?,
+            relay: relay.clone(),
             host: host.trim_matches(['[', ']']).to_owned(),
             port: port.parse().expect("checked"),
             hello: ClientId::Domain(hello.to_owned()),
@@ -191,8 +197,7 @@ impl Smtp {
             false => "relay_away",
         };
         if self.refused.is_due() {
-            let relay = format!("{}:{}", self.host, self.port);
-            tracing::warn!(relay, %error, "no e-mail can be handed over: see [email]");
+            tracing::warn!(relay = self.relay, %error, "no e-mail can be handed over: see [email]");
         }
         Answer::Transient {
             class,
@@ -210,6 +215,10 @@ impl Provider for Smtp {
 
     fn kind(&self) -> DeviceKind {
         DeviceKind::Email
+    }
+
+    fn host(&self, _: &Device) -> &str {
+        &self.relay
     }
 
     fn at_once(&self) -> usize {

@@ -37,17 +37,27 @@ pub fn client(
     client.map_err(|error| ConfigError::new(section, error.to_string()))
 }
 
+/// `host[:port]` of a URL that is only that.
+pub fn host(url: &str) -> &str {
+    url.trim_start_matches("https://")
+}
+
 /// No answer came.
 pub fn away(error: &reqwest::Error) -> Answer {
+    Answer::Transient {
+        class: "provider_away",
+        reason: cause(error),
+        retry_after: None,
+    }
+}
+
+/// Why no answer came.
+pub fn cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    Answer::Transient {
-        class: "provider_away",
-        reason: cause.to_string(),
-        retry_after: None,
-    }
+    cause.to_string()
 }
 
 pub fn retry_after(response: &Response) -> Option<Duration> {

@@ -6,11 +6,14 @@
 //! Invariants:
 //! * a process may die anywhere on the path: nothing is suppressed, and a device gets a notification twice only if it
 //!   died between the provider's answer and the claim's end;
+//! * a provider that fails is left alone ([`Breakers`]): what would go by it goes by the next of its kind, or waits without
+//!   that it counts as an attempt;
 //! * of several devices each is sent to, claimed and tried again apart from the others;
 //! * what a provider reports of what it took is noted where its signature says that it is the provider's word;
 //! * with the registry away there are no claims, and sends go on: what is sent twice then was read twice.
 
 mod apns;
+mod breaker;
 pub mod email;
 mod fcm;
 mod http;
@@ -31,6 +34,7 @@ use super::{
 use crate::{
     config::{self, ConfigError},
     envelope::{Channel, Content, Head},
+    metrics::Metrics,
 };
 use async_trait::async_trait;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -41,9 +45,10 @@ use fcm::Fcm;
 use sms::Sms;
 use web_push::WebPush;
 
+pub use breaker::Breakers;
 pub use metrics::ChannelMetrics;
 pub use parcel::{Parcel, topic_of};
-pub use sender::Sender;
+pub use sender::{Places, Sender};
 pub use sms::report;
 pub use worker::ChannelWorker;
 
@@ -54,6 +59,15 @@ pub trait Provider: Send + Sync + 'static {
     fn name(&self) -> &str;
 
     fn kind(&self) -> DeviceKind;
+
+    /// Who is asked for a device: one of few that the configuration names. Each fails apart.
+    fn host(&self, device: &Device) -> &str;
+
+    /// Whether a class of errors says that the provider fails, and not the message: then it is left alone, and another of
+    /// its kind is asked.
+    fn is_ill(&self, class: &str) -> bool {
+        ["provider_away", "relay_away", "relay_refused", "timeout"].contains(&class)
+    }
 
     /// Sends at the same time, at most.
     fn at_once(&self) -> usize;
@@ -102,11 +116,16 @@ pub struct Channels {
     providers: Vec<Arc<dyn Provider>>,
     web_push: Option<Arc<WebPush>>,
     sms: Vec<Arc<Sms>>,
+    breaker: config::Breaker,
 }
 
 impl Channels {
     pub fn from_config(config: &config::Channels) -> Result<Channels, ConfigError> {
-        let mut channels = Channels::default();
+        config.breaker.check()?;
+        let mut channels = Channels {
+            breaker: config.breaker.clone(),
+            ..Channels::default()
+        };
         channels.add(Smtp::from_config(&config.email)?.map(Arc::new));
         channels.web_push = WebPush::from_config(&config.web_push)?.map(Arc::new);
         channels.add(channels.web_push.clone());
@@ -153,6 +172,11 @@ impl Channels {
                 .map_err(|problem| Refusal::field("subscription.endpoint", problem)),
             _ => Ok(()),
         }
+    }
+
+    /// For all of them.
+    pub fn breakers(&self, metrics: &Metrics) -> Breakers {
+        Breakers::new((&self.breaker).into(), metrics)
     }
 
     /// Those that reach anybody.

@@ -1,7 +1,8 @@
 //! One attempt at a notification: its user's devices, a claim for each, the providers.
 
 use super::{
-    Answer, ChannelMetrics, Channels, Message, Provider,
+    Answer, Breakers, ChannelMetrics, Channels, Message, Provider,
+    breaker::Breaker,
     parcel::Parcel,
     settle::{Reached, Settled, end, settle, unshown},
 };
@@ -14,59 +15,65 @@ use crate::{
         unix_ms,
     },
     envelope::{Channel, is_expired},
-    ids::DeviceId,
+    ids::{DeviceId, UserId},
     limits,
     registry::{SendClaim, SendKey, SharedRegistry},
 };
 use futures::future::join_all;
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout, timeout_at},
 };
 use uuid::Uuid;
 
 pub struct Sender {
-    channel: Channel,
-    providers: Vec<Places>,
-    store: SharedStore,
-    registry: SharedRegistry,
-    patience: Patience,
-    templates: Templates,
-    metrics: ChannelMetrics,
+    pub channel: Channel,
+    pub providers: Vec<Places>,
+    pub store: SharedStore,
+    pub registry: SharedRegistry,
+    pub patience: Patience,
+    pub templates: Templates,
+    pub breakers: Breakers,
+    pub metrics: ChannelMetrics,
 }
 
 /// A provider and its sends at once.
-struct Places {
+pub struct Places {
     provider: Arc<dyn Provider>,
     free: Semaphore,
 }
 
-impl Sender {
-    pub fn new(
-        channel: Channel,
-        channels: &Channels,
-        store: SharedStore,
-        registry: SharedRegistry,
-        patience: Patience,
-        templates: Templates,
-        metrics: ChannelMetrics,
-    ) -> Sender {
+impl Places {
+    /// Of the channel's providers.
+    pub fn of(channel: Channel, channels: &Channels) -> Vec<Places> {
         let places = |provider: &Arc<dyn Provider>| Places {
             provider: provider.clone(),
             free: Semaphore::new(provider.at_once()),
         };
-        Sender {
-            channel,
-            providers: channels.of(channel).map(places).collect(),
-            store,
-            registry,
-            patience,
-            templates,
-            metrics,
-        }
+        channels.of(channel).map(places).collect()
+    }
+}
+
+/// Until the first of some providers is probed.
+#[derive(Default)]
+struct LeftAlone(Option<Duration>);
+
+impl LeftAlone {
+    fn add(&mut self, wait: Duration) {
+        let shortest = self.0.map_or(wait, |shortest| shortest.min(wait));
+        self.0 = Some(shortest);
     }
 
+    fn reached(self) -> Reached {
+        Reached::Elsewhere {
+            class: "breaker_open",
+            wait: self.0.unwrap_or_default(),
+        }
+    }
+}
+
+impl Sender {
     /// Returns once every device was tried.
     pub async fn send(&self, parcel: &Parcel) -> Result<Settled, Stopped> {
         let (at_ms, tried) = (unix_ms(), &parcel.tried);
@@ -91,16 +98,16 @@ impl Sender {
         };
         let shown = &shown;
         let until = Instant::now() + limits::CHANNEL_BATCH_TIME;
-        let sends = devices.iter().map(|(device, places)| async move {
-            let reached = self.reach(parcel, shown, device, places, until).await;
+        let sends = devices.iter().map(|(device, providers)| async move {
+            let reached = self.reach(parcel, shown, device, providers, until).await;
             (device.id.clone(), reached)
         });
         let reached: Vec<(DeviceId, Reached)> = join_all(sends).await;
         Ok(settle(&parcel.head, tried, reached, at_ms, unix_ms()))
     }
 
-    /// Those that a provider of this channel serves and that are left to be tried.
-    async fn devices(&self, parcel: &Parcel) -> Result<Vec<(Device, &Places)>, Stopped> {
+    /// Those that a provider of this channel serves and that are left to be tried, with all who serve them.
+    async fn devices(&self, parcel: &Parcel) -> Result<Vec<(Device, Vec<&Places>)>, Stopped> {
         let devices = self
             .patience
             .until_done("devices", || self.store.devices(&parcel.user))
@@ -111,56 +118,92 @@ impl Sender {
         };
         let served = devices.into_iter().filter(is_open).filter_map(|device| {
             let serves = |places: &&Places| places.provider.kind() == device.kind;
-            let places = self.providers.iter().find(serves)?;
-            Some((device, places))
+            let providers: Vec<&Places> = self.providers.iter().filter(serves).collect();
+            (!providers.is_empty()).then_some((device, providers))
         });
         Ok(served.collect())
     }
 
+    /// By the first of its providers that is not left alone.
     async fn reach(
         &self,
         parcel: &Parcel,
         shown: &Shown<'_>,
         device: &Device,
-        places: &Places,
+        providers: &[&Places],
         until: Instant,
     ) -> Reached {
+        let mut left_alone = LeftAlone::default();
+        for (at, places) in providers.iter().enumerate() {
+            if let Some(wait) = self.breaker(places, device).is_open(Instant::now()) {
+                left_alone.add(wait);
+                continue;
+            }
+            let Some(place) = self.place(places, until).await else {
+                return Reached::Elsewhere {
+                    class: "",
+                    wait: Duration::ZERO,
+                };
+            };
+            let message = Message {
+                head: &parcel.head,
+                content: &shown.content,
+                html: shown.html.as_deref(),
+                device,
+            };
+            return self
+                .send_once(&parcel.user, &message, &providers[at..], place)
+                .await;
+        }
+        left_alone.reached()
+    }
+
+    fn breaker(&self, places: &Places, device: &Device) -> Arc<Breaker> {
+        let provider = &places.provider;
+        self.breakers.of(provider.name(), provider.host(device))
+    }
+
+    /// `None`: there was none in time, or before this process leaves.
+    async fn place<'a>(&self, places: &'a Places, until: Instant) -> Option<SemaphorePermit<'a>> {
         let free = timeout_at(until, places.free.acquire());
         let place = tokio::select! {
             biased;
             () = self.patience.leaving() => None,
             place = free => place.ok(),
         };
-        let Some(place) = place else {
-            let wait = Duration::ZERO;
-            return Reached::Elsewhere { wait };
-        };
-        let _place = place.expect("never closed");
+        place.map(|place| place.expect("never closed"))
+    }
+
+    /// With a claim. `place` is one of the first provider.
+    async fn send_once(
+        &self,
+        user: &UserId,
+        message: &Message<'_>,
+        providers: &[&Places],
+        place: SemaphorePermit<'_>,
+    ) -> Reached {
         let send = SendKey {
             channel: self.channel,
-            id: parcel.head.id,
-            user: parcel.user.clone(),
-            device: device.id.clone(),
+            id: message.head.id,
+            user: user.clone(),
+            device: message.device.id.clone(),
         };
         let owner = Uuid::now_v7().to_string();
-        let provider = places.provider.as_ref();
-        match self.claim(&send, &owner, provider.timeout() * 2).await {
+        let timeouts = providers.iter().map(|places| places.provider.timeout());
+        let lease = timeouts.sum::<Duration>() * 2;
+        match self.claim(&send, &owner, lease).await {
             Some(SendClaim::Done) => return Reached::SentBefore,
             Some(SendClaim::Pending { wait_ms }) => {
-                let wait = Duration::from_millis(wait_ms);
-                return Reached::Elsewhere { wait };
+                return Reached::Elsewhere {
+                    class: "",
+                    wait: Duration::from_millis(wait_ms),
+                };
             }
             Some(SendClaim::Ours) | None => {}
         }
-        let message = Message {
-            head: &parcel.head,
-            content: &shown.content,
-            html: shown.html.as_deref(),
-            device,
-        };
-        let answer = self.ask(provider, &message).await;
+        let answer = self.ask_in_turn(message, providers, place).await;
         let ended = match &answer {
-            Answer::Sent { .. } => self.registry.finish_send(&send).await,
+            Ok(Answer::Sent { .. }) => self.registry.finish_send(&send).await,
             _ => self.registry.release_send(&send, &owner).await,
         };
         if let Err(error) = ended {
@@ -168,22 +211,60 @@ impl Sender {
             tracing::debug!(%error, id = %send.id, "a claim was not ended");
         }
         match answer {
-            Answer::Sent { provider_id } => Reached::Sent { provider_id },
-            Answer::Transient {
+            Err(left_alone) => left_alone.reached(),
+            Ok(Answer::Sent { provider_id }) => Reached::Sent { provider_id },
+            Ok(Answer::Transient {
                 class,
                 reason,
                 retry_after,
-            } => Reached::Later {
+            }) => Reached::Later {
                 class,
                 reason,
                 after: retry_after,
             },
-            Answer::Permanent { class, reason } => Reached::Never { class, reason },
-            Answer::Gone => {
-                self.forget(device).await;
+            Ok(Answer::Permanent { class, reason }) => Reached::Never { class, reason },
+            Ok(Answer::Gone) => {
+                self.forget(message.device).await;
                 Reached::Gone
             }
         }
+    }
+
+    /// Asks one provider after the other, until one answers that does not fail. The last answer counts.
+    async fn ask_in_turn(
+        &self,
+        message: &Message<'_>,
+        providers: &[&Places],
+        place: SemaphorePermit<'_>,
+    ) -> Result<Answer, LeftAlone> {
+        let (mut place, mut left_alone) = (Some(place), LeftAlone::default());
+        let mut last = None;
+        for places in providers {
+            // Who has been claimed waits for nobody.
+            let Some(_place) = place.take().or_else(|| places.free.try_acquire().ok()) else {
+                continue;
+            };
+            let breaker = self.breaker(places, message.device);
+            let permit = match breaker.ask(Instant::now()) {
+                Ok(permit) => permit,
+                Err(wait) => {
+                    left_alone.add(wait);
+                    continue;
+                }
+            };
+            let provider = places.provider.as_ref();
+            let answer = self.ask(provider, message).await;
+            let failed = match &answer {
+                Answer::Transient { class, .. } => provider.is_ill(class),
+                _ => false,
+            };
+            breaker.tell(permit, failed, Instant::now());
+            last = Some(answer);
+            if !failed {
+                break;
+            }
+        }
+        last.ok_or(left_alone)
     }
 
     /// Unless it was entered anew meanwhile. What could not be forgotten is met again.

@@ -26,9 +26,11 @@ pub enum Reached {
         reason: String,
         after: Option<Duration>,
     },
-    /// Another has it now, for so long; or nobody could begin with it in time, or before this
-    /// process leaves.
+    /// Another has it now, for so long; or its providers are left alone for so long; or nobody could begin with it in
+    /// time, or before this process leaves.
     Elsewhere {
+        /// Why, if somebody should know; else empty.
+        class: &'static str,
         wait: Duration,
     },
     Never {
@@ -187,7 +189,10 @@ impl Sorted {
                 self.reference = provider_id;
             }
             Reached::SentBefore => self.sent += 1,
-            Reached::Elsewhere { wait } => {
+            Reached::Elsewhere { class, wait } => {
+                if !class.is_empty() {
+                    self.error = class;
+                }
                 self.elsewhere.push(device);
                 self.wait = self.wait.max(wait);
             }
@@ -272,6 +277,7 @@ mod tests {
 
     fn elsewhere(seconds: u64) -> Reached {
         Reached::Elsewhere {
+            class: "",
             wait: Duration::from_secs(seconds),
         }
     }

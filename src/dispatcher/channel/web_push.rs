@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     config::{self, ConfigError, Secret},
-    dispatcher::{devices::DeviceKind, unix_ms},
+    dispatcher::{
+        devices::{Device, DeviceKind},
+        unix_ms,
+    },
     limits,
 };
 use async_trait::async_trait;
@@ -74,7 +77,7 @@ impl WebPush {
             class: "unfit",
             reason,
         };
-        let endpoint = endpoint(&device.address, &self.hosts).map_err(unfit)?;
+        let (endpoint, _) = endpoint(&device.address, &self.hosts).map_err(unfit)?;
         let keys = keys(&device.secret).map_err(|problem| unfit(problem.to_owned()))?;
         let text = payload(message).ok_or_else(|| {
             unfit(format!(
@@ -109,6 +112,11 @@ impl Provider for WebPush {
 
     fn kind(&self) -> DeviceKind {
         DeviceKind::WebPush
+    }
+
+    /// As the configuration names it: what is below it has too many names.
+    fn host(&self, device: &Device) -> &str {
+        endpoint(&device.address, &self.hosts).map_or("", |(_, named)| named)
     }
 
     fn at_once(&self) -> usize {
@@ -175,23 +183,23 @@ async fn judge(response: Response) -> Answer {
     }
 }
 
-/// A push service's own URL: by TLS, at a host that is named or below it, on its port.
-fn endpoint(text: &str, hosts: &[String]) -> Result<Url, String> {
+/// A push service's own URL: by TLS, at a host that is named or below it, on its port. And that name.
+fn endpoint<'a>(text: &str, hosts: &'a [String]) -> Result<(Url, &'a str), String> {
     let url = Url::parse(text).map_err(|error| format!("is no URL: {error}"))?;
     if url.scheme() != "https" || !url.username().is_empty() || url.password().is_some() {
         return Err("is not https".into());
     }
     let host = url.host_str().unwrap_or_default();
     let port = url.port_or_known_default();
-    let is_named = hosts.iter().any(|named| {
+    let is_of = |named: &&String| {
         let (named, named_port) = host_and_port(named);
         let below = host.strip_suffix(named);
         below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
             && port == Some(named_port)
-    });
-    match is_named {
-        true => Ok(url),
-        false => Err(format!(
+    };
+    match hosts.iter().find(is_of) {
+        Some(named) => Ok((url, named.as_str())),
+        None => Err(format!(
             "{host:?} is none of the push services that are named in web_push.hosts, or its port is another"
         )),
     }

@@ -12,7 +12,10 @@ mod token;
 use super::{Answer, Message, Provider};
 use crate::{
     config::{self, ConfigError},
-    dispatcher::{devices::DeviceKind, patience::Seldom},
+    dispatcher::{
+        devices::{Device, DeviceKind},
+        patience::Seldom,
+    },
 };
 use answer::Judged;
 use async_trait::async_trait;
@@ -110,6 +113,10 @@ impl Provider for Apns {
 
     fn kind(&self) -> DeviceKind {
         DeviceKind::Apns
+    }
+
+    fn host(&self, _: &Device) -> &str {
+        &self.host
     }
 
     fn at_once(&self) -> usize {

@@ -27,6 +27,8 @@ use std::{
 use tokio::time::Instant;
 
 const KEY: &str = "fcm.service_account_file";
+/// Class of errors of those who give out tokens: they are others than those who take messages, which fail apart.
+const AWAY: &str = "token_away";
 /// What the token is for.
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 
@@ -151,13 +153,13 @@ impl Account {
             .body(format!("grant_type={grant}&assertion={assertion}"));
         let response = match request.send().await {
             Ok(response) => response,
-            Err(error) => return Err(http::away(&error)),
+            Err(error) => return Err(self.refused(AWAY, http::cause(&error))),
         };
         let status = response.status();
         let body = http::body(response, limits::PROVIDER_ANSWER_BYTES).await;
         if !status.is_success() {
             let class = match status.is_server_error() {
-                true => "provider_away",
+                true => AWAY,
                 false => "provider_refused",
             };
             return Err(self.refused(class, http::reason(status, &body)));

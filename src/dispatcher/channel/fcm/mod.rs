@@ -11,7 +11,7 @@ mod message;
 use super::{Answer, Message, Provider, http};
 use crate::{
     config::{self, ConfigError},
-    dispatcher::devices::DeviceKind,
+    dispatcher::devices::{Device, DeviceKind},
     limits,
 };
 use account::Account;
@@ -23,6 +23,7 @@ use std::time::Duration;
 pub struct Fcm {
     client: Client,
     account: Account,
+    host: String,
     /// Of `messages:send`.
     url: String,
     is_dry_run: bool,
@@ -43,6 +44,7 @@ impl Fcm {
         let project = config.project_id.as_ref().unwrap_or(&projects);
         Ok(Some(Fcm {
             url: format!("{}/v1/projects/{project}/messages:send", config.url),
+            host: http::host(&config.url).to_owned(),
             client,
             account,
             is_dry_run: config.dry_run,
@@ -76,6 +78,10 @@ impl Provider for Fcm {
 
     fn kind(&self) -> DeviceKind {
         DeviceKind::Fcm
+    }
+
+    fn host(&self, _: &Device) -> &str {
+        &self.host
     }
 
     fn at_once(&self) -> usize {

@@ -1,4 +1,4 @@
-//! Text messages, by a provider that speaks Twilio's API.
+//! Text messages, by providers that speak Twilio's API.
 //!
 //! Invariants:
 //! * a number is written to only in the form of E.164, whoever entered it;
@@ -13,7 +13,7 @@ mod token;
 use super::{Answer, Message, Provider, http, push};
 use crate::{
     config::{self, ConfigError},
-    dispatcher::devices::DeviceKind,
+    dispatcher::devices::{Device, DeviceKind},
     envelope::Content,
     ids::{NotificationId, UserId, is_e164},
     limits,
@@ -27,6 +27,7 @@ use token::Tokens;
 pub struct Sms {
     name: String,
     client: Client,
+    host: String,
     /// Of `Messages.json`.
     url: String,
     account_sid: String,
@@ -56,6 +57,7 @@ impl Sms {
             let callback_url = config.callback_url.as_ref();
             Ok(Sms {
                 name: provider.name.clone(),
+                host: http::host(base).to_owned(),
                 client: http::client(&section, provider.ca_file.as_deref(), config.at_once)?,
                 url: format!("{base}/2010-04-01/Accounts/{account}/Messages.json"),
                 account_sid: account.clone(),
@@ -129,6 +131,15 @@ impl Provider for Sms {
 
     fn kind(&self) -> DeviceKind {
         DeviceKind::Sms
+    }
+
+    fn host(&self, _: &Device) -> &str {
+        &self.host
+    }
+
+    /// An account that is refused may be replaced by another provider's.
+    fn is_ill(&self, class: &str) -> bool {
+        ["provider_away", "provider_refused", "timeout"].contains(&class)
     }
 
     fn at_once(&self) -> usize {
