@@ -3,8 +3,9 @@
 
 mod cassandra;
 mod channels;
+mod quotas;
 
-pub use {cassandra::*, channels::*};
+pub use {cassandra::*, channels::*, quotas::*};
 
 use std::{ops::RangeInclusive, time::Duration};
 

@@ -3,7 +3,7 @@
 use crate::{
     parts::{Folder, Server},
     process::{Process, sibling},
-    standalone::{Doors, settings},
+    standalone::{Doors, settings, unlimited},
 };
 use anyhow::{Result, ensure};
 use std::process::Command;
@@ -71,6 +71,7 @@ impl Fleet {
             ("HERALD_SPOOL__PATH", folder.text("spool")),
             ("HERALD_LOG__LEVEL", "warn".into()),
         ]);
+        own.extend(unlimited());
         let log = folder.join("dispatcher.log");
         let mut dispatcher =
             Process::start_with(&herald, &["dispatcher".into()], &own, None, &log)?;

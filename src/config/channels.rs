@@ -50,6 +50,8 @@ pub struct Email {
     /// Of one mail, from the connection to the relay's last word.
     pub timeout_ms: u64,
     pub connections: usize,
+    /// Mails a second of the whole fleet; 0: as many as go.
+    pub per_s: u32,
 }
 
 impl Default for Email {
@@ -64,6 +66,7 @@ impl Default for Email {
             ca_file: None,
             timeout_ms: limits::EMAIL_TIMEOUT.as_millis() as u64,
             connections: limits::EMAIL_CONNECTIONS,
+            per_s: limits::EMAIL_PER_S,
         }
     }
 }
@@ -88,6 +91,7 @@ impl Email {
             self.connections,
             limits::EMAIL_CONNECTIONS_ALLOWED,
         )?;
+        within("email.per_s", self.per_s, limits::PROVIDER_PER_S_ALLOWED)?;
         let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
         let Some(relay) = &self.relay else {
             return match self.from.is_some() || self.username.is_some() {
@@ -198,6 +202,8 @@ pub struct Fcm {
     pub ca_file: Option<PathBuf>,
     pub timeout_ms: u64,
     pub at_once: usize,
+    /// Messages a second of the whole fleet; 0: as many as go.
+    pub per_s: u32,
 }
 
 impl Default for Fcm {
@@ -210,6 +216,7 @@ impl Default for Fcm {
             ca_file: None,
             timeout_ms: limits::PUSH_TIMEOUT.as_millis() as u64,
             at_once: limits::FCM_AT_ONCE,
+            per_s: limits::FCM_PER_S,
         }
     }
 }
@@ -217,6 +224,7 @@ impl Default for Fcm {
 impl Fcm {
     pub fn check(&self) -> Result<(), ConfigError> {
         sends("fcm", self.timeout_ms, self.at_once)?;
+        within("fcm.per_s", self.per_s, limits::PROVIDER_PER_S_ALLOWED)?;
         named("fcm.project_id", self.project_id.as_deref())?;
         let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
         if let Some(project) = &self.project_id {
@@ -257,6 +265,8 @@ pub struct Apns {
     pub timeout_ms: u64,
     pub at_once: usize,
     pub connections: usize,
+    /// Messages a second of the whole fleet; 0: as many as go.
+    pub per_s: u32,
 }
 
 impl Default for Apns {
@@ -271,6 +281,7 @@ impl Default for Apns {
             timeout_ms: limits::PUSH_TIMEOUT.as_millis() as u64,
             at_once: limits::APNS_AT_ONCE,
             connections: limits::APNS_CONNECTIONS,
+            per_s: limits::APNS_PER_S,
         }
     }
 }
@@ -281,6 +292,7 @@ impl Apns {
         sends("apns", self.timeout_ms, self.at_once)?;
         let allowed = limits::APNS_CONNECTIONS_ALLOWED;
         within("apns.connections", self.connections, allowed)?;
+        within("apns.per_s", self.per_s, limits::PROVIDER_PER_S_ALLOWED)?;
         host_and_port("apns.address", &self.address)?;
         let texts = [
             ("apns.key_id", &self.key_id),

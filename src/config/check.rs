@@ -217,7 +217,7 @@ impl Preferences {
     }
 }
 
-fn notification_types(key: &str, types: &[String]) -> Result<(), ConfigError> {
+pub(super) fn notification_types(key: &str, types: &[String]) -> Result<(), ConfigError> {
     if types.len() > limits::CONFIGURED_TYPES {
         let most = limits::CONFIGURED_TYPES;
         let problem = format!("{} are too many: at most {most}", types.len());

@@ -6,12 +6,14 @@
 mod breaker;
 mod channels;
 pub mod check;
+mod quotas;
 mod reload;
 mod sections;
 mod sms;
 
 pub use breaker::Breaker;
 pub use channels::{Apns, Channels, Email, EmailTls, Fcm, WebPush};
+pub use quotas::Limits;
 pub use reload::{Reload, left_for_a_restart};
 pub use sections::*;
 pub use sms::{Sms, SmsProvider};
@@ -175,6 +177,8 @@ pub struct DispatcherConfig {
     #[serde(default)]
     pub spool: Spool,
     #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
     pub fallback: Fallback,
     #[serde(default)]
     pub preferences: Preferences,
@@ -243,6 +247,8 @@ pub struct StandaloneConfig {
     pub auth: Auth,
     #[serde(default)]
     pub store: Store,
+    #[serde(default)]
+    pub limits: Limits,
     #[serde(default)]
     pub fallback: Fallback,
     #[serde(default)]

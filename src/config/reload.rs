@@ -49,6 +49,7 @@ impl Reload for DispatcherConfig {
     fn reloaded(&self, fresh: &Self) -> Self {
         DispatcherConfig {
             http: self.http.reloaded(&fresh.http),
+            limits: fresh.limits.clone(),
             templates: fresh.templates.clone(),
             kafka: self.kafka.reloaded(&fresh.kafka),
             grpc: self.grpc.reloaded(&fresh.grpc),
@@ -64,6 +65,7 @@ impl Reload for StandaloneConfig {
             gateway: self.gateway.reloaded(&fresh.gateway),
             tls: fresh.tls.clone(),
             http: self.http.reloaded(&fresh.http),
+            limits: fresh.limits.clone(),
             templates: fresh.templates.clone(),
             auth: self.auth.reloaded(&fresh.auth),
             log: self.log.reloaded(&fresh.log),

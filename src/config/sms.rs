@@ -17,6 +17,8 @@ pub struct Sms {
     pub segments_max: u32,
     pub timeout_ms: u64,
     pub at_once: usize,
+    /// Messages a second of the whole fleet; 0: as many as go.
+    pub per_s: u32,
 }
 
 /// One of `sms.providers`.
@@ -50,6 +52,7 @@ impl Default for Sms {
             segments_max: limits::SMS_SEGMENTS,
             timeout_ms: limits::PUSH_TIMEOUT.as_millis() as u64,
             at_once: limits::SMS_AT_ONCE,
+            per_s: limits::SMS_PER_S,
         }
     }
 }
@@ -57,6 +60,7 @@ impl Default for Sms {
 impl Sms {
     pub fn check(&self) -> Result<(), ConfigError> {
         sends("sms", self.timeout_ms, self.at_once)?;
+        within("sms.per_s", self.per_s, limits::PROVIDER_PER_S_ALLOWED)?;
         let allowed = limits::SMS_SEGMENTS_ALLOWED;
         within("sms.segments_max", self.segments_max, allowed)?;
         if let Some(url) = &self.callback_url {

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod outbox;
 pub mod patience;
 pub mod preferences;
+pub mod quota;
 mod reading;
 mod retry;
 pub mod router;
@@ -59,6 +60,7 @@ use metrics::DispatcherMetrics;
 use outbox::Outbox;
 use patience::Patience;
 use preferences::Mandatory;
+use quota::Quotas;
 use spool::{OpenError, Spool};
 use std::{
     net::SocketAddr,
@@ -91,6 +93,7 @@ pub struct Parts {
     /// What sends by the channels beside in-app.
     pub channels: Channels,
     pub rules: Rules,
+    pub limits: config::Limits,
     /// `None`: with the bus away notifications are refused.
     pub spool: Option<config::Spool>,
     pub metrics: Metrics,
@@ -172,6 +175,7 @@ struct Shared {
     spool: Option<Arc<Spool>>,
     channels: Channels,
     rules: Rules,
+    quotas: Quotas,
     channel_metrics: ChannelMetrics,
     breakers: Breakers,
     tracker: Arc<Tracker>,
@@ -241,6 +245,11 @@ impl Dispatcher {
         self.shared.secret.clone()
     }
 
+    /// What it limits, to be told of other limits.
+    pub fn quotas(&self) -> Quotas {
+        self.shared.quotas.clone()
+    }
+
     /// What this dispatcher's readiness depends on.
     pub fn health(&self) -> Arc<Health> {
         self.shared.health.clone()
@@ -291,9 +300,16 @@ impl Shared {
             admin_key,
             channels,
             rules,
+            limits,
             ..
         } = parts;
         let metrics = DispatcherMetrics::new(&parts.metrics);
+        let quotas = Quotas::new(
+            limits,
+            rules.chains.clone(),
+            registry.clone(),
+            &parts.metrics,
+        );
         let region = node.region.clone();
         let spool = open_spool(parts.spool.as_ref(), &parts.metrics)?;
         let gateways = Gateways::new(registry.clone(), Present::new(secret.clone()));
@@ -301,15 +317,17 @@ impl Shared {
             .as_ref()
             .map(|spool| spool.direct(registry.clone(), store.clone(), gateways.clone()));
         Ok(Shared {
-            intake: Arc::new(Intake::new(
-                bus.clone(),
-                store.clone(),
-                spool.clone(),
+            intake: Arc::new(Intake {
+                bus: bus.clone(),
+                store: store.clone(),
+                spool: spool.clone(),
                 direct,
-                region.clone(),
-                rules.clone(),
-                metrics.clone(),
-            )),
+                region: region.clone(),
+                rules: rules.clone(),
+                quotas: quotas.clone(),
+                metrics: metrics.clone(),
+                refusing: Default::default(),
+            }),
             tracker: Arc::new(Tracker::new(
                 bus.clone(),
                 store.clone(),
@@ -337,6 +355,7 @@ impl Shared {
             breakers: channels.breakers(&parts.metrics),
             channels,
             rules,
+            quotas,
             all_metrics: parts.metrics,
             node,
             bus,
@@ -363,6 +382,7 @@ impl Shared {
             region: region.clone(),
             channels: self.channels.configured(),
             rules: self.rules.clone(),
+            quotas: self.quotas.clone(),
             pause: Duration::ZERO,
             partitions: None,
         };
@@ -399,6 +419,7 @@ impl Shared {
             health: self.health.clone(),
             shutdown: shutdown.clone(),
         };
+        tasks.spawn(self.quotas.clone().run(shutdown.clone()));
         tasks.spawn(worker::run(router, start.clone()));
         tasks.spawn(worker::run(fan_out, start.clone()));
         tasks.spawn(worker::run(broadcast, start.clone()));
@@ -451,7 +472,7 @@ impl Shared {
         for channel in configured {
             let sender = Sender {
                 channel,
-                providers: Places::of(channel, &self.channels),
+                providers: Places::of(channel, &self.channels, &self.quotas),
                 store: self.store.clone(),
                 registry: self.registry.clone(),
                 patience: start.patience.clone(),
@@ -462,6 +483,7 @@ impl Shared {
             let worker = ChannelWorker {
                 channel,
                 sender,
+                quotas: self.quotas.clone(),
                 store: self.store.clone(),
                 outbox: outbox.clone(),
                 patience: start.patience.clone(),

@@ -83,6 +83,7 @@ impl Checked for DispatcherConfig {
         cassandra::check(&self.store)?;
         directory("spool.path", &self.spool.path)?;
         self.spool.check()?;
+        self.limits.check()?;
         Rules::from_config(&self.fallback, &self.preferences, &self.templates)?;
         Channels::from_config(&self.channels()).map(drop)
     }
@@ -102,6 +103,7 @@ impl Checked for StandaloneConfig {
         apart(&[&doors(&self.gateway)[..], &others].concat())?;
         tokens(&self.auth)?;
         directory("store.path", &self.store.path)?;
+        self.limits.check()?;
         Rules::from_config(&self.fallback, &self.preferences, &self.templates)?;
         Channels::from_config(&self.channels()).map(drop)
     }

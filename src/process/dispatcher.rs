@@ -75,18 +75,20 @@ async fn serve(
         spool: Some(config.spool),
         channels: Channels::from_config(&started.channels())?,
         rules,
+        limits: config.limits,
         metrics,
         origins: Vec::new(),
         pages: None,
     };
     let dispatcher = Dispatcher::bind(parts).await?;
     let addresses = dispatcher.addresses();
-    let secret = dispatcher.secret();
+    let (secret, quotas) = (dispatcher.secret(), dispatcher.quotas());
     let reload = reload::by(load, started, move |config| {
         level.set(&config.log)?;
         read_admin_key(&admin_key, &config.http)?;
         secret.reload(&config.grpc)?;
         templates.reload(&config.templates)?;
+        quotas.reload(&config.limits);
         bus.reload(&config.kafka)
     });
     let shutdown = signals::listen(reload)?;

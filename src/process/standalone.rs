@@ -109,7 +109,7 @@ async fn serve(
     let parts = embedded.dispatcher(&config, admin_key.clone(), &metrics, pages)?;
     let templates = parts.rules.templates.clone();
     let dispatcher = Dispatcher::bind(parts).await?;
-    let http = dispatcher.addresses().http;
+    let (http, quotas) = (dispatcher.addresses().http, dispatcher.quotas());
     let started = config.clone();
     let key_file = config.http.admin_key_file.clone().unwrap_or_default();
     let control = Control::open(control::Parts {
@@ -141,6 +141,7 @@ async fn serve(
         reload_tls(tls.as_deref(), &config.tls)?;
         read_admin_key(&admin_key, &config.http)?;
         templates.reload(&config.templates)?;
+        quotas.reload(&config.limits);
         reload_gateway(config.gateway.clone());
         Ok(())
     });
@@ -198,6 +199,7 @@ impl Embedded {
             spool: None,
             channels: Channels::from_config(&config.channels())?,
             rules: Rules::from_config(&config.fallback, &config.preferences, &config.templates)?,
+            limits: config.limits.clone(),
             metrics: metrics.clone(),
             origins: Vec::new(),
             pages,

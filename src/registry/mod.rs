@@ -10,6 +10,7 @@
 
 mod claim;
 pub mod embedded;
+pub mod quota;
 pub mod redis;
 mod sends;
 
@@ -18,6 +19,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
+
+use quota::{Admission, Draw, Drawn};
 
 pub use sends::{SendClaim, SendKey};
 
@@ -268,6 +271,12 @@ pub trait Registry: Send + Sync + 'static {
 
     /// No provider has taken it. Nothing happens to a claim that is another's by now.
     async fn release_send(&self, send: &SendKey, owner: &str) -> Result<(), RegistryError>;
+
+    /// Which of these are within their users' limits, in the order asked.
+    async fn admit(&self, asked: &[Admission]) -> Result<Vec<bool>, RegistryError>;
+
+    /// Takes from rates, in the order asked.
+    async fn draw(&self, draws: &[Draw]) -> Result<Vec<Drawn>, RegistryError>;
 
     /// Every lease known, live or lapsed.
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError>;

@@ -28,6 +28,7 @@ fn parts(rig: &Rig, grpc: config::Grpc) -> Parts {
         spool: None,
         channels: Default::default(),
         rules: Default::default(),
+        limits: Default::default(),
         metrics: Metrics::default(),
         origins: Vec::new(),
         pages: None,

@@ -171,6 +171,7 @@ async fn a_relay_that_is_away_is_waited_for() {
     server.start_again();
     let shown = state(&rig, id, is("sent")).await;
     assert_eq!(shown["attempts"], 2);
+    server.received(1).await;
     assert_eq!(server.mails().len(), 1);
 }
 

@@ -31,6 +31,7 @@ async fn rig(server: &SmtpServer) -> Rig {
     let sending = Sending {
         channels: Channels::from_config(&channels).unwrap(),
         rules: Rules::from_config(&fallback, &Default::default(), &Default::default()).unwrap(),
+        limits: None,
     };
     let registry: SharedRegistry = Arc::new(EmbeddedRegistry::default());
     let rig = Rig::sending(sending, registry).await;

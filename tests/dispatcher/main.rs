@@ -13,6 +13,7 @@ mod fcm;
 mod finisher;
 mod inbox;
 mod intake;
+mod limits;
 mod poison;
 mod preferences;
 mod refusals;

@@ -34,6 +34,7 @@ async fn rig(server: &SmtpServer, files: &[(&str, &str)]) -> (Rig, TempDir) {
     let sending = Sending {
         channels: Channels::from_config(&channels).unwrap(),
         rules: Rules::from_config(&usual, &Default::default(), &templates).unwrap(),
+        limits: None,
     };
     let rig = Rig::sending(sending, Arc::new(EmbeddedRegistry::default())).await;
     enter(&rig, "42", "work", "ada@example.com").await;

@@ -5,7 +5,11 @@ use herald::{
     envelope::Channel,
     ids::NotificationId,
     metrics::Metrics,
-    registry::{Registry, RegistryError, SendClaim, SendKey, SharedRegistry, redis::RedisRegistry},
+    registry::{
+        Registry, RegistryError, SendClaim, SendKey, SharedRegistry,
+        quota::{Admission, Draw, Rate},
+        redis::RedisRegistry,
+    },
 };
 use std::{io::Write, sync::Arc, time::Duration};
 use tempfile::NamedTempFile;
@@ -88,6 +92,26 @@ async fn a_dispatchers_documented_rights_let_it_claim_sends() {
     registry.release_send(&send, "one").await.unwrap();
     registry.finish_send(&send).await.unwrap();
     assert_eq!(claim("one").await, SendClaim::Done);
+}
+
+#[tokio::test]
+async fn a_dispatchers_documented_rights_let_it_count() {
+    let (registry, _needed) = with_rights(include_str!("../../config/dispatcher.toml"));
+    let admission = Admission {
+        user: user("ann"),
+        id: NotificationId::generate(),
+        limit: "push",
+        most: 1,
+        window: Duration::from_secs(60),
+    };
+    assert_eq!(registry.admit(&[admission]).await, Ok(vec![true]));
+    let draw = Draw {
+        name: "provider:x".into(),
+        rate: Rate::new(1, Duration::from_secs(60), Duration::from_secs(60)),
+        wanted: 1,
+        forced: false,
+    };
+    assert_eq!(registry.draw(&[draw]).await.unwrap()[0].taken, 1);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod finishing;
 mod leases;
 mod orders;
 mod outage;
+mod quota;
 mod sends;
 mod shards;
 mod subject;
@@ -52,6 +53,13 @@ on_both! {
         what_a_gateway_publishes_is_seen_with_its_lease
         one_orders_at_a_time_and_a_lock_ends_by_itself
         a_lease_that_is_not_renewed_for_half_its_time_is_overdue_and_lives
+    }
+    quota {
+        a_user_is_sent_so_many_and_no_more
+        what_was_admitted_is_admitted_again_and_counts_once
+        what_is_longer_ago_than_the_window_counts_no_more
+        a_rate_is_drawn_from_by_all_and_never_gives_more_than_its_burst
+        what_is_taken_without_asking_is_owed_by_the_others
     }
     sends {
         a_send_is_one_claims_at_a_time

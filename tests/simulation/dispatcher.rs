@@ -2,6 +2,7 @@
 //! `herald::dispatcher` wires them.
 
 use crate::{
+    elsewhere::{unlimited, users_of},
     gateway::shard_group,
     parts::{Link, Part},
     plan::Broken,
@@ -21,7 +22,7 @@ use herald::{
         worker::Work,
     },
     envelope::{Fate, Outcome, Remembered, Routed},
-    ids::{GatewayEpoch, UserId},
+    ids::GatewayEpoch,
     limits,
     registry::{FinisherLease, RENEW_MS, Registry, RegistryError},
 };
@@ -326,6 +327,7 @@ impl World {
             metrics: self.metrics.clone(),
             region: self.region.clone(),
             rules: Default::default(),
+            quotas: unlimited(),
             channels: Default::default(),
             pause: Duration::ZERO,
             partitions: Some(self.bus.raw_partitions),
@@ -582,15 +584,4 @@ impl World {
         });
         self.call(owner, owner, None, job);
     }
-}
-
-fn users_of(records: &[Consumed]) -> Vec<UserId> {
-    let keys = records.iter().map(|one| one.record.key.clone());
-    let users: BTreeSet<UserId> = keys
-        .map(|key| {
-            let text = std::str::from_utf8(&key).expect("a user's key");
-            text.parse().expect("a user's key")
-        })
-        .collect();
-    users.into_iter().collect()
 }

@@ -6,6 +6,7 @@
 
 mod client;
 mod dispatcher;
+mod elsewhere;
 mod faults;
 mod gateway;
 mod ledger;

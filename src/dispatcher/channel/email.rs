@@ -46,6 +46,7 @@ pub struct Smtp {
     from: Mailbox,
     timeout: Duration,
     at_once: usize,
+    per_s: u32,
     /// Open and unused, the last one used at the end.
     idle: Mutex<Vec<Link>>,
     refused: Seldom,
@@ -91,6 +92,7 @@ impl Smtp {
             from,
             timeout: Duration::from_millis(config.timeout_ms),
             at_once: config.connections,
+            per_s: config.per_s,
             idle: Mutex::default(),
             refused: Seldom::default(),
         }))
@@ -223,6 +225,10 @@ impl Provider for Smtp {
 
     fn at_once(&self) -> usize {
         self.at_once
+    }
+
+    fn per_s(&self) -> u32 {
+        self.per_s
     }
 
     fn timeout(&self) -> Duration {

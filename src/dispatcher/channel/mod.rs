@@ -72,6 +72,9 @@ pub trait Provider: Send + Sync + 'static {
     /// Sends at the same time, at most.
     fn at_once(&self) -> usize;
 
+    /// Sends a second of the whole fleet, at most; 0: as many as go.
+    fn per_s(&self) -> u32;
+
     /// When a send without an answer has failed. It is dropped then.
     fn timeout(&self) -> Duration;
 

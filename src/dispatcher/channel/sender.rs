@@ -10,6 +10,7 @@ use crate::{
     dispatcher::{
         devices::Device,
         patience::{Patience, Stopped},
+        quota::{Quotas, Throttle},
         store::SharedStore,
         templates::{Shown, Subject, Templates},
         unix_ms,
@@ -38,21 +39,32 @@ pub struct Sender {
     pub metrics: ChannelMetrics,
 }
 
-/// A provider and its sends at once.
+/// A provider, its sends at once and those a second.
 pub struct Places {
     provider: Arc<dyn Provider>,
     free: Semaphore,
+    throttle: Throttle,
 }
 
 impl Places {
     /// Of the channel's providers.
-    pub fn of(channel: Channel, channels: &Channels) -> Vec<Places> {
+    pub fn of(channel: Channel, channels: &Channels, quotas: &Quotas) -> Vec<Places> {
         let places = |provider: &Arc<dyn Provider>| Places {
             provider: provider.clone(),
             free: Semaphore::new(provider.at_once()),
+            throttle: Throttle::new(quotas.clone(), provider.name(), provider.per_s()),
         };
         channels.of(channel).map(places).collect()
     }
+}
+
+/// How long a batch waits for a provider.
+#[derive(Clone, Copy)]
+struct Until {
+    /// That has all its sends at work.
+    place: Instant,
+    /// Whose rate is used up.
+    rate: Instant,
 }
 
 /// Until the first of some providers is probed.
@@ -97,7 +109,10 @@ impl Sender {
             Err(error) => return Ok(unshown(tried, &error)),
         };
         let shown = &shown;
-        let until = Instant::now() + limits::CHANNEL_BATCH_TIME;
+        let until = Until {
+            place: Instant::now() + limits::CHANNEL_BATCH_TIME,
+            rate: Instant::now() + limits::PROVIDER_WAIT,
+        };
         let sends = devices.iter().map(|(device, providers)| async move {
             let reached = self.reach(parcel, shown, device, providers, until).await;
             (device.id.clone(), reached)
@@ -131,7 +146,7 @@ impl Sender {
         shown: &Shown<'_>,
         device: &Device,
         providers: &[&Places],
-        until: Instant,
+        until: Until,
     ) -> Reached {
         let mut left_alone = LeftAlone::default();
         for (at, places) in providers.iter().enumerate() {
@@ -139,7 +154,11 @@ impl Sender {
                 left_alone.add(wait);
                 continue;
             }
-            let Some(place) = self.place(places, until).await else {
+            // Before its place: what does not wait for the rate is not to wait for what does.
+            if let Err(wait) = self.pass(parcel, places, until).await {
+                return Reached::Elsewhere { class: "", wait };
+            }
+            let Some(place) = self.place(places, until.place).await else {
                 return Reached::Elsewhere {
                     class: "",
                     wait: Duration::ZERO,
@@ -161,6 +180,15 @@ impl Sender {
     fn breaker(&self, places: &Places, device: &Device) -> Arc<Breaker> {
         let provider = &places.provider;
         self.breakers.of(provider.name(), provider.host(device))
+    }
+
+    /// Waits for the provider's rate, or answers how long it is used up.
+    async fn pass(&self, parcel: &Parcel, places: &Places, until: Until) -> Result<(), Duration> {
+        tokio::select! {
+            biased;
+            () = self.patience.leaving() => Err(Duration::ZERO),
+            passed = places.throttle.pass(parcel.head.priority, until.rate) => passed,
+        }
     }
 
     /// `None`: there was none in time, or before this process leaves.

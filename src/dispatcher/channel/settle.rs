@@ -4,6 +4,7 @@ use super::parcel::Tried;
 use crate::{
     bus::Topic,
     dispatcher::{
+        quota::LIMITED,
         retry::{self, Next},
         store::{SendState, Sending},
         templates::RenderError,
@@ -150,6 +151,14 @@ pub fn end(before: &Tried, class: &'static str, cause: Option<&'static str>) -> 
             said: String::new(),
             devices: before.open.clone().unwrap_or_default(),
         }),
+    }
+}
+
+/// Ends one of a user who had enough of this channel for now.
+pub fn limited(before: &Tried) -> Settled {
+    Settled {
+        state: SendState::Skipped,
+        ..end(before, LIMITED, None)
     }
 }
 

@@ -123,6 +123,10 @@ impl Provider for WebPush {
         self.at_once
     }
 
+    fn per_s(&self) -> u32 {
+        0
+    }
+
     fn timeout(&self) -> Duration {
         self.timeout
     }

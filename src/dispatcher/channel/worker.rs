@@ -4,7 +4,7 @@ use super::{
     ChannelMetrics,
     parcel::{Parcel, Unreadable},
     sender::Sender,
-    settle::{Dead, Settled},
+    settle::{self, Dead, Settled},
 };
 use crate::{
     bus::{Consumed, Record, Target, Topic},
@@ -12,11 +12,12 @@ use crate::{
         metrics::DispatcherMetrics,
         outbox::Outbox,
         patience::{Patience, Stopped},
+        quota::{Quotas, Wanted},
         store::{Attempted, SendState, SharedStore},
         unix_ms,
         worker::{Refused, Work},
     },
-    envelope::{Channel, Priority},
+    envelope::{Channel, Priority, is_expired},
     limits,
 };
 use async_trait::async_trait;
@@ -25,6 +26,7 @@ use futures::future::try_join_all;
 pub struct ChannelWorker {
     pub channel: Channel,
     pub sender: Sender,
+    pub quotas: Quotas,
     pub store: SharedStore,
     pub outbox: Outbox,
     pub patience: Patience,
@@ -61,9 +63,14 @@ impl Work for ChannelWorker {
 
     async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
         let parcels = self.read(records).await?;
+        let admitted = self.admitted(&parcels).await;
         let sender = &self.sender;
-        let tries = parcels.into_iter().map(|(consumed, parcel)| async move {
-            let settled = sender.send(&parcel).await?;
+        let tries = parcels.into_iter().zip(admitted);
+        let tries = tries.map(|((consumed, parcel), is_admitted)| async move {
+            let settled = match is_admitted {
+                true => sender.send(&parcel).await?,
+                false => settle::limited(&parcel.tried),
+            };
             Ok::<_, Stopped>(Tried {
                 consumed,
                 parcel,
@@ -103,6 +110,23 @@ impl ChannelWorker {
             }
         }
         Ok(parcels)
+    }
+
+    /// Which of these their users are to get; what was begun goes on.
+    async fn admitted(&self, parcels: &[(&Consumed, Parcel)]) -> Vec<bool> {
+        let now_ms = unix_ms();
+        let wanted = parcels.iter().map(|(_, parcel)| {
+            let is_over = is_expired(parcel.head.expires_ms, now_ms);
+            (parcel.tried.attempts == 0 && !is_over).then_some(Wanted {
+                channel: self.channel,
+                user: &parcel.user,
+                id: parcel.head.id,
+                priority: parcel.head.priority,
+                notification_type: &parcel.content.notification_type,
+            })
+        });
+        let wanted: Vec<Option<Wanted<'_>>> = wanted.collect();
+        self.quotas.admit(&wanted).await
     }
 
     async fn log(&self, tried: &[Tried<'_>]) -> Result<(), Stopped> {

@@ -12,7 +12,7 @@ use crate::{
 };
 use serde_json::value::RawValue;
 use std::sync::Arc;
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 
 pub struct Producers {
     pub intake: Arc<Intake>,
@@ -95,6 +95,13 @@ fn status(refusal: Refusal) -> Status {
         | Refusal::Unsupported { .. }
         | Refusal::TooLarge { .. } => Status::invalid_argument(message),
         Refusal::Conflict => Status::already_exists(message),
-        Refusal::Away { .. } | Refusal::NotSpooled(_) => Status::unavailable(message),
+        Refusal::Away { .. } | Refusal::NotSpooled(_) | Refusal::Overloaded { .. } => {
+            Status::unavailable(message)
+        }
+        Refusal::TooMany { retry_after_s, .. } => {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("retry-after", retry_after_s.into());
+            Status::with_metadata(Code::ResourceExhausted, message, metadata)
+        }
     }
 }

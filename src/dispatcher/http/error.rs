@@ -20,6 +20,7 @@ pub struct ApiError {
     code: &'static str,
     field: Option<String>,
     message: String,
+    retry_after_s: Option<u32>,
 }
 
 impl ApiError {
@@ -29,6 +30,7 @@ impl ApiError {
             code,
             field: None,
             message: message.into(),
+            retry_after_s: None,
         }
     }
 
@@ -130,6 +132,9 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(json!({ "error": error }))).into_response();
         response.extensions_mut().insert(Code(self.code));
         let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => {
                 // At random, so that those refused together don't come back together.
@@ -153,9 +158,16 @@ impl From<Refusal> for ApiError {
             Refusal::Field { .. } | Refusal::Unsupported { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::Conflict => StatusCode::CONFLICT,
-            Refusal::Away { .. } | Refusal::NotSpooled(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Away { .. } | Refusal::NotSpooled(_) | Refusal::Overloaded { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Refusal::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         };
         ApiError {
+            retry_after_s: match refusal {
+                Refusal::TooMany { retry_after_s, .. } => Some(retry_after_s),
+                _ => None,
+            },
             field: refusal.named_field().map(str::to_owned),
             ..ApiError::new(status, refusal.code(), refusal.to_string())
         }

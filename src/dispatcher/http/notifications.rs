@@ -132,14 +132,18 @@ pub fn describe(state: &DeliveryState) -> Value {
         "gateway": state.gateway,
         "updated_at": state.updated_ms,
     });
+    let sending = &state.sending;
     if state.channel == Channel::InApp {
+        // Only where it is not shown live.
+        if !sending.error.is_empty() {
+            shown["error"] = json!(sending.error);
+        }
         return shown;
     }
     let told = |text: &str| match text {
         "" => Value::Null,
         text => json!(text),
     };
-    let sending = &state.sending;
     shown["attempts"] = json!(sending.attempts);
     shown["first_attempt_at"] = match sending.began_ms {
         0 => Value::Null,

@@ -15,6 +15,7 @@ use super::{
     Rules,
     metrics::DispatcherMetrics,
     patience::Seldom,
+    quota::Quotas,
     spool::{Direct, Spool},
     store::{Idempotency, SharedStore},
     templates::Subject,
@@ -76,38 +77,18 @@ pub struct Receipt {
 }
 
 pub struct Intake {
-    bus: SharedBus,
-    store: SharedStore,
-    spool: Option<Arc<Spool>>,
-    direct: Option<Direct>,
-    region: Region,
-    rules: Rules,
-    metrics: DispatcherMetrics,
-    refusing: Seldom,
+    pub bus: SharedBus,
+    pub store: SharedStore,
+    pub(super) spool: Option<Arc<Spool>>,
+    pub(super) direct: Option<Direct>,
+    pub region: Region,
+    pub rules: Rules,
+    pub quotas: Quotas,
+    pub metrics: DispatcherMetrics,
+    pub refusing: Seldom,
 }
 
 impl Intake {
-    pub fn new(
-        bus: SharedBus,
-        store: SharedStore,
-        spool: Option<Arc<Spool>>,
-        direct: Option<Direct>,
-        region: Region,
-        rules: Rules,
-        metrics: DispatcherMetrics,
-    ) -> Intake {
-        Intake {
-            bus,
-            store,
-            spool,
-            direct,
-            region,
-            rules,
-            metrics,
-            refusing: Seldom::default(),
-        }
-    }
-
     /// Takes one request of `producer`, from either door.
     pub async fn accept(
         &self,
@@ -147,6 +128,7 @@ impl Intake {
         idempotency_key: Option<&str>,
     ) -> Result<Receipt, Refusal> {
         schedule::check(submission.schedule_at, unix_ms())?;
+        self.quotas.take(producer, submission.content.priority)?;
         match idempotency_key {
             None => {
                 let id = NotificationId::generate();

@@ -40,6 +40,14 @@ pub enum Refusal {
     /// The bus is away, and the spool did not take it. As with `Away`, the bus may have it all the same.
     #[error("the bus is away and {0}: try again")]
     NotSpooled(SpoolError),
+    #[error(
+        "this producer has posted more than {per_minute} notifications a minute: try again in {retry_after_s} s"
+    )]
+    TooMany { per_minute: u32, retry_after_s: u32 },
+    #[error(
+        "more comes in than this dispatcher is meant for ({percent} %), and others go first: try again"
+    )]
+    Overloaded { percent: u64 },
 }
 
 impl Refusal {
@@ -62,6 +70,8 @@ impl Refusal {
             Refusal::Away { .. } => "unavailable",
             Refusal::NotSpooled(SpoolError::Full(_)) => "spool_full",
             Refusal::NotSpooled(SpoolError::Failed(_)) => "spool_failed",
+            Refusal::TooMany { .. } => "rate_limited",
+            Refusal::Overloaded { .. } => "overloaded",
         }
     }
 

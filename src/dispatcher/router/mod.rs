@@ -19,6 +19,7 @@ use super::{
     outbox::Outbox,
     patience::{Patience, Stopped},
     preferences::Preferences,
+    quota::Quotas,
     routes::Routes,
     store::{self, Appended, NewRow, RowKind, SharedStore, WentBack},
     unix_ms,
@@ -53,6 +54,7 @@ pub struct Router {
     /// Those beside in-app that reach anybody.
     pub channels: BTreeSet<Channel>,
     pub rules: Rules,
+    pub quotas: Quotas,
     /// What every gateway has to read is paced; what waits for it waits on the bus.
     pub pause: Duration,
     /// Partitions of `raw`, once they are known.
@@ -278,7 +280,12 @@ impl Router {
     async fn send(&self, taken: &[Taken<'_>]) -> Result<usize, Stopped> {
         let mut out = self.channel_records(taken);
         let pushes = self.pushes(taken).await?;
-        let pushed = push::records(pushes, &self.routes, &self.metrics).await;
+        let pushed = push::records(pushes, &self.routes, &self.quotas, &self.metrics).await;
+        if !pushed.limited.is_empty() {
+            self.patience
+                .until_done("attempts", || self.store.record_attempts(&pushed.limited))
+                .await?;
+        }
         // Nothing goes by memory that nobody would look after.
         self.outbox.send(pushed.remembered).await?;
         out.extend(pushed.to_gateways);
@@ -362,6 +369,10 @@ impl Parsed {
         };
         Push {
             user: self.user.clone(),
+            notification_type: match &self.what {
+                What::Notification(content) => Some(content.notification_type.clone()),
+                What::Read(_) => None,
+            },
             routed: crate::envelope::Routed {
                 head: self.head.clone(),
                 user: Some(self.user.clone()),

@@ -1,11 +1,16 @@
 //! One record per gateway that holds the user, in the partition of that gateway's shard. Where nobody can
 //! say which gateways these are, one record that all of them read. Where only the memory can say it, a further
-//! record for whoever looks the user up once the registry answers.
+//! record for whoever looks the user up once the registry answers. A user who had enough for now gets none.
 
 use crate::{
     bus::{Record, Target, Topic, TopicPartition},
-    dispatcher::{metrics::DispatcherMetrics, routes::Routes},
-    envelope::{Priority, Remembered, Routed},
+    dispatcher::{
+        metrics::DispatcherMetrics,
+        quota::{Quotas, Wanted},
+        routes::{Found, Routes},
+        store::Attempted,
+    },
+    envelope::{Channel, Priority, Remembered, Routed},
     ids::UserId,
 };
 use std::collections::HashMap;
@@ -13,6 +18,8 @@ use std::collections::HashMap;
 /// A frame that is to reach a user now.
 pub struct Push {
     pub user: UserId,
+    /// Of a notification.
+    pub notification_type: Option<String>,
     pub routed: Routed,
 }
 
@@ -22,6 +29,8 @@ pub struct Records {
     pub to_gateways: Vec<(Target, Record)>,
     /// What of it goes by memory: one record a user.
     pub remembered: Vec<(Target, Record)>,
+    /// What is not pushed, for the delivery log.
+    pub limited: Vec<Attempted>,
 }
 
 /// Where a routed record goes: critical has a topic of its own, read first by the gateways.
@@ -51,7 +60,12 @@ pub fn asks_everyone(target: &Target) -> bool {
 }
 
 /// Looks all users of the batch up at once. A user nobody holds gets no record: the row is in the inbox.
-pub async fn records(pushes: Vec<Push>, routes: &Routes, metrics: &DispatcherMetrics) -> Records {
+pub async fn records(
+    pushes: Vec<Push>,
+    routes: &Routes,
+    quotas: &Quotas,
+    metrics: &DispatcherMetrics,
+) -> Records {
     if pushes.is_empty() {
         return Records::default();
     }
@@ -64,6 +78,7 @@ pub async fn records(pushes: Vec<Push>, routes: &Routes, metrics: &DispatcherMet
         });
     }
     let found = routes.find(&users).await;
+    let (pushes, limited) = within_limits(pushes, &index, &found, quotas, metrics).await;
     let mut to_gateways = Vec::with_capacity(pushes.len());
     let mut remembered: HashMap<usize, Remembered> = HashMap::new();
     for push in pushes {
@@ -98,5 +113,49 @@ pub async fn records(pushes: Vec<Push>, routes: &Routes, metrics: &DispatcherMet
     Records {
         to_gateways,
         remembered: remembered.collect(),
+        limited,
+    }
+}
+
+/// Only who may be connected is counted for: the others see it when they ask.
+async fn within_limits(
+    mut pushes: Vec<Push>,
+    index: &HashMap<UserId, usize>,
+    found: &Found,
+    quotas: &Quotas,
+    metrics: &DispatcherMetrics,
+) -> (Vec<Push>, Vec<Attempted>) {
+    let wanted = pushes.iter().map(|push| {
+        let shards = found.shards[index[&push.user]].as_ref();
+        let may_be_here = shards.is_none_or(|shards| !shards.is_empty());
+        push.wanted().filter(|_| may_be_here)
+    });
+    let wanted: Vec<Option<Wanted<'_>>> = wanted.collect();
+    let admitted = quotas.admit(&wanted).await;
+    let limited = wanted
+        .iter()
+        .zip(&admitted)
+        .filter(|(_, admitted)| !**admitted)
+        .filter_map(|(one, _)| one.as_ref().map(Wanted::limited));
+    let limited: Vec<Attempted> = limited.collect();
+    if !limited.is_empty() {
+        let mut admitted = admitted.into_iter();
+        pushes.retain(|_| admitted.next().unwrap_or(true));
+        let counter = metrics.pushes.with_label_values(&["limited"]);
+        counter.inc_by(limited.len() as u64);
+    }
+    (pushes, limited)
+}
+
+impl Push {
+    /// `None` of what no limit is for.
+    fn wanted(&self) -> Option<Wanted<'_>> {
+        Some(Wanted {
+            channel: Channel::InApp,
+            user: &self.user,
+            id: self.routed.head.id,
+            priority: self.routed.head.priority,
+            notification_type: self.notification_type.as_deref()?,
+        })
     }
 }

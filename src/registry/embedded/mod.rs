@@ -10,6 +10,7 @@ use super::{
     FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
     SendClaim, SendKey, ShardClaim, ShardLease, Swept, Timings,
     claim::{self, Seen, Tries},
+    quota::{Admission, Draw, Drawn},
 };
 use crate::ids::{GatewayEpoch, GatewayId, UserId};
 use async_trait::async_trait;
@@ -267,6 +268,18 @@ impl Registry for EmbeddedRegistry {
     async fn release_send(&self, send: &SendKey, owner: &str) -> Result<(), RegistryError> {
         self.tables.lock().sends.release(send, owner);
         Ok(())
+    }
+
+    async fn admit(&self, asked: &[Admission]) -> Result<Vec<bool>, RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_us = tables.now_ms() * 1000;
+        Ok(tables.tally.admit(asked, now_us))
+    }
+
+    async fn draw(&self, draws: &[Draw]) -> Result<Vec<Drawn>, RegistryError> {
+        let mut tables = self.tables.lock();
+        let now_us = tables.now_ms() * 1000;
+        Ok(tables.tally.draw(draws, now_us))
     }
 
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {

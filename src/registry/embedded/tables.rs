@@ -3,7 +3,7 @@
 use super::{
     super::{
         FinisherLease, GatewayInfo, GatewayLease, Registration, RegistryError, ShardLease, Timings,
-        claim::Seen,
+        claim::Seen, quota::Tally,
     },
     Clock,
     sends::Sends,
@@ -27,6 +27,7 @@ pub(super) struct Tables {
     /// Who orders, and until when at most.
     pub(super) orders: Option<(String, u64)>,
     pub(super) sends: Sends,
+    pub(super) tally: Tally,
 }
 
 pub(super) struct Entry {
@@ -101,6 +102,7 @@ impl Tables {
             entered: HashMap::new(),
             orders: None,
             sends: Sends::default(),
+            tally: Tally::default(),
         }
     }
 

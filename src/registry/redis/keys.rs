@@ -64,6 +64,17 @@ impl Keys {
         format!("{}:send:{channel}:{id}:{user}:{device}", self.namespace)
     }
 
+    /// Sorted set: ids by the time at which they were admitted. Ends by itself.
+    pub(super) fn quota(&self, limit: &str, user: &UserId) -> String {
+        let user = utf8_percent_encode(user.as_str(), KEPT);
+        format!("{}:quota:{limit}:{user}", self.namespace)
+    }
+
+    /// String: when it is whole again, µs. Ends by itself.
+    pub(super) fn rate(&self, name: &str) -> String {
+        format!("{}:rate:{name}", self.namespace)
+    }
+
     /// Hash that is only written: does Redis take it?
     pub(super) fn probed(&self) -> String {
         format!("{}:probed", self.namespace)

@@ -8,6 +8,7 @@ mod connections;
 mod keys;
 mod leases;
 mod link;
+mod quota;
 mod scripts;
 mod sends;
 mod sweep;
@@ -16,6 +17,7 @@ mod writes;
 use super::{
     FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
     SendClaim, SendKey, ShardClaim, ShardLease, Swept, Timings,
+    quota::{Admission, Draw, Drawn},
 };
 use crate::{
     config::{self, ConfigError},
@@ -166,6 +168,14 @@ impl Registry for RedisRegistry {
 
     async fn release_send(&self, send: &SendKey, owner: &str) -> Result<(), RegistryError> {
         self.give_back(send, owner).await
+    }
+
+    async fn admit(&self, asked: &[Admission]) -> Result<Vec<bool>, RegistryError> {
+        self.grant(asked).await
+    }
+
+    async fn draw(&self, draws: &[Draw]) -> Result<Vec<Drawn>, RegistryError> {
+        self.take(draws).await
     }
 
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {

@@ -38,27 +38,39 @@ pub(super) fn eval<'a>(pipeline: &'a mut Pipeline, script: &str, key: &str) -> &
     pipeline.cmd("EVAL").arg(script).arg(1).arg(key)
 }
 
+/// These run once per user or rate: their text goes along once a pipeline. They answer as they say themselves.
 const REMOVE_ENTRY: &str = include_str!("scripts/remove_entry.lua");
+pub(super) const ADMIT: &str = include_str!("scripts/admit.lua");
+pub(super) const DRAW: &str = include_str!("scripts/draw.lua");
 
-/// A pipeline in which [`remove_entry`] works: it runs once per user, so there its text goes along once.
-pub(super) fn removals() -> Pipeline {
+static REMOVE_ENTRY_HASH: LazyLock<String> = LazyLock::new(|| hash(REMOVE_ENTRY));
+pub(super) static ADMIT_HASH: LazyLock<String> = LazyLock::new(|| hash(ADMIT));
+pub(super) static DRAW_HASH: LazyLock<String> = LazyLock::new(|| hash(DRAW));
+
+fn hash(script: &str) -> String {
+    Script::new(script).get_hash().to_owned()
+}
+
+/// A pipeline in which [`evalsha`] of this script works.
+pub(super) fn loading(script: &str) -> Pipeline {
     let mut pipeline = redis::pipe();
+    pipeline.cmd("SCRIPT").arg("LOAD").arg(script).ignore();
     pipeline
-        .cmd("SCRIPT")
-        .arg("LOAD")
-        .arg(REMOVE_ENTRY)
-        .ignore();
-    pipeline
+}
+
+/// Adds a call; its arguments follow by `.arg`.
+pub(super) fn evalsha<'a>(pipeline: &'a mut Pipeline, hash: &str, key: &str) -> &'a mut Pipeline {
+    pipeline.cmd("EVALSHA").arg(hash).arg(1).arg(key)
+}
+
+/// A pipeline in which [`remove_entry`] works.
+pub(super) fn removals() -> Pipeline {
+    loading(REMOVE_ENTRY)
 }
 
 /// Removes the field if its value is still `stamp`.
 pub(super) fn remove_entry(pipeline: &mut Pipeline, key: &str, field: &str, stamp: u64) {
-    static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(REMOVE_ENTRY));
-    pipeline
-        .cmd("EVALSHA")
-        .arg(SCRIPT.get_hash())
-        .arg(1)
-        .arg(key)
+    evalsha(pipeline, &REMOVE_ENTRY_HASH, key)
         .arg(field)
         .arg(stamp)
         .ignore();

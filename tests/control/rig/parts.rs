@@ -9,7 +9,9 @@ use herald::{
     position::Cursors,
     registry::{
         FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
-        SendClaim, SendKey, ShardClaim, ShardLease, Swept, embedded::EmbeddedRegistry,
+        SendClaim, SendKey, ShardClaim, ShardLease, Swept,
+        embedded::EmbeddedRegistry,
+        quota::{Admission, Draw, Drawn},
     },
 };
 use parking_lot::Mutex;
@@ -174,6 +176,12 @@ impl Registry for Faulty {
     }
     async fn release_send(&self, send: &SendKey, owner: &str) -> Result<(), RegistryError> {
         self.real.release_send(send, owner).await
+    }
+    async fn admit(&self, asked: &[Admission]) -> Result<Vec<bool>, RegistryError> {
+        self.real.admit(asked).await
+    }
+    async fn draw(&self, draws: &[Draw]) -> Result<Vec<Drawn>, RegistryError> {
+        self.real.draw(draws).await
     }
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
         self.gate().await?;

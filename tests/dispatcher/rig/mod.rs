@@ -62,6 +62,8 @@ pub fn is(wanted: &'static str) -> impl Fn(&Value) -> bool {
 pub struct Sending {
     pub channels: Channels,
     pub rules: Rules,
+    /// Without them nothing is limited.
+    pub limits: Option<config::Limits>,
 }
 
 pub struct Answer {
@@ -431,6 +433,7 @@ async fn run_sending(
         store: store.clone(),
         spool,
         channels: sending.channels.clone(),
+        limits: sending.limits.clone().unwrap_or_else(config::Limits::none),
         rules: sending.rules.clone(),
         metrics: metrics.clone(),
         origins: vec!["https://console.example".into()],

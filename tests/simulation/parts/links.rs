@@ -10,6 +10,7 @@ use herald::{
         CLAIMABLE_AFTER_MS, FinisherLease, GatewayInfo, GatewayLease, Registration, Registry,
         RegistryError, Route, SendClaim, SendKey, ShardClaim, ShardLease, Swept, Timings,
         embedded::EmbeddedRegistry,
+        quota::{Admission, Draw, Drawn},
     },
 };
 use parking_lot::Mutex;
@@ -327,6 +328,14 @@ impl Registry for Link {
 
     async fn release_send(&self, _: &SendKey, _: &str) -> Result<(), RegistryError> {
         unreachable!("no channel but in-app")
+    }
+
+    async fn admit(&self, _: &[Admission]) -> Result<Vec<bool>, RegistryError> {
+        unreachable!("nothing is limited")
+    }
+
+    async fn draw(&self, _: &[Draw]) -> Result<Vec<Drawn>, RegistryError> {
+        unreachable!("nothing is limited")
     }
 
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {

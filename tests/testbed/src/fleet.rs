@@ -1,7 +1,7 @@
 //! A real fleet on this machine: Redis, Kafka with its topics, dispatchers, gateways.
 
 use crate::{
-    Api, Herald, PATIENCE, eventually, free_port, herald::binary, kafka, keep_secret,
+    Api, Herald, PATIENCE, UNLIMITED, eventually, free_port, herald::binary, kafka, keep_secret,
     redis::RedisServer,
 };
 use herald::{
@@ -363,6 +363,11 @@ fn process(
         .iter()
         .chain(own)
         .map(|(key, value)| (*key, value.as_str()));
+    let lifted: &[(&str, &str)] = match command {
+        "dispatcher" => &UNLIMITED,
+        _ => &[],
+    };
+    let all = lifted.iter().copied().chain(all);
     let all: Vec<_> = all.chain(settings.iter().copied()).collect();
     Herald::new(&[command], &all)
 }

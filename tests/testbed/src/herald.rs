@@ -28,6 +28,13 @@ pub struct Herald {
 
 is_a_process!(Herald);
 
+/// Settings of a dispatcher whose users and producers are many at once.
+pub const UNLIMITED: [(&str, &str); 3] = [
+    ("limits.in_app_per_hour", "0"),
+    ("limits.producer_per_minute", "0"),
+    ("limits.design_per_s", "0"),
+];
+
 impl Herald {
     /// `settings` are `("gateway.cores", "2")` and become `HERALD_GATEWAY__CORES=2`.
     pub fn new(arguments: &[&str], settings: &[(&str, &str)]) -> Herald {

@@ -37,7 +37,7 @@ pub use container::Container;
 pub use fcm::{FcmServer, ToApp};
 pub use fleet::Fleet;
 pub use haproxy::HaProxy;
-pub use herald::{Herald, keep_secret};
+pub use herald::{Herald, UNLIMITED, keep_secret};
 pub use ports::free_port;
 pub use push_service::{PushService, Pushed};
 pub use smtp::{Mail, SmtpServer};

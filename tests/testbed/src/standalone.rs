@@ -1,6 +1,6 @@
 //! A real standalone: the process, its data directory, and its doors.
 
-use crate::{Api, Herald, PATIENCE, eventually, free_port, keep_secret};
+use crate::{Api, Herald, PATIENCE, UNLIMITED, eventually, free_port, keep_secret};
 use herald::{auth, config::Secret};
 use std::{path::PathBuf, time::Duration};
 use tempfile::TempDir;
@@ -36,6 +36,7 @@ impl Standalone {
             ("gateway.pin", "false"),
             ("log.level", "info"),
         ];
+        all.extend_from_slice(&UNLIMITED);
         all.extend_from_slice(settings);
         let path = data.path().to_str().expect("a plain path").to_owned();
         let process = Herald::new(&["standalone", "--data", &path], &all);

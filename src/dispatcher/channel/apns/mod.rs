@@ -32,6 +32,7 @@ pub struct Apns {
     topic: String,
     timeout: Duration,
     at_once: usize,
+    per_s: u32,
     refused: Seldom,
 }
 
@@ -55,6 +56,7 @@ impl Apns {
             topic: topic.clone(),
             timeout: Duration::from_millis(config.timeout_ms),
             at_once: config.at_once,
+            per_s: config.per_s,
             refused: Seldom::default(),
         }))
     }
@@ -121,6 +123,10 @@ impl Provider for Apns {
 
     fn at_once(&self) -> usize {
         self.at_once
+    }
+
+    fn per_s(&self) -> u32 {
+        self.per_s
     }
 
     fn timeout(&self) -> Duration {

@@ -29,6 +29,7 @@ pub struct Fcm {
     is_dry_run: bool,
     timeout: Duration,
     at_once: usize,
+    per_s: u32,
 }
 
 impl Fcm {
@@ -50,6 +51,7 @@ impl Fcm {
             is_dry_run: config.dry_run,
             timeout,
             at_once: config.at_once,
+            per_s: config.per_s,
         }))
     }
 
@@ -86,6 +88,10 @@ impl Provider for Fcm {
 
     fn at_once(&self) -> usize {
         self.at_once
+    }
+
+    fn per_s(&self) -> u32 {
+        self.per_s
     }
 
     fn timeout(&self) -> Duration {

@@ -39,6 +39,7 @@ pub struct Sms {
     segments_max: u32,
     timeout: Duration,
     at_once: usize,
+    per_s: u32,
 }
 
 impl Sms {
@@ -67,6 +68,7 @@ impl Sms {
                 segments_max: config.segments_max,
                 timeout: Duration::from_millis(config.timeout_ms),
                 at_once: config.at_once,
+                per_s: config.per_s,
             })
         });
         providers.collect()
@@ -144,6 +146,10 @@ impl Provider for Sms {
 
     fn at_once(&self) -> usize {
         self.at_once
+    }
+
+    fn per_s(&self) -> u32 {
+        self.per_s
     }
 
     fn timeout(&self) -> Duration {
