@@ -74,6 +74,8 @@ class Fleet {
       HERALD_GRPC__LISTEN: this.grpc,
       HERALD_STORE__PATH: this.#path("store"),
       HERALD_SPOOL__PATH: this.#path("spool"),
+      // One user gets more than people do.
+      HERALD_LIMITS__IN_APP_PER_HOUR: "0",
     });
   }
 

@@ -52,6 +52,8 @@ class Standalone {
         HERALD_GATEWAY__LISTEN: `127.0.0.1:${this.clients}`,
         HERALD_ADMIN__LISTEN: `127.0.0.1:${this.admin}`,
         HERALD_GATEWAY__CORES: "2",
+        // One user gets more than people do.
+        HERALD_LIMITS__IN_APP_PER_HOUR: "0",
         ...this.settings,
       },
       stdio: ["ignore", "ignore", "pipe"],
