@@ -52,6 +52,20 @@ pub struct Email {
     pub connections: usize,
     /// Mails a second of the whole fleet; 0: as many as go.
     pub per_s: u32,
+    /// Keys that sign each mail (DKIM).
+    pub dkim: Vec<DkimKey>,
+}
+
+/// One of `email.dkim`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DkimKey {
+    /// Its public half stands in DNS at `<selector>._domainkey.<domain>`.
+    pub selector: String,
+    /// PEM: RSA or Ed25519.
+    pub key_file: PathBuf,
+    /// Default: that of `from`.
+    pub domain: Option<String>,
 }
 
 impl Default for Email {
@@ -67,8 +81,37 @@ impl Default for Email {
             timeout_ms: limits::EMAIL_TIMEOUT.as_millis() as u64,
             connections: limits::EMAIL_CONNECTIONS,
             per_s: limits::EMAIL_PER_S,
+            dkim: Vec::new(),
         }
     }
+}
+
+impl DkimKey {
+    fn check(&self, at: usize) -> Result<(), ConfigError> {
+        let named = [
+            ("selector", Some(&self.selector)),
+            ("domain", self.domain.as_ref()),
+        ];
+        for (name, text) in named {
+            if text.is_some_and(|text| !is_domain(text)) {
+                let problem =
+                    "is no name of DNS: letters, digits and hyphens, with dots between them";
+                return Err(ConfigError::new(
+                    format!("email.dkim[{at}].{name}"),
+                    problem,
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !label.is_empty() && label.bytes().all(plain)
+    };
+    text.len() <= limits::HOST_NAME_BYTES && text.split('.').all(is_label)
 }
 
 impl Email {
@@ -92,6 +135,9 @@ impl Email {
             limits::EMAIL_CONNECTIONS_ALLOWED,
         )?;
         within("email.per_s", self.per_s, limits::PROVIDER_PER_S_ALLOWED)?;
+        within("email.dkim", self.dkim.len(), 0..=limits::DKIM_KEYS)?;
+        let mut keys = self.dkim.iter().enumerate();
+        keys.try_for_each(|(at, key)| key.check(at))?;
         let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
         let Some(relay) = &self.relay else {
             return match self.from.is_some() || self.username.is_some() {

@@ -12,7 +12,7 @@ mod sections;
 mod sms;
 
 pub use breaker::Breaker;
-pub use channels::{Apns, Channels, Email, EmailTls, Fcm, WebPush};
+pub use channels::{Apns, Channels, DkimKey, Email, EmailTls, Fcm, WebPush};
 pub use quotas::Limits;
 pub use reload::{Reload, left_for_a_restart};
 pub use sections::*;

@@ -129,6 +129,10 @@ pub const EMAIL_CONNECTIONS: usize = 8;
 pub const EMAIL_CONNECTIONS_ALLOWED: RangeInclusive<usize> = 1..=256;
 /// Mails of one connection; then it is closed. Relays count them, and some refuse what comes after the hundredth.
 pub const EMAIL_CONNECTION_MAILS: u32 = 100;
+/// Keys that sign one mail: an old and a new one, of two kinds. Over: refused at the start.
+pub const DKIM_KEYS: usize = 4;
+/// Below it anybody signs, above it receivers need not read it (RFC 8301).
+pub const DKIM_RSA_BITS: RangeInclusive<usize> = 2_048..=4_096;
 /// Of what a provider calls a message, as the delivery log keeps it. Over: cut off.
 pub const PROVIDER_ID_CHARS: usize = 200;
 /// An address of RFC 5321 without its brackets. Over: 422.

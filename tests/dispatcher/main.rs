@@ -4,6 +4,7 @@ mod apns;
 mod breaker;
 mod dead_letters;
 mod devices;
+mod dkim;
 mod doors;
 mod draining;
 mod email;

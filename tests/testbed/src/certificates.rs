@@ -47,7 +47,8 @@ pub fn client_by(
         .with_no_client_auth()
 }
 
-fn openssl(directory: &Path, arguments: &str) {
+/// Runs it there.
+pub fn openssl(directory: &Path, arguments: &str) {
     let output = Command::new("openssl")
         .args(arguments.split_whitespace())
         .current_dir(directory)

@@ -109,6 +109,11 @@ pub(crate) fn cache() -> PathBuf {
     std::env::var_os("HERALD_CACHE").map_or_else(default, PathBuf::from)
 }
 
+/// The one that `scripts/install.sh test` makes.
+pub(crate) fn python() -> PathBuf {
+    cache().join("python/bin/python")
+}
+
 /// Past the test harness, which keeps what a passing test prints.
 fn skipped<T>(cause: impl Display) -> Option<T> {
     let _ = writeln!(

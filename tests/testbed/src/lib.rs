@@ -14,6 +14,7 @@ pub mod client;
 mod clock;
 pub mod confine;
 pub mod container;
+pub mod dkim;
 pub mod fcm;
 pub mod fleet;
 pub mod haproxy;

@@ -4,13 +4,13 @@
 use crate::{
     PATIENCE,
     child::{Guarded, Running, is_a_process},
-    container::cache,
+    container::python,
     free_port, until,
 };
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
@@ -125,9 +125,4 @@ impl SmtpServer {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     }
-}
-
-/// The one that `scripts/install.sh test` makes.
-fn python() -> PathBuf {
-    cache().join("python/bin/python")
 }

@@ -6,17 +6,21 @@
 //! * a mail has the same `Message-ID` however often it is sent: mail servers and readers may drop what is repeated;
 //! * what concerns the relay and not the mail (it is away, does not let us in) never ends a mail.
 
+mod dkim;
+
 use super::{Answer, Message, Provider};
 use crate::{
     config::{self, ConfigError, EmailTls, Secret},
     dispatcher::{
         devices::{Device, DeviceKind},
         patience::Seldom,
+        unix_ms,
     },
     limits,
 };
 use async_trait::async_trait;
 use aws_lc_rs::digest;
+use dkim::Dkim;
 use lettre::{
     Address,
     message::{Mailbox, MultiPart, SinglePart, header::HeaderName, header::HeaderValue},
@@ -44,6 +48,7 @@ pub struct Smtp {
     login: Option<Login>,
     hello: ClientId,
     from: Mailbox,
+    dkim: Dkim,
     timeout: Duration,
     at_once: usize,
     per_s: u32,
@@ -89,6 +94,7 @@ impl Smtp {
             host: host.trim_matches(['[', ']']).to_owned(),
             port: port.parse().expect("checked"),
             hello: ClientId::Domain(hello.to_owned()),
+            dkim: Dkim::from_config(&config.dkim, from.email.domain())?,
             from,
             timeout: Duration::from_millis(config.timeout_ms),
             at_once: config.connections,
@@ -249,10 +255,8 @@ impl Provider for Smtp {
             Ok(link) => link,
             Err(error) => return self.unreachable(&error),
         };
-        let sent = link
-            .connection
-            .send(mail.envelope(), &mail.formatted())
-            .await;
+        let text = self.dkim.sign(mail.formatted(), unix_ms() / 1000);
+        let sent = link.connection.send(mail.envelope(), &text).await;
         match sent {
             Ok(response) => {
                 self.put_back(link);
