@@ -162,6 +162,7 @@ async fn what_was_held_is_held_on_sent_or_dropped_as_its_user_wants_by_then() {
     want(&rig, quiet_now()).await;
     let id = post(&rig, "order", "normal").await;
     state(&rig, id, |state| state["error"] == "quiet_hours").await;
+    rig.routed().await;
     let held = rig.all_records(Topic::Retry(1800)).await.remove(0);
     let in_5_s = async || {
         let target = Target::Keyed(Topic::Retry(5));
