@@ -200,6 +200,7 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("email.relay", "nowhere"),
         ("email.from", "no-reply@example.com"),
         ("email.tls", "maybe"),
+        ("email.unsubscribe_url", "https://notify.example.com"),
         ("email.dkim", "[{selector = \"a\"}]"),
         ("web_push.contact", "mailto:ops@example.com"),
         ("web_push.vapid_key_file", "DIR/token.key"),

@@ -50,7 +50,9 @@ fn read(grpc: &Grpc) -> Result<Option<Held>, ConfigError> {
     match &grpc.secret_file {
         Some(path) => {
             let secret = Secret::from_file(KEY, path)?;
-            alternatives(&secret).try_for_each(|line| Secret::check_length(KEY, line))?;
+            secret
+                .alternatives()
+                .try_for_each(|line| Secret::check_length(KEY, line))?;
             Held::new(secret).map(Some)
         }
         None if grpc.listen.ip().is_loopback() => Ok(None),
@@ -66,18 +68,15 @@ fn read(grpc: &Grpc) -> Result<Option<Held>, ConfigError> {
 
 impl Held {
     fn new(secret: Secret) -> Result<Held, ConfigError> {
-        alternatives(&secret).try_for_each(|line| bearer(line).map(drop))?;
-        let first = alternatives(&secret).next().unwrap_or_default();
+        secret
+            .alternatives()
+            .try_for_each(|line| bearer(line).map(drop))?;
+        let first = secret.alternatives().next().unwrap_or_default();
         Ok(Held {
             bearer: bearer(first)?,
             secret,
         })
     }
-}
-
-fn alternatives(secret: &Secret) -> impl Iterator<Item = &str> {
-    let lines = secret.expose().lines().map(str::trim);
-    lines.filter(|line| !line.is_empty())
 }
 
 fn bearer(secret: &str) -> Result<MetadataValue<Ascii>, ConfigError> {
@@ -130,7 +129,7 @@ impl Interceptor for Demand {
             .get("authorization")
             .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         let is_ours = |presented: &[u8]| {
-            alternatives(&held.secret).fold(false, |found, ours| {
+            held.secret.alternatives().fold(false, |found, ours| {
                 found | verify_slices_are_equal(presented, ours.as_bytes()).is_ok()
             })
         };

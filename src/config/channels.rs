@@ -54,6 +54,10 @@ pub struct Email {
     pub per_s: u32,
     /// Keys that sign each mail (DKIM).
     pub dkim: Vec<DkimKey>,
+    /// Where the dispatchers' HTTP port is reached by those who read mails; without it they have no link.
+    pub unsubscribe_url: Option<String>,
+    /// Signs what a link says.
+    pub unsubscribe_key_file: Option<PathBuf>,
 }
 
 /// One of `email.dkim`.
@@ -82,6 +86,8 @@ impl Default for Email {
             connections: limits::EMAIL_CONNECTIONS,
             per_s: limits::EMAIL_PER_S,
             dkim: Vec::new(),
+            unsubscribe_url: None,
+            unsubscribe_key_file: None,
         }
     }
 }
@@ -138,6 +144,7 @@ impl Email {
         within("email.dkim", self.dkim.len(), 0..=limits::DKIM_KEYS)?;
         let mut keys = self.dkim.iter().enumerate();
         keys.try_for_each(|(at, key)| key.check(at))?;
+        self.check_unsubscribe()?;
         let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
         let Some(relay) = &self.relay else {
             return match self.from.is_some() || self.username.is_some() {
@@ -163,6 +170,49 @@ impl Email {
             _ => Ok(()),
         }
     }
+
+    fn check_unsubscribe(&self) -> Result<(), ConfigError> {
+        let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
+        match (&self.unsubscribe_url, &self.unsubscribe_key_file) {
+            (None, None) => Ok(()),
+            (Some(_), None) => wrong(
+                "email.unsubscribe_key_file",
+                "is needed with email.unsubscribe_url: a file with a secret, by `openssl rand -base64 32`",
+            ),
+            (None, Some(_)) => wrong(
+                "email.unsubscribe_url",
+                "is needed with email.unsubscribe_key_file, e.g. \"https://notify.example.com\"",
+            ),
+            (Some(url), Some(_)) if is_public(url) => Ok(()),
+            (Some(_), Some(_)) => wrong(
+                "email.unsubscribe_url",
+                "is no https:// address without a query (http:// on this host), e.g. \"https://notify.example.com\"",
+            ),
+        }
+    }
+
+    /// What a running process takes over: keys.
+    pub fn reloaded(&self, fresh: &Email) -> Email {
+        Email {
+            dkim: fresh.dkim.clone(),
+            unsubscribe_key_file: fresh.unsubscribe_key_file.clone(),
+            ..self.clone()
+        }
+    }
+}
+
+/// An address that stands in a mail as it is.
+fn is_public(url: &str) -> bool {
+    let Ok(parsed) = reqwest::Url::parse(url) else {
+        return false;
+    };
+    let is_safe = match parsed.scheme() {
+        "https" => parsed.has_host(),
+        "http" => is_loopback(parsed.authority()),
+        _ => false,
+    };
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '<' | '>' | '?' | '#' | '@');
+    is_safe && url.len() <= limits::UNSUBSCRIBE_URL_BYTES && url.chars().all(is_plain)
 }
 
 /// `[web_push]`: browsers, by their push services; without a key there are none.

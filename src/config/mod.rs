@@ -88,6 +88,13 @@ impl Secret {
         Err(ConfigError::new(key, problem))
     }
 
+    /// What stands in a file that holds several, one a line: the first is used, each is good, so that one is replaced by
+    /// another while both are in use.
+    pub fn alternatives(&self) -> impl Iterator<Item = &str> {
+        let lines = self.0.lines().map(str::trim);
+        lines.filter(|line| !line.is_empty())
+    }
+
     /// Reads a `*_file` key; surrounding white space is not part of the secret.
     pub fn from_file(key: &str, path: &Path) -> Result<Secret, ConfigError> {
         let refused =

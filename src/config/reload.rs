@@ -51,6 +51,7 @@ impl Reload for DispatcherConfig {
             http: self.http.reloaded(&fresh.http),
             limits: fresh.limits.clone(),
             templates: fresh.templates.clone(),
+            email: self.email.reloaded(&fresh.email),
             kafka: self.kafka.reloaded(&fresh.kafka),
             grpc: self.grpc.reloaded(&fresh.grpc),
             log: self.log.reloaded(&fresh.log),
@@ -67,6 +68,7 @@ impl Reload for StandaloneConfig {
             http: self.http.reloaded(&fresh.http),
             limits: fresh.limits.clone(),
             templates: fresh.templates.clone(),
+            email: self.email.reloaded(&fresh.email),
             auth: self.auth.reloaded(&fresh.auth),
             log: self.log.reloaded(&fresh.log),
             ..self.clone()

@@ -34,6 +34,7 @@ pub struct DispatcherMetrics {
     pub http_refused: IntCounterVec,
     pub retries: IntCounterVec,
     pub scheduled: IntCounterVec,
+    pub unsubscribed: IntCounter,
 }
 
 impl DispatcherMetrics {
@@ -98,6 +99,10 @@ impl DispatcherMetrics {
                 "sync_total",
                 "Syncs answered, by result (recovered, or why not).",
                 &["result"],
+            ),
+            unsubscribed: metrics.counter(
+                "unsubscribed_total",
+                "Types of e-mail that their receivers ended by the link in a mail.",
             ),
             http_refused: metrics.counters(
                 "http_refused_total",

@@ -103,6 +103,19 @@ pub struct Parts {
     pub pages: Option<axum::Router>,
 }
 
+impl Parts {
+    /// Reads again what may be replaced while it runs; what can't be read changes nothing.
+    pub fn reload(
+        &self,
+    ) -> impl Fn(&config::Templates, &config::Channels) -> Result<(), ConfigError> + Send + use<> {
+        let (templates, channels) = (self.rules.templates.clone(), self.channels.clone());
+        move |of_templates, of_channels| {
+            templates.reload(of_templates)?;
+            channels.reload(of_channels)
+        }
+    }
+}
+
 /// What decides by which channels a notification goes, when, and with which words.
 #[derive(Clone, Default)]
 pub struct Rules {
@@ -476,7 +489,7 @@ impl Shared {
                 store: self.store.clone(),
                 registry: self.registry.clone(),
                 patience: start.patience.clone(),
-                templates: self.rules.templates.clone(),
+                rules: self.rules.clone(),
                 breakers: self.breakers.clone(),
                 metrics: self.channel_metrics.clone(),
             };

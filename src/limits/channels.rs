@@ -133,6 +133,9 @@ pub const EMAIL_CONNECTION_MAILS: u32 = 100;
 pub const DKIM_KEYS: usize = 4;
 /// Below it anybody signs, above it receivers need not read it (RFC 8301).
 pub const DKIM_RSA_BITS: RangeInclusive<usize> = 2_048..=4_096;
+/// Before the path of a link in a mail, which has up to 420 more: a line of a mail has at most 998. Over: refused at the
+/// start.
+pub const UNSUBSCRIBE_URL_BYTES: usize = 400;
 /// Of what a provider calls a message, as the delivery log keeps it. Over: cut off.
 pub const PROVIDER_ID_CHARS: usize = 200;
 /// An address of RFC 5321 without its brackets. Over: 422.

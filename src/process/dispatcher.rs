@@ -62,7 +62,6 @@ async fn serve(
     let store = open(&config.store, &config.node, &metrics).await?;
     let started = config.clone();
     let rules = Rules::from_config(&config.fallback, &config.preferences, &config.templates)?;
-    let templates = rules.templates.clone();
     let parts = Parts {
         node: config.node,
         http: config.http,
@@ -80,6 +79,7 @@ async fn serve(
         origins: Vec::new(),
         pages: None,
     };
+    let reload_sending = parts.reload();
     let dispatcher = Dispatcher::bind(parts).await?;
     let addresses = dispatcher.addresses();
     let (secret, quotas) = (dispatcher.secret(), dispatcher.quotas());
@@ -87,7 +87,7 @@ async fn serve(
         level.set(&config.log)?;
         read_admin_key(&admin_key, &config.http)?;
         secret.reload(&config.grpc)?;
-        templates.reload(&config.templates)?;
+        reload_sending(&config.templates, &config.channels())?;
         quotas.reload(&config.limits);
         bus.reload(&config.kafka)
     });

@@ -107,7 +107,7 @@ async fn serve(
     let refreshing = refresh_keys(&config.auth, &verifier, &metrics)?;
     let rereading = reread_ticket_keys(tls.as_ref());
     let parts = embedded.dispatcher(&config, admin_key.clone(), &metrics, pages)?;
-    let templates = parts.rules.templates.clone();
+    let reload_sending = parts.reload();
     let dispatcher = Dispatcher::bind(parts).await?;
     let (http, quotas) = (dispatcher.addresses().http, dispatcher.quotas());
     let started = config.clone();
@@ -140,7 +140,7 @@ async fn serve(
         reload_keys(&verifier, &config.auth)?;
         reload_tls(tls.as_deref(), &config.tls)?;
         read_admin_key(&admin_key, &config.http)?;
-        templates.reload(&config.templates)?;
+        reload_sending(&config.templates, &config.channels())?;
         quotas.reload(&config.limits);
         reload_gateway(config.gateway.clone());
         Ok(())

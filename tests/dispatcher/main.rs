@@ -28,4 +28,5 @@ mod switched;
 mod sync;
 mod templates;
 mod tracker;
+mod unsubscribe;
 mod web_push;

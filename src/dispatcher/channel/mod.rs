@@ -40,7 +40,7 @@ use async_trait::async_trait;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use apns::Apns;
-use email::Smtp;
+use email::{Smtp, unsubscribe::Unsubscribe};
 use fcm::Fcm;
 use sms::Sms;
 use web_push::WebPush;
@@ -93,6 +93,8 @@ pub struct Message<'a> {
     pub content: &'a Content,
     /// Beside the text, for who can show it.
     pub html: Option<&'a str>,
+    /// Its user may switch the likes of it off.
+    pub is_optional: bool,
     pub device: &'a Device,
 }
 
@@ -117,6 +119,7 @@ pub enum Answer {
 #[derive(Clone, Default)]
 pub struct Channels {
     providers: Vec<Arc<dyn Provider>>,
+    smtp: Option<Arc<Smtp>>,
     web_push: Option<Arc<WebPush>>,
     sms: Vec<Arc<Sms>>,
     breaker: config::Breaker,
@@ -127,10 +130,11 @@ impl Channels {
         config.breaker.check()?;
         let mut channels = Channels {
             breaker: config.breaker.clone(),
+            smtp: Smtp::from_config(&config.email)?.map(Arc::new),
+            web_push: WebPush::from_config(&config.web_push)?.map(Arc::new),
             ..Channels::default()
         };
-        channels.add(Smtp::from_config(&config.email)?.map(Arc::new));
-        channels.web_push = WebPush::from_config(&config.web_push)?.map(Arc::new);
+        channels.add(channels.smtp.clone());
         channels.add(channels.web_push.clone());
         channels.add(Fcm::from_config(&config.fcm)?.map(Arc::new));
         channels.add(Apns::from_config(&config.apns)?.map(Arc::new));
@@ -142,9 +146,19 @@ impl Channels {
         Ok(channels)
     }
 
+    /// Reads the keys again that may be replaced while we run.
+    pub fn reload(&self, config: &config::Channels) -> Result<(), ConfigError> {
+        self.smtp.as_ref().map_or(Ok(()), |smtp| smtp.reload(&config.email))
+    }
+
     fn add(&mut self, provider: Option<Arc<impl Provider>>) {
         let provider = provider.map(|provider| provider as Arc<dyn Provider>);
         self.providers.extend(provider);
+    }
+
+    /// What links in mails say, where they have any.
+    pub fn unsubscribe(&self) -> Option<&Unsubscribe> {
+        self.smtp.as_ref()?.unsubscribe()
     }
 
     /// What pages subscribe with, where they can.

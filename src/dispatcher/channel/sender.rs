@@ -8,11 +8,12 @@ use super::{
 };
 use crate::{
     dispatcher::{
+        Rules,
         devices::Device,
         patience::{Patience, Stopped},
         quota::{Quotas, Throttle},
         store::SharedStore,
-        templates::{Shown, Subject, Templates},
+        templates::{Shown, Subject},
         unix_ms,
     },
     envelope::{Channel, is_expired},
@@ -34,7 +35,7 @@ pub struct Sender {
     pub store: SharedStore,
     pub registry: SharedRegistry,
     pub patience: Patience,
-    pub templates: Templates,
+    pub rules: Rules,
     pub breakers: Breakers,
     pub metrics: ChannelMetrics,
 }
@@ -104,7 +105,7 @@ impl Sender {
             content: &parcel.content,
         };
         let locale = parcel.locale.as_deref();
-        let shown = match self.templates.show(&subject, self.channel, locale) {
+        let shown = match self.rules.templates.show(&subject, self.channel, locale) {
             Ok(shown) => shown,
             Err(error) => return Ok(unshown(tried, &error)),
         };
@@ -168,6 +169,7 @@ impl Sender {
                 head: &parcel.head,
                 content: &shown.content,
                 html: shown.html.as_deref(),
+                is_optional: !self.is_mandatory(parcel),
                 device,
             };
             return self
@@ -293,6 +295,11 @@ impl Sender {
             }
         }
         last.ok_or(left_alone)
+    }
+
+    fn is_mandatory(&self, parcel: &Parcel) -> bool {
+        let of_type = &parcel.content.notification_type;
+        self.rules.mandatory.is(parcel.head.priority, of_type)
     }
 
     /// Unless it was entered anew meanwhile. What could not be forgotten is met again.

@@ -12,6 +12,7 @@
 //! | `PUT`, `GET`, `DELETE /v1/users/{user}/devices/{id}` | 201 or 200 the device, 200 the device, 204 |
 //! | `GET /v1/web_push` | 200 `{public_key}`, 404 where it is not configured |
 //! | `POST /v1/sms/{provider}/{id}/{user}` (signed by the provider) | 204 |
+//! | `GET`, `POST /unsubscribe/{token}` (no key) | 200 a page |
 //! | `GET /v1/users/{user}/presence` | 200 `{user, connected, gateways}` |
 //! | `POST /v1/users/{user}/disconnect` | 202 `{user, gateways}` |
 //! | `GET`, `PUT`, `DELETE /v1/users/{user}/preferences` | 200 the preferences, 204 |
@@ -40,6 +41,7 @@ mod presence;
 mod producer;
 mod sms;
 mod status;
+mod unsubscribe;
 
 use super::Shared;
 use crate::limits;
@@ -82,6 +84,12 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
             get(preferences::show)
                 .put(preferences::put)
                 .delete(preferences::delete)
+                .layer(small()),
+        )
+        .route(
+            "/unsubscribe/{token}",
+            get(unsubscribe::ask)
+                .post(unsubscribe::unsubscribe)
                 .layer(small()),
         )
         .route("/v1/users/{user}/presence", get(presence::show))

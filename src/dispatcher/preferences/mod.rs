@@ -64,7 +64,8 @@ impl Mandatory {
         priority == Priority::Critical || self.is_type(notification_type)
     }
 
-    fn is_type(&self, notification_type: &str) -> bool {
+    /// Whether it is whatever its priority.
+    pub fn is_type(&self, notification_type: &str) -> bool {
         self.chains.is_code(notification_type) || self.types.contains(notification_type)
     }
 }
@@ -90,6 +91,21 @@ impl Preferences {
         };
         preferences.check_quiet_hours()?;
         Ok(preferences)
+    }
+
+    /// As the user asked for without the application. Who has switches for so many types as there may be gets nothing by
+    /// the channel any more, but for types that are switched on by name: more than was asked for, and not less.
+    pub fn switch_off(&mut self, notification_type: &str, channel: Channel) {
+        let is_full = self.types.len() >= limits::PREFERENCE_TYPES;
+        match self.types.get_mut(notification_type) {
+            None if is_full => self.channels.insert(channel, false),
+            Some(switches) => switches.insert(channel, false),
+            None => {
+                let switches = Switches::from([(channel, false)]);
+                self.types.insert(notification_type.to_owned(), switches);
+                None
+            }
+        };
     }
 
     /// Whether notifications of this type may go by the channel.
@@ -197,6 +213,23 @@ mod tests {
         assert!(!preferences.allow("news", Channel::Email));
         assert!(!preferences.allow("news", Channel::Push));
         assert!(preferences.allow("other", Channel::Push));
+    }
+
+    #[test]
+    fn what_is_switched_off_is_off_however_much_was_said_before() {
+        let mut preferences = read(r#"{"types":{"news":{"email":true,"push":true}}}"#).unwrap();
+        for notification_type in ["news", "order"] {
+            preferences.switch_off(notification_type, Channel::Email);
+            assert!(!preferences.allow(notification_type, Channel::Email));
+        }
+        assert!(preferences.allow("news", Channel::Push));
+        assert!(preferences.allow("other", Channel::Email));
+        for number in 0..limits::PREFERENCE_TYPES {
+            preferences.switch_off(&number.to_string(), Channel::Email);
+            assert!(!preferences.allow(&number.to_string(), Channel::Email));
+        }
+        assert_eq!(preferences.types.len(), limits::PREFERENCE_TYPES);
+        assert!(!preferences.allow("other", Channel::Email));
     }
 
     #[test]

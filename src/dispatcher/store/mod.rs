@@ -461,6 +461,15 @@ pub trait Store: Send + Sync + 'static {
         preferences: &Preferences,
     ) -> Result<(), StoreError>;
 
+    /// Switches a type off, beside what was entered before ([`Preferences::switch_off`]): of several at once none is
+    /// lost.
+    async fn switch_off(
+        &self,
+        user: &UserId,
+        notification_type: &str,
+        channel: Channel,
+    ) -> Result<(), StoreError>;
+
     /// Of each of the users, in the order asked; of one who said nothing the default.
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError>;
 

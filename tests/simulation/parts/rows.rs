@@ -349,6 +349,10 @@ impl Store for Rows {
         unreachable!("nobody wants anything else")
     }
 
+    async fn switch_off(&self, _: &UserId, _: &str, _: Channel) -> Result<(), StoreError> {
+        unreachable!("nobody reads mails")
+    }
+
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
         Ok(vec![Preferences::default(); users.len()])
     }

@@ -70,6 +70,7 @@ macro_rules! every_behaviour_holds_in {
             a_device_that_was_entered_anew_is_not_removed_as_gone
             devices_of_a_user_are_bounded_and_those_of_others_are_not_seen
             preferences_are_those_entered_last_and_of_who_said_nothing_the_default
+            what_is_switched_off_at_once_stands_beside_what_was_said_before
             the_latest_states_of_a_user_come_newest_first
             an_idempotency_key_is_claimed_once_until_it_is_done
             an_idempotency_key_with_another_body_conflicts

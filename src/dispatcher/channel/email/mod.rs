@@ -4,9 +4,11 @@
 //! * a connection is used again only after a mail that went through it as it should: one whose send failed, or was
 //!   dropped half-way, is closed with it, so that no answer is taken for that of another mail;
 //! * a mail has the same `Message-ID` however often it is sent: mail servers and readers may drop what is repeated;
+//! * a mail that its receiver may do without says how to end the likes of it;
 //! * what concerns the relay and not the mail (it is away, does not let us in) never ends a mail.
 
 mod dkim;
+pub mod unsubscribe;
 
 use super::{Answer, Message, Provider};
 use crate::{
@@ -18,6 +20,7 @@ use crate::{
     },
     limits,
 };
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use aws_lc_rs::digest;
 use dkim::Dkim;
@@ -34,8 +37,10 @@ use parking_lot::Mutex;
 use std::{
     error::Error,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
+use unsubscribe::{Unsubscribe, Wish};
 
 type SmtpError = lettre::transport::smtp::Error;
 
@@ -48,7 +53,8 @@ pub struct Smtp {
     login: Option<Login>,
     hello: ClientId,
     from: Mailbox,
-    dkim: Dkim,
+    dkim: ArcSwap<Dkim>,
+    unsubscribe: Option<Unsubscribe>,
     timeout: Duration,
     at_once: usize,
     per_s: u32,
@@ -94,7 +100,8 @@ impl Smtp {
             host: host.trim_matches(['[', ']']).to_owned(),
             port: port.parse().expect("checked"),
             hello: ClientId::Domain(hello.to_owned()),
-            dkim: Dkim::from_config(&config.dkim, from.email.domain())?,
+            dkim: ArcSwap::from_pointee(Dkim::from_config(&config.dkim, from.email.domain())?),
+            unsubscribe: Unsubscribe::from_config(config)?,
             from,
             timeout: Duration::from_millis(config.timeout_ms),
             at_once: config.connections,
@@ -102,6 +109,21 @@ impl Smtp {
             idle: Mutex::default(),
             refused: Seldom::default(),
         }))
+    }
+
+    /// Reads the keys again that sign; what can't be read changes nothing.
+    pub fn reload(&self, config: &config::Email) -> Result<(), ConfigError> {
+        let dkim = Dkim::from_config(&config.dkim, self.from.email.domain())?;
+        if let Some(unsubscribe) = &self.unsubscribe {
+            unsubscribe.reload(config)?;
+        }
+        self.dkim.store(Arc::new(dkim));
+        Ok(())
+    }
+
+    /// Where mails say how to end the likes of them.
+    pub fn unsubscribe(&self) -> Option<&Unsubscribe> {
+        self.unsubscribe.as_ref()
     }
 
     /// One that was used before and still answers, or a new one.
@@ -154,6 +176,7 @@ impl Smtp {
             content,
             html,
             device,
+            is_optional,
         } = message;
         let address: Address = device
             .address
@@ -166,17 +189,25 @@ impl Smtp {
             .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
         let text = content.body.as_ref().unwrap_or(title);
-        let automatic = HeaderValue::new(
-            HeaderName::new_from_ascii_str("Auto-Submitted"),
-            "auto-generated".to_owned(),
-        );
-        let mail = lettre::Message::builder()
+        let mut mail = lettre::Message::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, address))
             .subject(subject)
             .date(UNIX_EPOCH + Duration::from_millis(head.created_ms))
             .message_id(Some(self.message_id(message)))
-            .raw_header(automatic);
+            .raw_header(header("Auto-Submitted", "auto-generated"));
+        if let Some(unsubscribe) = self.unsubscribe.as_ref().filter(|_| *is_optional) {
+            let link = unsubscribe.link(&Wish {
+                user: device.user.clone(),
+                notification_type: content.notification_type.clone(),
+            });
+            mail = mail
+                .raw_header(header("List-Unsubscribe", &format!("<{link}>")))
+                .raw_header(header(
+                    "List-Unsubscribe-Post",
+                    "List-Unsubscribe=One-Click",
+                ));
+        }
         let mail = match html {
             None => mail.singlepart(SinglePart::plain(text.clone())),
             Some(html) => mail.multipart(MultiPart::alternative_plain_html(
@@ -255,7 +286,7 @@ impl Provider for Smtp {
             Ok(link) => link,
             Err(error) => return self.unreachable(&error),
         };
-        let text = self.dkim.sign(mail.formatted(), unix_ms() / 1000);
+        let text = self.dkim.load().sign(mail.formatted(), unix_ms() / 1000);
         let sent = link.connection.send(mail.envelope(), &text).await;
         match sent {
             Ok(response) => {
@@ -267,6 +298,10 @@ impl Provider for Smtp {
             Err(error) => judge(&error),
         }
     }
+}
+
+fn header(name: &'static str, value: &str) -> HeaderValue {
+    HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned())
 }
 
 /// A certificate of nobody we know, or something else than TLS.

@@ -103,7 +103,8 @@ macro_rules! statements {
                 keyspace: &str,
                 profiles: &Profiles,
             ) -> Result<Statements, PrepareError> {
-                $(let $name = profiles.prepare(session, Kind::$kind, format!($text, k = keyspace));)*
+                // On the heap: all of them together would fill a thread's stack.
+                $(let $name = Box::pin(profiles.prepare(session, Kind::$kind, format!($text, k = keyspace)));)*
                 let ($($name,)*) = futures::try_join!($($name),*)?;
                 Ok(Statements { $($name,)* })
             }
@@ -187,6 +188,8 @@ statements! {
 
     preferences: Read "SELECT document FROM {k}.preferences WHERE user = ?",
     put_preferences: Write "INSERT INTO {k}.preferences (user, document) VALUES (?, ?)",
+    first_preferences: CompareAndSet "INSERT INTO {k}.preferences (user, document) VALUES (?, ?) IF NOT EXISTS",
+    next_preferences: CompareAndSet "UPDATE {k}.preferences SET document = ? WHERE user = ? IF document = ?",
     remove_preferences: Write "DELETE FROM {k}.preferences WHERE user = ?",
 
     dead_letter: Read "SELECT handled FROM {k}.dead_letters WHERE partition = ? AND record = ? AND appended_ms = ?",

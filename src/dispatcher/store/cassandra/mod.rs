@@ -278,6 +278,15 @@ impl Store for CassandraStore {
         preferences::put(&self.link, user, preferences).await
     }
 
+    async fn switch_off(
+        &self,
+        user: &UserId,
+        notification_type: &str,
+        channel: Channel,
+    ) -> Result<(), StoreError> {
+        preferences::switch_off(&self.link, user, notification_type, channel).await
+    }
+
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
         preferences::of_users(&self.link, users).await
     }

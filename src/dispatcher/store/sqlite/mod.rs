@@ -316,6 +316,18 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn switch_off(
+        &self,
+        user: &UserId,
+        notification_type: &str,
+        channel: Channel,
+    ) -> Result<(), StoreError> {
+        let (user, of_type) = (user.clone(), notification_type.to_owned());
+        self.writer
+            .write(move |connection| preferences::switch_off(connection, &user, &of_type, channel))
+            .await
+    }
+
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
         let users = users.to_vec();
         self.readers

@@ -3,6 +3,7 @@
 use super::schema::Failure;
 use crate::{
     dispatcher::{preferences::Preferences, store::StoreError},
+    envelope::Channel,
     ids::UserId,
 };
 use rusqlite::{Connection, OptionalExtension, params};
@@ -41,4 +42,17 @@ pub fn of_users(connection: &Connection, users: &[UserId]) -> Result<Vec<Prefere
         });
     }
     Ok(all)
+}
+
+/// The one connection that writes reads what stands there.
+pub fn switch_off(
+    connection: &Connection,
+    user: &UserId,
+    notification_type: &str,
+    channel: Channel,
+) -> Result<(), Failure> {
+    let found = of_users(connection, std::slice::from_ref(user))?;
+    let mut preferences = found.into_iter().next().unwrap_or_default();
+    preferences.switch_off(notification_type, channel);
+    put(connection, user, &preferences)
 }
