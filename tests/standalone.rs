@@ -12,6 +12,8 @@ mod greeting;
 mod presence;
 #[path = "standalone/secrets.rs"]
 mod secrets;
+#[path = "standalone/suppressions.rs"]
+mod suppressions;
 #[path = "standalone/templates.rs"]
 mod templates;
 #[path = "standalone/threads.rs"]

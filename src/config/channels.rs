@@ -58,6 +58,8 @@ pub struct Email {
     pub unsubscribe_url: Option<String>,
     /// Signs what a link says.
     pub unsubscribe_key_file: Option<PathBuf>,
+    /// Signs what is told of mails that came back; without it nobody is listened to.
+    pub events_secret_file: Option<PathBuf>,
 }
 
 /// One of `email.dkim`.
@@ -88,6 +90,7 @@ impl Default for Email {
             dkim: Vec::new(),
             unsubscribe_url: None,
             unsubscribe_key_file: None,
+            events_secret_file: None,
         }
     }
 }
@@ -191,11 +194,16 @@ impl Email {
         }
     }
 
-    /// What a running process takes over: keys.
+    /// What a running process takes over: other keys for what it does already.
     pub fn reloaded(&self, fresh: &Email) -> Email {
+        let other = |held: &Option<PathBuf>, fresh: &Option<PathBuf>| match (held, fresh) {
+            (Some(_), Some(fresh)) => Some(fresh.clone()),
+            _ => held.clone(),
+        };
         Email {
             dkim: fresh.dkim.clone(),
-            unsubscribe_key_file: fresh.unsubscribe_key_file.clone(),
+            unsubscribe_key_file: other(&self.unsubscribe_key_file, &fresh.unsubscribe_key_file),
+            events_secret_file: other(&self.events_secret_file, &fresh.events_secret_file),
             ..self.clone()
         }
     }

@@ -165,4 +165,21 @@ mod tests {
         let left = left_for_a_restart(&in_force, &fresh);
         assert_eq!(left, ["gateway.cores", "redis.password_file"]);
     }
+
+    #[test]
+    fn a_key_is_taken_over_for_what_runs_already_and_named_where_nothing_does() {
+        let running: DispatcherConfig = super::super::load(None, std::iter::empty()).unwrap();
+        let with = |file: &str| {
+            let mut config = running.clone();
+            config.email.events_secret_file = Some(file.into());
+            config
+        };
+        let left = |running: &DispatcherConfig, fresh: &DispatcherConfig| {
+            left_for_a_restart(&running.reloaded(fresh), fresh)
+        };
+        assert_eq!(left(&with("old"), &with("new")), [""; 0]);
+        let key = ["email.events_secret_file"];
+        assert_eq!(left(&running, &with("new")), key);
+        assert_eq!(left(&with("old"), &running), key);
+    }
 }

@@ -5,6 +5,7 @@ mod connection;
 mod dlq;
 mod drain;
 mod show;
+mod suppressions;
 mod topics;
 
 use crate::{
@@ -65,6 +66,8 @@ enum Command {
     Rebalance,
     /// What was given up: look at it, replay it, drop it.
     Dlq(dlq::Dlq),
+    /// E-mail addresses that are not sent to.
+    Suppressions(suppressions::Suppressions),
     /// Check or create the Kafka topics of a dispatcher's configuration.
     Topics(topics::Topics),
 }
@@ -174,6 +177,9 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
         Command::Drain(drain) => drain::run(&ctl.endpoint, drain, as_json).await?,
         Command::Rebalance => drain::rebalance(&ctl.endpoint, as_json).await?,
         Command::Dlq(dlq) => dlq::run(&ctl.endpoint, dlq, as_json).await?,
+        Command::Suppressions(suppressions) => {
+            suppressions::run(&ctl.endpoint, suppressions, as_json).await?;
+        }
         Command::Topics(topics) => topics::run(topics).await?,
     }
     Ok(())

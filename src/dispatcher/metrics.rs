@@ -35,6 +35,8 @@ pub struct DispatcherMetrics {
     pub retries: IntCounterVec,
     pub scheduled: IntCounterVec,
     pub unsubscribed: IntCounter,
+    /// What was told of mails that a relay took.
+    pub email_events: IntCounterVec,
 }
 
 impl DispatcherMetrics {
@@ -99,6 +101,11 @@ impl DispatcherMetrics {
                 "sync_total",
                 "Syncs answered, by result (recovered, or why not).",
                 &["result"],
+            ),
+            email_events: metrics.counters(
+                "email_events_total",
+                "Bounces and complaints told of, by what followed (hard_bounce and complaint suppress an address, ignored).",
+                &["event"],
             ),
             unsubscribed: metrics.counter(
                 "unsubscribed_total",

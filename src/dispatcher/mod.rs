@@ -31,6 +31,7 @@ pub mod router;
 pub mod routes;
 mod scheduler;
 mod spool;
+pub mod suppression;
 mod sweeper;
 pub mod sync;
 pub mod templates;
@@ -107,7 +108,8 @@ impl Parts {
     /// Reads again what may be replaced while it runs; what can't be read changes nothing.
     pub fn reload(
         &self,
-    ) -> impl Fn(&config::Templates, &config::Channels) -> Result<(), ConfigError> + Send + use<> {
+    ) -> impl Fn(&config::Templates, &config::Channels) -> Result<(), ConfigError> + Send + use<>
+    {
         let (templates, channels) = (self.rules.templates.clone(), self.channels.clone());
         move |of_templates, of_channels| {
             templates.reload(of_templates)?;

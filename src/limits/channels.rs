@@ -136,6 +136,15 @@ pub const DKIM_RSA_BITS: RangeInclusive<usize> = 2_048..=4_096;
 /// Before the path of a link in a mail, which has up to 420 more: a line of a mail has at most 998. Over: refused at the
 /// start.
 pub const UNSUBSCRIBE_URL_BYTES: usize = 400;
+/// Events of one report of e-mail, its bytes, and signatures that it may have beside each other. Over: 422, 413, not
+/// looked at.
+pub const EMAIL_EVENTS: usize = 1_000;
+pub const EMAIL_EVENTS_BYTES: usize = 256 * super::KIB;
+pub const WEBHOOK_SIGNATURES: usize = 8;
+/// A report counts for so long after it was signed, and before. Over: 403.
+pub const WEBHOOK_AGE: Duration = Duration::from_secs(300);
+/// Of why an address is suppressed. Over: cut off.
+pub const SUPPRESSION_REASON_CHARS: usize = 500;
 /// Of what a provider calls a message, as the delivery log keeps it. Over: cut off.
 pub const PROVIDER_ID_CHARS: usize = 200;
 /// An address of RFC 5321 without its brackets. Over: 422.

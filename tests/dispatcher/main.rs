@@ -24,6 +24,7 @@ mod scheduled;
 mod second_look;
 mod sms;
 mod spool;
+mod suppressions;
 mod switched;
 mod sync;
 mod templates;

@@ -40,7 +40,7 @@ use async_trait::async_trait;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use apns::Apns;
-use email::{Smtp, unsubscribe::Unsubscribe};
+use email::{Smtp, events::Events, unsubscribe::Unsubscribe};
 use fcm::Fcm;
 use sms::Sms;
 use web_push::WebPush;
@@ -120,6 +120,7 @@ pub enum Answer {
 pub struct Channels {
     providers: Vec<Arc<dyn Provider>>,
     smtp: Option<Arc<Smtp>>,
+    email_events: Option<Arc<Events>>,
     web_push: Option<Arc<WebPush>>,
     sms: Vec<Arc<Sms>>,
     breaker: config::Breaker,
@@ -131,6 +132,7 @@ impl Channels {
         let mut channels = Channels {
             breaker: config.breaker.clone(),
             smtp: Smtp::from_config(&config.email)?.map(Arc::new),
+            email_events: Events::from_config(&config.email)?.map(Arc::new),
             web_push: WebPush::from_config(&config.web_push)?.map(Arc::new),
             ..Channels::default()
         };
@@ -148,12 +150,23 @@ impl Channels {
 
     /// Reads the keys again that may be replaced while we run.
     pub fn reload(&self, config: &config::Channels) -> Result<(), ConfigError> {
-        self.smtp.as_ref().map_or(Ok(()), |smtp| smtp.reload(&config.email))
+        if let Some(events) = &self.email_events {
+            events.reload(&config.email)?;
+        }
+        match &self.smtp {
+            Some(smtp) => smtp.reload(&config.email),
+            None => Ok(()),
+        }
     }
 
     fn add(&mut self, provider: Option<Arc<impl Provider>>) {
         let provider = provider.map(|provider| provider as Arc<dyn Provider>);
         self.providers.extend(provider);
+    }
+
+    /// Who tells of mails that came back, where anybody does.
+    pub fn email_events(&self) -> Option<&Events> {
+        self.email_events.as_deref()
     }
 
     /// What links in mails say, where they have any.

@@ -13,6 +13,7 @@ use crate::{
         patience::{Patience, Stopped},
         quota::{Quotas, Throttle},
         store::SharedStore,
+        suppression::normal,
         templates::{Shown, Subject},
         unix_ms,
     },
@@ -110,12 +111,17 @@ impl Sender {
             Err(error) => return Ok(unshown(tried, &error)),
         };
         let shown = &shown;
+        let suppressed = self.suppressed(&devices).await?;
         let until = Until {
             place: Instant::now() + limits::CHANNEL_BATCH_TIME,
             rate: Instant::now() + limits::PROVIDER_WAIT,
         };
-        let sends = devices.iter().map(|(device, providers)| async move {
-            let reached = self.reach(parcel, shown, device, providers, until).await;
+        let each = devices.iter().zip(suppressed);
+        let sends = each.map(|((device, providers), is_suppressed)| async move {
+            let reached = match is_suppressed {
+                true => Reached::Suppressed,
+                false => self.reach(parcel, shown, device, providers, until).await,
+            };
             (device.id.clone(), reached)
         });
         let reached: Vec<(DeviceId, Reached)> = join_all(sends).await;
@@ -138,6 +144,20 @@ impl Sender {
             (!providers.is_empty()).then_some((device, providers))
         });
         Ok(served.collect())
+    }
+
+    /// Of each, whether nobody writes to it any more.
+    async fn suppressed(&self, devices: &[(Device, Vec<&Places>)]) -> Result<Vec<bool>, Stopped> {
+        if self.channel != Channel::Email {
+            return Ok(vec![false; devices.len()]);
+        }
+        let addresses = devices.iter().map(|(device, _)| normal(&device.address));
+        let addresses: Vec<String> = addresses.collect();
+        let found = self
+            .patience
+            .until_done("suppressions", || self.store.suppressed(&addresses))
+            .await?;
+        Ok(found.iter().map(Option::is_some).collect())
     }
 
     /// By the first of its providers that is not left alone.

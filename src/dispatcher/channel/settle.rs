@@ -40,6 +40,8 @@ pub enum Reached {
     },
     /// The device is no more: there is nothing to try again, or to set aside.
     Gone,
+    /// Nobody writes to this address any more: as above.
+    Suppressed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,7 +193,10 @@ struct Sorted {
 
 impl Sorted {
     fn add(&mut self, device: DeviceId, reached: Reached) {
-        self.is_attempt |= !matches!(reached, Reached::SentBefore | Reached::Elsewhere { .. });
+        self.is_attempt |= !matches!(
+            reached,
+            Reached::SentBefore | Reached::Elsewhere { .. } | Reached::Suppressed
+        );
         match reached {
             Reached::Sent { provider_id } => {
                 self.sent += 1;
@@ -219,6 +224,9 @@ impl Sorted {
                 self.never.push(device);
             }
             Reached::Gone => self.error = "gone",
+            // What befell another address says more.
+            Reached::Suppressed if self.error.is_empty() => self.error = "suppressed",
+            Reached::Suppressed => {}
         }
     }
 
@@ -394,6 +402,30 @@ mod tests {
             &[sent(), Reached::Gone],
         );
         assert_eq!(end.state, SendState::Sent);
+    }
+
+    #[test]
+    fn an_address_that_is_suppressed_is_no_attempt_and_hides_no_other_fate() {
+        let settled = |reached: &[Reached]| settled(Priority::Normal, &Tried::default(), reached);
+        let end = settled(&[Reached::Suppressed]);
+        assert_eq!(
+            (end.state, end.again, end.dead),
+            (SendState::Failed, None, None)
+        );
+        let sending = end.sending;
+        assert_eq!(
+            (sending.error.as_str(), sending.attempts),
+            ("suppressed", 0)
+        );
+        let end = settled(&[never(), Reached::Suppressed]);
+        assert_eq!(end.sending.error, "rejected");
+        let end = settled(&[Reached::Suppressed, sent()]);
+        assert_eq!((end.state, end.tried.sent), (SendState::Sent, 1));
+        let end = settled(&[Reached::Suppressed, later()]);
+        assert_eq!(
+            (end.state, end.tried.open),
+            (SendState::Pending, Some(ids(&["d1"])))
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{
     Shared,
     error::ApiError,
-    extract::{PathPair, QueryPairs},
+    extract::{PathPair, QueryPairs, parse_limit},
     producer::Admin,
 };
 use crate::{
@@ -34,7 +34,7 @@ pub async fn list(
     QueryPairs(query): QueryPairs<ListQuery>,
 ) -> Result<Json<Value>, ApiError> {
     let wanted = Wanted {
-        limit: limit(query.limit.as_deref())?,
+        limit: parse_limit(query.limit.as_deref(), limits::PAGE_ITEMS)?,
         from: match query.cursor.as_deref() {
             None => BTreeMap::new(),
             Some(text) => {
@@ -116,15 +116,6 @@ fn describe(letter: &DeadLetter) -> Value {
         "attempts": header("attempts"),
         "handled": letter.handled.map(|handled| handled.as_str()),
     })
-}
-
-fn limit(text: Option<&str>) -> Result<usize, Refusal> {
-    let most = limits::PAGE_ITEMS;
-    match text.map(str::parse) {
-        None => Ok(most),
-        Some(Ok(limit)) if (1..=most).contains(&limit) => Ok(limit),
-        Some(_) => Err(Refusal::field("limit", format!("is 1 to {most}"))),
-    }
 }
 
 fn cursor(text: &str) -> Option<BTreeMap<u32, u64>> {

@@ -53,8 +53,8 @@ impl ApiError {
         ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
-    pub fn unsigned() -> ApiError {
-        let message = "X-Twilio-Signature is none of the account's over this URL: see sms.callback_url and auth_token_file";
+    /// Of a request that its signature does not vouch for.
+    pub fn unsigned(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::FORBIDDEN, "unsigned", message)
     }
 

@@ -1,7 +1,7 @@
 //! What the paths take from a request. Whatever is wrong with it is answered in the one shape of an error.
 
 use super::{Shared, error::ApiError};
-use crate::dispatcher::intake::request::Refusal;
+use crate::{dispatcher::intake::request::Refusal, limits};
 use axum::{
     body::Bytes,
     extract::{
@@ -65,6 +65,16 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for QueryPairs<T> {
             Ok(Query(fields)) => Ok(QueryPairs(fields)),
             Err(rejection) => Err(ApiError::bad_target(rejection.body_text())),
         }
+    }
+}
+
+/// `limit` of a page.
+pub fn parse_limit(text: Option<&str>, default: usize) -> Result<usize, Refusal> {
+    let most = limits::PAGE_ITEMS;
+    match text.map(str::parse) {
+        None => Ok(default),
+        Some(Ok(limit)) if (1..=most).contains(&limit) => Ok(limit),
+        Some(_) => Err(Refusal::field("limit", format!("is 1 to {most}"))),
     }
 }
 

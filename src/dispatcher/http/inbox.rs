@@ -3,7 +3,7 @@
 use super::{
     Shared,
     error::ApiError,
-    extract::{PathText, QueryPairs, Whole},
+    extract::{PathText, QueryPairs, Whole, parse_limit},
     notifications::parse_id,
     producer::Producer,
 };
@@ -50,7 +50,7 @@ pub async fn page(
     QueryPairs(query): QueryPairs<PageQuery>,
 ) -> Result<Json<Page>, ApiError> {
     let user = parse_user(&user)?;
-    let limit = parse_limit(query.limit.as_deref())?;
+    let limit = parse_limit(query.limit.as_deref(), limits::SYNC_ITEMS)?;
     let cursor = match query.cursor.as_deref() {
         None => PageCursor::default(),
         Some(text) => PageCursor::parse(text)
@@ -114,16 +114,6 @@ pub async fn read(
 pub fn parse_user(text: &str) -> Result<UserId, ApiError> {
     let user = text.parse();
     user.map_err(|error: IdError| Refusal::field("user", error.to_string()).into())
-}
-
-fn parse_limit(text: Option<&str>) -> Result<usize, ApiError> {
-    let Some(text) = text else {
-        return Ok(limits::SYNC_ITEMS);
-    };
-    match text.parse() {
-        Ok(limit) if (1..=limits::PAGE_ITEMS).contains(&limit) => Ok(limit),
-        _ => Err(Refusal::field("limit", format!("is 1 to {}", limits::PAGE_ITEMS)).into()),
-    }
 }
 
 /// A row of the merged list and the cursor just below it.

@@ -20,6 +20,9 @@
 //! | `GET /v1/dlq?topic&cause&all&limit&cursor` (admin keys) | 200 `{items, next}` |
 //! | `GET`, `DELETE /v1/dlq/{partition}/{offset}` (admin keys) | 200 the record, 204 |
 //! | `POST /v1/dlq/{partition}/{offset}/replay` (admin keys) | 202 `{topic}` |
+//! | `POST /v1/email/events` (signed) | 200 `{suppressed, ignored}` |
+//! | `GET /v1/suppressions?limit&cursor` (admin keys) | 200 `{items, next}` |
+//! | `GET`, `DELETE /v1/suppressions/{address}` (admin keys) | 200 the suppression, 204 |
 //! | `GET`, `POST /v1/api-keys` (admin keys) | 200 `{keys}`, 201 `{producer, admin, key}` |
 //!
 //! Every error is `{"error":{"code","field"?,"message"}}`, counted by its code. A body is read as JSON,
@@ -41,6 +44,7 @@ mod presence;
 mod producer;
 mod sms;
 mod status;
+mod suppressions;
 mod unsubscribe;
 
 use super::Shared;
@@ -106,6 +110,15 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
                 .layer(small()),
         )
         .route("/v1/rebalance", post(gateways::rebalance).layer(small()))
+        .route(
+            "/v1/email/events",
+            post(suppressions::tell).layer(DefaultBodyLimit::max(limits::EMAIL_EVENTS_BYTES)),
+        )
+        .route("/v1/suppressions", get(suppressions::list))
+        .route(
+            "/v1/suppressions/{address}",
+            get(suppressions::show).delete(suppressions::remove),
+        )
         .route("/v1/dlq", get(dead_letters::list))
         .route(
             "/v1/dlq/{partition}/{offset}",

@@ -44,7 +44,8 @@ pub async fn report(
     };
     if !provider.is_signed(id, &user, &pairs, signature.unwrap_or_default()) {
         count("refused");
-        return Err(ApiError::unsigned());
+        let message = "X-Twilio-Signature is none of the account's over this URL: see sms.callback_url and auth_token_file";
+        return Err(ApiError::unsigned(message));
     }
     let report = Report::read(&pairs);
     if let Some(state) = report.state {

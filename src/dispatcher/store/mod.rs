@@ -10,7 +10,7 @@
 pub mod cassandra;
 pub mod sqlite;
 
-use super::{devices::Device, preferences::Preferences};
+use super::{devices::Device, preferences::Preferences, suppression::Suppression};
 use crate::{
     bus::{Record, Topic},
     envelope::{Channel, Fate, Outcome, Priority},
@@ -472,6 +472,25 @@ pub trait Store: Send + Sync + 'static {
 
     /// Of each of the users, in the order asked; of one who said nothing the default.
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError>;
+
+    /// Enters addresses that are not sent to; what was said of one last stands.
+    async fn suppress(&self, suppressions: Vec<Suppression>) -> Result<(), StoreError>;
+
+    /// Of each of the addresses ([`normal`](super::suppression::normal)), in the order asked.
+    async fn suppressed(
+        &self,
+        addresses: &[String],
+    ) -> Result<Vec<Option<Suppression>>, StoreError>;
+
+    /// Up to `limit` of them after this address, in an order of the store's own.
+    async fn suppressions(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Suppression>, StoreError>;
+
+    /// Whether it was there.
+    async fn unsuppress(&self, address: &str) -> Result<bool, StoreError>;
 
     /// Notes what was done with a record of `dlq`, for as long as that keeps it; what was noted first stays.
     async fn handle_dead_letter(

@@ -12,6 +12,7 @@ use herald::{
             Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Scheduled, Store, StoreError, rank,
             state,
         },
+        suppression::Suppression,
     },
     envelope::{Channel, Fate, Outcome},
     ids::{DeviceId, NotificationId, UserId},
@@ -355,6 +356,26 @@ impl Store for Rows {
 
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
         Ok(vec![Preferences::default(); users.len()])
+    }
+
+    async fn suppress(&self, _: Vec<Suppression>) -> Result<(), StoreError> {
+        unreachable!("no mails")
+    }
+
+    async fn suppressed(&self, _: &[String]) -> Result<Vec<Option<Suppression>>, StoreError> {
+        unreachable!("no mails")
+    }
+
+    async fn suppressions(
+        &self,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Vec<Suppression>, StoreError> {
+        unreachable!("no mails")
+    }
+
+    async fn unsuppress(&self, _: &str) -> Result<bool, StoreError> {
+        unreachable!("no mails")
     }
 
     async fn handle_dead_letter(&self, _: DeadLetterAt, _: Handled) -> Result<(), StoreError> {

@@ -8,11 +8,12 @@ mod devices;
 mod inbox;
 mod preferences;
 mod scheduled;
+mod suppressions;
 mod sync;
 
 pub use {
     broadcasts::*, claims::*, dead_letters::*, delivery::*, devices::*, inbox::*, preferences::*,
-    scheduled::*, sync::*,
+    scheduled::*, suppressions::*, sync::*,
 };
 
 use herald::{
@@ -71,6 +72,7 @@ macro_rules! every_behaviour_holds_in {
             devices_of_a_user_are_bounded_and_those_of_others_are_not_seen
             preferences_are_those_entered_last_and_of_who_said_nothing_the_default
             what_is_switched_off_at_once_stands_beside_what_was_said_before
+            an_address_is_suppressed_until_it_is_removed_and_all_of_them_are_listed_once
             the_latest_states_of_a_user_come_newest_first
             an_idempotency_key_is_claimed_once_until_it_is_done
             an_idempotency_key_with_another_body_conflicts

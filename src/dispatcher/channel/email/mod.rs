@@ -8,6 +8,7 @@
 //! * what concerns the relay and not the mail (it is away, does not let us in) never ends a mail.
 
 mod dkim;
+pub mod events;
 pub mod unsubscribe;
 
 use super::{Answer, Message, Provider};

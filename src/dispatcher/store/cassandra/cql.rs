@@ -192,6 +192,13 @@ statements! {
     next_preferences: CompareAndSet "UPDATE {k}.preferences SET document = ? WHERE user = ? IF document = ?",
     remove_preferences: Write "DELETE FROM {k}.preferences WHERE user = ?",
 
+    suppression: Read "SELECT address, cause, reason, at_ms FROM {k}.suppressions WHERE address = ?",
+    first_suppressions: Read "SELECT address, cause, reason, at_ms FROM {k}.suppressions LIMIT ?",
+    next_suppressions: Read "SELECT address, cause, reason, at_ms FROM {k}.suppressions
+        WHERE token(address) > token(?) LIMIT ?",
+    put_suppression: Write "INSERT INTO {k}.suppressions (address, cause, reason, at_ms) VALUES (?, ?, ?, ?)",
+    remove_suppression: CompareAndSet "DELETE FROM {k}.suppressions WHERE address = ? IF EXISTS",
+
     dead_letter: Read "SELECT handled FROM {k}.dead_letters WHERE partition = ? AND record = ? AND appended_ms = ?",
     put_dead_letter: CompareAndSet "INSERT INTO {k}.dead_letters (partition, record, appended_ms, handled)
         VALUES (?, ?, ?, ?) IF NOT EXISTS",

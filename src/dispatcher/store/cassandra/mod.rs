@@ -52,6 +52,7 @@ mod recent;
 mod scheduled;
 mod schema;
 mod stream;
+mod suppressions;
 
 use super::{
     ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
@@ -59,7 +60,7 @@ use super::{
 };
 use crate::{
     config::{DispatcherStore, Node},
-    dispatcher::{devices::Device, preferences::Preferences, unix_ms},
+    dispatcher::{devices::Device, preferences::Preferences, suppression::Suppression, unix_ms},
     envelope::{Channel, Outcome},
     ids::{DeviceId, NotificationId, Region, UserId},
     limits,
@@ -289,6 +290,29 @@ impl Store for CassandraStore {
 
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
         preferences::of_users(&self.link, users).await
+    }
+
+    async fn suppress(&self, suppressions: Vec<Suppression>) -> Result<(), StoreError> {
+        suppressions::put(&self.link, &suppressions).await
+    }
+
+    async fn suppressed(
+        &self,
+        addresses: &[String],
+    ) -> Result<Vec<Option<Suppression>>, StoreError> {
+        suppressions::find(&self.link, addresses).await
+    }
+
+    async fn suppressions(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Suppression>, StoreError> {
+        suppressions::page(&self.link, after, limit).await
+    }
+
+    async fn unsuppress(&self, address: &str) -> Result<bool, StoreError> {
+        suppressions::remove(&self.link, address).await
     }
 
     async fn handle_dead_letter(

@@ -22,7 +22,7 @@ use scylla::{
 };
 
 /// Schema this release reads and writes.
-const SCHEMA: i32 = 1;
+const SCHEMA: i32 = VERSIONS.len() as i32;
 
 /// Of tables whose rows are written once and end by their time.
 const AGES: &str = "compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', \
@@ -101,6 +101,11 @@ const VERSIONS: &[&[&str]] = &[&[
     // All in one partition: there are few, and they are listed.
     "CREATE TABLE IF NOT EXISTS @k.api_keys (
         one int, hash blob, producer text, admin boolean, created_ms bigint, PRIMARY KEY (one, hash)
+     )",
+], &[
+    // E-mail addresses that are not sent to, in lower case.
+    "CREATE TABLE IF NOT EXISTS @k.suppressions (
+        address text PRIMARY KEY, cause text, reason text, at_ms bigint
      )",
 ]];
 

@@ -16,6 +16,7 @@ mod readers;
 mod reading;
 mod scheduled;
 mod schema;
+mod suppressions;
 mod sweep;
 mod writer;
 
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     config::Node,
-    dispatcher::{devices::Device, preferences::Preferences, unix_ms},
+    dispatcher::{devices::Device, preferences::Preferences, suppression::Suppression, unix_ms},
     envelope::{Channel, Outcome},
     ids::{DeviceId, NotificationId, Region, UserId},
     position::Position,
@@ -332,6 +333,40 @@ impl Store for SqliteStore {
         let users = users.to_vec();
         self.readers
             .read(move |connection| preferences::of_users(connection, &users))
+            .await
+    }
+
+    async fn suppress(&self, suppressions: Vec<Suppression>) -> Result<(), StoreError> {
+        self.writer
+            .write(move |connection| suppressions::put(connection, &suppressions))
+            .await
+    }
+
+    async fn suppressed(
+        &self,
+        addresses: &[String],
+    ) -> Result<Vec<Option<Suppression>>, StoreError> {
+        let addresses = addresses.to_vec();
+        self.readers
+            .read(move |connection| suppressions::find(connection, &addresses))
+            .await
+    }
+
+    async fn suppressions(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Suppression>, StoreError> {
+        let after = after.unwrap_or_default().to_owned();
+        self.readers
+            .read(move |connection| suppressions::page(connection, &after, limit))
+            .await
+    }
+
+    async fn unsuppress(&self, address: &str) -> Result<bool, StoreError> {
+        let address = address.to_owned();
+        self.writer
+            .write(move |connection| suppressions::remove(connection, &address))
             .await
     }
 

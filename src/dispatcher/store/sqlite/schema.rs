@@ -217,8 +217,21 @@ CREATE TABLE scheduled (
 CREATE INDEX scheduled_by_time ON scheduled (due_ms);
 ";
 
+/// What schema 7 lacks.
+const SINCE_7: &str = "
+-- E-mail addresses that are not sent to, in lower case.
+CREATE TABLE suppressions (
+    address TEXT PRIMARY KEY,
+    cause TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
 /// From schema 1 on, each brings a file to the next schema.
-const UPGRADES: [&str; 6] = [SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6];
+const UPGRADES: [&str; 7] = [
+    SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6, SINCE_7,
+];
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
 #[derive(Debug)]
