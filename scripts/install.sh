@@ -3,7 +3,7 @@
 #   install.sh build   what compiling needs
 #   install.sh parts   build, and the real servers a fleet runs on (Redis, Kafka's jars)
 #   install.sh peers   parts, and the servers that Herald is measured beside (nginx with nchan, nats-server)
-#   install.sh test    parts, and what the tests drive (Cassandra's jars, Chromium, conformance suite, an SMTP server and a judge of DKIM, strace, a systemd)
+#   install.sh test    parts, and what the tests drive (Cassandra's jars, Chromium, conformance suite, an SMTP server and a judge of DKIM, grpcurl, strace, a systemd)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose=${1:?build, parts, peers or test}
@@ -66,6 +66,15 @@ tests() {
   HERALD_CACHE=$cache scripts/cassandra.sh jars
   [ -d "$cache/browser/node_modules/playwright-core" ] ||
     npm install --silent --no-fund --no-audit --prefix "$cache/browser" 'playwright-core@1.64.1'
+  # Another client of gRPC than ours. Without Go that test is skipped.
+  if [ ! -x "$cache/go/bin/grpcurl" ]; then
+    if command -v go >/dev/null; then
+      GOBIN=$cache/go/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4 ||
+        echo "this Go can't build it: gRPC is not tried with grpcurl"
+    else
+      echo "no Go: gRPC is not tried with grpcurl"
+    fi
+  fi
   systemd_root
 }
 

@@ -546,6 +546,8 @@ pub const OUTCOME_BATCHES_AT_ONCE: usize = 4;
 /// Delivery states of one answer, and of `GET /v1/users/{user}`.
 pub const DELIVERY_STATES: usize = 1_000;
 pub const RECENT_STATES: usize = 20;
+/// Notifications of one producer's stream that are worked on at once; answers keep their order. Over: the next waits.
+pub const NOTIFY_STREAM_AT_ONCE: usize = 32;
 /// One message between our processes.
 pub const GRPC_MESSAGE_BYTES: usize = 4 * KIB * KIB;
 /// HTTP requests at work at once, over: 503; and the longest one may take, over: 408. With the largest body

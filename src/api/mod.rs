@@ -5,3 +5,6 @@ mod generated;
 pub mod secret;
 
 pub use generated::*;
+
+/// What `herald.proto` says, for who asks by reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/herald.bin"));

@@ -15,6 +15,7 @@ mod finisher;
 mod inbox;
 mod intake;
 mod limits;
+mod notify_stream;
 mod poison;
 mod preferences;
 mod refusals;

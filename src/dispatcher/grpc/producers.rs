@@ -1,37 +1,63 @@
-//! `Notify`: the same intake as `POST /v1/notifications`.
+//! `Notify` and `NotifyStream`: the same intake as `POST /v1/notifications`.
+//!
+//! Of a stream:
+//! * each notification has one answer, in the order in which they came;
+//! * a key that is taken back ends it, and so does what is no message: what was answered before counts;
+//! * what it holds is bounded: nothing is read from the client while so many are at work as may be.
 
 use crate::{
-    api::{self, notify_request::Target},
+    api::{self, notify_answer::Answer, notify_request::Target},
     dispatcher::{
         api_keys::{ApiKeys, KeyError},
         intake::{
-            Intake,
+            Intake, Receipt,
             request::{Draft, Refusal},
         },
+        store::ApiKey,
     },
+    limits,
 };
+use futures::{Stream, StreamExt};
 use serde_json::value::RawValue;
-use std::sync::Arc;
-use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
+use std::{pin::Pin, sync::Arc};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
+#[derive(Clone)]
 pub struct Producers {
     pub intake: Arc<Intake>,
     pub keys: Arc<ApiKeys>,
+    pub shutdown: CancellationToken,
 }
 
 #[tonic::async_trait]
 impl api::notifications_server::Notifications for Producers {
+    type NotifyStreamStream = Pin<Box<dyn Stream<Item = Result<api::NotifyAnswer, Status>> + Send>>;
+
+    async fn notify_stream(
+        &self,
+        request: Request<Streaming<api::NotifyRequest>>,
+    ) -> Result<Response<Self::NotifyStreamStream>, Status> {
+        let clear: Arc<str> = bearer(request.metadata()).into();
+        self.producer(&clear).await?;
+        let (producers, shutdown) = (self.clone(), self.shutdown.clone());
+        let answers = request
+            .into_inner()
+            // A stream has no end of its own: the process could not leave.
+            .take_until(async move { shutdown.cancelled().await })
+            .map(move |request| {
+                let (producers, clear) = (producers.clone(), clear.clone());
+                async move { producers.answer(&clear, request?).await }
+            })
+            .buffered(limits::NOTIFY_STREAM_AT_ONCE);
+        Ok(Response::new(Box::pin(answers)))
+    }
+
     async fn notify(
         &self,
         request: Request<api::NotifyRequest>,
     ) -> Result<Response<api::NotifyReply>, Status> {
-        let clear = metadata(request.metadata(), "authorization")
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .unwrap_or_default();
-        let key = self.keys.verify(clear).await.map_err(|error| match error {
-            KeyError::Unknown => Status::unauthenticated(error.to_string()),
-            KeyError::Unavailable(_) => Status::unavailable(error.to_string()),
-        })?;
+        let key = self.producer(bearer(request.metadata())).await?;
         let by_metadata = metadata(request.metadata(), "idempotency-key").map(str::to_owned);
         let mut request = request.into_inner();
         let in_message = given(std::mem::take(&mut request.idempotency_key));
@@ -40,11 +66,67 @@ impl api::notifications_server::Notifications for Producers {
             .intake
             .accept(&key.producer, draft(request), idempotency_key.as_deref())
             .await;
-        let receipt = accepted.map_err(status)?;
-        Ok(Response::new(api::NotifyReply {
-            id: receipt.id.to_string(),
-            durability: receipt.durability.as_str().to_owned(),
-        }))
+        accepted.map(reply).map(Response::new).map_err(status)
+    }
+}
+
+impl Producers {
+    async fn producer(&self, clear: &str) -> Result<Arc<ApiKey>, Status> {
+        let key = self.keys.verify(clear).await;
+        key.map_err(|error| match error {
+            KeyError::Unknown => Status::unauthenticated(error.to_string()),
+            KeyError::Unavailable(_) => Status::unavailable(error.to_string()),
+        })
+    }
+
+    /// To one of a stream.
+    async fn answer(
+        &self,
+        clear: &str,
+        mut request: api::NotifyRequest,
+    ) -> Result<api::NotifyAnswer, Status> {
+        let key = self.producer(clear).await?;
+        let idempotency_key = given(std::mem::take(&mut request.idempotency_key));
+        let accepted = self
+            .intake
+            .accept(&key.producer, draft(request), idempotency_key.as_deref())
+            .await;
+        let answer = match accepted {
+            Ok(receipt) => Answer::Accepted(reply(receipt)),
+            Err(refusal) => Answer::Refused(refused(&refusal)),
+        };
+        Ok(api::NotifyAnswer {
+            answer: Some(answer),
+        })
+    }
+}
+
+fn bearer(metadata: &MetadataMap) -> &str {
+    let value = self::metadata(metadata, "authorization");
+    let clear = value.and_then(|value| value.strip_prefix("Bearer "));
+    clear.unwrap_or_default()
+}
+
+fn reply(receipt: Receipt) -> api::NotifyReply {
+    api::NotifyReply {
+        id: receipt.id.to_string(),
+        durability: receipt.durability.as_str().to_owned(),
+    }
+}
+
+fn refused(refusal: &Refusal) -> api::NotifyRefusal {
+    api::NotifyRefusal {
+        code: refusal.code().to_owned(),
+        field: refusal.named_field().unwrap_or_default().to_owned(),
+        message: refusal.to_string(),
+        retry_after_s: match refusal {
+            Refusal::TooMany { retry_after_s, .. } => *retry_after_s,
+            // At random, as by HTTP.
+            Refusal::Away { .. } | Refusal::NotSpooled(_) | Refusal::Overloaded { .. } => {
+                rand::random_range(limits::RETRY_AFTER_S)
+            }
+            _ => 0,
+        },
     }
 }
 

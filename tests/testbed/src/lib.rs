@@ -17,6 +17,7 @@ pub mod container;
 pub mod dkim;
 pub mod fcm;
 pub mod fleet;
+pub mod grpcurl;
 pub mod haproxy;
 pub mod herald;
 pub mod https;
