@@ -3,7 +3,7 @@
 #   install.sh build   what compiling needs
 #   install.sh parts   build, and the real servers a fleet runs on (Redis, Kafka's jars)
 #   install.sh peers   parts, and the servers that Herald is measured beside (nginx with nchan, nats-server)
-#   install.sh test    parts, and what the tests drive (Cassandra's jars, Chromium, conformance suite, an SMTP server and a judge of DKIM, grpcurl, strace, a systemd)
+#   install.sh test    parts, and what the tests drive (Cassandra's jars, Chromium, conformance suite, an SMTP server and judges of DKIM and OpenAPI, grpcurl, strace, a systemd)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose=${1:?build, parts, peers or test}
@@ -59,9 +59,9 @@ tests() {
   packages /usr/sbin/haproxy=haproxy chromium=chromium strace=strace node=nodejs npm=npm systemd-analyze=systemd \
     faketime=faketime ss=iproute2 \
     /usr/share/fonts/truetype/dejavu=fonts-dejavu-core python3=python3
-  [ -x "$cache/python/bin/kosoku" ] && [ -x "$cache/python/bin/aiosmtpd" ] && [ -x "$cache/python/bin/dkimverify" ] || {
+  [ -x "$cache/python/bin/kosoku" ] && [ -x "$cache/python/bin/aiosmtpd" ] && [ -x "$cache/python/bin/dkimverify" ] && [ -x "$cache/python/bin/openapi-spec-validator" ] || {
     python3 -m venv "$cache/python" 2>/dev/null || { packages /nonexistent=python3-venv; python3 -m venv "$cache/python"; }
-    "$cache/python/bin/pip" install -q 'kosoku==0.1.0' 'aiosmtpd==1.4.6' 'dkimpy==1.1.8' 'pynacl==1.6.2'
+    "$cache/python/bin/pip" install -q 'kosoku==0.1.0' 'aiosmtpd==1.4.6' 'dkimpy==1.1.8' 'pynacl==1.6.2' 'openapi-spec-validator==0.7.2'
   }
   HERALD_CACHE=$cache scripts/cassandra.sh jars
   [ -d "$cache/browser/node_modules/playwright-core" ] ||

@@ -29,7 +29,14 @@ async fn enter(rig: &Rig, id: &str, connections: u64, room: u64, draining: bool)
     enter_at(rig, "127.0.0.1:1", id, connections, room, draining).await;
 }
 
-async fn enter_at(rig: &Rig, grpc: &str, id: &str, connections: u64, room: u64, draining: bool) {
+pub async fn enter_at(
+    rig: &Rig,
+    grpc: &str,
+    id: &str,
+    connections: u64,
+    room: u64,
+    draining: bool,
+) {
     enter_in(&rig.registry, grpc, id, connections, room, draining).await;
 }
 
@@ -98,14 +105,14 @@ impl Gateway for Door {
     }
 }
 
-struct Opened {
-    address: String,
+pub struct Opened {
+    pub address: String,
     orders: mpsc::UnboundedReceiver<LeaveRequest>,
     mute: Arc<AtomicBool>,
     shows: Arc<Mutex<Shows>>,
 }
 
-async fn open_door() -> Opened {
+pub async fn open_door() -> Opened {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (sender, orders) = mpsc::unbounded_channel();

@@ -16,6 +16,7 @@ mod inbox;
 mod intake;
 mod limits;
 mod notify_stream;
+mod openapi;
 mod poison;
 mod preferences;
 mod refusals;

@@ -1,29 +1,8 @@
 //! The HTTP API: producers, inboxes, and what `ctl` asks.
 //!
-//! | request | answer |
-//! |---|---|
-//! | `POST /v1/notifications` | 202 `{id, durability}` |
-//! | `DELETE /v1/notifications/{id}` (one that is scheduled) | 204 |
-//! | `GET /v1/notifications/{id}/delivery?user=` | 200 `{id, states}` |
-//! | `GET /v1/users/{user}` | 200 `{user, connected, routes, unread, recent}` |
-//! | `GET /v1/users/{user}/notifications?limit&cursor` | 200 `{items, unread, next}` |
-//! | `POST /v1/users/{user}/read` `{ids}` | 202 `{id, unknown}`, 404 when all are unknown |
-//! | `GET /v1/users/{user}/devices` | 200 `{devices}` |
-//! | `PUT`, `GET`, `DELETE /v1/users/{user}/devices/{id}` | 201 or 200 the device, 200 the device, 204 |
-//! | `GET /v1/web_push` | 200 `{public_key}`, 404 where it is not configured |
-//! | `POST /v1/sms/{provider}/{id}/{user}` (signed by the provider) | 204 |
-//! | `GET`, `POST /unsubscribe/{token}` (no key) | 200 a page |
-//! | `GET /v1/users/{user}/presence` | 200 `{user, connected, gateways}` |
-//! | `POST /v1/users/{user}/disconnect` | 202 `{user, gateways}` |
-//! | `GET`, `PUT`, `DELETE /v1/users/{user}/preferences` | 200 the preferences, 204 |
-//! | `GET /v1/status` | 200 `{namespace, region, parts, gateways, shards}` |
-//! | `GET /v1/dlq?topic&cause&all&limit&cursor` (admin keys) | 200 `{items, next}` |
-//! | `GET`, `DELETE /v1/dlq/{partition}/{offset}` (admin keys) | 200 the record, 204 |
-//! | `POST /v1/dlq/{partition}/{offset}/replay` (admin keys) | 202 `{topic}` |
-//! | `POST /v1/email/events` (signed) | 200 `{suppressed, ignored}` |
-//! | `GET /v1/suppressions?limit&cursor` (admin keys) | 200 `{items, next}` |
-//! | `GET`, `DELETE /v1/suppressions/{address}` (admin keys) | 200 the suppression, 204 |
-//! | `GET`, `POST /v1/api-keys` (admin keys) | 200 `{keys}`, 201 `{producer, admin, key}` |
+//! `openapi.json` beside this file says what there is to ask and what is answered. It is written by hand: requests are read
+//! field by field so that a refusal names the field, and a description derived from types would need these types a second
+//! time. Tests keep it true: every path is in it, and every answer that a test gets is held against it.
 //!
 //! Every error is `{"error":{"code","field"?,"message"}}`, counted by its code. A body is read as JSON,
 //! whatever its `Content-Type` says; a field that is `null` is as if not given. A delivery is 404 until
@@ -52,86 +31,23 @@ use crate::limits;
 use axum::{
     Router,
     extract::DefaultBodyLimit,
+    http::header,
     middleware,
-    routing::{delete, get, post},
+    response::IntoResponse,
+    routing::{MethodRouter, delete, get, post},
 };
 use error::ApiError;
 
+/// `openapi.json`, as it is served.
+const DOCUMENT: &str = include_str!("openapi.json");
+
 /// The whole API, and the pages beside it.
 pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Router {
-    let small = || DefaultBodyLimit::max(limits::HTTP_BODY_BYTES);
-    let api = Router::new()
-        .route("/v1/notifications", post(notifications::submit))
-        .route("/v1/notifications/{id}", delete(notifications::cancel))
-        .route(
-            "/v1/notifications/{id}/delivery",
-            get(notifications::delivery),
-        )
-        .route("/v1/users/{user}", get(status::user))
-        .route("/v1/users/{user}/notifications", get(inbox::page))
-        .route("/v1/users/{user}/read", post(inbox::read).layer(small()))
-        .route("/v1/users/{user}/devices", get(devices::list))
-        .route(
-            "/v1/users/{user}/devices/{id}",
-            get(devices::show)
-                .put(devices::put)
-                .delete(devices::delete)
-                .layer(small()),
-        )
-        .route("/v1/web_push", get(devices::web_push))
-        .route(
-            "/v1/sms/{provider}/{id}/{user}",
-            post(sms::report).layer(small()),
-        )
-        .route(
-            "/v1/users/{user}/preferences",
-            get(preferences::show)
-                .put(preferences::put)
-                .delete(preferences::delete)
-                .layer(small()),
-        )
-        .route(
-            "/unsubscribe/{token}",
-            get(unsubscribe::ask)
-                .post(unsubscribe::unsubscribe)
-                .layer(small()),
-        )
-        .route("/v1/users/{user}/presence", get(presence::show))
-        .route(
-            "/v1/users/{user}/disconnect",
-            post(presence::disconnect).layer(small()),
-        )
-        .route("/v1/status", get(status::fleet))
-        .route(
-            "/v1/gateways/{id}/drain",
-            get(gateways::progress)
-                .post(gateways::drain)
-                .delete(gateways::cancel)
-                .layer(small()),
-        )
-        .route("/v1/rebalance", post(gateways::rebalance).layer(small()))
-        .route(
-            "/v1/email/events",
-            post(suppressions::tell).layer(DefaultBodyLimit::max(limits::EMAIL_EVENTS_BYTES)),
-        )
-        .route("/v1/suppressions", get(suppressions::list))
-        .route(
-            "/v1/suppressions/{address}",
-            get(suppressions::show).delete(suppressions::remove),
-        )
-        .route("/v1/dlq", get(dead_letters::list))
-        .route(
-            "/v1/dlq/{partition}/{offset}",
-            get(dead_letters::show).delete(dead_letters::dismiss),
-        )
-        .route(
-            "/v1/dlq/{partition}/{offset}/replay",
-            post(dead_letters::replay).layer(small()),
-        )
-        .route(
-            "/v1/api-keys",
-            get(keys::list).post(keys::create).layer(small()),
-        )
+    let paths = routes().into_iter();
+    let api = paths
+        .fold(Router::new(), |api, (path, methods)| {
+            api.route(path, methods)
+        })
         .layer(DefaultBodyLimit::max(limits::NOTIFICATION_LIST_BYTES))
         .with_state(shared.clone());
     let all = api
@@ -143,5 +59,117 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
     match origins.is_empty() {
         true => all,
         false => all.layer(middleware::from_fn_with_state(origins.into(), cors::answer)),
+    }
+}
+
+/// Every path there is; [`DOCUMENT`] describes each.
+fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    let small = || DefaultBodyLimit::max(limits::HTTP_BODY_BYTES);
+    vec![
+        ("/v1/notifications", post(notifications::submit)),
+        ("/v1/notifications/{id}", delete(notifications::cancel)),
+        (
+            "/v1/notifications/{id}/delivery",
+            get(notifications::delivery),
+        ),
+        ("/v1/users/{user}", get(status::user)),
+        ("/v1/users/{user}/notifications", get(inbox::page)),
+        ("/v1/users/{user}/read", post(inbox::read).layer(small())),
+        ("/v1/users/{user}/devices", get(devices::list)),
+        (
+            "/v1/users/{user}/devices/{id}",
+            get(devices::show)
+                .put(devices::put)
+                .delete(devices::delete)
+                .layer(small()),
+        ),
+        ("/v1/web_push", get(devices::web_push)),
+        (
+            "/v1/sms/{provider}/{id}/{user}",
+            post(sms::report).layer(small()),
+        ),
+        (
+            "/v1/users/{user}/preferences",
+            get(preferences::show)
+                .put(preferences::put)
+                .delete(preferences::delete)
+                .layer(small()),
+        ),
+        (
+            "/unsubscribe/{token}",
+            get(unsubscribe::ask)
+                .post(unsubscribe::unsubscribe)
+                .layer(small()),
+        ),
+        ("/v1/users/{user}/presence", get(presence::show)),
+        (
+            "/v1/users/{user}/disconnect",
+            post(presence::disconnect).layer(small()),
+        ),
+        ("/v1/status", get(status::fleet)),
+        (
+            "/v1/gateways/{id}/drain",
+            get(gateways::progress)
+                .post(gateways::drain)
+                .delete(gateways::cancel)
+                .layer(small()),
+        ),
+        ("/v1/rebalance", post(gateways::rebalance).layer(small())),
+        (
+            "/v1/email/events",
+            post(suppressions::tell).layer(DefaultBodyLimit::max(limits::EMAIL_EVENTS_BYTES)),
+        ),
+        ("/v1/suppressions", get(suppressions::list)),
+        (
+            "/v1/suppressions/{address}",
+            get(suppressions::show).delete(suppressions::remove),
+        ),
+        ("/v1/dlq", get(dead_letters::list)),
+        (
+            "/v1/dlq/{partition}/{offset}",
+            get(dead_letters::show).delete(dead_letters::dismiss),
+        ),
+        (
+            "/v1/dlq/{partition}/{offset}/replay",
+            post(dead_letters::replay).layer(small()),
+        ),
+        (
+            "/v1/api-keys",
+            get(keys::list).post(keys::create).layer(small()),
+        ),
+        ("/openapi.json", get(document)),
+    ]
+}
+
+async fn document() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::collections::BTreeSet;
+
+    fn described() -> Value {
+        serde_json::from_str(DOCUMENT).unwrap()
+    }
+
+    #[test]
+    fn every_path_is_described_and_no_other() {
+        let described = described();
+        let described: BTreeSet<&str> = described["paths"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let served: BTreeSet<&str> = routes().iter().map(|(path, _)| *path).collect();
+        assert_eq!(described, served);
+    }
+
+    #[test]
+    fn the_document_is_of_this_version() {
+        assert_eq!(described()["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 }

@@ -1,5 +1,6 @@
 //! One dispatcher on ports of its own, its parts in reach of the test, and a gateway that is only a lease.
 
+pub mod contract;
 mod gateway;
 
 use herald::{
@@ -19,9 +20,11 @@ use herald::{
     position::Position,
     registry::{SharedRegistry, embedded::EmbeddedRegistry, redis::RedisRegistry},
 };
+use parking_lot::Mutex;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
@@ -49,6 +52,8 @@ pub struct Rig {
     sending: Sending,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
+    /// Operations of the API that were answered with success.
+    pub driven: Mutex<BTreeSet<String>>,
     _dir: TempDir,
 }
 
@@ -204,6 +209,7 @@ impl Rig {
             sending,
             shutdown,
             running,
+            driven: Mutex::default(),
             _dir: dir,
         }
     }
@@ -244,21 +250,48 @@ impl Rig {
         idempotency_key: Option<&str>,
     ) -> Answer {
         let url = format!("http://{}{path}", self.addresses.http);
-        let mut request = self.client.request(method, url).bearer_auth(key);
-        if let Some(body) = body {
-            request = request.json(&body);
+        let mut request = self.client.request(method.clone(), url);
+        request = request.bearer_auth(key);
+        if let Some(body) = &body {
+            request = request.json(body);
         }
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
         }
-        answer(request).await
+        let answer = answer(request).await;
+        self.check(&method, path, body.as_ref(), &answer);
+        answer
+    }
+
+    /// Without a key.
+    pub async fn post_with(&self, path: &str, headers: &[(&str, String)], body: &Value) -> Answer {
+        let mut request = self
+            .client
+            .post(format!("http://{}{path}", self.addresses.http));
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let answer = answer(request.body(body.to_string())).await;
+        self.check(&Method::POST, path, Some(body), &answer);
+        answer
+    }
+
+    /// That it is as `openapi.json` says.
+    fn check(&self, method: &Method, path: &str, body: Option<&Value>, answer: &Answer) {
+        let status = answer.status.as_u16();
+        let name = contract::check(method, path, body, status, &answer.body);
+        self.driven
+            .lock()
+            .extend(name.filter(|_| answer.status.is_success()));
     }
 
     /// A notification as it is written here, not as a library writes it.
     pub async fn post_text(&self, body: &str) -> Answer {
         let url = format!("http://{}/v1/notifications", self.addresses.http);
         let request = self.client.post(url).bearer_auth(&self.key);
-        answer(request.body(body.to_owned())).await
+        let answer = answer(request.body(body.to_owned())).await;
+        self.check(&Method::POST, "/v1/notifications", None, &answer);
+        answer
     }
 
     pub async fn get_text(&self, path: &str) -> String {

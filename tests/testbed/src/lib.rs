@@ -22,6 +22,7 @@ pub mod haproxy;
 pub mod herald;
 pub mod https;
 pub mod kafka;
+pub mod openapi;
 pub mod ports;
 pub mod proxy;
 pub mod push_service;
