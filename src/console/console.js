@@ -69,11 +69,61 @@ function show(item) {
   button.type = "button";
   button.textContent = "Mark read";
   button.onclick = () => read([item.id]);
-  element.append(title, button, body, facts);
+  element.append(title, button, body, facts, delivery(item.id));
   $("inbox").prepend(element);
   inbox.set(item.id, { item, element });
   if (item.read) markRead(item.id);
   countUnread();
+}
+
+/** What became of it by each channel: asked for while it is open. */
+function delivery(id) {
+  const details = document.createElement("details");
+  const summary = document.createElement("summary");
+  summary.textContent = "Delivery";
+  const states = document.createElement("small");
+  states.className = "channels";
+  details.append(summary, states);
+  const user = $("user").value;
+  details.ontoggle = async () => {
+    while (details.open && details.isConnected) {
+      await showStates(id, user, states).catch((error) => { states.textContent = error.message; });
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+  };
+  return details;
+}
+
+/** A line for each channel; answers the states. */
+async function showStates(id, user, element) {
+  const query = user === null ? "" : `?user=${encodeURIComponent(user)}`;
+  const { states, scheduled_at } = await api(`/v1/notifications/${id}/delivery${query}`);
+  const lines = states.map(line);
+  if (scheduled_at) lines.push(`scheduled for ${new Date(scheduled_at).toLocaleString()}`);
+  if (lines.length === 0) lines.push("nobody has reported yet");
+  element.replaceChildren(...lines);
+  return states;
+}
+
+function line(state) {
+  const element = document.createElement("span");
+  element.className = "channel";
+  element.dataset.channel = state.channel;
+  element.dataset.state = state.state;
+  const facts = [`${state.channel}: ${state.state}${state.devices ? ` (${state.devices})` : ""}`];
+  if (state.error) facts.push(state.error);
+  if (state.attempts) facts.push(`${state.attempts} ${state.attempts === 1 ? "attempt" : "attempts"}`);
+  facts.push(new Date(state.updated_at).toLocaleTimeString());
+  element.textContent = facts.join(" · ");
+  // Long, and of use to who looks for it elsewhere.
+  if (state.provider_id) element.title = state.provider_id;
+  return element;
+}
+
+/** Nothing follows any more. */
+function isFinal({ channel, state }) {
+  const last = channel === "in_app" ? ["read"] : ["failed", "skipped", "delivered", "undelivered"];
+  return last.includes(state);
 }
 
 function read(ids) {
@@ -103,12 +153,14 @@ function showState({ state, transport, code }) {
 
 async function send() {
   const everyone = $("target").value === "all";
+  const channels = [...document.querySelectorAll("#channels input:checked")].map((box) => box.value);
   const posted = await api("/v1/notifications", {
     method: "POST",
     body: JSON.stringify({
       target: everyone ? { all: true } : { user: $("to").value },
       type: $("type").value,
       priority: $("priority").value,
+      channels: channels.length > 0 ? channels : undefined,
       title: $("title").value || undefined,
       body: $("body").value || undefined,
     }),
@@ -116,7 +168,8 @@ async function send() {
   const element = document.createElement("li");
   element.dataset.id = posted.id;
   const states = document.createElement("small");
-  states.textContent = "accepted";
+  states.className = "channels";
+  states.textContent = posted.durability === "bus" ? "accepted" : posted.durability;
   const what = document.createElement("span");
   what.className = "what";
   what.textContent = `${$("title").value || $("type").value} → ${everyone ? "everyone" : $("to").value}`;
@@ -127,13 +180,10 @@ async function send() {
 
 /** Shows the delivery states as they move on, for two minutes. */
 async function follow(id, user, element) {
-  const query = user === null ? "" : `?user=${encodeURIComponent(user)}`;
   for (let round = 0; round < 120; round += 1) {
-    const { states } = await api(`/v1/notifications/${id}/delivery${query}`).catch(() => ({ states: [] }));
-    if (states.length > 0) {
-      element.textContent = states.map((s) => `${s.channel}: ${s.state}${s.devices ? ` (${s.devices})` : ""}`).join(" · ");
-      if (states.every((s) => s.state === "read")) return;
-    }
+    // 404 until it is routed.
+    const states = await showStates(id, user, element).catch(() => []);
+    if (states.length > 0 && states.every(isFinal)) return;
     await new Promise((resolve) => setTimeout(resolve, round < 10 ? 300 : 1000));
   }
 }
