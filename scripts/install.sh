@@ -3,7 +3,7 @@
 #   install.sh build   what compiling needs
 #   install.sh parts   build, and the real servers a fleet runs on (Redis, Kafka's jars)
 #   install.sh peers   parts, and the servers that Herald is measured beside (nginx with nchan, nats-server)
-#   install.sh test    parts, and what the tests drive (Cassandra's jars, Chromium, conformance suite, an SMTP server and judges of DKIM and OpenAPI, grpcurl, strace, a systemd)
+#   install.sh test    parts, and what the tests drive (Cassandra's jars, Chromium, conformance suite, an SMTP server and judges of DKIM and OpenAPI, grpcurl, Prometheus, strace, a systemd)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose=${1:?build, parts, peers or test}
@@ -57,8 +57,10 @@ peers() {
 tests() {
   parts
   packages /usr/sbin/haproxy=haproxy chromium=chromium strace=strace node=nodejs npm=npm systemd-analyze=systemd \
-    faketime=faketime ss=iproute2 \
+    faketime=faketime ss=iproute2 promtool=prometheus prometheus-alertmanager=prometheus-alertmanager \
     /usr/share/fonts/truetype/dejavu=fonts-dejavu-core python3=python3
+  # As Redis's: the packages start servers of their own.
+  if [ -d /run/systemd/system ]; then as_root systemctl disable --now prometheus prometheus-alertmanager 2>/dev/null || true; fi
   [ -x "$cache/python/bin/kosoku" ] && [ -x "$cache/python/bin/aiosmtpd" ] && [ -x "$cache/python/bin/dkimverify" ] && [ -x "$cache/python/bin/openapi-spec-validator" ] || {
     python3 -m venv "$cache/python" 2>/dev/null || { packages /nonexistent=python3-venv; python3 -m venv "$cache/python"; }
     "$cache/python/bin/pip" install -q 'kosoku==0.1.0' 'aiosmtpd==1.4.6' 'dkimpy==1.1.8' 'pynacl==1.6.2' 'openapi-spec-validator==0.7.2'

@@ -57,6 +57,15 @@ impl Channel {
     pub const COUNT: usize = 4;
 }
 
+impl Priority {
+    pub const ALL: [Priority; 4] = [
+        Priority::Critical,
+        Priority::High,
+        Priority::Normal,
+        Priority::Low,
+    ];
+}
+
 macro_rules! text_form {
     ($type:ty { $($variant:ident => $text:literal),* $(,)? }) => {
         impl $type {

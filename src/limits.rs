@@ -64,6 +64,8 @@ pub const TOKEN_BYTES: usize = 4 * KIB;
 /// (config) Ping interval (jittered by ±10 %) and the silence that ends a connection.
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
 pub const DEAD_AFTER: Duration = Duration::from_secs(90);
+/// How long a client that comes back may say that it was away. Over: it was away for reasons of its own, and is not counted.
+pub const AWAY_MS_MAX: u32 = 600_000;
 /// (config) Unsent for this long is reported `deferred`; unwritable for this long is closed (4408).
 pub const DEFERRED_AFTER: Duration = Duration::from_secs(1);
 pub const UNWRITABLE_CLOSE: Duration = Duration::from_secs(20);

@@ -16,11 +16,7 @@ pub(super) struct BusMetrics {
 impl BusMetrics {
     pub(super) fn new(metrics: &Metrics) -> BusMetrics {
         BusMetrics {
-            produced: metrics.counters(
-                "bus_produced_total",
-                "Records made durable, by topic.",
-                &["topic"],
-            ),
+            produced: produced(metrics),
             consumed: metrics.counters(
                 "bus_consumed_total",
                 "Records read, repeats included, by topic.",
@@ -75,4 +71,15 @@ impl BusMetrics {
         }
         result
     }
+}
+
+/// The topic somebody has to look after is there before its first record: a rate sees only what grows.
+fn produced(metrics: &Metrics) -> IntCounterVec {
+    let produced = metrics.counters(
+        "bus_produced_total",
+        "Records made durable, by topic.",
+        &["topic"],
+    );
+    produced.with_label_values(&[&Topic::Dlq.suffix()]);
+    produced
 }

@@ -123,6 +123,8 @@ export class HeraldClient extends EventTarget {
   #reconnectAfterMs = null;
   #heartbeatMs = 30_000;
   #lastHeard = 0;
+  /** When the last connection that was welcomed ended, until the next one is. */
+  #lostAt = null;
   #timers = new Map();
 
   /**
@@ -200,7 +202,8 @@ export class HeraldClient extends EventTarget {
     // A proxy may take the connection and let nothing through.
     this.#after("welcome", PATIENCE_MS, () => link.fail());
     const url = transport === "sse" ? this.#options.sseUrl : this.#options.url;
-    link.open(url, token, this.#cursorsText());
+    const awayMs = this.#lostAt === null ? null : Date.now() - this.#lostAt;
+    link.open(url, token, this.#cursorsText(), awayMs);
   }
 
   async #token() {
@@ -213,6 +216,7 @@ export class HeraldClient extends EventTarget {
   }
 
   #closed(code, transport) {
+    if (this.#welcomed) this.#lostAt = Date.now();
     const gotThrough = this.#welcomed || code !== 1006;
     // After a stream that got through WebSocket is tried once. Where neither did, it was not for WebSocket.
     if (transport === "websocket") this.#websocketFailures = gotThrough ? 0 : this.#websocketFailures + 1;
@@ -265,6 +269,7 @@ export class HeraldClient extends EventTarget {
   #welcome(frame) {
     this.#failures = 0;
     this.#welcomed = true;
+    this.#lostAt = null;
     this.#cancel("welcome");
     this.#heartbeatMs = frame.heartbeat_ms ?? this.#heartbeatMs;
     this.#slot = frame.slot ?? this.#slot;
@@ -459,9 +464,11 @@ class WebSocketLink {
   #told = []; // { at, settle }, oldest first
   #ended = false;
 
-  open(url, token, cursors) {
-    const address = cursors ? `${url}?cursors=${encodeURIComponent(cursors)}` : url;
-    this.#socket = new WebSocket(address, ["herald.v1", `bearer.${token}`]);
+  open(url, token, cursors, awayMs) {
+    const query = new URLSearchParams();
+    if (cursors) query.set("cursors", cursors);
+    if (awayMs) query.set("away_ms", awayMs);
+    this.#socket = new WebSocket(query.size ? `${url}?${query}` : url, ["herald.v1", `bearer.${token}`]);
     this.#socket.onmessage = (event) => {
       this.onheard();
       // Nothing says what arrived: it has if the server is still heard some time later.
@@ -508,14 +515,15 @@ class SseLink {
   #headers;
   #ended = false;
 
-  async open(url, token, cursors) {
+  async open(url, token, cursors, awayMs) {
     this.#base = url;
     this.#headers = { authorization: `Bearer ${token}` };
     const headers = { ...this.#headers, accept: "text/event-stream" };
     if (cursors) headers["last-event-id"] = cursors;
     let code = 1006;
     try {
-      const response = await fetch(`${url}/notifications`, { headers, signal: this.#abort.signal, cache: "no-store" });
+      const query = awayMs ? `?away_ms=${awayMs}` : "";
+      const response = await fetch(`${url}/notifications${query}`, { headers, signal: this.#abort.signal, cache: "no-store" });
       if (response.status === 200) await this.#read(response.body);
       else code = await this.#refusal(response);
     } catch {

@@ -10,7 +10,7 @@
 use super::{
     behind::Missed,
     dead_letters,
-    flights::{Flight, Waiter},
+    flights::{Began, Flight, Waiter},
     health::Cause,
     host::{Host, unix_ms},
     place::Batch,
@@ -144,8 +144,9 @@ fn send(host: &Host, routed: &Routed) {
     count(host, "broadcast", "delivered");
     let item = Arc::new(Item::routed(routed, host.stream(&routed.stream)));
     let ticket = host.flights.ticket();
-    let (id, now) = (routed.head.id, Instant::now());
-    let flight = Flight::new(id, None, routed.pos, &[], 0, Waiter::Nobody, now);
+    let began = Began::of(&routed.head, Instant::now());
+    let id = routed.head.id;
+    let flight = Flight::new(id, None, routed.pos, &[], 0, Waiter::Nobody, began);
     host.flights.begin([(ticket, flight)]);
     host.outboxes.send_all(|| ToCore::Broadcast {
         ticket,

@@ -10,7 +10,7 @@
 
 use super::outcomes::Finished;
 use crate::{
-    envelope::{Fate, Outcome},
+    envelope::{Fate, Head, Outcome, Priority},
     ids::{GatewayEpoch, NotificationId, UserId},
     limits,
     position::Position,
@@ -79,6 +79,26 @@ impl Counts {
     }
 }
 
+/// Where a record's time counts from.
+#[derive(Clone, Copy, Debug)]
+pub struct Began {
+    /// When it was taken from the bus.
+    pub taken: Instant,
+    /// When its producer's request was, in Unix ms.
+    pub created_ms: u64,
+    pub priority: Priority,
+}
+
+impl Began {
+    pub fn of(head: &Head, taken: Instant) -> Began {
+        Began {
+            taken,
+            created_ms: head.created_ms,
+            priority: head.priority,
+        }
+    }
+}
+
 /// One record on its way to the devices of one user, or (without a user) to everyone here.
 #[derive(Debug)]
 pub struct Flight {
@@ -89,7 +109,7 @@ pub struct Flight {
     /// Devices it was sent to.
     sent: u32,
     waiter: Option<Waiter>,
-    since: Instant,
+    began: Began,
     counts: Counts,
     reported: Counts,
 }
@@ -102,7 +122,7 @@ impl Flight {
         answered: &[GatewayEpoch],
         sent: u32,
         waiter: Waiter,
-        since: Instant,
+        began: Began,
     ) -> Flight {
         Flight {
             id,
@@ -111,7 +131,7 @@ impl Flight {
             answered: answered.iter().map(GatewayEpoch::to_string).collect(),
             sent,
             waiter: Some(waiter),
-            since,
+            began,
             counts: Counts::default(),
             reported: Counts::default(),
         }
@@ -152,7 +172,7 @@ impl Flight {
                 .map(|(fate, devices)| self.outcome(fate, devices, speaker))
                 .collect(),
             waiter: self.waiter.take().unwrap_or(Waiter::Nobody),
-            since: self.since,
+            began: Some(self.began),
         }
     }
 
@@ -174,8 +194,8 @@ pub struct Speaker {
 pub struct Settled {
     pub outcomes: SmallVec<[Outcome; 1]>,
     pub waiter: Waiter,
-    /// When the record was taken.
-    pub since: Instant,
+    /// Of what was delivered.
+    pub began: Option<Began>,
 }
 
 /// What a pass over old flights found.
@@ -224,7 +244,7 @@ impl Flights {
             false => Settled {
                 outcomes: SmallVec::from_iter([flight.outcome(fate, count, speaker)]),
                 waiter: Waiter::Nobody,
-                since: flight.since,
+                began: Some(flight.began),
             },
         };
         if flight.counts.finals() >= flight.sent || open > limits::TICKETS_OPEN {
@@ -237,7 +257,7 @@ impl Flights {
     pub fn sweep(&self, now: Instant, speaker: &Speaker) -> Swept {
         let mut swept = Swept::default();
         self.flights.lock().retain(|_, flight| {
-            let age = now.saturating_duration_since(flight.since);
+            let age = now.saturating_duration_since(flight.began.taken);
             if flight.is_broadcast() {
                 if age >= limits::BROADCAST_OUTCOME_AFTER {
                     swept.settled.extend(flight.recount(speaker));
@@ -276,6 +296,14 @@ mod tests {
         }
     }
 
+    fn began() -> Began {
+        Began {
+            taken: Instant::now(),
+            created_ms: 5,
+            priority: Priority::Normal,
+        }
+    }
+
     fn flying(sent: u32) -> (Flights, Ticket) {
         let flights = Flights::default();
         let ticket = flights.ticket();
@@ -288,7 +316,7 @@ mod tests {
             &[],
             sent,
             Waiter::Call(call),
-            Instant::now(),
+            began(),
         );
         flights.begin([(ticket, flight)]);
         (flights, ticket)
@@ -352,7 +380,7 @@ mod tests {
             &[],
             0,
             Waiter::Nobody,
-            Instant::now(),
+            began(),
         );
         flights.begin([(ticket, flight)]);
         assert!(flights.fate(ticket, Fate::Written, 9, &speaker()).is_none());

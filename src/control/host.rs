@@ -189,9 +189,11 @@ impl Host {
     pub fn settle(&self, settled: impl IntoIterator<Item = Settled>) {
         let reported = settled.into_iter().filter_map(|settled| {
             let written = settled.outcomes.iter().any(|o| o.fate == Fate::Written);
-            if written && !matches!(settled.waiter, Waiter::Nobody) {
-                let taken = settled.since.elapsed().as_secs_f64();
-                self.metrics.delivery_latency.observe(taken);
+            if let Some(began) = settled.began
+                && written
+                && !matches!(settled.waiter, Waiter::Nobody)
+            {
+                self.metrics.delivered(&began);
             }
             let awaits = match settled.waiter {
                 Waiter::Offset(finished) if settled.outcomes.is_empty() => {

@@ -1,7 +1,10 @@
 //! What control counts. Labels are bounded: kinds, fates and causes, never ids.
 
-use crate::metrics::Metrics;
-use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use super::{flights::Began, host::unix_ms};
+use crate::{envelope::Priority, metrics::Metrics};
+use prometheus::{
+    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+};
 
 pub struct ControlMetrics {
     pub ready: IntGauge,
@@ -12,7 +15,8 @@ pub struct ControlMetrics {
     pub outcomes: IntCounterVec,
     pub outcomes_waiting: IntGauge,
     pub outcome_batches: IntCounterVec,
-    pub delivery_latency: Histogram,
+    delivery_latency: Histogram,
+    in_app_latency: HistogramVec,
     pub registry_errors: IntCounterVec,
     pub registrations_owed: IntGauge,
     pub shed: IntCounterVec,
@@ -96,6 +100,7 @@ impl ControlMetrics {
                 "delivery_seconds",
                 "From the record's consumption to the answer of the user's last device, where one was written to",
             ),
+            in_app_latency: in_app_latency(m),
             registry_errors: m.counters(
                 "registry_calls_failed_total",
                 "Registry calls of control that failed",
@@ -136,6 +141,29 @@ impl ControlMetrics {
             leaving: LeavingMetrics::new(m),
         }
     }
+
+    /// The user's last device has answered now.
+    pub fn delivered(&self, began: &Began) {
+        let taken = began.taken.elapsed();
+        self.delivery_latency.observe(taken.as_secs_f64());
+        let since_ms = unix_ms().saturating_sub(began.created_ms);
+        let latency = &self.in_app_latency;
+        let latency = latency.with_label_values(&[began.priority.as_str()]);
+        latency.observe(since_ms as f64 / 1_000.0);
+    }
+}
+
+/// Every priority is there before its first.
+fn in_app_latency(m: &Metrics) -> HistogramVec {
+    let latency = m.latencies(
+        "in_app_seconds",
+        "From the producer's request to the answer of the user's last device, where one was written to at once, by priority",
+        &["priority"],
+    );
+    for priority in Priority::ALL {
+        latency.with_label_values(&[priority.as_str()]);
+    }
+    latency
 }
 
 impl LeavingMetrics {

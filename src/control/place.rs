@@ -6,7 +6,7 @@
 //! * records of one batch reach a core in one message, in their order, with one wake.
 
 use super::{
-    flights::{Flight, Settled, Waiter},
+    flights::{Began, Flight, Settled, Waiter},
     host::{Host, unix_ms},
 };
 use crate::{
@@ -153,8 +153,8 @@ impl<'a> Batch<'a> {
             pos,
             answered,
         } = subject;
-        let now = Instant::now();
-        let flight = Flight::new(id, user, pos, &answered, sent, waiter, now);
+        let began = Began::of(&routed.head, Instant::now());
+        let flight = Flight::new(id, user, pos, &answered, sent, waiter, began);
         self.flights.push((ticket, flight));
     }
 
@@ -198,7 +198,7 @@ impl<'a> Batch<'a> {
         self.settled.push(Settled {
             outcomes: SmallVec::new(),
             waiter,
-            since: Instant::now(),
+            began: None,
         });
     }
 
@@ -231,7 +231,7 @@ impl<'a> Batch<'a> {
             _ => self.settled.push(Settled {
                 outcomes: SmallVec::new(),
                 waiter,
-                since: Instant::now(),
+                began: None,
             }),
         }
     }
@@ -261,7 +261,7 @@ impl<'a> Batch<'a> {
         self.settled.push(Settled {
             outcomes: SmallVec::from_iter([outcome]),
             waiter,
-            since: Instant::now(),
+            began: None,
         });
     }
 

@@ -16,6 +16,9 @@ use axum::{Router, extract::State, http::header, response::IntoResponse, routing
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 
+/// What a cause is named for, beside workers.
+const PARTS: [&str; 4] = ["bus", "registry", "store", "spool"];
+
 pub struct Health {
     bus: SharedBus,
     registry: SharedRegistry,
@@ -62,6 +65,26 @@ impl Health {
     /// Workers that do not keep up, and why. What they read is shared, so no other process would do better.
     pub fn slow(&self) -> BTreeMap<&'static str, String> {
         self.slow.lock().clone()
+    }
+
+    /// Read when it is asked for.
+    pub(super) fn measure(self: &Arc<Self>, metrics: &Metrics) {
+        let health = self.clone();
+        let help = "1 while this dispatcher does its work";
+        metrics.computed("dispatcher_ready", help, move || {
+            i64::from(health.readiness().ready)
+        });
+        let health = self.clone();
+        let help =
+            "1 while this cause is present in the dispatcher (worker: one or more do not keep up)";
+        metrics.computed_by("dispatcher_degraded", help, "cause", move || {
+            let causes = health.readiness().causes;
+            let parts = PARTS.map(|part| (part, causes.contains_key(part)));
+            let slow = ("worker", !health.slow().is_empty());
+            let all = parts.into_iter().chain([slow]);
+            all.map(|(cause, is_there)| (cause, f64::from(u8::from(is_there))))
+                .collect()
+        });
     }
 
     pub fn readiness(&self) -> Readiness {

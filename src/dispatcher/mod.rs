@@ -275,6 +275,7 @@ impl Dispatcher {
         let mut tasks = JoinSet::new();
         self.shared.spawn_workers(&mut tasks, &shutdown);
         let metrics = self.shared.all_metrics.clone();
+        self.shared.health.measure(&metrics);
         let mut open = |port, listener, router| {
             let served = Server::new(port, &metrics).serve(listener, router, shutdown.clone());
             tasks.spawn(served.map(move |()| port.name()));
@@ -484,6 +485,7 @@ impl Shared {
             },
         };
         tasks.spawn(worker::run(delayed, start.clone()));
+        self.channels.begin(&self.channel_metrics);
         for channel in configured {
             let sender = Sender {
                 channel,

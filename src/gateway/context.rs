@@ -123,6 +123,13 @@ pub(super) struct Context {
 }
 
 impl Context {
+    /// An authenticated client is back, and says how long it was away.
+    pub fn reconnected(&self, away_ms: Option<u32>) {
+        if let Some(away_ms) = away_ms {
+            self.stats.reconnected(away_ms);
+        }
+    }
+
     pub fn new(
         core: u16,
         settings: Arc<Settings>,

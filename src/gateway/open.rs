@@ -367,6 +367,7 @@ impl Open {
             return;
         };
         let (now, config) = (context.now, &context.settings.session);
+        context.stats.heartbeats += u64::from(open.session.ping_is_due(now));
         if !conn.blocked
             && let Some(heartbeat) = open.session.direct_heartbeat(now, config)
         {

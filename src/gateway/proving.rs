@@ -27,6 +27,7 @@ pub(super) struct Proving {
     decoder: Decoder,
     /// Of the request; `auth` may bring newer ones.
     cursors: Option<Cursors>,
+    away_ms: Option<u32>,
     pub until_ms: u64,
 }
 
@@ -43,6 +44,7 @@ impl Proving {
         conn: &mut Conn,
         response: Bytes,
         cursors: Option<Cursors>,
+        away_ms: Option<u32>,
         id: ConnId,
         context: &mut Context,
     ) {
@@ -52,6 +54,7 @@ impl Proving {
             session,
             decoder: Decoder::default(),
             cursors,
+            away_ms,
             until_ms: context.now.mono_ms + context.settings.gateway.handshake_ms,
         }));
     }
@@ -74,8 +77,10 @@ impl Proving {
                     let Proving {
                         mut session,
                         decoder,
+                        away_ms,
                         ..
                     } = *proving;
+                    context.reconnected(away_ms);
                     session.refreshed(expires_unix_s);
                     Open::enter(conn, party, session, decoder, cursors, id, context);
                 }

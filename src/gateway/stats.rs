@@ -2,8 +2,8 @@
 //! what happens rarely goes straight to its family. Every label is bounded: engines, cores, codes, causes.
 
 use super::{THREAD_PREFIX, engine::Engine};
-use crate::{metrics::Metrics, sys};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use crate::{metrics::Metrics, proto::close::CloseCode, sys};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Families of the process, shared by its cores.
 #[derive(Clone)]
@@ -11,6 +11,8 @@ pub(super) struct Families {
     connections: IntGaugeVec,
     accepted: IntCounter,
     opened: IntCounterVec,
+    reconnect_s: Histogram,
+    heartbeats: IntCounter,
     refused: IntCounterVec,
     closed: IntCounterVec,
     violations: IntCounterVec,
@@ -76,16 +78,14 @@ impl Families {
                 "Connections authenticated, by framing.",
                 &["framing"],
             ),
+            reconnect_s: reconnects(metrics),
+            heartbeats: heartbeats(metrics),
             refused: metrics.counters(
                 "refused_total",
                 "Clients turned away before they were open, by cause.",
                 &["cause"],
             ),
-            closed: metrics.counters(
-                "closed_total",
-                "Open connections that ended, by close code (ours or the client's) or how else.",
-                &["code"],
-            ),
+            closed: closed(metrics),
             violations: metrics.counters(
                 "violations_total",
                 "Breaches of the WebSocket protocol by clients, by cause.",
@@ -157,11 +157,37 @@ impl Families {
     }
 }
 
+fn reconnects(metrics: &Metrics) -> Histogram {
+    metrics.latency(
+        "reconnect_seconds",
+        "How long clients that came back were without a connection, as they say.",
+    )
+}
+
+fn heartbeats(metrics: &Metrics) -> IntCounter {
+    metrics.counter(
+        "heartbeats_total",
+        "Pings that were due to WebSocket clients; who does not answer is in closed_total as 4404.",
+    )
+}
+
+/// Of those that vanish there is one before the first: a rate sees only what grows.
+fn closed(metrics: &Metrics) -> IntCounterVec {
+    let closed = metrics.counters(
+        "closed_total",
+        "Open connections that ended, by close code (ours or the client's) or how else.",
+        &["code"],
+    );
+    closed.with_label_values(&[&CloseCode::Dead.code().to_string()]);
+    closed
+}
+
 /// One core's counts.
 pub(super) struct Stats {
     families: Families,
     connections: IntGauge,
     pub accepted: u64,
+    pub heartbeats: u64,
     pub received: u64,
     pub received_bytes: u64,
     pub sent: u64,
@@ -184,6 +210,7 @@ impl Stats {
             families,
             connections,
             accepted: 0,
+            heartbeats: 0,
             received: 0,
             received_bytes: 0,
             sent: 0,
@@ -205,6 +232,13 @@ impl Stats {
 
     pub fn opened(&self, framing: &'static str) {
         self.families.opened.with_label_values(&[framing]).inc();
+    }
+
+    /// A client is back that lost its connection so long ago.
+    pub fn reconnected(&self, away_ms: u32) {
+        self.families
+            .reconnect_s
+            .observe(f64::from(away_ms) / 1_000.0);
     }
 
     /// `code` is a close code of the table or a word for how else it ended.
@@ -244,6 +278,7 @@ impl Stats {
         let families = &self.families;
         for (count, family) in [
             (&mut self.accepted, &families.accepted),
+            (&mut self.heartbeats, &families.heartbeats),
             (&mut self.received, &families.received),
             (&mut self.received_bytes, &families.received_bytes),
             (&mut self.sent, &families.sent),

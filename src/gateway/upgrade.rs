@@ -127,12 +127,13 @@ fn websocket(
             Ok(cursors) => cursors,
             Err(answer) => return refuse(conn, &answer, reply, context),
         };
-        return Proving::enter(conn, response, cursors, id, context);
+        return Proving::enter(conn, response, cursors, presented.away_ms, id, context);
     };
     // A browser is not shown the status of a refused upgrade, but a close code it is.
     let is_browser = *source != TokenSource::Authorization;
     match authenticate(&presented, context) {
         Ok((verified, cursors)) => {
+            context.reconnected(presented.away_ms);
             let opening = Opening {
                 party: Party::User(verified.user),
                 framing: Framing::WebSocket,
@@ -187,6 +188,7 @@ fn event_stream(
 ) {
     match authenticate(&presented, context) {
         Ok((verified, cursors)) => {
+            context.reconnected(presented.away_ms);
             let opening = Opening {
                 party: Party::User(verified.user),
                 framing: Framing::Sse,

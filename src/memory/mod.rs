@@ -220,6 +220,10 @@ impl Memory {
             by_kind(shared.contract.idle(shared.population()))
         });
         let shared = self.clone();
+        let help = "Memory of this host, or of its control group where that is less.";
+        metrics.computed("memory_granted_bytes", help, || {
+            i64::try_from(budget::granted(Path::new("/"))).unwrap_or(i64::MAX)
+        });
         let help = "Memory within which newcomers are let in.";
         metrics.computed("memory_budget_bytes", help, move || {
             shared.budget_bytes as i64

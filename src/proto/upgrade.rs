@@ -83,11 +83,13 @@ pub enum TokenSource {
     Query,
 }
 
-/// What a client showed with its request. The cursors are text as the client gave it.
+/// What a client showed with its request. The cursors are text as the client gave it; `away_ms` is how long it has been
+/// without a connection, by its own clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Presented {
     pub token: Option<(Secret, TokenSource)>,
     pub cursors: Option<Box<str>>,
+    pub away_ms: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,7 +269,18 @@ fn presented(request: &Request<'_>) -> Result<Presented, Answer> {
         Some(id) => Some(id.into()),
         None => request.query_value("cursors").map(|text| text.into()),
     };
-    Ok(Presented { token, cursors })
+    Ok(Presented {
+        token,
+        cursors,
+        away_ms: away_ms(request),
+    })
+}
+
+/// Only counted, so what is no number is as good as none; who was away for longer did not try to come back.
+fn away_ms(request: &Request<'_>) -> Option<u32> {
+    let text = request.query_value("away_ms")?;
+    let away_ms = text.parse().ok();
+    away_ms.filter(|away_ms| *away_ms <= limits::AWAY_MS_MAX)
 }
 
 /// The place that can't leak wins over the one that might.

@@ -22,6 +22,24 @@ test("after a break it comes back in the slot, at its place by chance", async (t
   }
 });
 
+test("who comes back says how long it was away, until it is welcomed", async (t) => {
+  for (const transport of ["websocket", "sse"]) {
+    await t.test(transport, async (t) => {
+      const server = new Server(t);
+      await connect(server, { transport });
+      assert.equal(server.last.awayMs, null);
+      await server.last.welcome();
+      await server.last.end(1006);
+      const away = await server.comesBackAfter();
+      assert.equal(server.last.awayMs, String(away));
+      await server.last.end(1006);
+      assert.equal(server.last.awayMs, String(away));
+      const longer = away + await server.comesBackAfter();
+      assert.equal(server.last.awayMs, String(longer));
+    });
+  }
+});
+
 test("what the server asks for beats the slot, once", async (t) => {
   const server = new Server(t);
   await connect(server);

@@ -27,7 +27,7 @@ class Connection {
   frames = [];
 
   constructor(transport, url) {
-    Object.assign(this, { transport, url });
+    Object.assign(this, { transport, url, awayMs: new URL(url).searchParams.get("away_ms") });
   }
 
   async welcome() {
@@ -84,7 +84,7 @@ class Server {
   }
 
   async #fetch(url, { headers, body, signal }) {
-    const type = url.split("/").at(-1);
+    const type = new URL(url).pathname.split("/").at(-1);
     const answer = this.answers[type === "notifications" ? "stream" : type];
     const [status, more, text] = Array.isArray(answer) ? answer : [answer, {}, null];
     if (type !== "notifications") {

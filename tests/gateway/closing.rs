@@ -110,6 +110,7 @@ fn a_silent_client_is_dead_and_an_answering_one_is_not(engine: Engine) {
     }
     gateway.closed(of_silent);
     assert_eq!(gateway.metric(r#"herald_closed_total{code="4404"}"#), 1.0);
+    gateway.await_metric("herald_heartbeats_total", 13.0);
     let ticket = gateway.push(&item(1, "{}"), &[of_answering]);
     assert_eq!(gateway.fates(ticket, 1), [(Fate::Written, 1)]);
 }

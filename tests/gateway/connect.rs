@@ -11,6 +11,7 @@ on_both_engines!(also_by_tls:
     a_token_in_the_query_opens,
     a_token_in_the_first_message_opens,
     cursors_are_handed_to_control,
+    who_comes_back_may_say_how_long_it_was_away,
     a_wrong_token_in_the_header_is_answered_401,
     a_browser_with_a_wrong_token_is_told_by_a_close_code,
     an_old_token_may_come_back_with_a_new_one,
@@ -78,6 +79,28 @@ fn cursors_are_handed_to_control(engine: Engine) {
     let wrong = "/ws/notifications?cursors=x";
     let refused = Client::connect(gateway.address(), wrong, &[bearer("42")]);
     assert_eq!(refused.err(), Some(400));
+}
+
+fn who_comes_back_may_say_how_long_it_was_away(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let address = gateway.address();
+    let connect = |path: &str, headers: &[(&'static str, String)]| {
+        Client::connect(address, path, headers).expect("it is let in")
+    };
+    let mut proving = connect("/connect?away_ms=2500", &[]);
+    proving.say(format!(r#"{{"type":"auth","token":"{}"}}"#, token("42")));
+    assert_eq!(proving.hear()["type"], "welcome");
+    let bearer = [bearer("42")];
+    // A night, and what is no time, are not counted.
+    for away in ["1500", "36000000", "-1", "long"] {
+        let mut client = connect(&format!("/connect?away_ms={away}"), &bearer);
+        assert_eq!(client.hear()["type"], "welcome");
+    }
+    for _ in 0..5 {
+        gateway.opened();
+    }
+    assert_eq!(gateway.metric("herald_reconnect_seconds_sum"), 4.0);
+    assert_eq!(gateway.metric("herald_reconnect_seconds_count"), 2.0);
 }
 
 fn a_wrong_token_in_the_header_is_answered_401(engine: Engine) {

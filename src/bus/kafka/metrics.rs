@@ -1,7 +1,11 @@
 //! What librdkafka tells about itself, as metrics: its statistics, its errors, its log.
 
 use super::{brokers::Brokers, link::Health, settings::Settings};
-use crate::{bus::metrics::BusMetrics, ids::Namespace, metrics::Metrics};
+use crate::{
+    bus::{Topic, metrics::BusMetrics},
+    ids::Namespace,
+    metrics::Metrics,
+};
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 use rdkafka::{
@@ -54,17 +58,26 @@ impl KafkaMetrics {
                 "Bytes fetched and not yet taken, by group and topic.",
                 &["group", "topic"],
             ),
-            skipped: metrics.counters(
-                "bus_skipped_total",
-                "Records that were gone before they were read (retention was faster than the reader), by topic.",
-                &["topic"],
-            ),
+            skipped: skipped(metrics),
         }
     }
 
     pub(super) fn skipped(&self, topic: &str, records: u64) {
         self.skipped.with_label_values(&[topic]).inc_by(records);
     }
+}
+
+/// All topics are there before the first loss: a rate sees only what grows.
+fn skipped(metrics: &Metrics) -> IntCounterVec {
+    let skipped = metrics.counters(
+        "bus_skipped_total",
+        "Records that were gone before they were read (retention was faster than the reader), by topic.",
+        &["topic"],
+    );
+    for topic in Topic::all() {
+        skipped.with_label_values(&[topic.suffix()]);
+    }
+    skipped
 }
 
 /// Whose reports these are.

@@ -1,6 +1,10 @@
 //! What the channels count.
 
-use crate::metrics::Metrics;
+use super::Provider;
+use crate::{
+    envelope::{Channel, Priority},
+    metrics::Metrics,
+};
 use prometheus::{HistogramVec, IntCounterVec};
 
 #[derive(Clone, Debug)]
@@ -52,11 +56,7 @@ impl ChannelMetrics {
                 "Records put into a delay topic, by its delay in seconds.",
                 &["channel", "delay_s"],
             ),
-            many_attempts: metrics.counters(
-                "critical_attempts_many_total",
-                "Critical notifications that were tried ten times without success.",
-                &["channel"],
-            ),
+            many_attempts: many_attempts(metrics),
             failed: metrics.counters(
                 "sends_failed_total",
                 "Notifications that a channel gave up on, by class of the last error.",
@@ -79,4 +79,32 @@ impl ChannelMetrics {
             ),
         }
     }
+
+    /// All of a provider's are there before its first: a rate sees only what grows.
+    pub fn begin(&self, provider: &dyn Provider) {
+        let (channel, name) = (provider.kind().channel().as_str(), provider.name());
+        self.send_s.with_label_values(&[channel, name]);
+        for priority in Priority::ALL.map(Priority::as_str) {
+            self.delivered_s.with_label_values(&[channel, priority]);
+            for result in RESULTS {
+                let labels = [channel, name, priority, result];
+                self.sends.with_label_values(&labels);
+            }
+        }
+    }
+}
+
+/// What becomes of an attempt.
+const RESULTS: [&str; 5] = ["sent", "transient", "permanent", "gone", "timeout"];
+
+fn many_attempts(metrics: &Metrics) -> IntCounterVec {
+    let attempts = metrics.counters(
+        "critical_attempts_many_total",
+        "Critical notifications that were tried ten times without success.",
+        &["channel"],
+    );
+    for channel in [Channel::Push, Channel::Email, Channel::Sms] {
+        attempts.with_label_values(&[channel.as_str()]);
+    }
+    attempts
 }

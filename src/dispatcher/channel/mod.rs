@@ -209,6 +209,13 @@ impl Channels {
         Breakers::new((&self.breaker).into(), metrics)
     }
 
+    /// Everything that is counted by provider is there before its first.
+    pub fn begin(&self, metrics: &ChannelMetrics) {
+        for provider in &self.providers {
+            metrics.begin(provider.as_ref());
+        }
+    }
+
     /// Those that reach anybody.
     pub fn configured(&self) -> BTreeSet<Channel> {
         let channels = self

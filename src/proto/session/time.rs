@@ -61,6 +61,11 @@ impl Session {
         }
     }
 
+    /// A ping is due to a client that can answer it.
+    pub fn ping_is_due(&self, now: Now) -> bool {
+        self.framing == Framing::WebSocket && !self.closing && self.ping_due.is_due(now)
+    }
+
     /// How long [`Session::tick`] is not needed if nothing happens before, so that an idle connection is
     /// looked at once a heartbeat.
     pub fn due_in_ms(&self, now: Now, cfg: &SessionConfig) -> u32 {

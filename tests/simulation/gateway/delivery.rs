@@ -9,7 +9,7 @@ use crate::{
 use herald::{
     bus::{Consumed, Topic, TopicPartition},
     control::{
-        flights::{Flight, Settled, Waiter},
+        flights::{Began, Flight, Settled, Waiter},
         outcomes::{Finished, Flow},
         upstream::{Accepted, Upstream},
     },
@@ -135,7 +135,7 @@ impl World {
             let settled = Settled {
                 outcomes: [outcome].into_iter().collect(),
                 waiter,
-                since: now,
+                began: None,
             };
             return self.settle(number, [settled]);
         }
@@ -149,7 +149,7 @@ impl World {
             &routed.answered,
             devices,
             waiter,
-            now,
+            Began::of(&routed.head, now),
         );
         gateway.flights.begin([(ticket, flight)]);
         let owner = self.gateway_owner(number);
