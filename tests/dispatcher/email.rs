@@ -196,9 +196,16 @@ async fn a_mailbox_that_is_not_there_fails_at_once_and_the_record_is_set_aside_a
 async fn low_is_tried_once() {
     let (server, rig) = failed_at_once("later-9@example.com", "low", "deferred").await;
     assert_eq!(server.count("put_off"), 1);
-    let labels = r#"dead_letters_total{cause="exhausted",topic="email"} 1"#;
     let metrics = rig.metrics.render();
-    assert!(metrics.contains(labels), "{metrics}");
+    for sample in [
+        r#"dead_letters_total{cause="exhausted",topic="email"} 1"#,
+        r#"channel_results_total{channel="email",priority="low",result="failed"} 1"#,
+        r#"channel_results_total{channel="email",priority="low",result="again"} 0"#,
+        r#"sends_total{channel="email",priority="low",provider="smtp",result="transient"} 1"#,
+        r#"sends_open{channel="email",provider="smtp"} 0"#,
+    ] {
+        assert!(metrics.contains(sample), "no {sample} in {metrics}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

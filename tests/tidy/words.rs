@@ -59,6 +59,31 @@ fn no_file_names_the_host_of_a_package_registry() {
     );
 }
 
+/// As its name stands where it is made; those of the ports begin with a port's.
+#[test]
+fn every_metric_that_the_readme_lists_is_made() {
+    let readme = tracked().into_iter().find(|file| file.path == "README.md");
+    let readme = readme.expect("it is there").text;
+    let table = readme.split("| `herald_…` |").nth(1).expect("the table");
+    let table = table.split("\n## ").next().expect("its end");
+    let code: String = rust("src").iter().map(|source| source.code()).collect();
+    let cells = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let names = cells.flat_map(|cell| cell.split("`, `"));
+    let names = names.filter_map(|name| name.split(['{', '`']).next());
+    let (mut findings, mut count) = (Vec::new(), 0);
+    for name in names {
+        let made = name.split_once("_connections").map_or(name, |(_, end)| end);
+        count += 1;
+        if !code.contains(&format!("{made}\"")) {
+            findings.push(name.to_owned());
+        }
+    }
+    assert!(count > 100, "{count} metrics");
+    none("nobody makes", findings);
+}
+
 #[test]
 fn names_say_what_a_thing_is() {
     let vague = [

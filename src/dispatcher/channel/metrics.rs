@@ -5,19 +5,23 @@ use crate::{
     envelope::{Channel, Priority},
     metrics::Metrics,
 };
-use prometheus::{HistogramVec, IntCounterVec};
+use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
 
 #[derive(Clone, Debug)]
 pub struct ChannelMetrics {
     /// Attempts at one device, by result.
     pub sends: IntCounterVec,
     pub send_s: HistogramVec,
+    /// At a provider now.
+    pub open: IntGaugeVec,
     /// From the producer's request to the provider's answer.
     pub delivered_s: HistogramVec,
     pub claims: IntCounterVec,
     pub retries: IntCounterVec,
     /// Critical ones that were tried this often: somebody should know.
     pub many_attempts: IntCounterVec,
+    /// What a notification's last attempts led to.
+    pub results: IntCounterVec,
     /// Notifications that end without a send, by cause.
     pub failed: IntCounterVec,
     /// Parts of text messages that providers took.
@@ -41,6 +45,11 @@ impl ChannelMetrics {
                 "One attempt at a provider.",
                 &["channel", "provider"],
             ),
+            open: metrics.gauges(
+                "sends_open",
+                "Attempts that a provider has not answered yet.",
+                &["channel", "provider"],
+            ),
             delivered_s: metrics.latencies(
                 "delivered_seconds",
                 "From the producer's request to the provider's answer, of what was sent.",
@@ -57,6 +66,7 @@ impl ChannelMetrics {
                 &["channel", "delay_s"],
             ),
             many_attempts: many_attempts(metrics),
+            results: results(metrics),
             failed: metrics.counters(
                 "sends_failed_total",
                 "Notifications that a channel gave up on, by class of the last error.",
@@ -84,6 +94,7 @@ impl ChannelMetrics {
     pub fn begin(&self, provider: &dyn Provider) {
         let (channel, name) = (provider.kind().channel().as_str(), provider.name());
         self.send_s.with_label_values(&[channel, name]);
+        self.open.with_label_values(&[channel, name]);
         for priority in Priority::ALL.map(Priority::as_str) {
             self.delivered_s.with_label_values(&[channel, priority]);
             for result in RESULTS {
@@ -97,13 +108,32 @@ impl ChannelMetrics {
 /// What becomes of an attempt.
 const RESULTS: [&str; 5] = ["sent", "transient", "permanent", "gone", "timeout"];
 
+/// Channels that a worker sends by.
+const SENT_BY: [Channel; 3] = [Channel::Push, Channel::Email, Channel::Sms];
+
+fn results(metrics: &Metrics) -> IntCounterVec {
+    let results = metrics.counters(
+        "channel_results_total",
+        "Notifications that a channel's worker was done with, by result (sent: to all devices or some; again: later, for some or all; failed: given up, or nobody to send to).",
+        &["channel", "priority", "result"],
+    );
+    for channel in SENT_BY.map(Channel::as_str) {
+        for priority in Priority::ALL.map(Priority::as_str) {
+            for result in ["sent", "again", "failed"] {
+                results.with_label_values(&[channel, priority, result]);
+            }
+        }
+    }
+    results
+}
+
 fn many_attempts(metrics: &Metrics) -> IntCounterVec {
     let attempts = metrics.counters(
         "critical_attempts_many_total",
         "Critical notifications that were tried ten times without success.",
         &["channel"],
     );
-    for channel in [Channel::Push, Channel::Email, Channel::Sms] {
+    for channel in SENT_BY {
         attempts.with_label_values(&[channel.as_str()]);
     }
     attempts

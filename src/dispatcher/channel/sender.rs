@@ -340,7 +340,11 @@ impl Sender {
     async fn ask(&self, provider: &dyn Provider, message: &Message<'_>) -> Answer {
         let began = Instant::now();
         let within = provider.timeout();
+        let names = [self.channel.as_str(), provider.name()];
+        let open = self.metrics.open.with_label_values(&names);
+        open.inc();
         let answered = timeout(within, provider.send(message)).await;
+        open.dec();
         let result = match &answered {
             Ok(Answer::Sent { .. }) => "sent",
             Ok(Answer::Transient { .. }) => "transient",

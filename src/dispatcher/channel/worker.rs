@@ -190,7 +190,16 @@ impl ChannelWorker {
 
     fn count(&self, one: &Tried<'_>) {
         let Settled { state, sending, .. } = &one.settled;
-        let channel = self.channel.as_str();
+        let (channel, priority) = (self.channel.as_str(), one.parcel.head.priority.as_str());
+        let result = match (&one.settled.again, state) {
+            (Some(_), _) => "again",
+            (None, SendState::Sent) => "sent",
+            (None, _) => "failed",
+        };
+        let results = &self.channel_metrics.results;
+        results
+            .with_label_values(&[channel, priority, result])
+            .inc();
         if *state == SendState::Failed {
             let labels = [channel, sending.error.as_str()];
             self.channel_metrics.failed.with_label_values(&labels).inc();
