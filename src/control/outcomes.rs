@@ -272,7 +272,10 @@ impl Outcomes {
         self.metrics
             .outcomes_waiting
             .set(queue.waiting.len() as i64);
-        self.added.notify_one();
+        // What gathers behind a batch on its way is taken when that is answered.
+        if queue.on_the_way == 0 || queue.waiting.len() >= limits::OUTCOME_BATCH {
+            self.added.notify_one();
+        }
     }
 
     /// Nothing waits and nothing is on the way.
@@ -281,11 +284,13 @@ impl Outcomes {
         queue.waiting.is_empty() && queue.on_the_way == 0
     }
 
-    /// Reports for ever, several batches at a time.
+    /// Reports for ever, several batches at a time. One that is not full leaves alone: what comes while it is on
+    /// its way goes together after it, for each batch is a call here, a commit there, and a few wakes in between.
+    /// What came alone waits for nothing, and nothing waits longer than one answer takes.
     pub async fn run(&self, reporter: Reporter) {
         let mut flying = FuturesUnordered::new();
         loop {
-            while flying.len() < limits::OUTCOME_BATCHES {
+            while flying.is_empty() || (flying.len() < limits::OUTCOME_BATCHES && self.is_full()) {
                 let Some((batch, crowded)) = self.take() else {
                     break;
                 };
@@ -298,6 +303,10 @@ impl Outcomes {
                 () = self.added.notified(), if flying.len() < limits::OUTCOME_BATCHES => {}
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.queue.lock().waiting.len() >= limits::OUTCOME_BATCH
     }
 
     fn accepted(&self, batch: Vec<Reported>, taker: Taker) {

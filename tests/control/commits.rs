@@ -27,6 +27,27 @@ async fn an_offset_is_committed_only_after_everything_before_it_was_accepted() {
 }
 
 #[tokio::test]
+async fn outcomes_that_come_while_a_batch_is_on_its_way_follow_it_together() {
+    let rig = Rig::ready().await;
+    rig.dispatcher.busy.store(true, Ordering::Relaxed);
+    let alone = routed("nobody", 0);
+    let first = alone.head.id;
+    rig.route(Topic::InApp, vec![alone.into_record()]).await;
+    rig.until_fates(first, &[(Fate::NotHere, 0)]).await;
+    for n in 1..20 {
+        rig.route(Topic::InApp, vec![routed("nobody", n).into_record()])
+            .await;
+    }
+    let gathered = async || (rig.metric("outcomes_waiting") == 19.0).then_some(());
+    until("the others wait", gathered).await;
+    assert_eq!(*rig.dispatcher.batches.lock(), [1]);
+    rig.dispatcher.busy.store(false, Ordering::Relaxed);
+    rig.until_committed(Topic::InApp, 20).await;
+    assert_eq!(*rig.dispatcher.batches.lock(), [1, 19]);
+    rig.leave().await;
+}
+
+#[tokio::test]
 async fn the_final_fate_of_a_deferred_record_is_an_outcome_of_its_own() {
     let rig = Rig::ready().await;
     rig.core().open(1, "ann", None);

@@ -158,6 +158,8 @@ impl Rig {
             reported: Mutex::default(),
             away: AtomicBool::new(setup.dispatcher_away),
             slow: Default::default(),
+            batches: Mutex::default(),
+            busy: Default::default(),
             shard_epoch: Mutex::default(),
             has_registry: Default::default(),
             reply: Mutex::new(SyncReply {

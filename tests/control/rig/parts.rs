@@ -27,6 +27,10 @@ use std::{
 pub struct Dispatcher {
     pub(super) journal: Journal,
     pub reported: Mutex<Vec<Outcome>>,
+    /// How many outcomes each batch had.
+    pub batches: Mutex<Vec<usize>>,
+    /// Holds the answers to batches back.
+    pub busy: AtomicBool,
     pub away: AtomicBool,
     /// Holds syncs back.
     pub slow: AtomicBool,
@@ -46,7 +50,11 @@ impl Upstream for Dispatcher {
         if self.away.load(Ordering::Relaxed) {
             return Err(UpstreamError::Unavailable("a test says so".into()));
         }
+        self.batches.lock().push(outcomes.len());
         self.reported.lock().extend(outcomes);
+        while self.busy.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         Ok(Accepted {
             shard_epoch: *self.shard_epoch.lock(),
             has_registry: self.has_registry.load(Ordering::Relaxed),
