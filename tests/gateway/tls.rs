@@ -11,6 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use herald::{
     config::{self, Engine},
     envelope::Fate,
+    gateway::mailbox::{ConnId, FromCore},
     limits,
 };
 use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion, client::Resumption, version};
@@ -35,6 +36,9 @@ on_both_engines!(
     garbage_behind_the_handshake_ends_the_connection,
     new_traffic_keys_are_followed,
     a_message_of_tls_in_pieces_does_no_harm,
+    what_tls_does_not_allow_ends_the_connection_and_no_other,
+    new_keys_without_end_are_refused,
+    padding_is_left_out,
     the_proxy_header_precedes_the_handshake,
     both_ports_serve_side_by_side_on_every_core,
     of_too_many_handshakes_the_oldest_give_way,
@@ -312,14 +316,24 @@ fn seal(secrets: &mut rustls::ExtractedSecrets, kind: u8, payload: &[u8]) -> Vec
     [&header[..], &inner].concat()
 }
 
-fn a_message_of_tls_in_pieces_does_no_harm(engine: Engine) {
-    const HANDSHAKE: u8 = 22;
-    const NEW_KEYS: [u8; 5] = [24, 0, 0, 1, 0];
-    for pieces in [1, 3, 4] {
-        let mut gateway = start(engine);
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const APPLICATION: u8 = 23;
+/// The message that announces new keys, and asks for none.
+const NEW_KEYS: [u8; 5] = [24, 0, 0, 1, 0];
+
+/// A client past its `welcome` that seals by itself from there on.
+struct Sealer {
+    tcp: TcpStream,
+    secrets: rustls::ExtractedSecrets,
+    conn: ConnId,
+}
+
+impl Sealer {
+    fn connect(gateway: &mut Gateway) -> Sealer {
         let mut config = CERTIFICATES.client();
         config.enable_secret_extraction = true;
-        let mut stream = connect(&gateway, &Arc::new(config));
+        let mut stream = connect(gateway, &Arc::new(config));
         let request = format!(
             "GET /connect?token={} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -330,27 +344,129 @@ fn a_message_of_tls_in_pieces_does_no_harm(engine: Engine) {
         let (conn, ..) = gateway.opened();
         let tls = stream.tls.take().unwrap();
         #[allow(deprecated)]
-        let mut secrets = tls.dangerous_extract_secrets().unwrap();
+        let secrets = tls.dangerous_extract_secrets().unwrap();
+        Sealer {
+            tcp: stream.tcp,
+            secrets,
+            conn,
+        }
+    }
+
+    fn say(&mut self, kind: u8, payload: &[u8]) {
+        let sealed = seal(&mut self.secrets, kind, payload);
+        self.tcp.write_all(&sealed).unwrap();
+    }
+}
+
+fn a_message_of_tls_in_pieces_does_no_harm(engine: Engine) {
+    for pieces in [1, 3, 4] {
+        let mut gateway = start(engine);
+        let mut sealer = Sealer::connect(&mut gateway);
+        let conn = sealer.conn;
         let (first, rest) = NEW_KEYS.split_at(pieces);
-        let begun = seal(&mut secrets, HANDSHAKE, first);
-        stream.tcp.write_all(&begun).unwrap();
+        sealer.say(HANDSHAKE, first);
         gateway.await_metric("herald_tls_received_bytes_total", 1.0);
         // What is said meanwhile is sealed beside the piece that waits.
         for pos in 1..=20 {
             let ticket = gateway.push(&item(pos, "{}"), &[conn]);
             assert_eq!(gateway.fates(ticket, 1), [(Fate::Written, 1)]);
         }
-        let ended = seal(&mut secrets, HANDSHAKE, rest);
-        stream.tcp.write_all(&ended).unwrap();
+        sealer.say(HANDSHAKE, rest);
         // By the new keys this is none of the client's.
-        let old = seal(&mut secrets, HANDSHAKE, &NEW_KEYS);
-        stream.tcp.write_all(&old).unwrap();
+        sealer.say(HANDSHAKE, &NEW_KEYS);
         gateway.closed(conn);
         assert_eq!(
             visit(&gateway, &client(&version::TLS13)),
             HandshakeKind::Full
         );
     }
+}
+
+fn what_tls_does_not_allow_ends_the_connection_and_no_other(engine: Engine) {
+    let sealed =
+        |kind: u8, payload: &'static [u8]| move |client: &mut Sealer| client.say(kind, payload);
+    let plain =
+        |record: &'static [u8]| move |client: &mut Sealer| client.tcp.write_all(record).unwrap();
+    let mut gateway = start(engine);
+    let mut other = gateway.connect("7");
+    other.hear_type("welcome");
+    gateway.opened();
+    type Misbehaviour = Box<dyn Fn(&mut Sealer)>;
+    let cases: [(&str, Misbehaviour); 13] = [
+        // Nothing but padding.
+        ("tls_unexpected", Box::new(sealed(0, &[]))),
+        ("tls_unexpected", Box::new(sealed(99, b"x"))),
+        // Change of ciphers, sealed and not.
+        ("tls_unexpected", Box::new(sealed(20, &[1]))),
+        ("tls_unexpected", Box::new(plain(&[20, 3, 3, 0, 1, 1]))),
+        ("tls_unexpected", Box::new(plain(&[21, 3, 3, 0, 2, 1, 0]))),
+        ("tls_unexpected", Box::new(sealed(ALERT, &[1]))),
+        ("tls_unexpected", Box::new(sealed(HANDSHAKE, &[]))),
+        // A hello, and more than one message.
+        ("tls_unexpected", Box::new(sealed(HANDSHAKE, &[1, 0, 0, 0]))),
+        (
+            "tls_unexpected",
+            Box::new(sealed(HANDSHAKE, &[24, 0, 0, 1, 0, 24])),
+        ),
+        (
+            "tls_malformed",
+            Box::new(sealed(HANDSHAKE, &[24, 0, 0, 1, 2])),
+        ),
+        ("tls_malformed", Box::new(plain(&[23, 3, 3, 0x41, 1]))),
+        ("tls_alert", Box::new(sealed(ALERT, &[2, 40]))),
+        (
+            "tls_unexpected",
+            Box::new(|client| {
+                client.say(HANDSHAKE, &NEW_KEYS[..2]);
+                client.say(APPLICATION, b"between the pieces");
+            }),
+        ),
+    ];
+    for (number, (cause, misbehave)) in cases.into_iter().enumerate() {
+        let broken = format!(r#"herald_tls_broken_total{{cause="{cause}"}}"#);
+        let before = gateway.metric(&broken);
+        let mut client = Sealer::connect(&mut gateway);
+        misbehave(&mut client);
+        gateway.closed(client.conn);
+        // Cores publish once per tick; it hangs here where another cause was counted.
+        println!("case {number}: {cause}");
+        gateway.await_metric(&broken, before + 1.0);
+    }
+    other.say(r#"{"type":"ping"}"#);
+    other.hear_type("pong");
+}
+
+fn new_keys_without_end_are_refused(engine: Engine) {
+    let mut gateway = start(engine);
+    let mut client = gateway.connect("42");
+    client.hear_type("welcome");
+    let (conn, ..) = gateway.opened();
+    let stream = client.socket.get_mut();
+    for _ in 0..=limits::TLS_KEY_UPDATES {
+        stream.tls.as_mut().unwrap().refresh_traffic_keys().unwrap();
+    }
+    client.say(r#"{"type":"ping"}"#);
+    gateway.closed(conn);
+    gateway.await_metric(r#"herald_tls_broken_total{cause="tls_misbehaved"}"#, 1.0);
+}
+
+fn padding_is_left_out(engine: Engine) {
+    let mut gateway = start(engine);
+    let mut client = Sealer::connect(&mut gateway);
+    let text = br#"{"type":"ack","ids":["01890a5d-ac96-774b-bcce-b302099a8057"]}"#;
+    let frame = [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0], &text[..]].concat();
+    // Its kind stands before the padding.
+    client.say(0, &[&frame[..], &[APPLICATION], &[0; 900]].concat());
+    let acked = gateway.expect("Acked", |message| match message {
+        FromCore::Acked { conn, ids, .. } => Some((*conn, ids.len())),
+        _ => None,
+    });
+    assert_eq!(acked, (client.conn, 1));
+    // So is the end of the connection.
+    client.say(0, &[1, 0, ALERT, 0, 0]);
+    gateway.closed(client.conn);
+    gateway.await_gone();
+    assert_eq!(gateway.metric(r#"herald_closed_total{code="tls"}"#), 0.0);
 }
 
 fn the_proxy_header_precedes_the_handshake(engine: Engine) {

@@ -1,5 +1,8 @@
 //! An established TLS connection (or one on its way there): opens what arrives, seals what leaves.
 //!
+//! rustls makes the handshake. From TLS 1.3 on it hands the keys over, and the rest of the connection is
+//! [`Records`]; one of TLS 1.2 stays with it.
+//!
 //! Invariants:
 //! * what is opened, sealed and put together lies in buffers of the core ([`Scratch`]). A connection owns
 //!   bytes only of a record that has not come whole, and of a sealed one that the kernel did not take whole;
@@ -9,6 +12,7 @@
 //! * rustls remembers places in the bytes it has not consumed: it is given the same ones each time, and nothing
 //!   at all once it has failed.
 
+use super::records::Records;
 use crate::{
     gateway::{
         slots::{self, Slots},
@@ -36,7 +40,7 @@ pub(in crate::gateway) struct Scratch {
     /// Opened bytes.
     pub plain: Vec<u8>,
     /// Sealed bytes on their way to the kernel.
-    sealed: Sealed,
+    pub(super) sealed: Sealed,
     /// Pieces that leave in one record.
     gathered: Vec<u8>,
     /// Sealed bytes the kernel took, since the last time they were counted.
@@ -45,7 +49,7 @@ pub(in crate::gateway) struct Scratch {
 
 /// Room that is made once and not cleared again for each record.
 #[derive(Default)]
-struct Sealed {
+pub(super) struct Sealed {
     room: Vec<u8>,
     length: usize,
 }
@@ -100,7 +104,7 @@ pub(in crate::gateway) struct Handshake {
 }
 
 pub(in crate::gateway) struct Channel {
-    session: UnbufferedServerConnection,
+    session: Session,
     /// Of a record that has not come whole.
     incoming: Vec<u8>,
     /// Sealed, and not taken by the kernel.
@@ -111,6 +115,13 @@ pub(in crate::gateway) struct Channel {
     /// The peer has said that nothing follows: what follows is dropped.
     peer_ended: bool,
     failed: bool,
+}
+
+enum Session {
+    Rustls(Box<UnbufferedServerConnection>),
+    Records(Box<Records>),
+    /// It could not be handed over.
+    Lost,
 }
 
 /// Why a channel is of no use any more.
@@ -134,7 +145,7 @@ pub(in crate::gateway) struct Arrived {
 impl Channel {
     fn new(config: Arc<ServerConfig>) -> Result<Channel, Broken> {
         Ok(Channel {
-            session: UnbufferedServerConnection::new(config)?,
+            session: Session::Rustls(Box::new(UnbufferedServerConnection::new(config)?)),
             incoming: Vec::new(),
             unsent: Vec::new(),
             held_back: false,
@@ -149,22 +160,41 @@ impl Channel {
         !self.unsent.is_empty()
     }
 
-    /// How the handshake went, once it is over.
+    /// How the handshake went, once it is over. Asked before anything else follows.
     pub fn handshake(&self) -> Option<Handshake> {
-        if self.session.is_handshaking() {
+        let Session::Rustls(session) = &self.session else {
+            return None;
+        };
+        if session.is_handshaking() {
             return None;
         }
         Some(Handshake {
-            kind: match self.session.handshake_kind() {
+            kind: match session.handshake_kind() {
                 Some(HandshakeKind::Resumed) => "resumed",
                 Some(HandshakeKind::FullWithHelloRetryRequest) => "retried",
                 _ => "full",
             },
-            version: match self.session.protocol_version() {
+            version: match session.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => "1.2",
                 _ => "1.3",
             },
         })
+    }
+
+    /// Keeps the keys alone once the handshake is over. Not while rustls has seen a part of what is to come.
+    fn hand_over(&mut self) -> Result<(), rustls::Error> {
+        let Session::Rustls(session) = &self.session else {
+            return Ok(());
+        };
+        let is_over = !session.is_handshaking()
+            && session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        if !is_over || !self.incoming.is_empty() {
+            return Ok(());
+        }
+        if let Session::Rustls(session) = std::mem::replace(&mut self.session, Session::Lost) {
+            self.session = Session::Records(Box::new(Records::of(*session)?));
+        }
+        Ok(())
     }
 
     /// Opens what has come into [`Scratch::plain`] and sends what the other side is owed for it. Also after an
@@ -180,6 +210,10 @@ impl Channel {
         // Behind our goodbye nothing is answered any more, and rustls takes an alert after it for a bug of its own.
         if self.peer_ended || self.failed || self.said_goodbye {
             return Ok(Arrived::default());
+        }
+        if let Err(error) = self.hand_over() {
+            self.failed = true;
+            return Err(error.into());
         }
         let result = match self.incoming.is_empty() {
             true => self.open(bytes, scratch).map(|(consumed, arrived)| {
@@ -214,47 +248,15 @@ impl Channel {
     /// How many bytes were consumed; sealed answers are in [`Scratch::sealed`].
     fn open(
         &mut self,
-        mut input: &mut [u8],
+        input: &mut [u8],
         scratch: &mut Scratch,
     ) -> Result<(usize, Arrived), Broken> {
-        let whole = input.len();
-        let mut arrived = Arrived::default();
-        let mut failure = None;
-        loop {
-            let UnbufferedStatus { discard, state } = self.session.process_tls_records(input);
-            match state {
-                Ok(ConnectionState::ReadTraffic(mut records)) => {
-                    while let Some(record) = records.next_record() {
-                        scratch.plain.extend_from_slice(record?.payload);
-                    }
-                }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    scratch.sealed.append(|room| data.encode(room))?;
-                    // The alert is all there is to fetch, but for the one that follows a hello of ours. Asked
-                    // again, rustls would meet the same bad record, and count its second alert a bug.
-                    if let Some(error) =
-                        failure.take_if(|error| *error != rustls::Error::NoApplicationProtocol)
-                    {
-                        return Err(Broken::Tls(error));
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
-                Ok(ConnectionState::PeerClosed) => arrived.peer_ended = true,
-                // Nothing more can be done with what there is.
-                Ok(_) => match failure {
-                    Some(error) => return Err(Broken::Tls(error)),
-                    None => {
-                        let left = input.len() - discard;
-                        return Ok((whole - left, arrived));
-                    }
-                },
-                Err(error) => match failure {
-                    // Once more: the alert that tells the other side is yet to be fetched.
-                    None => failure = Some(error),
-                    Some(first) => return Err(Broken::Tls(first)),
-                },
+        match &mut self.session {
+            Session::Rustls(session) => shake_hands(session, input, scratch),
+            Session::Records(records) => {
+                Ok(records.open(input, &mut scratch.plain, &mut scratch.sealed)?)
             }
-            input = &mut input[discard..];
+            Session::Lost => Err(Broken::Socket(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -306,17 +308,30 @@ impl Channel {
         if !self.push_unsent(socket, scratch)? {
             return Ok(false);
         }
-        if !self.said_goodbye && !self.failed && !self.session.is_handshaking() {
+        if !self.said_goodbye && !self.failed && !self.is_handshaking() {
             self.said_goodbye = true;
             scratch.sealed.clear();
-            let status = self.session.process_tls_records(&mut self.incoming);
-            if let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state {
-                let sealed = &mut scratch.sealed;
-                sealed.append(|room| traffic.queue_close_notify(room))?;
+            let sealed = &mut scratch.sealed;
+            match &mut self.session {
+                Session::Rustls(session) => {
+                    let status = session.process_tls_records(&mut self.incoming);
+                    if let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state {
+                        sealed.append(|room| traffic.queue_close_notify(room))?;
+                    }
+                }
+                Session::Records(records) => records.goodbye(sealed).map_err(io::Error::other)?,
+                Session::Lost => {}
             }
             self.transmit(socket, scratch)?;
         }
         Ok(self.unsent.is_empty())
+    }
+
+    fn is_handshaking(&self) -> bool {
+        match &self.session {
+            Session::Rustls(session) => session.is_handshaking(),
+            Session::Records(_) | Session::Lost => false,
+        }
     }
 
     /// Seals one record of what lies behind `from`; returns how many bytes of it.
@@ -329,25 +344,25 @@ impl Channel {
         if self.failed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        if let Err(error) = self.hand_over() {
+            self.failed = true;
+            return Err(io::Error::other(error));
+        }
         let Scratch {
             gathered, sealed, ..
         } = scratch;
-        let payload = one_record(slices, from, gathered);
-        loop {
-            // With the bytes of before: the session may remember to have seen a part of them.
-            let status = self.session.process_tls_records(&mut self.incoming);
-            match status.state.map_err(io::Error::other)? {
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    sealed.append(|room| traffic.encrypt(payload, room))?;
-                    return Ok(payload.len());
-                }
-                ConnectionState::EncodeTlsData(mut data) => {
-                    sealed.append(|room| data.encode(room))?;
-                }
-                ConnectionState::TransmitTlsData(transmit) => transmit.done(),
-                ConnectionState::PeerClosed => {}
-                _ => return Err(io::ErrorKind::BrokenPipe.into()),
+        match &mut self.session {
+            Session::Rustls(session) => {
+                let payload = one_record(slices, from, gathered);
+                // With the bytes of before: the session may remember to have seen a part of them.
+                encrypt(session, payload, &mut self.incoming, sealed)?;
+                Ok(payload.len())
             }
+            Session::Records(records) => {
+                let sealed = records.seal(behind(slices, from), sealed);
+                sealed.map_err(io::Error::other)
+            }
+            Session::Lost => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 
@@ -368,14 +383,88 @@ impl Channel {
     }
 }
 
-/// What lies behind `from`, as much as one record takes: in place if one slice has it.
-fn one_record<'a>(slices: &'a [IoSlice], from: usize, gathered: &'a mut Vec<u8>) -> &'a [u8] {
+/// As [`Channel::open`], by rustls.
+pub(super) fn shake_hands(
+    session: &mut UnbufferedServerConnection,
+    mut input: &mut [u8],
+    scratch: &mut Scratch,
+) -> Result<(usize, Arrived), Broken> {
+    let whole = input.len();
+    let mut arrived = Arrived::default();
+    let mut failure = None;
+    loop {
+        let UnbufferedStatus { discard, state } = session.process_tls_records(input);
+        match state {
+            Ok(ConnectionState::ReadTraffic(mut records)) => {
+                while let Some(record) = records.next_record() {
+                    scratch.plain.extend_from_slice(record?.payload);
+                }
+            }
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                scratch.sealed.append(|room| data.encode(room))?;
+                // The alert is all there is to fetch, but for the one that follows a hello of ours. Asked
+                // again, rustls would meet the same bad record, and count its second alert a bug.
+                if let Some(error) =
+                    failure.take_if(|error| *error != rustls::Error::NoApplicationProtocol)
+                {
+                    return Err(Broken::Tls(error));
+                }
+            }
+            Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
+            Ok(ConnectionState::PeerClosed) => arrived.peer_ended = true,
+            // Nothing more can be done with what there is.
+            Ok(_) => match failure {
+                Some(error) => return Err(Broken::Tls(error)),
+                None => {
+                    let left = input.len() - discard;
+                    return Ok((whole - left, arrived));
+                }
+            },
+            Err(error) => match failure {
+                // Once more: the alert that tells the other side is yet to be fetched.
+                None => failure = Some(error),
+                Some(first) => return Err(Broken::Tls(first)),
+            },
+        }
+        input = &mut input[discard..];
+    }
+}
+
+fn encrypt(
+    session: &mut UnbufferedServerConnection,
+    payload: &[u8],
+    incoming: &mut [u8],
+    sealed: &mut Sealed,
+) -> io::Result<()> {
+    loop {
+        let status = session.process_tls_records(incoming);
+        match status.state.map_err(io::Error::other)? {
+            ConnectionState::WriteTraffic(mut traffic) => {
+                return sealed.append(|room| traffic.encrypt(payload, room));
+            }
+            ConnectionState::EncodeTlsData(mut data) => {
+                sealed.append(|room| data.encode(room))?;
+            }
+            ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+            ConnectionState::PeerClosed => {}
+            _ => return Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+/// What lies behind the first `from` bytes.
+fn behind<'a>(slices: &'a [IoSlice], from: usize) -> impl Iterator<Item = &'a [u8]> + Clone {
     let mut skip = from;
-    let mut rest = slices.iter().filter_map(|slice| {
+    slices.iter().filter_map(move |slice| {
         let skipped = skip.min(slice.len());
         skip -= skipped;
         (skipped < slice.len()).then(|| &slice[skipped..])
-    });
+    })
+}
+
+/// What lies behind `from`, as much as one record takes: in place if one slice has it.
+fn one_record<'a>(slices: &'a [IoSlice], from: usize, gathered: &'a mut Vec<u8>) -> &'a [u8] {
+    let mut rest = behind(slices, from);
     let first = rest.next().unwrap_or_default();
     let Some(mut next) = rest.next().filter(|_| first.len() < TLS_RECORD_BYTES) else {
         return &first[..first.len().min(TLS_RECORD_BYTES)];
@@ -420,12 +509,22 @@ impl Lacking for EncryptError {
 }
 
 impl Sealed {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.room[..self.length]
     }
 
     fn clear(&mut self) {
         self.length = 0;
+    }
+
+    /// Room for as many bytes more, which the caller fills.
+    pub(super) fn room_for(&mut self, bytes: usize) -> &mut [u8] {
+        let from = self.length;
+        self.length += bytes;
+        if self.room.len() < self.length {
+            self.room.resize(self.length, 0);
+        }
+        &mut self.room[from..self.length]
     }
 
     /// Appends what `write` puts into the room it is given.

@@ -10,6 +10,7 @@
 mod certificate;
 pub(super) mod channel;
 pub(super) mod handshake;
+mod records;
 mod tickets;
 
 use crate::{
@@ -182,6 +183,8 @@ fn server_config(certificate: Certificate, tickets: &Arc<Tickets>) -> Arc<Server
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // Each connection brings the ticket for the next one; a second would double what tickets cost.
     config.send_tls13_tickets = 1;
+    // A connection that stands keeps its keys and nothing else (`records`).
+    config.enable_secret_extraction = true;
     Arc::new(config)
 }
 

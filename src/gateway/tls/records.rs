@@ -1,0 +1,437 @@
+//! Records of an established TLS 1.3 connection, which is nothing but its keys here.
+//!
+//! A connection is silent nearly all of its life. rustls keeps the expanded state of two ciphers, queues, and what
+//! the handshake left behind, 3 KB, so that the next record begins at once. Here each record sets its cipher up
+//! anew, which costs far less than the write it leads to. Handshakes, and the keys that follow from
+//! others, stay with rustls, sealing and opening with aws-lc.
+//!
+//! Invariants (RFC 8446, section 5):
+//! * a number is used once under a key, and each direction changes keys before it could run out;
+//! * nothing of a record is looked at before it was opened, but the five bytes of its header;
+//! * what is not allowed ends the connection, by the alert that is due, as the last record.
+
+use super::channel::{Arrived, Sealed};
+use crate::limits::{TLS_KEY_RECORDS, TLS_KEY_UPDATES, TLS_RECORD_BYTES};
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN,
+    Nonce as OnceNonce, UnboundKey,
+};
+use rustls::{
+    AlertDescription, ConnectionTrafficSecrets, ContentType, Error, InvalidMessage, PeerMisbehaved,
+    crypto::cipher::{AeadKey, Iv, Nonce},
+    kernel::KernelConnection,
+    server::{ServerConnectionData, UnbufferedServerConnection},
+};
+
+const HEADER_BYTES: usize = 5;
+/// Of what is sealed: what was written, one byte that says what it is, and padding of the other side's.
+const INNER_BYTES_MAX: usize = TLS_RECORD_BYTES + 1;
+/// Of a record behind its header: RFC 8446 leaves every cipher this much.
+const SEALED_BYTES_MAX: usize = TLS_RECORD_BYTES + 256;
+
+const LEVEL_WARNING: u8 = 1;
+const LEVEL_FATAL: u8 = 2;
+
+/// The message that announces new keys: its type, its length, and whether the other side is to follow.
+const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
+const KEY_UPDATE_BYTES: usize = KEY_UPDATE.len() + 1;
+const NOT_REQUESTED: u8 = 0;
+const REQUESTED: u8 = 1;
+
+pub(super) struct Records {
+    /// What further keys follow from.
+    secrets: KernelConnection<ServerConnectionData>,
+    sending: Keys,
+    receiving: Keys,
+    message: Message,
+    /// Before something that is meant for us has to come.
+    key_updates_left: u8,
+}
+
+/// Of the one message that may come in pieces.
+#[derive(Default)]
+struct Message {
+    bytes: [u8; KEY_UPDATE_BYTES],
+    length: u8,
+}
+
+/// Of one direction.
+struct Keys {
+    algorithm: &'static Algorithm,
+    key: AeadKey,
+    iv: Iv,
+    /// Of the next record.
+    number: u64,
+}
+
+/// An error, and the alert that tells it to the other side.
+struct Refused(Error, Option<AlertDescription>);
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        Refused(error, Some(AlertDescription::InternalError))
+    }
+}
+
+impl Records {
+    /// Of a session that is over its handshake, speaks TLS 1.3 and has nothing left to send.
+    pub fn of(session: UnbufferedServerConnection) -> Result<Records, Error> {
+        let (extracted, secrets) = session.dangerous_into_kernel_connection()?;
+        Ok(Records {
+            secrets,
+            sending: Keys::of(extracted.tx)?,
+            receiving: Keys::of(extracted.rx)?,
+            message: Message::default(),
+            key_updates_left: TLS_KEY_UPDATES,
+        })
+    }
+
+    /// Opens whole records; answers how many bytes they had. What the other side is owed for them is put into `sealed`, an
+    /// alert after an error too, and what was opened before counts.
+    pub fn open(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut Vec<u8>,
+        sealed: &mut Sealed,
+    ) -> Result<(usize, Arrived), Error> {
+        let result = self.open_all(input, plain, sealed);
+        result.map_err(|Refused(error, alert)| {
+            if let Some(alert) = alert {
+                // There is nothing left to be said if not even this can be sealed.
+                let _ = self.alert(LEVEL_FATAL, alert, sealed);
+            }
+            error
+        })
+    }
+
+    fn open_all(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut Vec<u8>,
+        sealed: &mut Sealed,
+    ) -> Result<(usize, Arrived), Refused> {
+        let mut consumed = 0;
+        let mut arrived = Arrived::default();
+        while !arrived.peer_ended
+            && let Some(length) = record_length(&input[consumed..])?
+        {
+            let record = &mut input[consumed..consumed + length];
+            consumed += length;
+            let (kind, content) = self.receiving.open(record)?;
+            self.take(kind, content, plain, sealed, &mut arrived)?;
+        }
+        Ok((consumed, arrived))
+    }
+
+    fn take(
+        &mut self,
+        kind: ContentType,
+        content: &[u8],
+        plain: &mut Vec<u8>,
+        sealed: &mut Sealed,
+        arrived: &mut Arrived,
+    ) -> Result<(), Refused> {
+        let in_pieces = self.message.length > 0;
+        match (kind, content) {
+            (ContentType::Handshake, [_, ..]) => self.key_update(content, sealed),
+            (ContentType::ApplicationData, _) if !in_pieces => {
+                self.key_updates_left = TLS_KEY_UPDATES;
+                plain.extend_from_slice(content);
+                Ok(())
+            }
+            (ContentType::Alert, [_, description]) if !in_pieces => {
+                match AlertDescription::from(*description) {
+                    AlertDescription::CloseNotify => arrived.peer_ended = true,
+                    // Says that the end which follows is nobody's fault.
+                    AlertDescription::UserCanceled => self.spend_update()?,
+                    other => return Err(Refused(Error::AlertReceived(other), None)),
+                }
+                Ok(())
+            }
+            _ => Err(unexpected(kind)),
+        }
+    }
+
+    fn key_update(&mut self, piece: &[u8], sealed: &mut Sealed) -> Result<(), Refused> {
+        let Some(request) = self.message.add(piece)? else {
+            return Ok(());
+        };
+        self.spend_update()?;
+        let (number, keys) = self.secrets.update_rx_secret()?;
+        self.receiving = Keys::of((number, keys))?;
+        match request {
+            true => Ok(self.renew(sealed)?),
+            false => Ok(()),
+        }
+    }
+
+    fn spend_update(&mut self) -> Result<(), Refused> {
+        let left = self.key_updates_left.checked_sub(1);
+        self.key_updates_left = left.ok_or(Refused(
+            PeerMisbehaved::TooManyKeyUpdateRequests.into(),
+            Some(AlertDescription::UnexpectedMessage),
+        ))?;
+        Ok(())
+    }
+
+    /// Seals one record of what `pieces` bring; answers how much of it.
+    pub fn seal<'a>(
+        &mut self,
+        pieces: impl Iterator<Item = &'a [u8]> + Clone,
+        sealed: &mut Sealed,
+    ) -> Result<usize, Error> {
+        self.seal_by_keys_for(TLS_KEY_RECORDS, pieces, sealed)
+    }
+
+    fn seal_by_keys_for<'a>(
+        &mut self,
+        records: u64,
+        pieces: impl Iterator<Item = &'a [u8]> + Clone,
+        sealed: &mut Sealed,
+    ) -> Result<usize, Error> {
+        if self.sending.number >= records {
+            self.renew(sealed)?;
+        }
+        self.sending
+            .seal(ContentType::ApplicationData, pieces, sealed)
+    }
+
+    /// Says that nothing follows.
+    pub fn goodbye(&mut self, sealed: &mut Sealed) -> Result<(), Error> {
+        self.alert(LEVEL_WARNING, AlertDescription::CloseNotify, sealed)
+    }
+
+    fn alert(
+        &mut self,
+        level: u8,
+        description: AlertDescription,
+        sealed: &mut Sealed,
+    ) -> Result<(), Error> {
+        let alert = [level, description.into()];
+        self.sending
+            .seal(ContentType::Alert, [&alert[..]].into_iter(), sealed)
+            .map(drop)
+    }
+
+    /// What follows is sealed with new keys.
+    fn renew(&mut self, sealed: &mut Sealed) -> Result<(), Error> {
+        let said = [&KEY_UPDATE[..], &[NOT_REQUESTED]];
+        self.sending
+            .seal(ContentType::Handshake, said.into_iter(), sealed)?;
+        let (number, keys) = self.secrets.update_tx_secret()?;
+        self.sending = Keys::of((number, keys))?;
+        Ok(())
+    }
+}
+
+impl Message {
+    /// Whether new keys are asked of us too, once the message is whole.
+    fn add(&mut self, piece: &[u8]) -> Result<Option<bool>, Refused> {
+        let (from, to) = (
+            usize::from(self.length),
+            usize::from(self.length) + piece.len(),
+        );
+        let room = self.bytes.get_mut(from..to);
+        room.ok_or_else(|| unexpected(ContentType::Handshake))?
+            .copy_from_slice(piece);
+        let known = to.min(KEY_UPDATE.len());
+        if self.bytes[..known] != KEY_UPDATE[..known] {
+            return Err(unexpected(ContentType::Handshake));
+        }
+        if to < KEY_UPDATE_BYTES {
+            self.length = to as u8;
+            return Ok(None);
+        }
+        self.length = 0;
+        match self.bytes[KEY_UPDATE.len()] {
+            NOT_REQUESTED => Ok(Some(false)),
+            REQUESTED => Ok(Some(true)),
+            _ => Err(Refused(
+                InvalidMessage::InvalidKeyUpdate.into(),
+                Some(AlertDescription::IllegalParameter),
+            )),
+        }
+    }
+}
+
+impl Keys {
+    fn of((number, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Keys, Error> {
+        let (algorithm, key, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+            _ => return Err(Error::General("an unknown cipher".into())),
+        };
+        Ok(Keys {
+            algorithm,
+            key,
+            iv,
+            number,
+        })
+    }
+
+    /// The cipher, and what the next record is sealed or opened under.
+    fn next(&mut self) -> Result<(LessSafeKey, OnceNonce), Error> {
+        let key = UnboundKey::new(self.algorithm, self.key.as_ref());
+        let key = key.map_err(|_| Error::General("a key of another cipher".into()))?;
+        let nonce = OnceNonce::assume_unique_for_key(Nonce::new(&self.iv, self.number).0);
+        self.number += 1;
+        Ok((LessSafeKey::new(key), nonce))
+    }
+
+    /// What a whole record says, and of which kind it is.
+    fn open<'a>(&mut self, record: &'a mut [u8]) -> Result<(ContentType, &'a [u8]), Refused> {
+        let (header, body) = record.split_at_mut(HEADER_BYTES);
+        let (cipher, nonce) = self.next()?;
+        let opened = cipher.open_in_place(nonce, Aad::from(header), body);
+        let inner = &*opened
+            .map_err(|_| Refused(Error::DecryptError, Some(AlertDescription::BadRecordMac)))?;
+        if inner.len() > INNER_BYTES_MAX {
+            return Err(oversized());
+        }
+        // Padding has no other end than the last byte that is not zero.
+        let last = inner.iter().rposition(|byte| *byte != 0);
+        let last = last.ok_or_else(|| unexpected(ContentType::Unknown(0)))?;
+        Ok((ContentType::from(inner[last]), &inner[..last]))
+    }
+
+    fn seal<'a>(
+        &mut self,
+        kind: ContentType,
+        pieces: impl Iterator<Item = &'a [u8]> + Clone,
+        sealed: &mut Sealed,
+    ) -> Result<usize, Error> {
+        let offered: usize = pieces.clone().map(<[u8]>::len).sum();
+        let length = offered.min(TLS_RECORD_BYTES);
+        let behind = length + 1 + self.algorithm.tag_len();
+        let [high, low] = (behind as u16).to_be_bytes();
+        let header = [ContentType::ApplicationData.into(), 3, 3, high, low];
+        let (cipher, nonce) = self.next()?;
+        let record = sealed.room_for(HEADER_BYTES + behind);
+        record[..HEADER_BYTES].copy_from_slice(&header);
+        let (inner, tag) = record[HEADER_BYTES..].split_at_mut(length + 1);
+        let mut at = 0;
+        for piece in pieces {
+            let piece = &piece[..piece.len().min(length - at)];
+            inner[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
+        }
+        inner[length] = kind.into();
+        let made = cipher.seal_in_place_separate_tag(nonce, Aad::from(header), inner);
+        tag.copy_from_slice(made.map_err(|_| Error::EncryptError)?.as_ref());
+        Ok(length)
+    }
+}
+
+/// Bytes of the record that `input` begins with, once it is whole. One that can't become whole is refused at once.
+fn record_length(input: &[u8]) -> Result<Option<usize>, Refused> {
+    let [kind, _, _, high, low, ..] = input else {
+        return Ok(None);
+    };
+    let kind = ContentType::from(*kind);
+    if kind != ContentType::ApplicationData {
+        return Err(unexpected(kind));
+    }
+    let behind = usize::from(u16::from_be_bytes([*high, *low]));
+    if behind > SEALED_BYTES_MAX {
+        return Err(oversized());
+    }
+    let length = HEADER_BYTES + behind;
+    Ok((input.len() >= length).then_some(length))
+}
+
+fn unexpected(kind: ContentType) -> Refused {
+    let error = Error::InappropriateMessage {
+        expect_types: vec![ContentType::ApplicationData],
+        got_type: kind,
+    };
+    Refused(error, Some(AlertDescription::UnexpectedMessage))
+}
+
+fn oversized() -> Refused {
+    Refused(
+        Error::PeerSentOversizedRecord,
+        Some(AlertDescription::RecordOverflow),
+    )
+}
+
+const _: () = assert!(MAX_TAG_LEN <= SEALED_BYTES_MAX - INNER_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        gateway::tls::{
+            certificate::Certificate,
+            channel::{Scratch, shake_hands},
+            provider, server_config,
+            tickets::Tickets,
+        },
+    };
+    use rustls::{ClientConnection, pki_types::ServerName, version};
+    use std::{io::Read, sync::Arc};
+
+    /// Both ends after a handshake, without a socket between them.
+    fn established() -> (Records, ClientConnection) {
+        let directory = tempfile::tempdir().unwrap();
+        testbed::certificates::make(directory.path(), &["gateway"]);
+        let files = config::Tls {
+            certificate_file: Some(directory.path().join("gateway.pem")),
+            key_file: Some(directory.path().join("gateway.key")),
+            ticket_keys_file: None,
+        };
+        let certificate = Certificate::from_config(&files, &provider()).unwrap();
+        let config = server_config(certificate, &Arc::new(Tickets::new(None).unwrap()));
+        let mut session = UnbufferedServerConnection::new(config).unwrap();
+        let config = testbed::certificates::client(directory.path(), &[&version::TLS13]);
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        while client.is_handshaking() || session.is_handshaking() {
+            let (mut said, mut scratch) = (Vec::new(), Scratch::default());
+            client.write_tls(&mut said).unwrap();
+            shake_hands(&mut session, &mut said, &mut scratch).unwrap();
+            hear(&mut client, scratch.sealed.bytes());
+        }
+        (Records::of(session).unwrap(), client)
+    }
+
+    fn hear(client: &mut ClientConnection, mut sealed: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        while !sealed.is_empty() {
+            client.read_tls(&mut sealed).unwrap();
+            client.process_new_packets().unwrap();
+            // Nothing more is not the end.
+            let _ = client.reader().read_to_end(&mut plain);
+        }
+        plain
+    }
+
+    #[test]
+    fn keys_are_renewed_before_they_are_worn_out() {
+        let (mut records, mut client) = established();
+        let mut renewals = 0;
+        for _ in 0..10 {
+            let mut sealed = Sealed::default();
+            let before = records.sending.number;
+            let pieces = [&b"one "[..], b"", b"record"].into_iter();
+            assert_eq!(
+                records.seal_by_keys_for(3, pieces, &mut sealed).unwrap(),
+                10
+            );
+            renewals += u32::from(records.sending.number < before);
+            assert_eq!(hear(&mut client, sealed.bytes()), b"one record");
+        }
+        assert!(renewals >= 3, "{renewals}");
+    }
+
+    #[test]
+    fn a_record_takes_no_more_than_tls_allows() {
+        let (mut records, mut client) = established();
+        let long = vec![7; TLS_RECORD_BYTES];
+        let mut sealed = Sealed::default();
+        let pieces = [&b"before"[..], &long].into_iter();
+        assert_eq!(records.seal(pieces, &mut sealed).unwrap(), TLS_RECORD_BYTES);
+        assert_eq!(hear(&mut client, sealed.bytes()).len(), TLS_RECORD_BYTES);
+    }
+}
