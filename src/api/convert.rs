@@ -2,7 +2,7 @@
 
 use crate::{
     api,
-    bus::Record,
+    bus::{HeaderName, Record, header_name},
     control::upstream::SyncReply,
     envelope::{Outcome, VERSION},
     position::{Cursors, Position},
@@ -105,8 +105,8 @@ pub fn sync_reply_from_wire(wire: api::SyncReply) -> Result<SyncReply, BadField>
 }
 
 pub fn record_to_wire(record: Record) -> api::Record {
-    let header = |(name, value): (String, Bytes)| api::Header {
-        name,
+    let header = |(name, value): (HeaderName, Bytes)| api::Header {
+        name: name.into_owned(),
         value: value.into(),
     };
     api::Record {
@@ -122,7 +122,7 @@ pub fn record_from_wire(wire: api::Record) -> Record {
         key: wire.key.into(),
         value: wire.value.into(),
         headers: headers
-            .map(|header| (header.name, header.value.into()))
+            .map(|header| (header_name(&header.name), header.value.into()))
             .collect(),
     }
 }

@@ -6,12 +6,15 @@
 //! * a group's committed offset is the next one it will read; nothing is committed but by `commit`.
 
 pub mod embedded;
+mod header;
 pub mod kafka;
 mod metrics;
 mod partitioner;
 pub mod progress;
 
 pub use partitioner::partition_of;
+
+pub use header::{HeaderName, name_of as header_name};
 
 use crate::ids::Namespace;
 use async_trait::async_trait;
@@ -137,7 +140,7 @@ impl Topic {
 pub struct Record {
     pub key: Bytes,
     pub value: Bytes,
-    pub headers: Vec<(String, Bytes)>,
+    pub headers: Vec<(HeaderName, Bytes)>,
 }
 
 impl Record {
@@ -179,10 +182,10 @@ impl Record {
     }
 
     /// Replaces or adds a header.
-    pub fn set(&mut self, name: &str, value: impl Into<Bytes>) {
+    pub fn set(&mut self, name: &'static str, value: impl Into<Bytes>) {
         match self.headers.iter_mut().find(|(key, _)| key == name) {
             Some((_, old)) => *old = value.into(),
-            None => self.headers.push((name.to_owned(), value.into())),
+            None => self.headers.push((name.into(), value.into())),
         }
     }
 }

@@ -173,7 +173,7 @@ async fn a_disconnect_closes_the_users_connections() {
     record.set("kind", "disconnect");
     record
         .headers
-        .retain(|(name, _)| !matches!(name.as_str(), "pos" | "prev" | "stream"));
+        .retain(|(name, _)| !matches!(name.as_ref(), "pos" | "prev" | "stream"));
     rig.route(Topic::InApp, vec![record]).await;
     rig.core()
         .expect("a close", |message| match message {

@@ -30,7 +30,7 @@ fn record(kind: Kind, key: &'static [u8], value: &'static [u8]) -> Record {
     head.into_record(key, value)
 }
 
-fn with(mut record: Record, header: &str, value: &'static str) -> Record {
+fn with(mut record: Record, header: &'static str, value: &'static str) -> Record {
     record.set(header, value);
     record
 }

@@ -300,7 +300,7 @@ pub fn item_of(pos: u64, json: &str, lane: Priority) -> Arc<Item> {
         lane,
         None,
         None,
-        json.as_bytes(),
+        json.to_owned().into(),
     ))
 }
 

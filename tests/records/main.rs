@@ -1,7 +1,7 @@
 //! Records as an earlier release wrote them, kept as files: this release reads each, and writes the same.
 
 use herald::{
-    bus::Record,
+    bus::{Record, header_name},
     envelope::{Head, Kind, Routed},
 };
 use serde_json::Value;
@@ -15,14 +15,15 @@ fn kept(name: &str) -> Record {
     let text = |field: &str| kept[field].as_str().expect(field).to_owned();
     let mut record = Record::new(text("key"), text("value"));
     for (header, value) in kept["headers"].as_object().expect("headers") {
-        record.set(header, value.as_str().expect("text").to_owned());
+        let value = value.as_str().expect("text").to_owned();
+        record.headers.push((header_name(header), value.into()));
     }
     record
 }
 
 fn parts(record: &Record) -> (Vec<u8>, Vec<u8>, BTreeMap<String, Vec<u8>>) {
     let headers = record.headers.iter();
-    let headers = headers.map(|(name, value)| (name.clone(), value.to_vec()));
+    let headers = headers.map(|(name, value)| (name.to_string(), value.to_vec()));
     (
         record.key.to_vec(),
         record.value.to_vec(),

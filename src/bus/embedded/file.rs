@@ -4,7 +4,7 @@
 //! one contiguous range, appended to at its end and swept from its start.
 
 use super::{Log, Logs, OpenError, Options};
-use crate::bus::{Topic, TopicPartition};
+use crate::bus::{HeaderName, Topic, TopicPartition, header_name};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rusqlite::{Connection, config::DbConfig, params};
@@ -130,7 +130,7 @@ fn log(topic: Topic, id: u32, partition: u32, end: u64) -> Log {
 }
 
 /// Headers as one blob: length and bytes of the name, length and bytes of the value, again and again.
-pub(super) fn encode_headers(headers: &[(String, Bytes)]) -> Vec<u8> {
+pub(super) fn encode_headers(headers: &[(HeaderName, Bytes)]) -> Vec<u8> {
     let mut blob = Vec::new();
     for (name, value) in headers {
         for part in [name.as_bytes(), value] {
@@ -142,20 +142,21 @@ pub(super) fn encode_headers(headers: &[(String, Bytes)]) -> Vec<u8> {
 }
 
 /// `None` for a blob this code didn't write: the file is damaged.
-pub(super) fn decode_headers(blob: &[u8]) -> Option<Vec<(String, Bytes)>> {
+pub(super) fn decode_headers(blob: &[u8]) -> Option<Vec<(HeaderName, Bytes)>> {
     let mut rest = blob;
     let mut next = || {
         let (length, after) = rest.split_first_chunk::<4>()?;
         let (part, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         rest = after;
-        Some((part.to_vec(), after.is_empty()))
+        Some((part, after.is_empty()))
     };
     let mut headers = Vec::new();
     let mut done = blob.is_empty();
     while !done {
         let (name, _) = next()?;
         let (value, last) = next()?;
-        headers.push((String::from_utf8(name).ok()?, Bytes::from(value)));
+        let name = header_name(std::str::from_utf8(name).ok()?);
+        headers.push((name, Bytes::copy_from_slice(value)));
         done = last;
     }
     Some(headers)
@@ -168,9 +169,9 @@ mod tests {
     #[test]
     fn headers_read_back_as_they_were_written() {
         let headers = vec![
-            ("kind".to_owned(), Bytes::from_static(b"notification")),
-            (String::new(), Bytes::from_static(&[0, 255])),
-            ("empty".to_owned(), Bytes::new()),
+            ("kind".into(), Bytes::from_static(b"notification")),
+            ("".into(), Bytes::from_static(&[0, 255])),
+            ("unusual".into(), Bytes::new()),
         ];
         let blob = encode_headers(&headers);
         assert_eq!(decode_headers(&blob), Some(headers));

@@ -6,11 +6,14 @@ use super::{
     metrics::{Reports, Role},
 };
 use crate::{
-    bus::{Begun, BusError, Consumed, Consumer, Polled, Record, Start, Topic, TopicPartition},
+    bus::{
+        Begun, BusError, Consumed, Consumer, HeaderName, Polled, Record, Start, Topic,
+        TopicPartition, header_name,
+    },
     limits,
 };
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::BytesMut;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use rdkafka::{
@@ -518,19 +521,39 @@ fn give_up<C: rdkafka::consumer::Consumer<Side>>(
         .or_else(|_| consumer.unassign())
 }
 
+/// Its parts lie in one piece of memory: they come and go together, and there are a dozen of them.
 fn record(message: &BorrowedMessage<'_>) -> Record {
-    let bytes = |part: Option<&[u8]>| Bytes::copy_from_slice(part.unwrap_or_default());
-    let headers = || {
-        let headers = message.headers().into_iter();
-        let headers = headers.flat_map(|headers| headers.iter());
-        let owned = headers.map(|header| (header.key.to_owned(), bytes(header.value)));
-        owned.collect()
+    let (key, value) = (message.key(), message.payload());
+    let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
+    // rdkafka (0.39) panics at a name that is not UTF-8, and would at every reading. Without its headers
+    // the record is malformed to whoever reads it, and set aside.
+    let headers: Vec<(HeaderName, &[u8])> =
+        catch_unwind(AssertUnwindSafe(|| headers(message))).unwrap_or_default();
+    let of_headers: usize = headers.iter().map(|(_, value)| value.len()).sum();
+    let mut piece = BytesMut::with_capacity(key.len() + value.len() + of_headers);
+    let mut part = |bytes: &[u8]| {
+        piece.extend_from_slice(bytes);
+        piece.split().freeze()
     };
     Record {
-        key: bytes(message.key()),
-        value: bytes(message.payload()),
-        // rdkafka (0.39) panics at a name that is not UTF-8, and would at every reading. Without its headers
-        // the record is malformed to whoever reads it, and set aside.
-        headers: catch_unwind(AssertUnwindSafe(headers)).unwrap_or_default(),
+        key: part(key),
+        value: part(value),
+        headers: headers
+            .into_iter()
+            .map(|(name, value)| (name, part(value)))
+            .collect(),
     }
+}
+
+fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<(HeaderName, &'a [u8])> {
+    let Some(headers) = message.headers() else {
+        return Vec::new();
+    };
+    let parts = headers.iter().map(|header| {
+        let value = header.value.unwrap_or_default();
+        (header_name(header.key), value)
+    });
+    let mut all = Vec::with_capacity(headers.count());
+    all.extend(parts);
+    all
 }

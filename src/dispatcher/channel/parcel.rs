@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_is_broken_is_named_and_what_is_newer_is_not_broken() {
-        let with = |header: &str, value: &'static str| {
+        let with = |header: &'static str, value: &'static str| {
             let mut record = consumed().record;
             record.set(header, value);
             Parcel::read(&record).unwrap_err()

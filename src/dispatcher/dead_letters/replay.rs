@@ -48,7 +48,7 @@ pub fn again(letter: &Record) -> Result<(Target, Record), String> {
     let mut record = letter.clone();
     record
         .headers
-        .retain(|(name, _)| !REMOVED.contains(&name.as_str()));
+        .retain(|(name, _)| !REMOVED.contains(&name.as_ref()));
     record.set("again", "1");
     Ok((target, record))
 }
@@ -87,7 +87,7 @@ mod tests {
         ] {
             let (target, record) = again(&letter(from)).unwrap();
             assert_eq!(target, to, "{from}");
-            let names = record.headers.iter().map(|(name, _)| name.as_str());
+            let names = record.headers.iter().map(|(name, _)| name.as_ref());
             let names: Vec<&str> = names.collect();
             assert_eq!(names, ["id", "channel", "devices", "again"], "{from}");
             assert_eq!((&*record.key, &*record.value), (&b"42"[..], &b"{}"[..]));

@@ -68,7 +68,7 @@ pub async fn show(
     let mut shown = describe(&letter);
     let headers = letter.record.headers.iter();
     let headers: Map<String, Value> = headers
-        .map(|(name, value)| (name.clone(), json!(String::from_utf8_lossy(value))))
+        .map(|(name, value)| (name.to_string(), json!(String::from_utf8_lossy(value))))
         .collect();
     shown["headers"] = headers.into();
     shown["value"] = json!(String::from_utf8_lossy(&letter.record.value));

@@ -41,10 +41,10 @@ impl Item {
         lane: Priority,
         expires_ms: Option<u64>,
         collapse_key: Option<Box<str>>,
-        json: &[u8],
+        json: Bytes,
     ) -> Item {
         // The router writes one line already; a record of another producer may not.
-        let json = frames::one_line(Bytes::copy_from_slice(json));
+        let json = frames::one_line(json);
         let ws = frame::encode(frame::TEXT, &json);
         Item {
             kind,
@@ -71,7 +71,7 @@ impl Item {
             routed.head.priority,
             routed.head.expires_ms,
             routed.collapse_key.as_deref().map(Box::from),
-            &routed.frame,
+            routed.frame.clone(),
         )
     }
 
@@ -89,7 +89,7 @@ impl Item {
             lane,
             None,
             None,
-            &json,
+            json,
         )
     }
 

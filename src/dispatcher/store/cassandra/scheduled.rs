@@ -8,7 +8,7 @@ use super::{
     stream::{damaged, ms},
 };
 use crate::{
-    bus::{Record, Topic},
+    bus::{Record, Topic, header_name},
     dispatcher::store::{Cancelled, Scheduled, StoreError},
     ids::NotificationId,
     limits,
@@ -31,7 +31,7 @@ pub async fn put(link: &Link, scheduled: &Scheduled) -> Result<(), StoreError> {
     let headers: Vec<(&str, &[u8])> = record
         .headers
         .iter()
-        .map(|(name, value)| (name.as_str(), value.as_ref()))
+        .map(|(name, value)| (name.as_ref(), value.as_ref()))
         .collect();
     let headers = serde_json::to_string(&headers).expect("headers are plain data");
     // Where it stands first: without its row it is as if it was sent.
@@ -151,7 +151,7 @@ fn read(stored: Stored) -> Result<Scheduled, StoreError> {
             value: value.into(),
             headers: headers
                 .into_iter()
-                .map(|(name, value)| (name, value.into()))
+                .map(|(name, value)| (header_name(&name), value.into()))
                 .collect(),
         },
     })

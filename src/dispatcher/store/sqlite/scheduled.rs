@@ -2,7 +2,7 @@
 
 use super::{encode, schema::Failure};
 use crate::{
-    bus::{Record, Topic},
+    bus::{Record, Topic, header_name},
     dispatcher::store::{Cancelled, Scheduled, StoreError},
     ids::NotificationId,
 };
@@ -14,7 +14,7 @@ pub fn put(connection: &Connection, scheduled: &Scheduled) -> Result<(), Failure
     let headers: Vec<(&str, &[u8])> = record
         .headers
         .iter()
-        .map(|(name, value)| (name.as_str(), value.as_ref()))
+        .map(|(name, value)| (name.as_ref(), value.as_ref()))
         .collect();
     let mut statement = connection.prepare_cached(
         "INSERT INTO scheduled (id, due_ms, topic, key, value, headers)
@@ -109,7 +109,7 @@ fn read(row: &Row<'_>) -> Result<Scheduled, Failure> {
             value: bytes(4)?,
             headers: headers
                 .into_iter()
-                .map(|(name, value)| (name, value.into()))
+                .map(|(name, value)| (header_name(&name), value.into()))
                 .collect(),
         },
     })

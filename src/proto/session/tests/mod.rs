@@ -334,7 +334,7 @@ impl Draft {
             self.lane,
             self.expires_ms,
             self.collapse_key.map(Box::from),
-            json.as_bytes(),
+            json.into(),
         )
     }
 }

@@ -180,7 +180,7 @@ fn json_over_several_lines_stays_one_event() {
         Priority::Normal,
         None,
         None,
-        json,
+        Bytes::from_static(json),
     );
     pair.deliver(1, item);
     pair.synced(5, true);
