@@ -32,10 +32,10 @@ pub const TLS_HANDSHAKES: usize = 4_096;
 /// Bytes of one connection that wait for the rest of their TLS record, or of a message of the handshake: the
 /// largest record of TLS 1.2 and half a KiB. Over: closed, counted (`tls_too_long`).
 pub const TLS_INCOMING_BYTES: usize = 18 * KIB + 512;
-/// Records that are sealed with the same keys: half of what AES-GCM may be trusted with (RFC 8446, 5.5, counts
-/// 2^24.5), and further changes of keys that a client may ask for before it says something.
+/// Records that are sealed with the same keys: a third of what RFC 8446 (5.5) trusts AES-GCM with, 2^24.5.
 pub const TLS_KEY_RECORDS: u64 = 1 << 23;
-pub const TLS_KEY_UPDATES: u8 = 32;
+/// Records that bring nothing (new keys, no bytes) one after the other. Over: closed, counted (`tls_misbehaved`).
+pub const TLS_EMPTY_RECORDS: u8 = 32;
 /// Payload of one TLS record that is sent, the most that TLS allows. What the kernel does not take of it is
 /// kept, with nothing behind it.
 pub const TLS_RECORD_BYTES: usize = 16 * KIB;

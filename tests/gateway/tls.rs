@@ -38,6 +38,8 @@ on_both_engines!(
     a_message_of_tls_in_pieces_does_no_harm,
     what_tls_does_not_allow_ends_the_connection_and_no_other,
     new_keys_without_end_are_refused,
+    empty_records_without_end_are_refused,
+    new_keys_that_come_with_the_end_of_the_handshake_are_followed,
     padding_is_left_out,
     the_proxy_header_precedes_the_handshake,
     both_ports_serve_side_by_side_on_every_core,
@@ -442,12 +444,43 @@ fn new_keys_without_end_are_refused(engine: Engine) {
     client.hear_type("welcome");
     let (conn, ..) = gateway.opened();
     let stream = client.socket.get_mut();
-    for _ in 0..=limits::TLS_KEY_UPDATES {
+    for _ in 0..=limits::TLS_EMPTY_RECORDS {
         stream.tls.as_mut().unwrap().refresh_traffic_keys().unwrap();
     }
     client.say(r#"{"type":"ping"}"#);
     gateway.closed(conn);
     gateway.await_metric(r#"herald_tls_broken_total{cause="tls_misbehaved"}"#, 1.0);
+}
+
+fn empty_records_without_end_are_refused(engine: Engine) {
+    let mut gateway = start(engine);
+    let mut client = Sealer::connect(&mut gateway);
+    for _ in 0..=limits::TLS_EMPTY_RECORDS {
+        client.say(APPLICATION, &[]);
+    }
+    gateway.closed(client.conn);
+    gateway.await_metric(r#"herald_tls_broken_total{cause="tls_misbehaved"}"#, 1.0);
+}
+
+fn new_keys_that_come_with_the_end_of_the_handshake_are_followed(engine: Engine) {
+    let gateway = start(engine);
+    let mut stream = connect(&gateway, &client(&version::TLS13));
+    let tls = stream.tls.as_mut().unwrap();
+    // Up to the client's last message, which waits to be sent.
+    tls.write_tls(&mut stream.tcp).unwrap();
+    while tls.is_handshaking() {
+        tls.read_tls(&mut stream.tcp).unwrap();
+        tls.process_new_packets().unwrap();
+    }
+    tls.refresh_traffic_keys().unwrap();
+    tls.writer().write_all(HEAD.as_bytes()).unwrap();
+    let mut together = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut together).unwrap();
+    }
+    stream.tcp.write_all(&together).unwrap();
+    let answer = read_to_end(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
 }
 
 fn padding_is_left_out(engine: Engine) {

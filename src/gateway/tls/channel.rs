@@ -181,7 +181,8 @@ impl Channel {
         })
     }
 
-    /// Keeps the keys alone once the handshake is over. Not while rustls has seen a part of what is to come.
+    /// Keeps the keys alone once the handshake is over. Right after something was sealed: rustls then owes nothing, as
+    /// the announcement of new keys, which it would take along. Not while it has seen a part of what is to come.
     fn hand_over(&mut self) -> Result<(), rustls::Error> {
         let Session::Rustls(session) = &self.session else {
             return Ok(());
@@ -210,10 +211,6 @@ impl Channel {
         // Behind our goodbye nothing is answered any more, and rustls takes an alert after it for a bug of its own.
         if self.peer_ended || self.failed || self.said_goodbye {
             return Ok(Arrived::default());
-        }
-        if let Err(error) = self.hand_over() {
-            self.failed = true;
-            return Err(error.into());
         }
         let result = match self.incoming.is_empty() {
             true => self.open(bytes, scratch).map(|(consumed, arrived)| {
@@ -344,10 +341,18 @@ impl Channel {
         if self.failed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        if let Err(error) = self.hand_over() {
-            self.failed = true;
-            return Err(io::Error::other(error));
-        }
+        let sealed = self.seal_one(slices, from, scratch);
+        // The number of a record that was lost is used up: nothing that follows it could be opened.
+        self.failed |= sealed.is_err();
+        sealed
+    }
+
+    fn seal_one(
+        &mut self,
+        slices: &[IoSlice],
+        from: usize,
+        scratch: &mut Scratch,
+    ) -> io::Result<usize> {
         let Scratch {
             gathered, sealed, ..
         } = scratch;
@@ -356,6 +361,7 @@ impl Channel {
                 let payload = one_record(slices, from, gathered);
                 // With the bytes of before: the session may remember to have seen a part of them.
                 encrypt(session, payload, &mut self.incoming, sealed)?;
+                self.hand_over().map_err(io::Error::other)?;
                 Ok(payload.len())
             }
             Session::Records(records) => {

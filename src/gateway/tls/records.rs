@@ -6,12 +6,13 @@
 //! others, stay with rustls, sealing and opening with aws-lc.
 //!
 //! Invariants (RFC 8446, section 5):
-//! * a number is used once under a key, and each direction changes keys before it could run out;
+//! * a number is used once under a key, and what is sent changes keys before they are worn out;
+//! * what arrives is answered by nothing but one alert, the last: whoever does not read piles nothing up here;
 //! * nothing of a record is looked at before it was opened, but the five bytes of its header;
 //! * what is not allowed ends the connection, by the alert that is due, as the last record.
 
 use super::channel::{Arrived, Sealed};
-use crate::limits::{TLS_KEY_RECORDS, TLS_KEY_UPDATES, TLS_RECORD_BYTES};
+use crate::limits::{TLS_EMPTY_RECORDS, TLS_KEY_RECORDS, TLS_RECORD_BYTES};
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN,
     Nonce as OnceNonce, UnboundKey,
@@ -44,8 +45,10 @@ pub(super) struct Records {
     sending: Keys,
     receiving: Keys,
     message: Message,
-    /// Before something that is meant for us has to come.
-    key_updates_left: u8,
+    /// New keys were asked of us, and are due before the next that is said, however often they were asked for.
+    owes_keys: bool,
+    /// Records that bring nothing, before one has to come that does.
+    empty_left: u8,
 }
 
 /// Of the one message that may come in pieces.
@@ -82,19 +85,20 @@ impl Records {
             sending: Keys::of(extracted.tx)?,
             receiving: Keys::of(extracted.rx)?,
             message: Message::default(),
-            key_updates_left: TLS_KEY_UPDATES,
+            owes_keys: false,
+            empty_left: TLS_EMPTY_RECORDS,
         })
     }
 
-    /// Opens whole records; answers how many bytes they had. What the other side is owed for them is put into `sealed`, an
-    /// alert after an error too, and what was opened before counts.
+    /// Opens whole records; answers how many bytes they had. After an error `sealed` has the alert that is due, and
+    /// what was opened before counts.
     pub fn open(
         &mut self,
         input: &mut [u8],
         plain: &mut Vec<u8>,
         sealed: &mut Sealed,
     ) -> Result<(usize, Arrived), Error> {
-        let result = self.open_all(input, plain, sealed);
+        let result = self.open_all(input, plain);
         result.map_err(|Refused(error, alert)| {
             if let Some(alert) = alert {
                 // There is nothing left to be said if not even this can be sealed.
@@ -108,7 +112,6 @@ impl Records {
         &mut self,
         input: &mut [u8],
         plain: &mut Vec<u8>,
-        sealed: &mut Sealed,
     ) -> Result<(usize, Arrived), Refused> {
         let mut consumed = 0;
         let mut arrived = Arrived::default();
@@ -118,7 +121,7 @@ impl Records {
             let record = &mut input[consumed..consumed + length];
             consumed += length;
             let (kind, content) = self.receiving.open(record)?;
-            self.take(kind, content, plain, sealed, &mut arrived)?;
+            self.take(kind, content, plain, &mut arrived)?;
         }
         Ok((consumed, arrived))
     }
@@ -128,14 +131,14 @@ impl Records {
         kind: ContentType,
         content: &[u8],
         plain: &mut Vec<u8>,
-        sealed: &mut Sealed,
         arrived: &mut Arrived,
     ) -> Result<(), Refused> {
         let in_pieces = self.message.length > 0;
         match (kind, content) {
-            (ContentType::Handshake, [_, ..]) => self.key_update(content, sealed),
+            (ContentType::Handshake, [_, ..]) => self.key_update(content),
+            (ContentType::ApplicationData, []) if !in_pieces => self.spend_empty(),
             (ContentType::ApplicationData, _) if !in_pieces => {
-                self.key_updates_left = TLS_KEY_UPDATES;
+                self.empty_left = TLS_EMPTY_RECORDS;
                 plain.extend_from_slice(content);
                 Ok(())
             }
@@ -143,7 +146,7 @@ impl Records {
                 match AlertDescription::from(*description) {
                     AlertDescription::CloseNotify => arrived.peer_ended = true,
                     // Says that the end which follows is nobody's fault.
-                    AlertDescription::UserCanceled => self.spend_update()?,
+                    AlertDescription::UserCanceled => self.spend_empty()?,
                     other => return Err(Refused(Error::AlertReceived(other), None)),
                 }
                 Ok(())
@@ -152,22 +155,19 @@ impl Records {
         }
     }
 
-    fn key_update(&mut self, piece: &[u8], sealed: &mut Sealed) -> Result<(), Refused> {
-        let Some(request) = self.message.add(piece)? else {
+    fn key_update(&mut self, piece: &[u8]) -> Result<(), Refused> {
+        let Some(requested) = self.message.add(piece)? else {
             return Ok(());
         };
-        self.spend_update()?;
-        let (number, keys) = self.secrets.update_rx_secret()?;
-        self.receiving = Keys::of((number, keys))?;
-        match request {
-            true => Ok(self.renew(sealed)?),
-            false => Ok(()),
-        }
+        self.spend_empty()?;
+        self.receiving = Keys::of(self.secrets.update_rx_secret()?)?;
+        self.owes_keys |= requested;
+        Ok(())
     }
 
-    fn spend_update(&mut self) -> Result<(), Refused> {
-        let left = self.key_updates_left.checked_sub(1);
-        self.key_updates_left = left.ok_or(Refused(
+    fn spend_empty(&mut self) -> Result<(), Refused> {
+        let left = self.empty_left.checked_sub(1);
+        self.empty_left = left.ok_or(Refused(
             PeerMisbehaved::TooManyKeyUpdateRequests.into(),
             Some(AlertDescription::UnexpectedMessage),
         ))?;
@@ -189,7 +189,7 @@ impl Records {
         pieces: impl Iterator<Item = &'a [u8]> + Clone,
         sealed: &mut Sealed,
     ) -> Result<usize, Error> {
-        if self.sending.number >= records {
+        if self.owes_keys || self.sending.number >= records {
             self.renew(sealed)?;
         }
         self.sending
@@ -218,8 +218,8 @@ impl Records {
         let said = [&KEY_UPDATE[..], &[NOT_REQUESTED]];
         self.sending
             .seal(ContentType::Handshake, said.into_iter(), sealed)?;
-        let (number, keys) = self.secrets.update_tx_secret()?;
-        self.sending = Keys::of((number, keys))?;
+        self.sending = Keys::of(self.secrets.update_tx_secret()?)?;
+        self.owes_keys = false;
         Ok(())
     }
 }
