@@ -208,6 +208,8 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("fcm.service_account_file", "DIR/token.key"),
         ("fcm.url", "fcm.googleapis.com"),
         ("apns.address", "api.push.apple.com"),
+        ("apns.gone_percent_max", "0"),
+        ("fcm.gone_window", "1"),
         ("log.level", "foo"),
     ] {
         refuses("dispatcher", &[(key, value)], key);

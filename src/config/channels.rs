@@ -237,6 +237,8 @@ pub struct WebPush {
     pub ca_file: Option<PathBuf>,
     pub timeout_ms: u64,
     pub at_once: usize,
+    pub gone_percent_max: u8,
+    pub gone_window: usize,
 }
 
 impl Default for WebPush {
@@ -254,6 +256,8 @@ impl Default for WebPush {
             ca_file: None,
             timeout_ms: limits::PUSH_TIMEOUT.as_millis() as u64,
             at_once: limits::PUSH_AT_ONCE,
+            gone_percent_max: limits::GONE_PERCENT,
+            gone_window: limits::GONE_WINDOW,
         }
     }
 }
@@ -261,6 +265,7 @@ impl Default for WebPush {
 impl WebPush {
     pub fn check(&self) -> Result<(), ConfigError> {
         sends("web_push", self.timeout_ms, self.at_once)?;
+        usual("web_push", self.gone_percent_max, self.gone_window)?;
         let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
         if self.hosts.iter().any(String::is_empty) {
             return wrong(
@@ -308,6 +313,8 @@ pub struct Fcm {
     pub at_once: usize,
     /// Messages a second of the whole fleet; 0: as many as go.
     pub per_s: u32,
+    pub gone_percent_max: u8,
+    pub gone_window: usize,
 }
 
 impl Default for Fcm {
@@ -321,6 +328,8 @@ impl Default for Fcm {
             timeout_ms: limits::PUSH_TIMEOUT.as_millis() as u64,
             at_once: limits::FCM_AT_ONCE,
             per_s: limits::FCM_PER_S,
+            gone_percent_max: limits::GONE_PERCENT,
+            gone_window: limits::GONE_WINDOW,
         }
     }
 }
@@ -329,6 +338,7 @@ impl Fcm {
     pub fn check(&self) -> Result<(), ConfigError> {
         sends("fcm", self.timeout_ms, self.at_once)?;
         within("fcm.per_s", self.per_s, limits::PROVIDER_PER_S_ALLOWED)?;
+        usual("fcm", self.gone_percent_max, self.gone_window)?;
         named("fcm.project_id", self.project_id.as_deref())?;
         let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
         if let Some(project) = &self.project_id {
@@ -368,6 +378,8 @@ pub struct Apns {
     pub ca_file: Option<PathBuf>,
     pub timeout_ms: u64,
     pub at_once: usize,
+    pub gone_percent_max: u8,
+    pub gone_window: usize,
     pub connections: usize,
     /// Messages a second of the whole fleet; 0: as many as go.
     pub per_s: u32,
@@ -384,6 +396,8 @@ impl Default for Apns {
             ca_file: None,
             timeout_ms: limits::PUSH_TIMEOUT.as_millis() as u64,
             at_once: limits::APNS_AT_ONCE,
+            gone_percent_max: limits::GONE_PERCENT,
+            gone_window: limits::GONE_WINDOW,
             connections: limits::APNS_CONNECTIONS,
             per_s: limits::APNS_PER_S,
         }
@@ -394,6 +408,7 @@ impl Apns {
     /// Of the key, its id, its team and the topic there are all or none.
     pub fn check(&self) -> Result<(), ConfigError> {
         sends("apns", self.timeout_ms, self.at_once)?;
+        usual("apns", self.gone_percent_max, self.gone_window)?;
         let allowed = limits::APNS_CONNECTIONS_ALLOWED;
         within("apns.connections", self.connections, allowed)?;
         within("apns.per_s", self.per_s, limits::PROVIDER_PER_S_ALLOWED)?;
@@ -424,6 +439,14 @@ pub(super) fn sends(section: &str, timeout_ms: u64, at_once: usize) -> Result<()
     within(&format!("{section}.timeout_ms"), timeout_ms, allowed)?;
     let allowed = limits::PUSH_AT_ONCE_ALLOWED;
     within(&format!("{section}.at_once"), at_once, allowed)
+}
+
+/// How often devices are called gone.
+fn usual(section: &str, percent_max: u8, window: usize) -> Result<(), ConfigError> {
+    let allowed = limits::GONE_PERCENT_ALLOWED;
+    within(&format!("{section}.gone_percent_max"), percent_max, allowed)?;
+    let allowed = limits::GONE_WINDOW_ALLOWED;
+    within(&format!("{section}.gone_window"), window, allowed)
 }
 
 /// Whether `host:port` is of this host.

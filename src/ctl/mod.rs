@@ -4,6 +4,7 @@
 mod connection;
 mod dlq;
 mod drain;
+mod quarantine;
 mod show;
 mod suppressions;
 mod topics;
@@ -68,6 +69,8 @@ enum Command {
     Dlq(dlq::Dlq),
     /// E-mail addresses that are not sent to.
     Suppressions(suppressions::Suppressions),
+    /// Devices that were called gone more often than is usual: look at them, restore or remove them.
+    Quarantine(quarantine::Quarantine),
     /// Check or create the Kafka topics of a dispatcher's configuration.
     Topics(topics::Topics),
 }
@@ -179,6 +182,9 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
         Command::Dlq(dlq) => dlq::run(&ctl.endpoint, dlq, as_json).await?,
         Command::Suppressions(suppressions) => {
             suppressions::run(&ctl.endpoint, suppressions, as_json).await?;
+        }
+        Command::Quarantine(quarantine) => {
+            quarantine::run(&ctl.endpoint, quarantine, as_json).await?
         }
         Command::Topics(topics) => topics::run(topics).await?,
     }

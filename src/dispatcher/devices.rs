@@ -85,6 +85,8 @@ pub struct Device {
     pub secret: String,
     /// Unix ms at which it was last entered.
     pub updated_ms: u64,
+    /// Unix ms since which it is in quarantine: its provider called it gone, and was not believed. It is not sent to.
+    pub quarantined_ms: Option<u64>,
 }
 
 impl Device {
@@ -134,6 +136,7 @@ impl Device {
             address,
             secret,
             updated_ms: now_ms,
+            quarantined_ms: None,
         })
     }
 }

@@ -489,7 +489,13 @@ impl Shared {
         for channel in configured {
             let sender = Sender {
                 channel,
-                providers: Places::of(channel, &self.channels, &self.quotas),
+                providers: Places::of(
+                    channel,
+                    &self.channels,
+                    &self.quotas,
+                    &self.store,
+                    &self.channel_metrics,
+                ),
                 store: self.store.clone(),
                 registry: self.registry.clone(),
                 patience: start.patience.clone(),

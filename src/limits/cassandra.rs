@@ -37,7 +37,7 @@ pub const HEADS_REMEMBERED: usize = 100_000;
 /// (notification, user) pairs known to be in the indexes of the delivery log, 150 B each. Over: written again.
 pub const INDEXED_REMEMBERED: usize = 100_000;
 /// Parts that the users of one notification are divided into, so that those who read a broadcast are in none too
-/// many. Fixed for ever.
+/// many; and those whose devices are in quarantine. Fixed for ever.
 pub const DELIVERY_SLICES: u16 = 16;
 /// (config) Copies of each row in the data centre that `herald dispatcher migrate` makes a keyspace with.
 pub const REPLICATION_ALLOWED: RangeInclusive<u32> = 1..=9;

@@ -67,6 +67,15 @@ pub const PUSH_AT_ONCE: usize = 64;
 pub const PUSH_AT_ONCE_ALLOWED: RangeInclusive<usize> = 1..=1_024;
 /// How long a push service keeps what has no end of its own; none keeps it longer.
 pub const PUSH_TTL_S: u64 = 28 * 24 * 3600;
+/// (config) Of so many answers of a push provider so many hundredths may call a device gone, and a device is deleted when
+/// so many messages to others were taken since. Over: devices are put in quarantine.
+pub const GONE_PERCENT: u8 = 10;
+pub const GONE_PERCENT_ALLOWED: RangeInclusive<u8> = 1..=100;
+pub const GONE_WINDOW: usize = 1_000;
+pub const GONE_WINDOW_ALLOWED: RangeInclusive<usize> = 10..=100_000;
+/// Devices called gone that say nothing of a provider yet, and those that wait to be deleted. Over: they are met again.
+pub const GONE_FEW: usize = 20;
+pub const GONE_HELD: usize = 1_000;
 /// Token of an app at FCM. Over: 422.
 pub const FCM_TOKEN_BYTES: usize = 4 * super::KIB;
 /// (config) Messages to FCM at once: 800 a second, at a third of a second each.

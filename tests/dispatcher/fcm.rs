@@ -1,6 +1,6 @@
 //! Firebase Cloud Messaging, from the API to a strict server of its protocol.
 
-use crate::rig::{Answer, Rig, is};
+use crate::rig::{Answer, Rig, eventually, is};
 use herald::{bus::Topic, config, dispatcher::channel::Channels};
 use reqwest::{Method, Version};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ fn config(server: &FcmServer) -> config::Channels {
         service_account_file: Some(server.service_account_file()),
         url: server.url(),
         ca_file: Some(server.ca_file()),
+        gone_window: 10,
         ..config::Fcm::default()
     };
     config::Channels {
@@ -104,17 +105,29 @@ async fn what_a_producer_says_of_a_platform_wins_and_the_rest_stays() {
 async fn a_token_is_forgotten_for_its_own_code_only() {
     let server = FcmServer::start().await;
     let rig = Rig::with_channels(&config(&server)).await;
-    for (user, token, error, is_kept) in [
-        ("1", "gone", "gone", false),
-        ("2", "bad", "gone", false),
-        ("3", "foreign", "other_sender", true),
-        ("4", "lost", "provider_refused", true),
+    for (user, token, error) in [
+        ("1", "gone", "gone"),
+        ("2", "bad", "gone"),
+        ("3", "foreign", "other_sender"),
+        ("4", "lost", "provider_refused"),
     ] {
         enter(&rig, user, token).await;
         let id = rig.push_to(user, json!({ "priority": "low" })).await;
         let shown = rig.state("push", &id, is("failed")).await;
         assert_eq!(shown["error"], error, "{token}");
-        assert_eq!(!devices(&rig, user).await.is_empty(), is_kept, "{token}");
+        assert_eq!(devices(&rig, user).await, [token], "nobody is reached yet");
+    }
+    for n in 0..10 {
+        enter(&rig, "5", &format!("live{n}")).await;
+    }
+    let id = rig.push_to("5", json!({})).await;
+    rig.state("push", &id, is("sent")).await;
+    for user in ["1", "2"] {
+        let is_forgotten = || async { devices(&rig, user).await.is_empty().then_some(()) };
+        eventually(is_forgotten).await;
+    }
+    for user in ["3", "4"] {
+        assert_eq!(devices(&rig, user).await.len(), 1);
     }
 }
 

@@ -19,6 +19,7 @@ mod notify_stream;
 mod openapi;
 mod poison;
 mod preferences;
+mod quarantine;
 mod refusals;
 mod rig;
 mod router;

@@ -286,6 +286,9 @@ async fn operators(rig: &Rig) {
         None,
     )
     .await;
+    as_admin(rig, Method::GET, "/v1/quarantine/fcm", None).await;
+    as_admin(rig, Method::POST, "/v1/quarantine/fcm/restore", None).await;
+    as_admin(rig, Method::DELETE, "/v1/quarantine/fcm", None).await;
     let key = json!({ "producer": "bank", "admin": false });
     as_admin(rig, Method::POST, "/v1/api-keys", Some(key)).await;
 
@@ -330,8 +333,12 @@ async fn everything_that_is_described_is_answered_as_described() {
     of_a_user(&rig).await;
     keyless(&rig, &server).await;
     operators(&rig).await;
-    // Where push and text messages are configured they are driven: tests/dispatcher/{web_push,sms}.rs.
-    let elsewhere = ["GET /v1/web_push", "POST /v1/sms/{provider}/{id}/{user}"];
+    // Where push and text messages are configured they are driven: tests/dispatcher/{web_push,sms,quarantine}.rs.
+    let elsewhere = [
+        "GET /v1/web_push",
+        "POST /v1/sms/{provider}/{id}/{user}",
+        "POST /v1/users/{user}/devices/{id}/restore",
+    ];
     let mut left = operations();
     left.retain(|name| !rig.driven.lock().contains(name) && !elsewhere.contains(&name.as_str()));
     assert!(left.is_empty(), "never answered with success: {left:?}");

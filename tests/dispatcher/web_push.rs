@@ -1,6 +1,6 @@
 //! Web Push, from the API to a strict push service.
 
-use crate::rig::{Answer, Rig, is};
+use crate::rig::{Answer, Rig, eventually, is};
 use herald::{bus::Topic, config};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ fn config(service: &PushService, key: PathBuf) -> config::Channels {
         contact: Some("mailto:ops@shop.example".into()),
         hosts: vec![service.host()],
         ca_file: Some(service.ca_file()),
+        gone_window: 10,
         ..config::WebPush::default()
     };
     config::Channels {
@@ -84,14 +85,19 @@ async fn a_subscription_that_is_gone_is_forgotten_and_no_other() {
         (&shown["devices"], &shown["error"]),
         (&json!(1), &json!("gone"))
     );
-    let listed = rig.get("/v1/users/42/devices").await;
-    let ids: Vec<&Value> = listed["devices"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| &one["id"])
-        .collect();
-    assert_eq!(ids, [&json!("ok")]);
+    for n in 0..10 {
+        let name = format!("live{n}");
+        enter(&rig, "44", &name, service.subscribe(&name)).await;
+    }
+    let id = rig.push_to("44", json!({})).await;
+    rig.state("push", &id, is("sent")).await;
+    eventually(|| async {
+        let listed = rig.get("/v1/users/42/devices").await;
+        let devices = listed["devices"].as_array().unwrap();
+        let ids: Vec<&Value> = devices.iter().map(|one| &one["id"]).collect();
+        (ids == [&json!("ok")]).then_some(())
+    })
+    .await;
     rig.drained("push", Topic::Push).await;
     assert_eq!(rig.count(Topic::Dlq).await, 0, "nothing to try again");
 

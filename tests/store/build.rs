@@ -113,6 +113,7 @@ pub fn email(user: &UserId, id: &str, address: &str) -> Device {
         address: address.into(),
         secret: String::new(),
         updated_ms: 5,
+        quarantined_ms: None,
     }
 }
 

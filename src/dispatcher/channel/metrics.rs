@@ -16,6 +16,10 @@ pub struct ChannelMetrics {
     pub open: IntGaugeVec,
     /// From the producer's request to the provider's answer.
     pub delivered_s: HistogramVec,
+    /// Devices that their provider called gone.
+    pub gone: IntCounterVec,
+    /// Whether it does so more often than usual.
+    pub gone_unusual: IntGaugeVec,
     pub claims: IntCounterVec,
     pub retries: IntCounterVec,
     /// Critical ones that were tried this often: somebody should know.
@@ -54,6 +58,16 @@ impl ChannelMetrics {
                 "delivered_seconds",
                 "From the producer's request to the provider's answer, of what was sent.",
                 &["channel", "priority"],
+            ),
+            gone: metrics.counters(
+                "devices_gone_total",
+                "Devices that their provider called gone, by what became of them (forgotten, quarantined).",
+                &["provider", "result"],
+            ),
+            gone_unusual: metrics.gauges(
+                "devices_gone_unusual",
+                "1 while a provider calls more devices gone than is usual: they are put in quarantine, not deleted.",
+                &["provider"],
             ),
             claims: metrics.counters(
                 "send_claims_total",

@@ -16,6 +16,7 @@ mod apns;
 mod breaker;
 pub mod email;
 mod fcm;
+mod gone;
 mod http;
 mod metrics;
 mod parcel;
@@ -42,6 +43,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use apns::Apns;
 use email::{Smtp, events::Events, unsubscribe::Unsubscribe};
 use fcm::Fcm;
+use gone::Usual;
 use sms::Sms;
 use web_push::WebPush;
 
@@ -83,6 +85,11 @@ pub trait Provider: Send + Sync + 'static {
         1
     }
 
+    /// How often it calls devices gone, usually; `None`: it does not.
+    fn usual(&self) -> Option<Usual> {
+        None
+    }
+
     async fn send(&self, message: &Message<'_>) -> Answer;
 }
 
@@ -111,7 +118,7 @@ pub enum Answer {
     },
     /// It never will.
     Permanent { class: &'static str, reason: String },
-    /// The device is no more: it is forgotten.
+    /// The device is no more: it is forgotten, if the provider is believed.
     Gone,
 }
 

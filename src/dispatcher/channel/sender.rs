@@ -3,6 +3,7 @@
 use super::{
     Answer, Breakers, ChannelMetrics, Channels, Message, Provider,
     breaker::Breaker,
+    gone::Gone,
     parcel::Parcel,
     settle::{Reached, Settled, end, settle, unshown},
 };
@@ -46,15 +47,23 @@ pub struct Places {
     provider: Arc<dyn Provider>,
     free: Semaphore,
     throttle: Throttle,
+    gone: Gone,
 }
 
 impl Places {
     /// Of the channel's providers.
-    pub fn of(channel: Channel, channels: &Channels, quotas: &Quotas) -> Vec<Places> {
+    pub fn of(
+        channel: Channel,
+        channels: &Channels,
+        quotas: &Quotas,
+        store: &SharedStore,
+        metrics: &ChannelMetrics,
+    ) -> Vec<Places> {
         let places = |provider: &Arc<dyn Provider>| Places {
             provider: provider.clone(),
             free: Semaphore::new(provider.at_once()),
             throttle: Throttle::new(quotas.clone(), provider.name(), provider.per_s()),
+            gone: Gone::new(provider.as_ref(), store.clone(), metrics.clone()),
         };
         channels.of(channel).map(places).collect()
     }
@@ -96,10 +105,17 @@ impl Sender {
             let cause = (tried.attempts > 0).then_some("expired");
             return Ok(end(tried, "expired", cause));
         }
-        let devices = self.devices(parcel).await?;
-        if devices.is_empty() {
-            return Ok(end(tried, "no_address", None));
-        }
+        let (sent_to, set_aside): (Vec<_>, Vec<_>) = self
+            .devices(parcel)
+            .await?
+            .into_iter()
+            .partition(|(device, _)| device.quarantined_ms.is_none());
+        let devices = match (sent_to.is_empty(), set_aside.is_empty()) {
+            (true, true) => return Ok(end(tried, "no_address", None)),
+            // Its provider wants no more of it, and who goes on is not listened to for long.
+            (true, false) => return Ok(end(tried, "quarantined", None)),
+            (false, _) => sent_to,
+        };
         let subject = Subject {
             head: &parcel.head,
             user: Some(&parcel.user),
@@ -253,7 +269,7 @@ impl Sender {
         }
         let answer = self.ask_in_turn(message, providers, place).await;
         let ended = match &answer {
-            Ok(Answer::Sent { .. }) => self.registry.finish_send(&send).await,
+            Ok((Answer::Sent { .. }, _)) => self.registry.finish_send(&send).await,
             _ => self.registry.release_send(&send, &owner).await,
         };
         if let Err(error) = ended {
@@ -262,31 +278,37 @@ impl Sender {
         }
         match answer {
             Err(left_alone) => left_alone.reached(),
-            Ok(Answer::Sent { provider_id }) => Reached::Sent { provider_id },
-            Ok(Answer::Transient {
-                class,
-                reason,
-                retry_after,
-            }) => Reached::Later {
+            Ok((Answer::Sent { provider_id }, places)) => {
+                places.gone.taken(message.device).await;
+                Reached::Sent { provider_id }
+            }
+            Ok((
+                Answer::Transient {
+                    class,
+                    reason,
+                    retry_after,
+                },
+                _,
+            )) => Reached::Later {
                 class,
                 reason,
                 after: retry_after,
             },
-            Ok(Answer::Permanent { class, reason }) => Reached::Never { class, reason },
-            Ok(Answer::Gone) => {
-                self.forget(message.device).await;
+            Ok((Answer::Permanent { class, reason }, _)) => Reached::Never { class, reason },
+            Ok((Answer::Gone, places)) => {
+                places.gone.gone(message.device).await;
                 Reached::Gone
             }
         }
     }
 
-    /// Asks one provider after the other, until one answers that does not fail. The last answer counts.
-    async fn ask_in_turn(
+    /// Asks one provider after the other, until one answers that does not fail. The last answer counts, and whose it is.
+    async fn ask_in_turn<'a>(
         &self,
         message: &Message<'_>,
-        providers: &[&Places],
+        providers: &[&'a Places],
         place: SemaphorePermit<'_>,
-    ) -> Result<Answer, LeftAlone> {
+    ) -> Result<(Answer, &'a Places), LeftAlone> {
         let (mut place, mut left_alone) = (Some(place), LeftAlone::default());
         let mut last = None;
         for places in providers {
@@ -309,7 +331,7 @@ impl Sender {
                 _ => false,
             };
             breaker.tell(permit, failed, Instant::now());
-            last = Some(answer);
+            last = Some((answer, *places));
             if !failed {
                 break;
             }
@@ -320,21 +342,6 @@ impl Sender {
     fn is_mandatory(&self, parcel: &Parcel) -> bool {
         let of_type = &parcel.content.notification_type;
         self.rules.mandatory.is(parcel.head.priority, of_type)
-    }
-
-    /// Unless it was entered anew meanwhile. What could not be forgotten is met again.
-    async fn forget(&self, device: &Device) {
-        let removed = self.store.remove_gone(device).await;
-        match removed {
-            Ok(true) => tracing::info!(
-                user = %device.user,
-                device = %device.id,
-                kind = device.kind.as_str(),
-                "a device is no more and was forgotten"
-            ),
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "a device that is no more was not forgotten"),
-        }
     }
 
     async fn ask(&self, provider: &dyn Provider, message: &Message<'_>) -> Answer {

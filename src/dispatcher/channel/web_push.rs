@@ -6,7 +6,9 @@
 //! * a push service reads nothing of a notification but its size, its urgency and how long it is of use.
 
 use super::{
-    Answer, Message, Provider, http,
+    Answer, Message, Provider,
+    gone::Usual,
+    http,
     push::{self, Told},
     sealed::{Keys, TEXT_BYTES_MAX},
 };
@@ -38,6 +40,7 @@ pub struct WebPush {
     hosts: Vec<String>,
     timeout: Duration,
     at_once: usize,
+    usual: Usual,
 }
 
 impl WebPush {
@@ -53,6 +56,11 @@ impl WebPush {
             hosts: config.hosts.clone(),
             timeout: Duration::from_millis(config.timeout_ms),
             at_once: config.at_once,
+            usual: Usual {
+                percent_max: config.gone_percent_max,
+                window: config.gone_window,
+                suspects: "Is web_push.vapid_key_file the key that pages subscribed with, and who answers at web_push.hosts?",
+            },
         }))
     }
 
@@ -129,6 +137,10 @@ impl Provider for WebPush {
 
     fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    fn usual(&self) -> Option<Usual> {
+        Some(self.usual)
     }
 
     async fn send(&self, message: &Message<'_>) -> Answer {

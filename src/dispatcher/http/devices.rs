@@ -87,7 +87,7 @@ pub async fn web_push(State(shared): State<Shared>, _: Producer) -> Result<Json<
     Ok(Json(json!({ "public_key": key })))
 }
 
-fn parse(user: &str, id: &str) -> Result<(UserId, DeviceId), ApiError> {
+pub fn parse(user: &str, id: &str) -> Result<(UserId, DeviceId), ApiError> {
     let device: Result<DeviceId, IdError> = id.parse();
     let device = device.map_err(|error| Refusal::field("id", error.to_string()))?;
     Ok((parse_user(user)?, device))
@@ -98,16 +98,20 @@ fn unknown() -> ApiError {
 }
 
 /// As it was entered, but for what is secret of it.
-fn describe(device: &Device) -> Value {
+pub fn describe(device: &Device) -> Value {
     let address = match device.kind {
         DeviceKind::Email | DeviceKind::WebPush => "address",
         DeviceKind::Fcm | DeviceKind::Apns => "token",
         DeviceKind::Sms => "number",
     };
-    json!({
+    let mut shown = json!({
         "id": device.id,
         "kind": device.kind.as_str(),
         address: device.address,
         "updated_at": device.updated_ms,
-    })
+    });
+    if let Some(since_ms) = device.quarantined_ms {
+        shown["quarantined_at"] = json!(since_ms);
+    }
+    shown
 }

@@ -21,6 +21,7 @@ mod notifications;
 mod preferences;
 mod presence;
 mod producer;
+mod quarantine;
 mod sms;
 mod status;
 mod suppressions;
@@ -62,8 +63,15 @@ pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Ro
     }
 }
 
+type Route = (&'static str, MethodRouter<Shared>);
+
 /// Every path there is; [`DOCUMENT`] describes each.
-fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
+fn routes() -> Vec<Route> {
+    let all = for_producers().into_iter().chain(for_operators());
+    all.collect()
+}
+
+fn for_producers() -> Vec<Route> {
     let small = || DefaultBodyLimit::max(limits::HTTP_BODY_BYTES);
     vec![
         ("/v1/notifications", post(notifications::submit)),
@@ -106,6 +114,14 @@ fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
             "/v1/users/{user}/disconnect",
             post(presence::disconnect).layer(small()),
         ),
+        ("/openapi.json", get(document)),
+    ]
+}
+
+/// What `ctl` asks, and those who run the relay.
+fn for_operators() -> Vec<Route> {
+    let small = || DefaultBodyLimit::max(limits::HTTP_BODY_BYTES);
+    vec![
         ("/v1/status", get(status::fleet)),
         (
             "/v1/gateways/{id}/drain",
@@ -124,6 +140,18 @@ fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
             "/v1/suppressions/{address}",
             get(suppressions::show).delete(suppressions::remove),
         ),
+        (
+            "/v1/users/{user}/devices/{id}/restore",
+            post(quarantine::restore_one).layer(small()),
+        ),
+        (
+            "/v1/quarantine/{kind}",
+            get(quarantine::list).delete(quarantine::confirm),
+        ),
+        (
+            "/v1/quarantine/{kind}/restore",
+            post(quarantine::restore).layer(small()),
+        ),
         ("/v1/dlq", get(dead_letters::list)),
         (
             "/v1/dlq/{partition}/{offset}",
@@ -137,7 +165,6 @@ fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
             "/v1/api-keys",
             get(keys::list).post(keys::create).layer(small()),
         ),
-        ("/openapi.json", get(document)),
     ]
 }
 

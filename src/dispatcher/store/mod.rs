@@ -10,7 +10,11 @@
 pub mod cassandra;
 pub mod sqlite;
 
-use super::{devices::Device, preferences::Preferences, suppression::Suppression};
+use super::{
+    devices::{Device, DeviceKind},
+    preferences::Preferences,
+    suppression::Suppression,
+};
 use crate::{
     bus::{Record, Topic},
     envelope::{Channel, Fate, Outcome, Priority},
@@ -193,6 +197,22 @@ pub enum Entered {
     Replaced,
     /// Not entered: the user has [`limits::DEVICES`](crate::limits::DEVICES).
     Full,
+}
+
+/// Devices in quarantine, in an order of the store's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Quarantined {
+    pub devices: Vec<Device>,
+    /// What to go on after; `None` at the end. A page may be shorter than asked, and have a next.
+    pub next: Option<(UserId, DeviceId)>,
+}
+
+/// How a device leaves quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// It is sent to again.
+    Restored,
+    Removed,
 }
 
 /// Answer to an idempotency claim.
@@ -453,6 +473,20 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes a device that its provider knows no more, unless it was entered anew since it was read.
     async fn remove_gone(&self, device: &Device) -> Result<bool, StoreError>;
+
+    /// Puts a device in quarantine, unless it is there, or was entered anew since it was read. Entered anew it leaves.
+    async fn quarantine(&self, device: &Device, now_ms: u64) -> Result<bool, StoreError>;
+
+    /// Those of a kind that are in quarantine.
+    async fn quarantined(
+        &self,
+        kind: DeviceKind,
+        after: Option<&(UserId, DeviceId)>,
+        limit: usize,
+    ) -> Result<Quarantined, StoreError>;
+
+    /// Lets a device out, unless it has left or entered quarantine since it was read.
+    async fn release(&self, device: &Device, release: Release) -> Result<bool, StoreError>;
 
     /// Enters what a user wants, in the place of all that was entered before.
     async fn put_preferences(

@@ -5,12 +5,12 @@ use super::clock::{Clock, Part};
 use async_trait::async_trait;
 use herald::{
     dispatcher::{
-        devices::Device,
+        devices::{Device, DeviceKind},
         preferences::Preferences,
         store::{
             ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
-            Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Scheduled, Store, StoreError, rank,
-            state,
+            Idempotency, NewBroadcast, NewRow, Quarantined, Release, Row, RowsAfter, Scheduled,
+            Store, StoreError, rank, state,
         },
         suppression::Suppression,
     },
@@ -343,6 +343,23 @@ impl Store for Rows {
     }
 
     async fn remove_gone(&self, _: &Device) -> Result<bool, StoreError> {
+        unreachable!("no channel but in-app")
+    }
+
+    async fn quarantine(&self, _: &Device, _: u64) -> Result<bool, StoreError> {
+        unreachable!("no channel but in-app")
+    }
+
+    async fn quarantined(
+        &self,
+        _: DeviceKind,
+        _: Option<&(UserId, DeviceId)>,
+        _: usize,
+    ) -> Result<Quarantined, StoreError> {
+        unreachable!("no channel but in-app")
+    }
+
+    async fn release(&self, _: &Device, _: Release) -> Result<bool, StoreError> {
         unreachable!("no channel but in-app")
     }
 

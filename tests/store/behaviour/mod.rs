@@ -69,6 +69,9 @@ macro_rules! every_behaviour_holds_in {
             a_device_is_entered_replaced_and_removed_by_its_id
             an_address_that_is_of_one_user_at_a_time_is_taken_from_whoever_had_it
             a_device_that_was_entered_anew_is_not_removed_as_gone
+            a_device_in_quarantine_stays_entered_until_it_is_let_out
+            a_device_that_is_entered_anew_leaves_quarantine_and_is_in_nobodys_way
+            devices_in_quarantine_are_listed_by_kind_and_page_by_page
             devices_of_a_user_are_bounded_and_those_of_others_are_not_seen
             preferences_are_those_entered_last_and_of_who_said_nothing_the_default
             what_is_switched_off_at_once_stands_beside_what_was_said_before

@@ -64,10 +64,14 @@ impl Api {
 
     /// Enters an e-mail address of a user.
     pub async fn enter_address(&self, user: &str, address: &str) {
-        let path = format!("/v1/users/{user}/devices/mail");
         let device = json!({ "kind": "email", "address": address });
+        self.enter_device(user, "mail", &device).await;
+    }
+
+    pub async fn enter_device(&self, user: &str, id: &str, device: &Value) {
+        let path = format!("/v1/users/{user}/devices/{id}");
         let request = self.http.put(self.url(&path)).bearer_auth(&self.key);
-        let answer = request.json(&device).send().await.expect("it answers");
+        let answer = request.json(device).send().await.expect("it answers");
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
     }
 

@@ -13,6 +13,8 @@
 //! | `slow…` | 200, once it is released |
 //! | `silent-N` | the first N get no answer |
 //! | else | 200 |
+//!
+//! Or all are answered as `bad` is ([`ApnsServer::call_all_bad`]).
 
 use crate::{certificates, https, locked};
 use axum::{
@@ -65,6 +67,7 @@ struct Seen {
     /// Streams of a connection at the same time.
     streams: u32,
     taken: Mutex<Vec<ToDevice>>,
+    all_bad: Mutex<bool>,
     asked: Mutex<Vec<String>>,
     wrong: Mutex<Vec<String>>,
     /// Provider tokens that came, and those that count no more.
@@ -94,6 +97,7 @@ impl ApnsServer {
             key: Mutex::new(make_key(directory.path())),
             streams,
             taken: Mutex::default(),
+            all_bad: Mutex::default(),
             asked: Mutex::default(),
             wrong: Mutex::default(),
             tokens: Mutex::default(),
@@ -186,6 +190,11 @@ impl ApnsServer {
 
     pub fn tokens(&self) -> usize {
         locked(&self.seen.tokens).len()
+    }
+
+    /// As one of the other environment.
+    pub fn call_all_bad(&self, is_so: bool) {
+        *locked(&self.seen.all_bad) = is_so;
     }
 
     pub fn taken(&self) -> Vec<ToDevice> {
@@ -363,6 +372,7 @@ impl Seen {
             "" => return Err((400, "BadDeviceToken")),
             "gone" | "was" => return Err((410, "Unregistered")),
             "bad" => return Err((400, "BadDeviceToken")),
+            _ if *locked(&self.all_bad) => return Err((400, "BadDeviceToken")),
             "foreign" => return Err((400, "DeviceTokenNotForTopic")),
             "busy" if is_among_the_first => return Err((429, "TooManyRequests")),
             "broken" if is_among_the_first => return Err((500, "InternalServerError")),

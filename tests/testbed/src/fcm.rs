@@ -12,6 +12,8 @@
 //! | `apple-N` | the first N: 401, `THIRD_PARTY_AUTH_ERROR` |
 //! | `lost` | 404 of no kind that FCM knows |
 //! | else | 200 |
+//!
+//! Or all are answered as `gone` is ([`FcmServer::call_all_gone`]).
 
 use crate::{
     certificates,
@@ -64,6 +66,7 @@ struct Seen {
     failing: Mutex<usize>,
     exchanges: Mutex<usize>,
     taken: Mutex<Vec<ToApp>>,
+    all_gone: Mutex<bool>,
     /// Requests in order, by registration token.
     asked: Mutex<Vec<String>>,
     /// What was wrong with requests.
@@ -84,6 +87,7 @@ impl FcmServer {
             failing: Mutex::default(),
             exchanges: Mutex::default(),
             taken: Mutex::default(),
+            all_gone: Mutex::default(),
             asked: Mutex::default(),
             wrong: Mutex::default(),
         });
@@ -139,6 +143,11 @@ impl FcmServer {
 
     pub fn exchanges(&self) -> usize {
         *locked(&self.seen.exchanges)
+    }
+
+    /// As one that was asked in the wrong project's name.
+    pub fn call_all_gone(&self, is_so: bool) {
+        *locked(&self.seen.all_gone) = is_so;
     }
 
     pub fn taken(&self) -> Vec<ToApp> {
@@ -292,7 +301,11 @@ async fn send(
         locked(&seen.wrong).push("too large".into());
         return failure(400, "INVALID_ARGUMENT", vec![]);
     }
-    if let Some(refusal) = by_name(&token, before) {
+    let name = match *locked(&seen.all_gone) {
+        true => "gone",
+        false => &token,
+    };
+    if let Some(refusal) = by_name(name, before) {
         return refusal;
     }
     locked(&seen.taken).push(ToApp {

@@ -8,6 +8,8 @@
 //! | `away-N` | the first N are answered 503 |
 //! | `full` | 413 |
 //! | else | 201 |
+//!
+//! Or all are answered as `gone` is ([`PushService::call_all_gone`]).
 
 use crate::{
     certificates,
@@ -58,6 +60,7 @@ struct Seen {
     origin: String,
     browsers: Mutex<BTreeMap<String, (SecretKey, Auth)>>,
     pushed: Mutex<Vec<Pushed>>,
+    all_gone: Mutex<bool>,
     /// What was wrong with requests.
     wrong: Mutex<Vec<String>>,
     /// Requests in order, by name.
@@ -113,6 +116,11 @@ impl PushService {
         subscription
     }
 
+    /// As one that forgot everybody.
+    pub fn call_all_gone(&self, is_so: bool) {
+        *locked(&self.seen.all_gone) = is_so;
+    }
+
     pub fn pushed(&self) -> Vec<Pushed> {
         locked(&self.seen.pushed).clone()
     }
@@ -143,6 +151,7 @@ async fn answer(
     let is_among_the_first = count.parse().is_ok_and(|most: usize| before <= most);
     match word {
         "gone" => return StatusCode::GONE.into_response(),
+        _ if *locked(&seen.all_gone) => return StatusCode::GONE.into_response(),
         "full" => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
         "busy" if is_among_the_first => {
             return (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")]).into_response();

@@ -9,7 +9,7 @@ mod message;
 mod pool;
 mod token;
 
-use super::{Answer, Message, Provider};
+use super::{Answer, Message, Provider, gone::Usual};
 use crate::{
     config::{self, ConfigError},
     dispatcher::{
@@ -33,6 +33,7 @@ pub struct Apns {
     timeout: Duration,
     at_once: usize,
     per_s: u32,
+    usual: Usual,
     refused: Seldom,
 }
 
@@ -57,6 +58,11 @@ impl Apns {
             timeout: Duration::from_millis(config.timeout_ms),
             at_once: config.at_once,
             per_s: config.per_s,
+            usual: Usual {
+                percent_max: config.gone_percent_max,
+                window: config.gone_window,
+                suspects: "Are apns.address (production or sandbox) and apns.topic those of the app?",
+            },
             refused: Seldom::default(),
         }))
     }
@@ -131,6 +137,10 @@ impl Provider for Apns {
 
     fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    fn usual(&self) -> Option<Usual> {
+        Some(self.usual)
     }
 
     async fn send(&self, message: &Message<'_>) -> Answer {

@@ -8,7 +8,7 @@ mod account;
 mod answer;
 mod message;
 
-use super::{Answer, Message, Provider, http};
+use super::{Answer, Message, Provider, gone::Usual, http};
 use crate::{
     config::{self, ConfigError},
     dispatcher::devices::{Device, DeviceKind},
@@ -30,6 +30,7 @@ pub struct Fcm {
     timeout: Duration,
     at_once: usize,
     per_s: u32,
+    usual: Usual,
 }
 
 impl Fcm {
@@ -52,6 +53,11 @@ impl Fcm {
             timeout,
             at_once: config.at_once,
             per_s: config.per_s,
+            usual: Usual {
+                percent_max: config.gone_percent_max,
+                window: config.gone_window,
+                suspects: "Are fcm.service_account_file and fcm.project_id those of the app, and fcm.url Google's?",
+            },
         }))
     }
 
@@ -96,6 +102,10 @@ impl Provider for Fcm {
 
     fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    fn usual(&self) -> Option<Usual> {
+        Some(self.usual)
     }
 
     async fn send(&self, message: &Message<'_>) -> Answer {

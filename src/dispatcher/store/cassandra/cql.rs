@@ -1,6 +1,7 @@
 //! Every statement there is, prepared once, and what each kind of them is run with.
 
 use crate::{config::DispatcherStore, limits};
+use futures::{FutureExt, future::BoxFuture};
 use scylla::{
     client::{
         execution_profile::{ExecutionProfile, ExecutionProfileHandle},
@@ -70,23 +71,27 @@ impl Profiles {
         }
     }
 
-    async fn prepare(
-        &self,
-        session: &Session,
+    /// On the heap: all statements together would be too much for a stack.
+    fn prepare<'a>(
+        &'a self,
+        session: &'a Session,
         kind: Kind,
         text: String,
-    ) -> Result<Prepared, PrepareError> {
-        let mut quorum = session.prepare(text).await?;
-        let (profile, is_idempotent) = match kind {
-            Kind::Read => (&self.read, true),
-            Kind::Write => (&self.write, true),
-            Kind::CompareAndSet => (&self.compare_and_set, false),
+    ) -> BoxFuture<'a, Result<Prepared, PrepareError>> {
+        let prepared = async move {
+            let mut quorum = session.prepare(text).await?;
+            let (profile, is_idempotent) = match kind {
+                Kind::Read => (&self.read, true),
+                Kind::Write => (&self.write, true),
+                Kind::CompareAndSet => (&self.compare_and_set, false),
+            };
+            quorum.set_execution_profile_handle(Some(profile.clone()));
+            quorum.set_is_idempotent(is_idempotent);
+            let mut one = quorum.clone();
+            one.set_execution_profile_handle(Some(self.read_at_one.clone()));
+            Ok(Prepared { quorum, one })
         };
-        quorum.set_execution_profile_handle(Some(profile.clone()));
-        quorum.set_is_idempotent(is_idempotent);
-        let mut one = quorum.clone();
-        one.set_execution_profile_handle(Some(self.read_at_one.clone()));
-        Ok(Prepared { quorum, one })
+        prepared.boxed()
     }
 }
 
@@ -171,9 +176,10 @@ statements! {
     finish_claim: CompareAndSet "UPDATE {k}.claims USING TTL ? SET done = true WHERE producer = ? AND key = ? IF done = false",
     release_claim: CompareAndSet "DELETE FROM {k}.claims WHERE producer = ? AND key = ? IF done = false",
 
-    devices: Read "SELECT revision, id, kind, address, secret, updated_ms FROM {k}.devices WHERE user = ?",
-    put_device: CompareAndSet "UPDATE {k}.devices SET revision = ?, kind = ?, address = ?, secret = ?, updated_ms = ?
-        WHERE user = ? AND id = ? IF revision = ?",
+    devices: Read "SELECT revision, id, kind, address, secret, updated_ms, quarantined_ms
+        FROM {k}.devices WHERE user = ?",
+    put_device: CompareAndSet "UPDATE {k}.devices SET revision = ?, kind = ?, address = ?, secret = ?, updated_ms = ?,
+        quarantined_ms = null WHERE user = ? AND id = ? IF revision = ?",
     remove_device: CompareAndSet "DELETE FROM {k}.devices WHERE user = ? AND id = ? IF EXISTS",
     remove_device_at: CompareAndSet "DELETE FROM {k}.devices WHERE user = ? AND id = ? IF kind = ? AND address = ?",
     remove_device_of: CompareAndSet "DELETE FROM {k}.devices WHERE user = ? AND id = ?
@@ -185,6 +191,16 @@ statements! {
         WHERE kind = ? AND address = ? IF user = ? AND id = ?",
     remove_owner: CompareAndSet "DELETE FROM {k}.devices_by_address WHERE kind = ? AND address = ?
         IF user = ? AND id = ?",
+
+    quarantine_device: CompareAndSet "UPDATE {k}.devices SET quarantined_ms = ? WHERE user = ? AND id = ?
+        IF updated_ms = ? AND address = ? AND quarantined_ms = null",
+    restore_device: CompareAndSet "UPDATE {k}.devices SET quarantined_ms = null WHERE user = ? AND id = ?
+        IF quarantined_ms = ?",
+    remove_quarantined_device: CompareAndSet "DELETE FROM {k}.devices WHERE user = ? AND id = ? IF quarantined_ms = ?",
+    quarantined: Read "SELECT user, id FROM {k}.quarantine WHERE kind = ? AND slice = ? AND (user, id) > (?, ?) LIMIT ?",
+    put_quarantined: Write "INSERT INTO {k}.quarantine (kind, slice, user, id) VALUES (?, ?, ?, ?)",
+    remove_quarantined: Write "DELETE FROM {k}.quarantine USING TIMESTAMP ?
+        WHERE kind = ? AND slice = ? AND user = ? AND id = ?",
 
     preferences: Read "SELECT document FROM {k}.preferences WHERE user = ?",
     put_preferences: Write "INSERT INTO {k}.preferences (user, document) VALUES (?, ?)",

@@ -279,7 +279,7 @@ fn fact_of(outcome: &Outcome) -> Told<'_> {
 }
 
 /// Stored, so never to be changed.
-fn slice_of(user: &UserId) -> i32 {
+pub fn slice_of(user: &UserId) -> i32 {
     // FNV-1a: spread, and the same in every release.
     let hash = user.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)

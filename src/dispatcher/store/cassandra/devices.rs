@@ -27,6 +27,7 @@ type Stored = (
     Option<String>,
     Option<String>,
     Option<i64>,
+    Option<i64>,
 );
 
 pub async fn put(link: &Link, device: &Device) -> Result<Entered, StoreError> {
@@ -141,7 +142,7 @@ pub async fn remove_gone(link: &Link, device: &Device) -> Result<bool, StoreErro
 }
 
 /// The address is nobody's, unless it is another's by now.
-async fn disown(link: &Link, device: &Device) -> Result<(), StoreError> {
+pub async fn disown(link: &Link, device: &Device) -> Result<(), StoreError> {
     if !device.kind.is_of_one_user() {
         return Ok(());
     }
@@ -163,7 +164,8 @@ async fn read(link: &Link, user: &UserId) -> Result<(Option<i32>, Vec<Device>), 
 }
 
 fn device(user: &UserId, stored: Stored) -> Result<Device, StoreError> {
-    let (_, Some(id), Some(kind), Some(address), secret, updated_ms) = stored else {
+    let (_, Some(id), Some(kind), Some(address), secret, updated_ms, quarantined_ms) = stored
+    else {
         return Err(damaged("a device without its address"));
     };
     let id: Result<DeviceId, IdError> = id.parse();
@@ -176,5 +178,6 @@ fn device(user: &UserId, stored: Stored) -> Result<Device, StoreError> {
         address,
         secret: secret.unwrap_or_default(),
         updated_ms: updated_ms.unwrap_or_default().max(0) as u64,
+        quarantined_ms: quarantined_ms.map(|at_ms| at_ms.max(0) as u64),
     })
 }

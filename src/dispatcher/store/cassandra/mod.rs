@@ -47,6 +47,7 @@ mod keys;
 mod link;
 mod plan;
 mod preferences;
+mod quarantine;
 mod reading;
 mod recent;
 mod scheduled;
@@ -56,11 +57,17 @@ mod suppressions;
 
 use super::{
     ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
-    Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Scheduled, Store, StoreError,
+    Idempotency, NewBroadcast, NewRow, Quarantined, Release, Row, RowsAfter, Scheduled, Store,
+    StoreError,
 };
 use crate::{
     config::{DispatcherStore, Node},
-    dispatcher::{devices::Device, preferences::Preferences, suppression::Suppression, unix_ms},
+    dispatcher::{
+        devices::{Device, DeviceKind},
+        preferences::Preferences,
+        suppression::Suppression,
+        unix_ms,
+    },
     envelope::{Channel, Outcome},
     ids::{DeviceId, NotificationId, Region, UserId},
     limits,
@@ -269,6 +276,23 @@ impl Store for CassandraStore {
 
     async fn remove_gone(&self, device: &Device) -> Result<bool, StoreError> {
         devices::remove_gone(&self.link, device).await
+    }
+
+    async fn quarantine(&self, device: &Device, now_ms: u64) -> Result<bool, StoreError> {
+        quarantine::put(&self.link, device, now_ms).await
+    }
+
+    async fn quarantined(
+        &self,
+        kind: DeviceKind,
+        after: Option<&(UserId, DeviceId)>,
+        limit: usize,
+    ) -> Result<Quarantined, StoreError> {
+        quarantine::page(&self.link, kind, after, limit).await
+    }
+
+    async fn release(&self, device: &Device, release: Release) -> Result<bool, StoreError> {
+        quarantine::release(&self.link, device, release).await
     }
 
     async fn put_preferences(

@@ -77,8 +77,13 @@ const VERSIONS: &[&[&str]] = &[&[
     // `revision` rises with whatever is entered: it makes the bound on devices hold.
     "CREATE TABLE IF NOT EXISTS @k.devices (
         user text, revision int static, id text, kind text, address text, secret text, updated_ms bigint,
+        quarantined_ms bigint,
         PRIMARY KEY (user, id)
      )",
+    // Which of them are in quarantine, and some that were.
+    "CREATE TABLE IF NOT EXISTS @k.quarantine (
+        kind text, slice int, user text, id text, PRIMARY KEY ((kind, slice), user, id)
+     ) WITH gc_grace_seconds = 86400",
     // Of addresses that are of one user at a time.
     "CREATE TABLE IF NOT EXISTS @k.devices_by_address (
         kind text, address text, user text, id text, PRIMARY KEY ((kind, address))

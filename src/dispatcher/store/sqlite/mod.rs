@@ -22,11 +22,17 @@ mod writer;
 
 use super::{
     ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
-    Idempotency, NewBroadcast, NewRow, Row, RowsAfter, Scheduled, Store, StoreError,
+    Idempotency, NewBroadcast, NewRow, Quarantined, Release, Row, RowsAfter, Scheduled, Store,
+    StoreError,
 };
 use crate::{
     config::Node,
-    dispatcher::{devices::Device, preferences::Preferences, suppression::Suppression, unix_ms},
+    dispatcher::{
+        devices::{Device, DeviceKind},
+        preferences::Preferences,
+        suppression::Suppression,
+        unix_ms,
+    },
     envelope::{Channel, Outcome},
     ids::{DeviceId, NotificationId, Region, UserId},
     position::Position,
@@ -303,6 +309,32 @@ impl Store for SqliteStore {
         let device = device.clone();
         self.writer
             .write(move |connection| devices::remove_gone(connection, &device))
+            .await
+    }
+
+    async fn quarantine(&self, device: &Device, now_ms: u64) -> Result<bool, StoreError> {
+        let device = device.clone();
+        self.writer
+            .write(move |connection| devices::quarantine(connection, &device, now_ms))
+            .await
+    }
+
+    async fn quarantined(
+        &self,
+        kind: DeviceKind,
+        after: Option<&(UserId, DeviceId)>,
+        limit: usize,
+    ) -> Result<Quarantined, StoreError> {
+        let after = after.cloned();
+        self.readers
+            .read(move |connection| devices::quarantined(connection, kind, after.as_ref(), limit))
+            .await
+    }
+
+    async fn release(&self, device: &Device, release: Release) -> Result<bool, StoreError> {
+        let device = device.clone();
+        self.writer
+            .write(move |connection| devices::release(connection, &device, release))
             .await
     }
 

@@ -228,9 +228,16 @@ CREATE TABLE suppressions (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// What schema 8 lacks.
+const SINCE_8: &str = "
+-- Since when a device is in quarantine.
+ALTER TABLE devices ADD COLUMN quarantined_ms INTEGER;
+CREATE INDEX devices_in_quarantine ON devices (kind, user, id) WHERE quarantined_ms IS NOT NULL;
+";
+
 /// From schema 1 on, each brings a file to the next schema.
-const UPGRADES: [&str; 7] = [
-    SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6, SINCE_7,
+const UPGRADES: [&str; 8] = [
+    SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6, SINCE_7, SINCE_8,
 ];
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
