@@ -76,7 +76,7 @@ impl CassandraNode {
 
     /// True once it serves, false when it ended instead.
     fn launch(&mut self) -> bool {
-        let listens = "Starting listening for CQL clients";
+        let listens = "Startup complete";
         let (node, log) = (self.spawn(), self.log_file());
         self.running
             .serves_once_it_says(node, listens, &log, START_MAX)
