@@ -71,13 +71,13 @@ impl Profiles {
         }
     }
 
-    /// On the heap: all statements together would be too much for a stack.
+    /// On the heap, and so is its result: all statements together would be too much for a stack.
     fn prepare<'a>(
         &'a self,
         session: &'a Session,
         kind: Kind,
         text: String,
-    ) -> BoxFuture<'a, Result<Prepared, PrepareError>> {
+    ) -> BoxFuture<'a, Result<Box<Prepared>, PrepareError>> {
         let prepared = async move {
             let mut quorum = session.prepare(text).await?;
             let (profile, is_idempotent) = match kind {
@@ -89,7 +89,7 @@ impl Profiles {
             quorum.set_is_idempotent(is_idempotent);
             let mut one = quorum.clone();
             one.set_execution_profile_handle(Some(self.read_at_one.clone()));
-            Ok(Prepared { quorum, one })
+            Ok(Box::new(Prepared { quorum, one }))
         };
         prepared.boxed()
     }
@@ -99,7 +99,7 @@ impl Profiles {
 macro_rules! statements {
     ($($name:ident: $kind:ident $text:literal,)*) => {
         pub struct Statements {
-            $(pub $name: Prepared,)*
+            $(pub $name: Box<Prepared>,)*
         }
 
         impl Statements {
@@ -108,8 +108,7 @@ macro_rules! statements {
                 keyspace: &str,
                 profiles: &Profiles,
             ) -> Result<Statements, PrepareError> {
-                // On the heap: all of them together would fill a thread's stack.
-                $(let $name = Box::pin(profiles.prepare(session, Kind::$kind, format!($text, k = keyspace)));)*
+                $(let $name = profiles.prepare(session, Kind::$kind, format!($text, k = keyspace));)*
                 let ($($name,)*) = futures::try_join!($($name),*)?;
                 Ok(Statements { $($name,)* })
             }
