@@ -2,7 +2,7 @@
 
 use crate::{
     none,
-    source::{Source, rust},
+    source::{Source, rust, tracked},
 };
 
 const FILE_LINES_MAX: usize = 600;
@@ -26,6 +26,16 @@ fn a_file_can_be_read_at_a_sitting() {
         }
     }
     none("files to be split", findings);
+}
+
+/// Source lies in a directory that says what it is for.
+#[test]
+fn no_source_lies_at_the_top() {
+    let at_top = tracked()
+        .into_iter()
+        .map(|source| source.path)
+        .filter(|path| path.ends_with(".rs") && !path.contains('/') && path != "build.rs");
+    none("files at the top", at_top.collect());
 }
 
 #[test]
