@@ -2,7 +2,10 @@
 
 use super::Answer;
 use crate::{config::ConfigError, limits};
-use reqwest::{Certificate, Client, Response, StatusCode, header::RETRY_AFTER, redirect::Policy};
+use reqwest::{
+    Certificate, Client, RequestBuilder, Response, StatusCode, header::RETRY_AFTER,
+    redirect::Policy,
+};
 use std::{
     error::Error,
     path::Path,
@@ -40,6 +43,17 @@ pub fn client(
 /// `host[:port]` of a URL that is only that.
 pub fn host(url: &str) -> &str {
     url.trim_start_matches("https://")
+}
+
+/// What is judged of an answer: its status, how long it wants us to wait, and its body.
+pub type Said = (StatusCode, Option<Duration>, Vec<u8>);
+
+/// Or that none came.
+pub async fn exchange(request: RequestBuilder) -> Result<Said, Answer> {
+    let response = request.send().await.map_err(|error| away(&error))?;
+    let (status, retry_after) = (response.status(), retry_after(&response));
+    let body = body(response, limits::PROVIDER_ANSWER_BYTES).await;
+    Ok((status, retry_after, body))
 }
 
 /// No answer came.

@@ -35,6 +35,7 @@ use super::{
 use crate::{
     config::{self, ConfigError},
     envelope::{Channel, Content, Head},
+    limits,
     metrics::Metrics,
 };
 use async_trait::async_trait;
@@ -71,14 +72,7 @@ pub trait Provider: Send + Sync + 'static {
         ["provider_away", "relay_away", "relay_refused", "timeout"].contains(&class)
     }
 
-    /// Sends at the same time, at most.
-    fn at_once(&self) -> usize;
-
-    /// Sends a second of the whole fleet, at most; 0: as many as go.
-    fn per_s(&self) -> u32;
-
-    /// When a send without an answer has failed. It is dropped then.
-    fn timeout(&self) -> Duration;
+    fn pace(&self) -> Pace;
 
     /// What it is paid by: parts of a text message, else 1.
     fn units(&self, _: &Content) -> u32 {
@@ -91,6 +85,17 @@ pub trait Provider: Send + Sync + 'static {
     }
 
     async fn send(&self, message: &Message<'_>) -> Answer;
+}
+
+/// How much is sent by a provider.
+#[derive(Clone, Copy)]
+pub struct Pace {
+    /// Sends at the same time, at most.
+    pub at_once: usize,
+    /// Sends a second of the whole fleet, at most; 0: as many as go.
+    pub per_s: u32,
+    /// When a send without an answer has failed. It is dropped then.
+    pub timeout: Duration,
 }
 
 /// One notification for one device.
@@ -120,6 +125,30 @@ pub enum Answer {
     Permanent { class: &'static str, reason: String },
     /// The device is no more: it is forgotten, if the provider is believed.
     Gone,
+}
+
+impl Answer {
+    /// By this name, of which a bounded part is kept.
+    fn sent(name: &str) -> Answer {
+        Answer::Sent {
+            provider_id: name.chars().take(limits::PROVIDER_ID_CHARS).collect(),
+        }
+    }
+
+    /// No device could take such a message from us.
+    fn unfit(reason: String) -> Answer {
+        Answer::Permanent {
+            class: "unfit",
+            reason,
+        }
+    }
+}
+
+/// An answer of a provider that lets us in by a token.
+enum Judged {
+    Answer(Answer),
+    /// Our token is not taken, or not any more: with another it may be.
+    TokenRefused(Answer),
 }
 
 /// The providers that are configured.

@@ -61,8 +61,8 @@ impl Places {
     ) -> Vec<Places> {
         let places = |provider: &Arc<dyn Provider>| Places {
             provider: provider.clone(),
-            free: Semaphore::new(provider.at_once()),
-            throttle: Throttle::new(quotas.clone(), provider.name(), provider.per_s()),
+            free: Semaphore::new(provider.pace().at_once),
+            throttle: Throttle::new(quotas.clone(), provider.name(), provider.pace().per_s),
             gone: Gone::new(provider.as_ref(), store.clone(), metrics.clone()),
         };
         channels.of(channel).map(places).collect()
@@ -255,7 +255,9 @@ impl Sender {
             device: message.device.id.clone(),
         };
         let owner = Uuid::now_v7().to_string();
-        let timeouts = providers.iter().map(|places| places.provider.timeout());
+        let timeouts = providers
+            .iter()
+            .map(|places| places.provider.pace().timeout);
         let lease = timeouts.sum::<Duration>() * 2;
         match self.claim(&send, &owner, lease).await {
             Some(SendClaim::Done) => return Reached::SentBefore,
@@ -346,7 +348,7 @@ impl Sender {
 
     async fn ask(&self, provider: &dyn Provider, message: &Message<'_>) -> Answer {
         let began = Instant::now();
-        let within = provider.timeout();
+        let within = provider.pace().timeout;
         let names = [self.channel.as_str(), provider.name()];
         let open = self.metrics.open.with_label_values(&names);
         open.inc();

@@ -6,7 +6,7 @@
 //! * a push service reads nothing of a notification but its size, its urgency and how long it is of use.
 
 use super::{
-    Answer, Message, Provider,
+    Answer, Message, Pace, Provider,
     gone::Usual,
     http,
     push::{self, Told},
@@ -38,8 +38,7 @@ pub struct WebPush {
     client: Client,
     vapid: Vapid,
     hosts: Vec<String>,
-    timeout: Duration,
-    at_once: usize,
+    pace: Pace,
     usual: Usual,
 }
 
@@ -54,8 +53,11 @@ impl WebPush {
             client: http::client("web_push", config.ca_file.as_deref(), config.at_once)?,
             vapid: Vapid::from_file(key_file, contact)?,
             hosts: config.hosts.clone(),
-            timeout: Duration::from_millis(config.timeout_ms),
-            at_once: config.at_once,
+            pace: Pace {
+                at_once: config.at_once,
+                per_s: 0,
+                timeout: Duration::from_millis(config.timeout_ms),
+            },
             usual: Usual {
                 percent_max: config.gone_percent_max,
                 window: config.gone_window,
@@ -81,22 +83,18 @@ impl WebPush {
             device,
             ..
         } = message;
-        let unfit = |reason: String| Answer::Permanent {
-            class: "unfit",
-            reason,
-        };
-        let (endpoint, _) = endpoint(&device.address, &self.hosts).map_err(unfit)?;
-        let keys = keys(&device.secret).map_err(|problem| unfit(problem.to_owned()))?;
+        let (endpoint, _) = endpoint(&device.address, &self.hosts).map_err(Answer::unfit)?;
+        let keys = keys(&device.secret).map_err(|problem| Answer::unfit(problem.to_owned()))?;
         let text = payload(message).ok_or_else(|| {
-            unfit(format!(
+            Answer::unfit(format!(
                 "title and body have more than {TEXT_BYTES_MAX} bytes"
             ))
         })?;
         let sealed = keys.seal(&text);
-        let sealed = sealed.map_err(|error| unfit(error.to_string()))?;
+        let sealed = sealed.map_err(|error| Answer::unfit(error.to_string()))?;
         let longest = limits::PUSH_TTL_S;
         let ttl_s = push::ttl_s(head).map_or(longest, |ttl_s| ttl_s.min(longest));
-        let authorization = self.vapid.authorization(&endpoint).map_err(unfit)?;
+        let authorization = self.vapid.authorization(&endpoint).map_err(Answer::unfit)?;
         let mut request = self
             .client
             .post(endpoint)
@@ -127,16 +125,8 @@ impl Provider for WebPush {
         endpoint(&device.address, &self.hosts).map_or("", |(_, named)| named)
     }
 
-    fn at_once(&self) -> usize {
-        self.at_once
-    }
-
-    fn per_s(&self) -> u32 {
-        0
-    }
-
-    fn timeout(&self) -> Duration {
-        self.timeout
+    fn pace(&self) -> Pace {
+        self.pace
     }
 
     fn usual(&self) -> Option<Usual> {
@@ -163,9 +153,7 @@ async fn judge(response: Response) -> Answer {
     };
     if status.is_success() {
         let name = header(LOCATION).unwrap_or_default();
-        return Answer::Sent {
-            provider_id: name.chars().take(limits::PROVIDER_ID_CHARS).collect(),
-        };
+        return Answer::sent(&name);
     }
     let retry_after = http::retry_after(&response);
     let body = http::body(response, limits::PROVIDER_REASON_BYTES).await;
@@ -188,10 +176,7 @@ async fn judge(response: Response) -> Answer {
             reason,
             retry_after,
         },
-        StatusCode::PAYLOAD_TOO_LARGE => Answer::Permanent {
-            class: "unfit",
-            reason,
-        },
+        StatusCode::PAYLOAD_TOO_LARGE => Answer::unfit(reason),
         _ => Answer::Permanent {
             class: "rejected",
             reason,

@@ -1,19 +1,10 @@
 //! What APNs' answers mean.
 
-use crate::{
-    dispatcher::channel::{Answer, http as by_http},
-    limits,
-};
+use crate::dispatcher::channel::{Answer, Judged, http as by_http};
 use bytes::Bytes;
 use http::{Response, StatusCode, header::RETRY_AFTER};
 use serde::Deserialize;
 use std::time::{Duration, SystemTime};
-
-pub enum Judged {
-    Answer(Answer),
-    /// Our token has ended, or is of a key that was replaced: with another it may work.
-    TokenRefused(Answer),
-}
 
 #[derive(Default, Deserialize)]
 struct Failure {
@@ -29,9 +20,7 @@ pub fn judge(response: &Response<Bytes>, entered_ms: u64) -> Judged {
     if status == StatusCode::OK {
         let name = response.headers().get("apns-id");
         let name = name.and_then(|name| name.to_str().ok()).unwrap_or_default();
-        return Judged::Answer(Answer::Sent {
-            provider_id: name.chars().take(limits::PROVIDER_ID_CHARS).collect(),
-        });
+        return Judged::Answer(Answer::sent(name));
     }
     let failure: Failure = serde_json::from_slice(body).unwrap_or_default();
     let asked = response.headers().get(RETRY_AFTER);

@@ -9,7 +9,7 @@ mod message;
 mod pool;
 mod token;
 
-use super::{Answer, Message, Provider, gone::Usual};
+use super::{Answer, Judged, Message, Pace, Provider, gone::Usual};
 use crate::{
     config::{self, ConfigError},
     dispatcher::{
@@ -17,7 +17,6 @@ use crate::{
         patience::Seldom,
     },
 };
-use answer::Judged;
 use async_trait::async_trait;
 use http::header::AUTHORIZATION;
 use pool::{Away, Pool};
@@ -30,9 +29,7 @@ pub struct Apns {
     /// Without the port, where it is the usual one.
     host: String,
     topic: String,
-    timeout: Duration,
-    at_once: usize,
-    per_s: u32,
+    pace: Pace,
     usual: Usual,
     refused: Seldom,
 }
@@ -55,9 +52,11 @@ impl Apns {
             signer: Signer::from_file(key_file, key_id, team_id)?,
             host: address.strip_suffix(":443").unwrap_or(address).to_owned(),
             topic: topic.clone(),
-            timeout: Duration::from_millis(config.timeout_ms),
-            at_once: config.at_once,
-            per_s: config.per_s,
+            pace: Pace {
+                at_once: config.at_once,
+                per_s: config.per_s,
+                timeout: Duration::from_millis(config.timeout_ms),
+            },
             usual: Usual {
                 percent_max: config.gone_percent_max,
                 window: config.gone_window,
@@ -127,16 +126,8 @@ impl Provider for Apns {
         &self.host
     }
 
-    fn at_once(&self) -> usize {
-        self.at_once
-    }
-
-    fn per_s(&self) -> u32 {
-        self.per_s
-    }
-
-    fn timeout(&self) -> Duration {
-        self.timeout
+    fn pace(&self) -> Pace {
+        self.pace
     }
 
     fn usual(&self) -> Option<Usual> {
@@ -146,12 +137,7 @@ impl Provider for Apns {
     async fn send(&self, message: &Message<'_>) -> Answer {
         let request = match message::write(message, &self.host, &self.topic) {
             Ok(request) => request,
-            Err(reason) => {
-                return Answer::Permanent {
-                    class: "unfit",
-                    reason,
-                };
-            }
+            Err(reason) => return Answer::unfit(reason),
         };
         let asked = self.ask(request, message.device.updated_ms).await;
         asked.unwrap_or_else(|answer| answer)

@@ -69,9 +69,15 @@ impl Dkim {
 
     /// The mail with a signature by each key before it.
     pub fn sign(&self, mail: Vec<u8>, unix_s: u64) -> Vec<u8> {
+        if self.0.is_empty() {
+            return mail;
+        }
         let (headers, body) = split(&mail);
         let fields = fields(headers);
-        let signatures = self.0.iter().map(|one| one.sign(&fields, body, unix_s));
+        let digest = digest::digest(&digest::SHA256, &relaxed_body(body));
+        let body_hash = BASE64_STANDARD.encode(digest);
+        let signatures = self.0.iter();
+        let signatures = signatures.map(|one| one.sign(&fields, &body_hash, unix_s));
         let mut signed = signatures.collect::<String>().into_bytes();
         signed.extend_from_slice(&mail);
         signed
@@ -79,17 +85,15 @@ impl Dkim {
 }
 
 impl Signer {
-    fn sign(&self, fields: &[Field], body: &[u8], unix_s: u64) -> String {
+    fn sign(&self, fields: &[Field], body_hash: &str, unix_s: u64) -> String {
         let named = signed_names(fields);
         let names: Vec<String> = named.chunks(5).map(|names| names.join(":")).collect();
-        let digest = digest::digest(&digest::SHA256, &relaxed_body(body));
         let unsigned = format!(
-            "v=1; a={}; c=relaxed/relaxed; d={};\r\n s={}; t={unix_s};\r\n h={};\r\n bh={};\r\n b=",
+            "v=1; a={}; c=relaxed/relaxed; d={};\r\n s={}; t={unix_s};\r\n h={};\r\n bh={body_hash};\r\n b=",
             self.key.algorithm(),
             self.domain,
             self.selector,
             names.join(":\r\n "),
-            BASE64_STANDARD.encode(digest),
         );
         let own = Field::new("DKIM-Signature", unsigned.as_bytes());
         let mut told = Vec::new();

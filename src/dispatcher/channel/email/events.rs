@@ -7,8 +7,9 @@
 //! * nobody without the secret suppresses an address, and what was signed a while ago counts no more;
 //! * only what is final suppresses: a full mailbox may have room tomorrow.
 
+use super::signing_keys;
 use crate::{
-    config::{self, ConfigError, Secret},
+    config::{self, ConfigError},
     dispatcher::{
         intake::{fields::Fields, request::Refusal},
         suppression::{SuppressedFor, Suppression},
@@ -99,22 +100,15 @@ impl Events {
 }
 
 fn keys(config: &config::Email) -> Result<Option<Vec<hmac::Key>>, ConfigError> {
-    let Some(path) = &config.events_secret_file else {
-        return Ok(None);
-    };
-    let secret = Secret::from_file(KEY, path)?;
-    let lines = secret.alternatives().map(|line| {
-        Secret::check_length(KEY, line)?;
+    signing_keys(KEY, config.events_secret_file.as_deref(), |line| {
         // As providers show theirs.
-        let bytes = match line.strip_prefix("whsec_") {
-            None => line.as_bytes().to_vec(),
+        match line.strip_prefix("whsec_") {
+            None => Ok(line.as_bytes().to_vec()),
             Some(encoded) => BASE64_STANDARD.decode(encoded).map_err(|error| {
                 ConfigError::new(KEY, format!("what follows whsec_ is no base64: {error}"))
-            })?,
-        };
-        Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
-    });
-    lines.collect::<Result<_, _>>().map(Some)
+            }),
+        }
+    })
 }
 
 /// Reads the body of `POST /v1/email/events`.

@@ -11,7 +11,7 @@ mod dkim;
 pub mod events;
 pub mod unsubscribe;
 
-use super::{Answer, Message, Provider};
+use super::{Answer, Message, Pace, Provider};
 use crate::{
     config::{self, ConfigError, EmailTls, Secret},
     dispatcher::{
@@ -23,7 +23,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use aws_lc_rs::digest;
+use aws_lc_rs::{digest, hmac};
 use dkim::Dkim;
 use lettre::{
     Address,
@@ -56,9 +56,7 @@ pub struct Smtp {
     from: Mailbox,
     dkim: ArcSwap<Dkim>,
     unsubscribe: Option<Unsubscribe>,
-    timeout: Duration,
-    at_once: usize,
-    per_s: u32,
+    pace: Pace,
     /// Open and unused, the last one used at the end.
     idle: Mutex<Vec<Link>>,
     refused: Seldom,
@@ -104,9 +102,11 @@ impl Smtp {
             dkim: ArcSwap::from_pointee(Dkim::from_config(&config.dkim, from.email.domain())?),
             unsubscribe: Unsubscribe::from_config(config)?,
             from,
-            timeout: Duration::from_millis(config.timeout_ms),
-            at_once: config.connections,
-            per_s: config.per_s,
+            pace: Pace {
+                at_once: config.connections,
+                per_s: config.per_s,
+                timeout: Duration::from_millis(config.timeout_ms),
+            },
             idle: Mutex::default(),
             refused: Seldom::default(),
         }))
@@ -146,7 +146,7 @@ impl Smtp {
             Security::Starttls(_) | Security::None => None,
         };
         let server = (self.host.as_str(), self.port);
-        let timeout = Some(self.timeout);
+        let timeout = Some(self.pace.timeout);
         let mut connection =
             AsyncSmtpConnection::connect_tokio1(server, timeout, &self.hello, implicit, None)
                 .await?;
@@ -166,7 +166,7 @@ impl Smtp {
     fn put_back(&self, mut link: Link) {
         link.mails += 1;
         let mut idle = self.idle.lock();
-        if link.mails < limits::EMAIL_CONNECTION_MAILS && idle.len() < self.at_once {
+        if link.mails < limits::EMAIL_CONNECTION_MAILS && idle.len() < self.pace.at_once {
             idle.push(link);
         }
     }
@@ -261,27 +261,14 @@ impl Provider for Smtp {
         &self.relay
     }
 
-    fn at_once(&self) -> usize {
-        self.at_once
-    }
-
-    fn per_s(&self) -> u32 {
-        self.per_s
-    }
-
-    fn timeout(&self) -> Duration {
-        self.timeout
+    fn pace(&self) -> Pace {
+        self.pace
     }
 
     async fn send(&self, message: &Message<'_>) -> Answer {
         let mail = match self.compose(message) {
             Ok(mail) => mail,
-            Err(reason) => {
-                return Answer::Permanent {
-                    class: "unfit",
-                    reason,
-                };
-            }
+            Err(reason) => return Answer::unfit(reason),
         };
         let mut link = match self.link().await {
             Ok(link) => link,
@@ -293,12 +280,28 @@ impl Provider for Smtp {
             Ok(response) => {
                 self.put_back(link);
                 let said = response.message().collect::<Vec<_>>().join(" ");
-                let provider_id = said.chars().take(limits::PROVIDER_ID_CHARS).collect();
-                Answer::Sent { provider_id }
+                Answer::sent(&said)
             }
             Err(error) => judge(&error),
         }
     }
+}
+
+/// Of a file that holds several secrets, one a line: the first signs, each is good. `bytes` reads a line.
+fn signing_keys(
+    key: &str,
+    file: Option<&Path>,
+    bytes: impl Fn(&str) -> Result<Vec<u8>, ConfigError>,
+) -> Result<Option<Vec<hmac::Key>>, ConfigError> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    let secret = Secret::from_file(key, file)?;
+    let keys = secret.alternatives().map(|line| {
+        Secret::check_length(key, line)?;
+        Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes(line)?))
+    });
+    keys.collect::<Result<_, _>>().map(Some)
 }
 
 fn header(name: &'static str, value: &str) -> HeaderValue {

@@ -5,8 +5,9 @@
 //! * it works as long as its key is there, without a login: whoever has the mail may end it, and can do nothing else;
 //! * looking at it changes nothing: what guards mailboxes opens every link.
 
+use super::signing_keys;
 use crate::{
-    config::{self, ConfigError, Secret},
+    config::{self, ConfigError},
     ids::UserId,
 };
 use arc_swap::ArcSwap;
@@ -89,15 +90,9 @@ impl Wish {
 }
 
 fn keys(config: &config::Email) -> Result<Option<Vec<hmac::Key>>, ConfigError> {
-    let Some(path) = &config.unsubscribe_key_file else {
-        return Ok(None);
-    };
-    let secret = Secret::from_file(KEY, path)?;
-    let lines = secret.alternatives().map(|line| {
-        Secret::check_length(KEY, line)?;
-        Ok(hmac::Key::new(hmac::HMAC_SHA256, line.as_bytes()))
-    });
-    lines.collect::<Result<_, _>>().map(Some)
+    signing_keys(KEY, config.unsubscribe_key_file.as_deref(), |line| {
+        Ok(line.as_bytes().to_vec())
+    })
 }
 
 #[cfg(test)]

@@ -1,18 +1,12 @@
 //! What FCM's answers mean.
 
 use crate::{
-    dispatcher::channel::{Answer, http},
+    dispatcher::channel::{Answer, Judged, http},
     limits,
 };
 use reqwest::StatusCode;
 use serde::Deserialize;
 use std::time::Duration;
-
-pub enum Judged {
-    Answer(Answer),
-    /// Our token is not taken: with another it may be.
-    TokenRefused(Answer),
-}
 
 #[derive(Default, Deserialize)]
 struct Failure {
@@ -43,9 +37,7 @@ struct Violation {
 
 pub fn judge(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Judged {
     if status.is_success() {
-        return Judged::Answer(Answer::Sent {
-            provider_id: name(body),
-        });
+        return Judged::Answer(Answer::sent(&name(body)));
     }
     let failure: Failure = serde_json::from_slice(body).unwrap_or_default();
     let details = &failure.error.details;
@@ -90,7 +82,7 @@ fn name(body: &[u8]) -> String {
         name: String,
     }
     let sent: Sent = serde_json::from_slice(body).unwrap_or_default();
-    sent.name.chars().take(limits::PROVIDER_ID_CHARS).collect()
+    sent.name
 }
 
 #[cfg(test)]

@@ -8,14 +8,12 @@ mod account;
 mod answer;
 mod message;
 
-use super::{Answer, Message, Provider, gone::Usual, http};
+use super::{Answer, Judged, Message, Pace, Provider, gone::Usual, http};
 use crate::{
     config::{self, ConfigError},
     dispatcher::devices::{Device, DeviceKind},
-    limits,
 };
 use account::Account;
-use answer::Judged;
 use async_trait::async_trait;
 use reqwest::{Client, header::CONTENT_TYPE};
 use std::time::Duration;
@@ -27,9 +25,7 @@ pub struct Fcm {
     /// Of `messages:send`.
     url: String,
     is_dry_run: bool,
-    timeout: Duration,
-    at_once: usize,
-    per_s: u32,
+    pace: Pace,
     usual: Usual,
 }
 
@@ -50,9 +46,11 @@ impl Fcm {
             client,
             account,
             is_dry_run: config.dry_run,
-            timeout,
-            at_once: config.at_once,
-            per_s: config.per_s,
+            pace: Pace {
+                at_once: config.at_once,
+                per_s: config.per_s,
+                timeout,
+            },
             usual: Usual {
                 percent_max: config.gone_percent_max,
                 window: config.gone_window,
@@ -68,13 +66,10 @@ impl Fcm {
             .bearer_auth(token)
             .header(CONTENT_TYPE, "application/json")
             .body(body);
-        let response = match request.send().await {
-            Ok(response) => response,
-            Err(error) => return Judged::Answer(http::away(&error)),
-        };
-        let (status, retry_after) = (response.status(), http::retry_after(&response));
-        let body = http::body(response, limits::PROVIDER_ANSWER_BYTES).await;
-        answer::judge(status, retry_after, &body)
+        match http::exchange(request).await {
+            Ok((status, retry_after, body)) => answer::judge(status, retry_after, &body),
+            Err(away) => Judged::Answer(away),
+        }
     }
 }
 
@@ -92,16 +87,8 @@ impl Provider for Fcm {
         &self.host
     }
 
-    fn at_once(&self) -> usize {
-        self.at_once
-    }
-
-    fn per_s(&self) -> u32 {
-        self.per_s
-    }
-
-    fn timeout(&self) -> Duration {
-        self.timeout
+    fn pace(&self) -> Pace {
+        self.pace
     }
 
     fn usual(&self) -> Option<Usual> {
@@ -111,12 +98,7 @@ impl Provider for Fcm {
     async fn send(&self, message: &Message<'_>) -> Answer {
         let body = match message::write(message, self.is_dry_run) {
             Ok(body) => body,
-            Err(reason) => {
-                return Answer::Permanent {
-                    class: "unfit",
-                    reason,
-                };
-            }
+            Err(reason) => return Answer::unfit(reason),
         };
         let mut is_first = true;
         loop {

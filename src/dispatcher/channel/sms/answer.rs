@@ -1,9 +1,6 @@
 //! What a provider's answers mean, by the codes of Twilio's API.
 
-use crate::{
-    dispatcher::channel::{Answer, http},
-    limits,
-};
+use crate::dispatcher::channel::{Answer, http};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use std::time::Duration;
@@ -22,8 +19,7 @@ struct Failure {
 pub fn judge(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Answer {
     if status.is_success() {
         let taken: Taken = serde_json::from_slice(body).unwrap_or_default();
-        let provider_id = taken.sid.chars().take(limits::PROVIDER_ID_CHARS).collect();
-        return Answer::Sent { provider_id };
+        return Answer::sent(&taken.sid);
     }
     let failure: Failure = serde_json::from_slice(body).unwrap_or_default();
     let reason = http::reason(status, body);

@@ -10,7 +10,7 @@ pub mod report;
 mod segments;
 mod token;
 
-use super::{Answer, Message, Provider, http, push};
+use super::{Answer, Message, Pace, Provider, http, push};
 use crate::{
     config::{self, ConfigError},
     dispatcher::devices::{Device, DeviceKind},
@@ -37,9 +37,7 @@ pub struct Sms {
     /// Where this API is reached from outside.
     callback_url: Option<String>,
     segments_max: u32,
-    timeout: Duration,
-    at_once: usize,
-    per_s: u32,
+    pace: Pace,
 }
 
 impl Sms {
@@ -66,9 +64,11 @@ impl Sms {
                 sender,
                 callback_url: callback_url.map(|url| url.trim_end_matches('/').to_owned()),
                 segments_max: config.segments_max,
-                timeout: Duration::from_millis(config.timeout_ms),
-                at_once: config.at_once,
-                per_s: config.per_s,
+                pace: Pace {
+                    at_once: config.at_once,
+                    per_s: config.per_s,
+                    timeout: Duration::from_millis(config.timeout_ms),
+                },
             })
         });
         providers.collect()
@@ -144,16 +144,8 @@ impl Provider for Sms {
         ["provider_away", "provider_refused", "timeout"].contains(&class)
     }
 
-    fn at_once(&self) -> usize {
-        self.at_once
-    }
-
-    fn per_s(&self) -> u32 {
-        self.per_s
-    }
-
-    fn timeout(&self) -> Duration {
-        self.timeout
+    fn pace(&self) -> Pace {
+        self.pace
     }
 
     fn units(&self, content: &Content) -> u32 {
@@ -163,26 +155,18 @@ impl Provider for Sms {
     async fn send(&self, message: &Message<'_>) -> Answer {
         let form = match self.form(message) {
             Ok(form) => form,
-            Err(reason) => {
-                return Answer::Permanent {
-                    class: "unfit",
-                    reason,
-                };
-            }
+            Err(reason) => return Answer::unfit(reason),
         };
         let secret = self.tokens.current();
         let request = self
             .client
             .post(&self.url)
-            .basic_auth(&self.account_sid, token::lines(&secret).next())
+            .basic_auth(&self.account_sid, secret.alternatives().next())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form);
-        let response = match request.send().await {
-            Ok(response) => response,
-            Err(error) => return http::away(&error),
-        };
-        let (status, retry_after) = (response.status(), http::retry_after(&response));
-        let body = http::body(response, limits::PROVIDER_ANSWER_BYTES).await;
-        answer::judge(status, retry_after, &body)
+        match http::exchange(request).await {
+            Ok((status, retry_after, body)) => answer::judge(status, retry_after, &body),
+            Err(away) => away,
+        }
     }
 }

@@ -3,7 +3,6 @@
 //! A report names its notification and user by the path that we gave with the message, so nothing has to be kept until it
 //! comes; whoever can't sign it with the account's token says nothing of either.
 
-use super::token::lines;
 use crate::{
     config::Secret,
     dispatcher::store::SendState,
@@ -84,7 +83,7 @@ pub fn is_signed(secret: &Secret, url: &str, pairs: &Pairs, signature: &str) -> 
     let urls = [Some(url.to_owned()), with_other_port(url)];
     let mut texts = urls.into_iter().flatten().map(|url| url + &told);
     texts.any(|text| {
-        lines(secret).any(|token| {
+        secret.alternatives().any(|token| {
             let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, token.as_bytes());
             hmac::verify(&key, text.as_bytes(), &signature).is_ok()
         })

@@ -49,9 +49,3 @@ impl Tokens {
         held.0.clone()
     }
 }
-
-/// The first is sent.
-pub fn lines(secret: &Secret) -> impl Iterator<Item = &str> {
-    let lines = secret.expose().lines().map(str::trim);
-    lines.filter(|line| !line.is_empty())
-}
