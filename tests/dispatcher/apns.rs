@@ -1,7 +1,7 @@
 //! Apple's push service, from the API to a strict server of its protocol.
 
-use crate::rig::{Answer, Rig, eventually, is};
-use herald::{config, dispatcher::channel::Channels};
+use crate::rig::{Answer, Rig, eventually, is, refused_key};
+use herald::config;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -394,9 +394,7 @@ async fn a_configuration_that_can_not_work_names_its_key() {
     let refused = |change: Change| {
         let mut channels = config(&server);
         change(&mut channels.apns);
-        Channels::from_config(&channels)
-            .err()
-            .map(|error| error.key)
+        refused_key(&channels)
     };
     let cases: [(Change, &str); 10] = [
         (|apns| apns.key_id = None, "apns.key_id"),

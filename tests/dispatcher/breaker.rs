@@ -1,23 +1,14 @@
 //! Providers that fail are left alone, and of two the other takes over.
 
-use crate::rig::{Rig, is};
+use crate::{
+    rig::{Rig, is},
+    sms::provider,
+};
 use herald::{bus::Topic, config};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use testbed::{TwilioServer, free_port};
-
-fn provider(name: &str, server: &TwilioServer) -> config::SmsProvider {
-    config::SmsProvider {
-        name: name.into(),
-        url: server.url(),
-        account_sid: server.account_sid(),
-        auth_token_file: server.token_file(),
-        from: Some("+12025550123".into()),
-        messaging_service_sid: None,
-        ca_file: Some(server.ca_file()),
-    }
-}
 
 /// By these in their order, with a probe every so often.
 fn config(servers: &[(&str, &TwilioServer)], probe_ms: u64) -> config::Channels {

@@ -1,7 +1,7 @@
 //! Firebase Cloud Messaging, from the API to a strict server of its protocol.
 
-use crate::rig::{Answer, Rig, eventually, is};
-use herald::{bus::Topic, config, dispatcher::channel::Channels};
+use crate::rig::{Answer, Rig, eventually, is, refused_key};
+use herald::{bus::Topic, config};
 use reqwest::{Method, Version};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -287,9 +287,7 @@ async fn a_configuration_that_can_not_work_names_its_key() {
     let refused = |change: Change| {
         let mut channels = config(&server);
         change(&mut channels.fcm);
-        Channels::from_config(&channels)
-            .err()
-            .map(|error| error.key)
+        refused_key(&channels)
     };
     let cases: [(Change, &str); 7] = [
         (|fcm| fcm.timeout_ms = 1, "fcm.timeout_ms"),

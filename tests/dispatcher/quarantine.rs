@@ -4,8 +4,7 @@ use crate::rig::{Rig, eventually, is};
 use herald::config;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::{path::Path, process::Command};
-use testbed::{ApnsServer, FcmServer, PushService, apns::device_token};
+use testbed::{ApnsServer, FcmServer, PushService, apns::device_token, certificates};
 
 const KINDS: [&str; 3] = ["fcm", "apns", "web_push"];
 /// Of each kind: what a user may have.
@@ -21,7 +20,7 @@ struct Providers {
 impl Providers {
     async fn start() -> Providers {
         let directory = tempfile::tempdir().unwrap();
-        make_key(&directory.path().join("vapid.pem"));
+        certificates::make_key(&directory.path().join("vapid.pem"), certificates::P256);
         Providers {
             google: FcmServer::start().await,
             apple: ApnsServer::start().await,
@@ -84,16 +83,6 @@ impl Providers {
     fn asked(&self, name: &str) -> usize {
         self.google.asked(name) + self.apple.asked(name) + self.browsers.asked(name)
     }
-}
-
-fn make_key(file: &Path) {
-    let made = Command::new("openssl")
-        .args(["genpkey", "-algorithm", "EC", "-pkeyopt"])
-        .args(["ec_paramgen_curve:P-256", "-out"])
-        .arg(file)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
 }
 
 async fn devices(rig: &Rig, user: &str) -> Vec<Value> {

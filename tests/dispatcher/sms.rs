@@ -1,7 +1,7 @@
 //! Text messages, from the API to a strict server of their provider's protocol, and back by its reports.
 
-use crate::rig::{Answer, Rig, is};
-use herald::{bus::Topic, config, dispatcher::channel::Channels};
+use crate::rig::{Answer, Rig, is, refused_key};
+use herald::{bus::Topic, config};
 use reqwest::Method;
 use serde_json::{Value, json};
 use testbed::{
@@ -9,18 +9,21 @@ use testbed::{
     twilio::{post_report, sign},
 };
 
-fn config(server: &TwilioServer) -> config::Channels {
-    let provider = config::SmsProvider {
-        name: "twilio".into(),
+pub fn provider(name: &str, server: &TwilioServer) -> config::SmsProvider {
+    config::SmsProvider {
+        name: name.into(),
         url: server.url(),
         account_sid: server.account_sid(),
         auth_token_file: server.token_file(),
         from: Some("+12025550123".into()),
         messaging_service_sid: None,
         ca_file: Some(server.ca_file()),
-    };
+    }
+}
+
+fn config(server: &TwilioServer) -> config::Channels {
     let sms = config::Sms {
-        providers: vec![provider],
+        providers: vec![provider("twilio", server)],
         callback_url: Some("https://herald.example.com/".into()),
         ..config::Sms::default()
     };
@@ -306,8 +309,7 @@ async fn a_configuration_that_can_not_work_names_its_key() {
     let refused = |change: Change| {
         let mut channels = config(&server);
         change(&mut channels.sms);
-        let error = Channels::from_config(&channels).err();
-        error.map(|error| error.key)
+        refused_key(&channels)
     };
     let cases: [(Change, &str); 12] = [
         (|sms| sms.timeout_ms = 1, "sms.timeout_ms"),

@@ -4,21 +4,15 @@ use crate::rig::{Answer, Rig, eventually, is};
 use herald::{bus::Topic, config};
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::{path::PathBuf, process::Command};
+use std::path::PathBuf;
 use tempfile::TempDir;
-use testbed::{ApnsServer, FcmServer, PushService, apns::device_token};
+use testbed::{ApnsServer, FcmServer, PushService, apns::device_token, certificates};
 
 /// A key of ours, as the configuration's comment has it made.
 fn key() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("vapid.pem");
-    let made = Command::new("openssl")
-        .args(["genpkey", "-algorithm", "EC", "-pkeyopt"])
-        .args(["ec_paramgen_curve:P-256", "-out"])
-        .arg(&file)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
+    certificates::make_key(&file, certificates::P256);
     (directory, file)
 }
 

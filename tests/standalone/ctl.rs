@@ -24,6 +24,18 @@ pub fn ctl(herald: &Standalone, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// The same, in vain: its exit status, and what its error says among other things.
+pub fn refused(herald: &Standalone, arguments: &[&str], status: i32, told: &str) {
+    let output = run(herald, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "{arguments:?}: {errors}"
+    );
+    assert!(errors.contains(told), "{arguments:?}: {errors}");
+}
+
 pub fn json(herald: &Standalone, arguments: &[&str]) -> Value {
     let printed = ctl(herald, &[arguments, &["--json"]].concat());
     serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))

@@ -1,6 +1,6 @@
 //! `herald ctl dlq`, as an operator uses it.
 
-use super::ctl::{ctl, json, run};
+use super::ctl::{ctl, json, refused};
 use std::fs;
 use testbed::Standalone;
 
@@ -48,14 +48,7 @@ async fn what_was_given_up_is_listed_shown_replayed_and_dropped_from_a_shell() {
         (vec!["dlq", "show", "first"], 64, "PARTITION/OFFSET"),
         (vec!["dlq", "replay"], 2, "required"),
     ] {
-        let output = run(&herald, &arguments);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(
-            output.status.code(),
-            Some(status),
-            "{arguments:?}: {errors}"
-        );
-        assert!(errors.contains(told), "{arguments:?}: {errors}");
+        refused(&herald, &arguments, status, told);
     }
 }
 

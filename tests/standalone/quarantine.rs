@@ -1,6 +1,6 @@
 //! `herald ctl quarantine`, as an operator uses it.
 
-use super::ctl::{ctl, json, run};
+use super::ctl::{ctl, json, refused};
 use serde_json::json;
 use testbed::{FcmServer, Standalone};
 
@@ -76,13 +76,6 @@ async fn devices_that_were_called_gone_are_listed_restored_and_removed_from_a_sh
         (vec!["quarantine", "confirm"], 2, "required"),
         (vec!["quarantine", "confirm", "42"], 2, "required"),
     ] {
-        let output = run(&herald, &arguments);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(
-            output.status.code(),
-            Some(status),
-            "{arguments:?}: {errors}"
-        );
-        assert!(errors.contains(told), "{arguments:?}: {errors}");
+        refused(&herald, &arguments, status, told);
     }
 }

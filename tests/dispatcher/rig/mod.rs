@@ -154,11 +154,7 @@ impl Rig {
             email: email.clone(),
             ..config::Channels::default()
         };
-        let sending = Sending {
-            channels: Channels::from_config(&channels).unwrap(),
-            ..Sending::default()
-        };
-        Rig::sending(sending, registry).await
+        Rig::with_channels_and(&channels, registry).await
     }
 
     pub async fn sending(sending: Sending, registry: SharedRegistry) -> Rig {
@@ -172,11 +168,15 @@ impl Rig {
 
     /// That sends by these.
     pub async fn with_channels(channels: &config::Channels) -> Rig {
+        Rig::with_channels_and(channels, Arc::new(EmbeddedRegistry::default())).await
+    }
+
+    async fn with_channels_and(channels: &config::Channels, registry: SharedRegistry) -> Rig {
         let sending = Sending {
             channels: Channels::from_config(channels).unwrap(),
             ..Sending::default()
         };
-        Rig::sending(sending, Arc::new(EmbeddedRegistry::default())).await
+        Rig::sending(sending, registry).await
     }
 
     async fn made_of(
@@ -478,6 +478,12 @@ async fn run_sending(
     let leaving = shutdown.clone();
     let running = tokio::spawn(async move { dispatcher.run(leaving).await.unwrap() });
     (addresses, shutdown, running)
+}
+
+/// The key that a configuration of channels is refused for.
+pub fn refused_key(channels: &config::Channels) -> Option<String> {
+    let refused = Channels::from_config(channels).err();
+    refused.map(|error| error.key)
 }
 
 pub fn user(name: &str) -> UserId {

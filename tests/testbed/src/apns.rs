@@ -31,7 +31,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
     sync::{Arc, Mutex},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -234,18 +233,7 @@ fn word(token: &str) -> Option<String> {
 
 /// `provider.p8`; answers with its public half.
 fn make_key(directory: &Path) -> DecodingKey {
-    let file = directory.join("provider.p8");
-    let made = Command::new("openssl")
-        .args(["genpkey", "-algorithm", "EC", "-pkeyopt"])
-        .args(["ec_paramgen_curve:P-256", "-out"])
-        .arg(&file)
-        .output();
-    assert!(made.expect("openssl is installed").status.success());
-    let public = Command::new("openssl")
-        .args(["pkey", "-pubout", "-in"])
-        .arg(&file)
-        .output();
-    let public = public.expect("openssl is installed").stdout;
+    let public = certificates::make_key(&directory.join("provider.p8"), certificates::P256);
     DecodingKey::from_ec_pem(&public).expect("made")
 }
 

@@ -47,8 +47,23 @@ pub fn client_by(
         .with_no_client_auth()
 }
 
-/// Runs it there.
-pub fn openssl(directory: &Path, arguments: &str) {
+/// As `openssl genpkey` knows them.
+pub const P256: &str = "EC -pkeyopt ec_paramgen_curve:P-256";
+pub const RSA: &str = "RSA -pkeyopt rsa_keygen_bits:2048";
+
+/// Makes a private key and answers its public half, as PEM.
+pub fn make_key(file: &Path, algorithm: &str) -> Vec<u8> {
+    let directory = file.parent().expect("a file in a directory");
+    let name = file.file_name().expect("a file").display();
+    openssl(
+        directory,
+        &format!("genpkey -algorithm {algorithm} -out {name}"),
+    );
+    openssl(directory, &format!("pkey -pubout -in {name}"))
+}
+
+/// Runs it there; answers what it printed.
+pub fn openssl(directory: &Path, arguments: &str) -> Vec<u8> {
     let output = Command::new("openssl")
         .args(arguments.split_whitespace())
         .current_dir(directory)
@@ -56,4 +71,5 @@ pub fn openssl(directory: &Path, arguments: &str) {
         .expect("openssl is installed (apt-get install openssl)");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments}: {errors}");
+    output.stdout
 }

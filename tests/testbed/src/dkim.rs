@@ -1,6 +1,9 @@
 //! Keys for DKIM, and a receiver that judges signatures: dkimpy, see `judge_dkim.py` beside this file.
 
-use crate::{certificates::openssl, container::python};
+use crate::{
+    certificates::{RSA, openssl},
+    container::python,
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::json;
 use std::{
@@ -18,7 +21,7 @@ pub struct DkimPair {
 /// `kind` is rsa or ed25519.
 pub fn pair(directory: &Path, kind: &str) -> DkimPair {
     let algorithm = match kind {
-        "rsa" => "RSA -pkeyopt rsa_keygen_bits:2048",
+        "rsa" => RSA,
         other => other,
     };
     openssl(

@@ -31,8 +31,7 @@ use axum::{
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Map, Value, json};
 use std::{
-    path::{Path, PathBuf},
-    process::Command,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -77,7 +76,8 @@ impl FcmServer {
     pub async fn start() -> FcmServer {
         let directory = tempfile::tempdir().expect("a temporary directory");
         certificates::make(directory.path(), &["server"]);
-        let public = make_key(directory.path());
+        let public =
+            certificates::make_key(&directory.path().join("account.key"), certificates::RSA);
         let https = Https::bind(directory.path(), &["h2", "http/1.1"]).await;
         let seen = Arc::new(Seen {
             origin: format!("https://{}", https.address()),
@@ -163,22 +163,6 @@ impl FcmServer {
     pub fn wrong(&self) -> Vec<String> {
         locked(&self.seen.wrong).clone()
     }
-}
-
-/// `account.key`; answers with its public half.
-fn make_key(directory: &Path) -> Vec<u8> {
-    let file = directory.join("account.key");
-    let made = Command::new("openssl")
-        .args(["genpkey", "-algorithm", "RSA", "-pkeyopt"])
-        .args(["rsa_keygen_bits:2048", "-out"])
-        .arg(&file)
-        .output();
-    assert!(made.expect("openssl is installed").status.success());
-    let public = Command::new("openssl")
-        .args(["pkey", "-pubout", "-in"])
-        .arg(&file)
-        .output();
-    public.expect("openssl is installed").stdout
 }
 
 fn pages(seen: Arc<Seen>) -> Router {
