@@ -14,6 +14,8 @@ mod presence;
 mod quarantine;
 #[path = "standalone/secrets.rs"]
 mod secrets;
+#[path = "standalone/spend.rs"]
+mod spend;
 #[path = "standalone/suppressions.rs"]
 mod suppressions;
 #[path = "standalone/templates.rs"]

@@ -210,6 +210,11 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("apns.address", "api.push.apple.com"),
         ("apns.gone_percent_max", "0"),
         ("fcm.gone_window", "1"),
+        ("sms.callback_url", "herald.example.com"),
+        ("sms.providers", "[{ name = \"one\" }]"),
+        ("breaker.probe_ms", "1"),
+        ("budgets.reserve_percent", "101"),
+        ("budgets.email_price", "-1"),
         ("log.level", "foo"),
     ] {
         refuses("dispatcher", &[(key, value)], key);

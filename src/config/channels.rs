@@ -2,7 +2,7 @@
 //! they are used.
 
 use super::{
-    Breaker, ConfigError, Sms,
+    Breaker, Budgets, ConfigError, Sms,
     check::{host_and_port, named, within},
 };
 use crate::limits;
@@ -18,6 +18,7 @@ pub struct Channels {
     pub apns: Apns,
     pub sms: Sms,
     pub breaker: Breaker,
+    pub budgets: Budgets,
 }
 
 /// How the way to the relay is kept from others.

@@ -4,6 +4,7 @@
 //! The files in `config/` show every key with its unit, default and reason; a test keeps them so.
 
 mod breaker;
+mod budgets;
 mod channels;
 pub mod check;
 mod quotas;
@@ -12,6 +13,7 @@ mod sections;
 mod sms;
 
 pub use breaker::Breaker;
+pub use budgets::{Budgets, micros};
 pub use channels::{Apns, Channels, DkimKey, Email, EmailTls, Fcm, WebPush};
 pub use quotas::Limits;
 pub use reload::{Reload, left_for_a_restart};
@@ -203,6 +205,8 @@ pub struct DispatcherConfig {
     pub sms: Sms,
     #[serde(default)]
     pub breaker: Breaker,
+    #[serde(default)]
+    pub budgets: Budgets,
     #[serde(default = "dispatcher_admin")]
     pub admin: Admin,
     #[serde(default = "dispatcher_grpc")]
@@ -220,6 +224,7 @@ impl DispatcherConfig {
             apns: self.apns.clone(),
             sms: self.sms.clone(),
             breaker: self.breaker.clone(),
+            budgets: self.budgets.clone(),
         }
     }
 }
@@ -274,6 +279,8 @@ pub struct StandaloneConfig {
     pub sms: Sms,
     #[serde(default)]
     pub breaker: Breaker,
+    #[serde(default)]
+    pub budgets: Budgets,
     #[serde(default = "gateway_admin")]
     pub admin: Admin,
     #[serde(default)]
@@ -293,6 +300,7 @@ impl StandaloneConfig {
             apns: self.apns.clone(),
             sms: self.sms.clone(),
             breaker: self.breaker.clone(),
+            budgets: self.budgets.clone(),
         }
     }
 }

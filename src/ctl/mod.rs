@@ -71,6 +71,8 @@ enum Command {
     Suppressions(suppressions::Suppressions),
     /// Devices that were called gone more often than is usual: look at them, restore or remove them.
     Quarantine(quarantine::Quarantine),
+    /// What the channels cost today, and what is left of their budgets.
+    Spend,
     /// Check or create the Kafka topics of a dispatcher's configuration.
     Topics(topics::Topics),
 }
@@ -177,6 +179,7 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
             print(&ctl.endpoint.request(&path).await?, show::user);
         }
         Command::Status => print(&ctl.endpoint.request("/v1/status").await?, show::status),
+        Command::Spend => print(&ctl.endpoint.request("/v1/spend").await?, show::spend),
         Command::Drain(drain) => drain::run(&ctl.endpoint, drain, as_json).await?,
         Command::Rebalance => drain::rebalance(&ctl.endpoint, as_json).await?,
         Command::Dlq(dlq) => dlq::run(&ctl.endpoint, dlq, as_json).await?,

@@ -64,6 +64,26 @@ pub fn status(answer: &Value) {
     }
 }
 
+pub fn spend(answer: &Value) {
+    let currency = text(&answer["currency"]);
+    for channel in array(&answer["channels"]) {
+        let of_budget = match channel["budget"].is_null() {
+            true => "no budget".to_owned(),
+            false => format!(
+                "{} left of {}, {} of it for critical and codes",
+                channel["left"], channel["budget"], channel["reserve"]
+            ),
+        };
+        let (name, spent) = (text(&channel["channel"]), &channel["spent"]);
+        println!("{name:<9} {spent} {currency} spent, {of_budget}");
+    }
+    let hours = answer["resets_in_s"].as_f64().unwrap_or_default() / 3600.0;
+    println!("day       {hours:.1} h left (UTC)");
+    if answer["of_fleet"] != true {
+        println!("registry  away: this is what one dispatcher knows");
+    }
+}
+
 /// What a gateway is to clients.
 fn state(gateway: &Value) -> &'static str {
     match gateway["draining"].as_bool() {

@@ -30,6 +30,7 @@ mod retry;
 pub mod router;
 pub mod routes;
 mod scheduler;
+mod spending;
 mod spool;
 pub mod suppression;
 mod sweeper;
@@ -62,6 +63,7 @@ use outbox::Outbox;
 use patience::Patience;
 use preferences::Mandatory;
 use quota::Quotas;
+use spending::Spending;
 use spool::{OpenError, Spool};
 use std::{
     net::SocketAddr,
@@ -193,6 +195,7 @@ struct Shared {
     quotas: Quotas,
     channel_metrics: ChannelMetrics,
     breakers: Breakers,
+    spending: Spending,
     tracker: Arc<Tracker>,
     sync: Arc<Sync>,
     keys: Arc<ApiKeys>,
@@ -260,9 +263,15 @@ impl Dispatcher {
         self.shared.secret.clone()
     }
 
-    /// What it limits, to be told of other limits.
-    pub fn quotas(&self) -> Quotas {
-        self.shared.quotas.clone()
+    /// Puts other limits and budgets in force.
+    pub fn reload(
+        &self,
+    ) -> impl Fn(&config::Limits, &config::Budgets) -> Result<(), ConfigError> + Send + use<> {
+        let (quotas, spending) = (self.shared.quotas.clone(), self.shared.spending.clone());
+        move |limits, budgets| {
+            quotas.reload(limits);
+            spending.reload(budgets)
+        }
     }
 
     /// What this dispatcher's readiness depends on.
@@ -328,6 +337,8 @@ impl Shared {
         );
         let region = node.region.clone();
         let spool = open_spool(parts.spool.as_ref(), &parts.metrics)?;
+        let chains = rules.chains.clone();
+        let spending = channels.spending(chains, registry.clone(), &parts.metrics);
         let gateways = Gateways::new(registry.clone(), Present::new(secret.clone()));
         let direct = spool
             .as_ref()
@@ -341,6 +352,7 @@ impl Shared {
                 region: region.clone(),
                 rules: rules.clone(),
                 quotas: quotas.clone(),
+                spending: spending.clone(),
                 metrics: metrics.clone(),
                 refusing: Default::default(),
             }),
@@ -369,6 +381,7 @@ impl Shared {
             http_places: Arc::new(Semaphore::new(limits::HTTP_AT_ONCE)),
             channel_metrics: ChannelMetrics::new(&parts.metrics),
             breakers: channels.breakers(&parts.metrics),
+            spending,
             channels,
             rules,
             quotas,
@@ -501,6 +514,7 @@ impl Shared {
                 patience: start.patience.clone(),
                 rules: self.rules.clone(),
                 breakers: self.breakers.clone(),
+                spending: self.spending.clone(),
                 metrics: self.channel_metrics.clone(),
             };
             let worker = ChannelWorker {

@@ -60,6 +60,17 @@ pub const BREAKER_ERRORS_ALLOWED: RangeInclusive<usize> = 1..=1_000;
 pub const BREAKER_WITHIN: Duration = Duration::from_secs(60);
 pub const BREAKER_PROBE: Duration = Duration::from_secs(60);
 pub const BREAKER_MS_ALLOWED: RangeInclusive<u64> = 100..=3_600_000;
+/// (config) Of each budget, for critical and codes.
+pub const BUDGET_RESERVE_PERCENT: u8 = 20;
+pub const BUDGET_RESERVE_PERCENT_ALLOWED: RangeInclusive<u8> = 0..=100;
+/// (config) Amounts of money, prices of text messages, and digits of what a number begins with.
+pub const AMOUNT_MAX: f64 = 1e9;
+pub const PRICES: usize = 1_000;
+pub const PRICE_PREFIX_DIGITS: usize = 8;
+/// The registry keeps what was spent on a day for so long: a key a channel and day. And how old an answer may be that
+/// intake goes by.
+pub const SPENT_KEPT: Duration = Duration::from_secs(3 * 24 * 3600);
+pub const SPENT_AGE: Duration = Duration::from_secs(1);
 /// (config) One message to a push service, and messages at once. Over: it is tried again, they wait.
 pub const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PUSH_TIMEOUT_MS_ALLOWED: RangeInclusive<u64> = 500..=120_000;

@@ -82,13 +82,13 @@ async fn serve(
     let reload_sending = parts.reload();
     let dispatcher = Dispatcher::bind(parts).await?;
     let addresses = dispatcher.addresses();
-    let (secret, quotas) = (dispatcher.secret(), dispatcher.quotas());
+    let (secret, reload_bounds) = (dispatcher.secret(), dispatcher.reload());
     let reload = reload::by(load, started, move |config| {
         level.set(&config.log)?;
         read_admin_key(&admin_key, &config.http)?;
         secret.reload(&config.grpc)?;
         reload_sending(&config.templates, &config.channels())?;
-        quotas.reload(&config.limits);
+        reload_bounds(&config.limits, &config.budgets)?;
         bus.reload(&config.kafka)
     });
     let shutdown = signals::listen(reload)?;

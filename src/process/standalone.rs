@@ -109,7 +109,7 @@ async fn serve(
     let parts = embedded.dispatcher(&config, admin_key.clone(), &metrics, pages)?;
     let reload_sending = parts.reload();
     let dispatcher = Dispatcher::bind(parts).await?;
-    let (http, quotas) = (dispatcher.addresses().http, dispatcher.quotas());
+    let (http, reload_bounds) = (dispatcher.addresses().http, dispatcher.reload());
     let started = config.clone();
     let key_file = config.http.admin_key_file.clone().unwrap_or_default();
     let control = Control::open(control::Parts {
@@ -141,7 +141,7 @@ async fn serve(
         reload_tls(tls.as_deref(), &config.tls)?;
         read_admin_key(&admin_key, &config.http)?;
         reload_sending(&config.templates, &config.channels())?;
-        quotas.reload(&config.limits);
+        reload_bounds(&config.limits, &config.budgets)?;
         reload_gateway(config.gateway.clone());
         Ok(())
     });

@@ -13,6 +13,7 @@ pub mod embedded;
 pub mod quota;
 pub mod redis;
 mod sends;
+mod spend;
 
 use crate::ids::{GatewayEpoch, GatewayId, Region, UserId};
 use async_trait::async_trait;
@@ -23,6 +24,7 @@ use thiserror::Error;
 use quota::{Admission, Draw, Drawn};
 
 pub use sends::{SendClaim, SendKey};
+pub use spend::{Spend, Spent};
 
 /// What a gateway publishes with its lease, renewed with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,6 +279,9 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Takes from rates, in the order asked.
     async fn draw(&self, draws: &[Draw]) -> Result<Vec<Drawn>, RegistryError>;
+
+    /// Adds to what a channel spent on a day, or gives back; a cost of 0 only asks.
+    async fn spend(&self, spend: &Spend) -> Result<Spent, RegistryError>;
 
     /// Every lease known, live or lapsed.
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError>;

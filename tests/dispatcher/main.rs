@@ -26,6 +26,7 @@ mod router;
 mod scheduled;
 mod second_look;
 mod sms;
+mod spending;
 mod spool;
 mod suppressions;
 mod switched;

@@ -272,6 +272,7 @@ async fn keyless(rig: &Rig, server: &SmtpServer) {
 
 async fn operators(rig: &Rig) {
     for path in [
+        "/v1/spend",
         "/v1/suppressions",
         "/v1/suppressions?limit=1",
         "/v1/suppressions/ada@example.com",

@@ -6,7 +6,7 @@ use herald::{
     ids::NotificationId,
     metrics::Metrics,
     registry::{
-        Registry, RegistryError, SendClaim, SendKey, SharedRegistry,
+        Registry, RegistryError, SendClaim, SendKey, SharedRegistry, Spend,
         quota::{Admission, Draw, Rate},
         redis::RedisRegistry,
     },
@@ -77,7 +77,7 @@ fn with_rights(shipped: &str) -> (SharedRegistry, (RedisServer, NamedTempFile)) 
 }
 
 #[tokio::test]
-async fn a_dispatchers_documented_rights_let_it_claim_sends() {
+async fn a_dispatchers_documented_rights_let_it_claim_sends_and_count_what_they_cost() {
     let (registry, _needed) = with_rights(include_str!("../../config/dispatcher.toml"));
     let send = SendKey {
         channel: Channel::Email,
@@ -92,6 +92,13 @@ async fn a_dispatchers_documented_rights_let_it_claim_sends() {
     registry.release_send(&send, "one").await.unwrap();
     registry.finish_send(&send).await.unwrap();
     assert_eq!(claim("one").await, SendClaim::Done);
+    let spend = Spend {
+        channel: Channel::Email,
+        day: 1,
+        cost: 5,
+        limit: Some(9),
+    };
+    assert_eq!(registry.spend(&spend).await.unwrap().total, 5);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod outage;
 mod quota;
 mod sends;
 mod shards;
+mod spend;
 mod subject;
 mod sweep;
 
@@ -66,6 +67,10 @@ on_both! {
         a_send_whose_owner_died_is_free_once_its_lease_has_ended
         what_was_sent_is_not_claimed_again
         sends_of_other_devices_and_channels_are_claimed_apart
+    }
+    spend {
+        a_days_sum_rises_to_its_limit_and_not_above
+        channels_and_days_are_summed_apart
     }
     shards {
         an_automatic_claim_takes_the_lowest_free_shard

@@ -1,7 +1,7 @@
 //! The channels beside in-app. One loop serves all of them ([`ChannelWorker`]); what differs is behind [`Provider`].
 //!
-//! The path of a record: its user's devices → a claim for each → the provider → the claim is done → the delivery log →
-//! a delay topic for what may work later, `dlq` for what will not → the commit.
+//! The path of a record: its user's devices → a claim for each → it is paid → the provider → the claim is done → the
+//! delivery log → a delay topic for what may work later, `dlq` for what will not → the commit.
 //!
 //! Invariants:
 //! * a process may die anywhere on the path: nothing is suppressed, and a device gets a notification twice only if it
@@ -30,13 +30,16 @@ mod worker;
 
 use super::{
     devices::{Device, DeviceKind},
+    fallback::Chains,
     intake::request::Refusal,
+    spending::Spending,
 };
 use crate::{
     config::{self, ConfigError},
     envelope::{Channel, Content, Head},
     limits,
     metrics::Metrics,
+    registry::SharedRegistry,
 };
 use async_trait::async_trait;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -160,13 +163,16 @@ pub struct Channels {
     web_push: Option<Arc<WebPush>>,
     sms: Vec<Arc<Sms>>,
     breaker: config::Breaker,
+    budgets: config::Budgets,
 }
 
 impl Channels {
     pub fn from_config(config: &config::Channels) -> Result<Channels, ConfigError> {
         config.breaker.check()?;
+        config.budgets.check()?;
         let mut channels = Channels {
             breaker: config.breaker.clone(),
+            budgets: config.budgets.clone(),
             smtp: Smtp::from_config(&config.email)?.map(Arc::new),
             email_events: Events::from_config(&config.email)?.map(Arc::new),
             web_push: WebPush::from_config(&config.web_push)?.map(Arc::new),
@@ -250,6 +256,16 @@ impl Channels {
         for provider in &self.providers {
             metrics.begin(provider.as_ref());
         }
+    }
+
+    /// What they cost, and may cost.
+    pub fn spending(
+        &self,
+        chains: Chains,
+        registry: SharedRegistry,
+        metrics: &Metrics,
+    ) -> Spending {
+        Spending::new(&self.budgets, chains, registry, metrics)
     }
 
     /// Those that reach anybody.

@@ -13,6 +13,7 @@ use crate::{
         devices::Device,
         patience::{Patience, Stopped},
         quota::{Quotas, Throttle},
+        spending::{Bill, OverBudget, Spending},
         store::SharedStore,
         suppression::normal,
         templates::{Shown, Subject},
@@ -39,6 +40,7 @@ pub struct Sender {
     pub patience: Patience,
     pub rules: Rules,
     pub breakers: Breakers,
+    pub spending: Spending,
     pub metrics: ChannelMetrics,
 }
 
@@ -240,7 +242,7 @@ impl Sender {
         place.map(|place| place.expect("never closed"))
     }
 
-    /// With a claim. `place` is one of the first provider.
+    /// With a claim, and paid. `place` is one of the first provider.
     async fn send_once(
         &self,
         user: &UserId,
@@ -269,7 +271,7 @@ impl Sender {
             }
             Some(SendClaim::Ours) | None => {}
         }
-        let answer = self.ask_in_turn(message, providers, place).await;
+        let answer = self.ask_paid(message, providers, place).await;
         let ended = match &answer {
             Ok((Answer::Sent { .. }, _)) => self.registry.finish_send(&send).await,
             _ => self.registry.release_send(&send, &owner).await,
@@ -279,7 +281,7 @@ impl Sender {
             tracing::debug!(%error, id = %send.id, "a claim was not ended");
         }
         match answer {
-            Err(left_alone) => left_alone.reached(),
+            Err(not_asked) => not_asked,
             Ok((Answer::Sent { provider_id }, places)) => {
                 places.gone.taken(message.device).await;
                 Reached::Sent { provider_id }
@@ -302,6 +304,41 @@ impl Sender {
                 Reached::Gone
             }
         }
+    }
+
+    /// Asks once it is paid for. What nobody has taken costs nothing.
+    async fn ask_paid<'a>(
+        &self,
+        message: &Message<'_>,
+        providers: &[&'a Places],
+        place: SemaphorePermit<'_>,
+    ) -> Result<(Answer, &'a Places), Reached> {
+        let bill = self.pay(message, providers[0]).await?;
+        let answer = self.ask_in_turn(message, providers, place).await;
+        let is_taken = match &answer {
+            Ok((Answer::Sent { .. }, _)) => true,
+            // What came too late to be known may have been.
+            Ok((Answer::Transient { class, .. }, _)) => *class == "timeout",
+            Ok((Answer::Permanent { .. } | Answer::Gone, _)) | Err(_) => false,
+        };
+        if !is_taken {
+            self.spending.give_back(self.channel, bill).await;
+        }
+        answer.map_err(LeftAlone::reached)
+    }
+
+    async fn pay(&self, message: &Message<'_>, places: &Places) -> Result<Bill, Reached> {
+        const CLASS: &str = "over_budget";
+        let units = places.provider.units(message.content);
+        let (priority, of_type) = (message.head.priority, &message.content.notification_type);
+        let paid = self.spending.pay(message.device, units, priority, of_type);
+        paid.await.map_err(|over| match over {
+            OverBudget::Until(wait) => Reached::Elsewhere { class: CLASS, wait },
+            OverBudget::Refused => Reached::Never {
+                class: CLASS,
+                reason: "the day's budget is spent".into(),
+            },
+        })
     }
 
     /// Asks one provider after the other, until one answers that does not fail. The last answer counts, and whose it is.

@@ -180,7 +180,7 @@ fn status(refusal: Refusal) -> Status {
         Refusal::Away { .. } | Refusal::NotSpooled(_) | Refusal::Overloaded { .. } => {
             Status::unavailable(message)
         }
-        Refusal::TooMany { retry_after_s, .. } => {
+        Refusal::TooMany { retry_after_s, .. } | Refusal::OverBudget { retry_after_s, .. } => {
             let mut metadata = MetadataMap::new();
             metadata.insert("retry-after", retry_after_s.into());
             Status::with_metadata(Code::ResourceExhausted, message, metadata)

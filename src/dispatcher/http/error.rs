@@ -161,11 +161,12 @@ impl From<Refusal> for ApiError {
             Refusal::Away { .. } | Refusal::NotSpooled(_) | Refusal::Overloaded { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Refusal::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::TooMany { .. } | Refusal::OverBudget { .. } => StatusCode::TOO_MANY_REQUESTS,
         };
         ApiError {
             retry_after_s: match refusal {
-                Refusal::TooMany { retry_after_s, .. } => Some(retry_after_s),
+                Refusal::TooMany { retry_after_s, .. }
+                | Refusal::OverBudget { retry_after_s, .. } => Some(retry_after_s),
                 _ => None,
             },
             field: refusal.named_field().map(str::to_owned),

@@ -23,6 +23,7 @@ mod presence;
 mod producer;
 mod quarantine;
 mod sms;
+mod spend;
 mod status;
 mod suppressions;
 mod unsubscribe;
@@ -135,6 +136,7 @@ fn for_operators() -> Vec<Route> {
             "/v1/email/events",
             post(suppressions::tell).layer(DefaultBodyLimit::max(limits::EMAIL_EVENTS_BYTES)),
         ),
+        ("/v1/spend", get(spend::show)),
         ("/v1/suppressions", get(suppressions::list)),
         (
             "/v1/suppressions/{address}",

@@ -16,6 +16,7 @@ use super::{
     metrics::DispatcherMetrics,
     patience::Seldom,
     quota::Quotas,
+    spending::Spending,
     spool::{Direct, Spool},
     store::{Idempotency, SharedStore},
     templates::Subject,
@@ -84,6 +85,7 @@ pub struct Intake {
     pub region: Region,
     pub rules: Rules,
     pub quotas: Quotas,
+    pub(super) spending: Spending,
     pub metrics: DispatcherMetrics,
     pub refusing: Seldom,
 }
@@ -129,6 +131,10 @@ impl Intake {
     ) -> Result<Receipt, Refusal> {
         schedule::check(submission.schedule_at, unix_ms())?;
         self.quotas.take(producer, submission.content.priority)?;
+        // Of another day's budget nothing is known.
+        if submission.schedule_at.is_none() {
+            self.spending.check(&submission.content).await?;
+        }
         match idempotency_key {
             None => {
                 let id = NotificationId::generate();

@@ -48,6 +48,11 @@ pub enum Refusal {
         "more comes in than this dispatcher is meant for ({percent} %), and others go first: try again"
     )]
     Overloaded { percent: u64 },
+    #[error("the day's budget of {channels} is spent: try again in {retry_after_s} s")]
+    OverBudget {
+        channels: String,
+        retry_after_s: u32,
+    },
 }
 
 impl Refusal {
@@ -72,6 +77,7 @@ impl Refusal {
             Refusal::NotSpooled(SpoolError::Failed(_)) => "spool_failed",
             Refusal::TooMany { .. } => "rate_limited",
             Refusal::Overloaded { .. } => "overloaded",
+            Refusal::OverBudget { .. } => "over_budget",
         }
     }
 

@@ -8,7 +8,7 @@ mod tables;
 
 use super::{
     FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
-    SendClaim, SendKey, ShardClaim, ShardLease, Swept, Timings,
+    SendClaim, SendKey, ShardClaim, ShardLease, Spend, Spent, Swept, Timings,
     claim::{self, Seen, Tries},
     quota::{Admission, Draw, Drawn},
 };
@@ -280,6 +280,16 @@ impl Registry for EmbeddedRegistry {
         let mut tables = self.tables.lock();
         let now_us = tables.now_ms() * 1000;
         Ok(tables.tally.draw(draws, now_us))
+    }
+
+    async fn spend(&self, spend: &Spend) -> Result<Spent, RegistryError> {
+        let mut tables = self.tables.lock();
+        let total = tables.spent.entry((spend.channel, spend.day)).or_default();
+        let spent = spend.onto(*total);
+        *total = spent.total;
+        // Of a day that is over nobody asks any more.
+        tables.spent.retain(|(_, day), _| *day + 1 >= spend.day);
+        Ok(spent)
     }
 
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {

@@ -9,6 +9,7 @@ use super::{
     sends::Sends,
 };
 use crate::{
+    envelope::Channel,
     ids::{GatewayEpoch, GatewayId, UserId},
     limits,
 };
@@ -28,6 +29,8 @@ pub(super) struct Tables {
     pub(super) orders: Option<(String, u64)>,
     pub(super) sends: Sends,
     pub(super) tally: Tally,
+    /// By channel and day.
+    pub(super) spent: BTreeMap<(Channel, u32), u64>,
 }
 
 pub(super) struct Entry {
@@ -103,6 +106,7 @@ impl Tables {
             orders: None,
             sends: Sends::default(),
             tally: Tally::default(),
+            spent: BTreeMap::new(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::super::SendKey;
 use crate::{
+    envelope::Channel,
     ids::{GatewayEpoch, GatewayId, Namespace, UserId},
     limits,
 };
@@ -73,6 +74,11 @@ impl Keys {
     /// String: when it is whole again, µs. Ends by itself.
     pub(super) fn rate(&self, name: &str) -> String {
         format!("{}:rate:{name}", self.namespace)
+    }
+
+    /// String: millionths of the currency. Ends by itself.
+    pub(super) fn spent(&self, channel: Channel, day: u32) -> String {
+        format!("{}:spent:{channel}:{day}", self.namespace)
     }
 
     /// Hash that is only written: does Redis take it?

@@ -11,12 +11,13 @@ mod link;
 mod quota;
 mod scripts;
 mod sends;
+mod spend;
 mod sweep;
 mod writes;
 
 use super::{
     FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
-    SendClaim, SendKey, ShardClaim, ShardLease, Swept, Timings,
+    SendClaim, SendKey, ShardClaim, ShardLease, Spend, Spent, Swept, Timings,
     quota::{Admission, Draw, Drawn},
 };
 use crate::{
@@ -176,6 +177,10 @@ impl Registry for RedisRegistry {
 
     async fn draw(&self, draws: &[Draw]) -> Result<Vec<Drawn>, RegistryError> {
         self.take(draws).await
+    }
+
+    async fn spend(&self, spend: &Spend) -> Result<Spent, RegistryError> {
+        self.pay(spend).await
     }
 
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {

@@ -30,6 +30,7 @@ scripts! {
     UNLOCK_ORDERS = "scripts/unlock_orders.lua";
     CLAIM_SEND = "scripts/claim_send.lua";
     RELEASE_SEND = "scripts/release_send.lua";
+    SPEND = "scripts/spend.lua";
 }
 
 /// Adds a call of a lease script; its arguments follow by `.arg`. The text goes along: a lease is renewed

@@ -9,7 +9,7 @@ use herald::{
     position::Cursors,
     registry::{
         FinisherLease, GatewayInfo, GatewayLease, Registration, Registry, RegistryError, Route,
-        SendClaim, SendKey, ShardClaim, ShardLease, Swept,
+        SendClaim, SendKey, ShardClaim, ShardLease, Spend, Spent, Swept,
         embedded::EmbeddedRegistry,
         quota::{Admission, Draw, Drawn},
     },
@@ -190,6 +190,10 @@ impl Registry for Faulty {
     }
     async fn draw(&self, draws: &[Draw]) -> Result<Vec<Drawn>, RegistryError> {
         self.real.draw(draws).await
+    }
+
+    async fn spend(&self, spend: &Spend) -> Result<Spent, RegistryError> {
+        self.real.spend(spend).await
     }
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {
         self.gate().await?;

@@ -8,7 +8,8 @@ use herald::{
     ids::{GatewayEpoch, GatewayId, UserId},
     registry::{
         CLAIMABLE_AFTER_MS, FinisherLease, GatewayInfo, GatewayLease, Registration, Registry,
-        RegistryError, Route, SendClaim, SendKey, ShardClaim, ShardLease, Swept, Timings,
+        RegistryError, Route, SendClaim, SendKey, ShardClaim, ShardLease, Spend, Spent, Swept,
+        Timings,
         embedded::EmbeddedRegistry,
         quota::{Admission, Draw, Drawn},
     },
@@ -336,6 +337,10 @@ impl Registry for Link {
 
     async fn draw(&self, _: &[Draw]) -> Result<Vec<Drawn>, RegistryError> {
         unreachable!("nothing is limited")
+    }
+
+    async fn spend(&self, _: &Spend) -> Result<Spent, RegistryError> {
+        unreachable!("in-app costs nothing")
     }
 
     async fn gateways(&self) -> Result<Vec<GatewayLease>, RegistryError> {

@@ -62,6 +62,12 @@ impl Herald {
         twin
     }
 
+    /// From its next start on.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        let arguments = arguments.iter().map(|text| text.to_string());
+        self.arguments.extend(arguments);
+    }
+
     /// From its next start on; a setting as in [`Herald::new`].
     pub fn set(&mut self, key: &str, value: &str) {
         self.environment.insert(variable(key), value.to_owned());
