@@ -12,10 +12,10 @@ use herald::{
 use std::{fs, process::Command, time::Instant};
 
 on_both_engines!(
-    where_one_more_would_not_stay_within_the_budget_it_is_told_when_to_come_back,
-    while_the_sockets_of_the_host_hold_nearly_all_they_may_newcomers_are_told_when_to_come_back,
+    also_by_tls: where_one_more_would_not_stay_within_the_budget_it_is_told_when_to_come_back,
     a_client_that_stops_reading_costs_256_kb_at_most,
-    a_sync_that_nobody_reads_stays_within_it_too,
+    a_sync_that_nobody_reads_stays_within_it_too;
+    while_the_sockets_of_the_host_hold_nearly_all_they_may_newcomers_are_told_when_to_come_back,
     when_the_share_of_what_waits_is_used_up_the_low_goes_first_and_then_who_grows,
 );
 

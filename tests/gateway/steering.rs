@@ -1,6 +1,10 @@
 //! Which core a newcomer meets.
 
-use crate::{on_both_engines, support::*};
+use crate::{
+    on_both_engines,
+    stream::{by_tls, is_by_tls},
+    support::*,
+};
 use herald::{
     config::{Engine, Steer},
     sys,
@@ -9,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use std::{collections::BTreeSet, net::SocketAddr, net::TcpStream};
 
 on_both_engines!(
-    steered_by_cpu_a_newcomer_meets_the_core_on_the_cpu_that_took_it_in,
+    also_by_tls: steered_by_cpu_a_newcomer_meets_the_core_on_the_cpu_that_took_it_in;
     cores_that_share_a_cpu_share_its_newcomers,
     from_the_hosts_own_address_every_core_is_reached,
 );
@@ -19,12 +23,14 @@ const NEWCOMERS: usize = 32;
 /// Connects from a thread that stays on one CPU, which then takes its packets in: loopback has no other.
 /// Returns the cores that were met.
 fn cores_met(gateway: &mut Gateway, cpu: usize, source: [u8; 4]) -> BTreeSet<u16> {
-    let address = gateway.address();
+    let (address, is_by_tls) = (gateway.address(), is_by_tls());
     let connecting = std::thread::spawn(move || {
         sys::pin_to_cpu(cpu).unwrap();
+        if is_by_tls {
+            by_tls(|| ());
+        }
         let connect = |_| {
-            let tcp = tcp_from(source, address);
-            let stream = Stream { tcp, tls: None };
+            let stream = Stream::over(tcp_from(source, address));
             Client::over(stream, "/ws/notifications", &[bearer("42")]).unwrap()
         };
         (0..NEWCOMERS).map(connect).collect::<Vec<_>>()

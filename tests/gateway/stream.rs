@@ -58,7 +58,11 @@ pub struct Stream {
 impl Stream {
     /// As the test runs.
     pub fn connect(address: SocketAddr) -> Stream {
-        let tcp = super::support::plain_tcp(address);
+        Stream::over(super::support::plain_tcp(address))
+    }
+
+    /// As the test runs, on a connection that is there.
+    pub fn over(tcp: TcpStream) -> Stream {
         match is_by_tls() {
             true => Stream::by_tls(tcp, CLIENT.clone()),
             false => Stream { tcp, tls: None },
