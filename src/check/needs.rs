@@ -63,7 +63,7 @@ impl Needs {
     }
 
     pub fn findings(&self, host: &Host) -> Vec<Finding> {
-        let looks: [fn(&Needs, &Host, &mut Vec<Finding>); 10] = [
+        let looks: [fn(&Needs, &Host, &mut Vec<Finding>); 11] = [
             Needs::memory,
             Needs::descriptors,
             Needs::threads,
@@ -71,6 +71,7 @@ impl Needs {
             Needs::io_uring,
             Needs::backlog,
             Needs::tcp_memory,
+            Needs::tcp_hash,
             Needs::socket_buffers,
             Needs::ports,
             Needs::clock,
@@ -275,6 +276,26 @@ impl Needs {
                 mend: format!("sysctl -w net.ipv4.tcp_mem='{pages} {} {}'", pages * 4 / 3, pages * 2),
             });
         }
+    }
+
+    /// Each packet that comes in looks its connection up. With eight in a bucket that was a tenth of what an idle
+    /// gateway's CPU did (benches/RESULTS.md).
+    fn tcp_hash(&self, host: &Host, findings: &mut Vec<Finding>) {
+        let needed = self.connections.next_power_of_two();
+        let name = "net.ipv4.tcp_ehash_entries";
+        // One that is negative is of another namespace, which is not seen from here.
+        let Some(buckets) = host
+            .sysctl(name)
+            .filter(|buckets| buckets * 2 < self.connections)
+        else {
+            return;
+        };
+        findings.push(Finding {
+            is_serious: false,
+            what: format!("{name} is {buckets}, for {} connections", self.connections),
+            why: "connections that share a bucket are walked through, out of the CPU's cache, for each packet",
+            mend: format!("thash_entries={needed} on the kernel's command line, and a reboot: it can't be set later"),
+        });
     }
 
     fn socket_buffers(&self, host: &Host, findings: &mut Vec<Finding>) {

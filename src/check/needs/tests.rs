@@ -235,6 +235,23 @@ fn memory_of_tcp_that_one_frame_to_everyone_exhausts_is_serious() {
 }
 
 #[test]
+fn a_hash_table_of_few_buckets_for_so_many_is_pointed_out() {
+    let buckets = |figure: &'static str| {
+        move |written: &mut Written| written.sysctl("net.ipv4.tcp_ehash_entries", figure)
+    };
+    let finding = Written::finding(buckets("131072"), |_| {});
+    assert!(
+        finding.mend.starts_with("thash_entries=524288 "),
+        "{finding:?}"
+    );
+    for enough_or_unseen in ["262144", "-262144"] {
+        let mut written = Written::good();
+        buckets(enough_or_unseen)(&mut written);
+        assert_eq!(written.findings(|_| {}), []);
+    }
+}
+
+#[test]
 fn a_port_that_an_outgoing_connection_may_take_is_pointed_out() {
     let range = |written: &mut Written| {
         written.sysctl("net.ipv4.ip_local_port_range", "1024 65535");
