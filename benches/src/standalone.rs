@@ -110,6 +110,13 @@ impl Samples {
             .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }
+
+    /// The samples of a family that are not 0, by their labels.
+    pub fn by_labels(&self, name: &str) -> String {
+        let samples = self.0.lines().filter_map(|line| line.strip_prefix(name));
+        let samples = samples.filter(|rest| rest.starts_with('{') && !rest.ends_with(" 0"));
+        samples.collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Doors {
