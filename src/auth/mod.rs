@@ -13,6 +13,7 @@ mod key;
 pub use jwks::{JwksError, JwksMetrics, Refresher};
 
 use crate::{
+    clock::unix_s,
     config::{self, ConfigError, Secret},
     ids::UserId,
     limits,
@@ -24,10 +25,7 @@ use jsonwebtoken::{
 };
 use key::Key;
 use serde::{Deserialize, Serialize};
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 
 /// Why a token is not taken. The client may come back with another one.
@@ -256,8 +254,7 @@ fn judge(error: &ErrorKind) -> AuthError {
 
 /// A token for `user` from now on, for `ctl token` and the console of the standalone.
 pub fn mint_hs256(secret: &Secret, user: &UserId, ttl: Duration) -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    mint_hs256_at(secret, user, now.map_or(0, |now| now.as_secs()), ttl)
+    mint_hs256_at(secret, user, unix_s(), ttl)
 }
 
 /// The same as if it had been made at another time.

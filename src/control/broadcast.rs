@@ -12,11 +12,12 @@ use super::{
     dead_letters,
     flights::{Began, Flight, Waiter},
     health::Cause,
-    host::{Host, unix_ms},
+    host::Host,
     place::Batch,
 };
 use crate::{
     bus::{BusError, Consumed, Polled, Start, Topic, TopicPartition},
+    clock::unix_ms,
     envelope::{EnvelopeError, Head, Kind, Routed, is_expired},
     gateway::mailbox::ToCore,
     limits,

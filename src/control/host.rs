@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     bus::SharedBus,
+    clock::unix_ms,
     config,
     envelope::Fate,
     gateway::mailbox::{ConnId, ToCore},
@@ -232,9 +233,4 @@ impl Host {
     pub fn fails(&self, cause: Cause, text: impl Into<String>) {
         self.health.fails(cause, text);
     }
-}
-
-pub fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }

@@ -1,7 +1,7 @@
 //! What control counts. Labels are bounded: kinds, fates and causes, never ids.
 
-use super::{flights::Began, host::unix_ms};
-use crate::{envelope::Priority, metrics::Metrics};
+use super::flights::Began;
+use crate::{clock::unix_ms, envelope::Priority, metrics::Metrics};
 use prometheus::{
     Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 };

@@ -7,10 +7,11 @@
 
 use super::{
     flights::{Began, Flight, Settled, Waiter},
-    host::{Host, unix_ms},
+    host::Host,
 };
 use crate::{
     bus::Record,
+    clock::unix_ms,
     envelope::{EnvelopeError, Fate, Head, Kind, Outcome, Routed, is_expired},
     gateway::mailbox::{ConnId, Delivery, ToCore},
     ids::{GatewayEpoch, NotificationId, UserId},

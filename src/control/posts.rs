@@ -1,12 +1,8 @@
 //! What clients ask for and wait for: catch-ups, and the posts of SSE clients. Many at once, bounded.
 
-use super::{
-    behind::Missed,
-    host::{Host, unix_ms},
-    outcomes::Reporter,
-    upstream::SyncReply,
-};
+use super::{behind::Missed, host::Host, outcomes::Reporter, upstream::SyncReply};
 use crate::{
+    clock::unix_ms,
     envelope::{Fate, Outcome},
     gateway::mailbox::{ConnId, Post, ToCore},
     ids::{NotificationId, UserId},

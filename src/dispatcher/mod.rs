@@ -43,6 +43,7 @@ pub mod worker;
 use crate::{
     api::secret::{Present, SharedSecret},
     bus::SharedBus,
+    clock::unix_ms,
     config::{self, ConfigError},
     held::HeldError,
     limits,
@@ -65,11 +66,7 @@ use preferences::Mandatory;
 use quota::Quotas;
 use spending::Spending;
 use spool::{OpenError, Spool};
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use store::SharedStore;
 use sync::Sync;
 use templates::Templates;
@@ -568,10 +565,4 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, S
         address,
         error,
     })
-}
-
-/// Unix ms by this host's clock.
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }

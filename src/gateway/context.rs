@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     auth::{AuthError, Verified, Verifier},
+    clock::unix_ms,
     config::{self, ConfigError},
     envelope::Fate,
     ids::Region,
@@ -26,10 +27,7 @@ use crate::{
 };
 use arc_swap::{ArcSwap, Cache};
 use rustls::ServerConfig;
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Instant};
 
 /// Told to clients until control gives another.
 const FIRST_SLOT: Slot = Slot {
@@ -86,11 +84,6 @@ impl Settings {
             unix_ms: unix_ms(),
         }
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 pub(super) struct Context {

@@ -96,9 +96,10 @@ fn the_control_side_never_touches_a_client_socket() {
 }
 
 /// What the two processes may both know.
-const SHARED: [&str; 14] = [
+const SHARED: [&str; 15] = [
     "api",
     "bus",
+    "clock",
     "config",
     "envelope",
     "errors",
@@ -139,7 +140,7 @@ fn the_gateway_knows_nothing_of_the_dispatcher() {
 #[test]
 fn bus_and_registry_know_neither_process() {
     let common = [
-        "config", "envelope", "held", "ids", "limits", "metrics", "position", "api",
+        "clock", "config", "envelope", "held", "ids", "limits", "metrics", "position", "api",
     ];
     let sources = rust("src");
     let own = [&common[..], &["bus", "sys"]].concat();

@@ -3,6 +3,7 @@
 use super::{LogIndex, Logs, file, unavailable};
 use crate::{
     bus::{BusError, Record},
+    clock::unix_ms,
     limits,
 };
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -12,7 +13,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -169,7 +170,7 @@ impl State {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let now_ms = now_ms();
+        let now_ms = unix_ms();
         let mut ends = BTreeMap::new();
         let answers = calls
             .iter()
@@ -212,7 +213,7 @@ impl State {
             return limits::BUS_PROBE_EVERY;
         }
         let log = &self.logs.all[self.sweep_at];
-        let before_ms = now_ms().saturating_sub(log.at.topic.spec().retention_ms);
+        let before_ms = unix_ms().saturating_sub(log.at.topic.spec().retention_ms);
         match sweep(&mut self.connection, log.id, before_ms) {
             Ok(limits::BUS_SWEEP_ROWS) => limits::BUS_SWEEP_PAUSE,
             Ok(_) => {
@@ -306,11 +307,6 @@ fn sweep(connection: &mut Connection, partition: u32, before_ms: u64) -> rusqlit
     connection
         .prepare_cached("DELETE FROM records WHERE id >= ? AND id <= ?")?
         .execute(params![file::row(partition, 0), last])
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]

@@ -17,11 +17,12 @@ mod rounds;
 pub use rounds::run;
 
 use super::{
-    host::{Host, Ownership, unix_ms},
+    host::{Host, Ownership},
     outcomes::{Awaits, Reported},
 };
 use crate::{
     bus::{Topic, TopicPartition},
+    clock::unix_ms,
     envelope::{Fate, Outcome},
     gateway::mailbox::{CanarySaid, ConnId, ToCore},
     ids::NotificationId,

@@ -3,9 +3,10 @@
 use super::{PROBED, State, client, legs::Stuck};
 use crate::{
     bus::{BusError, Record, Target, Topic, TopicPartition},
+    clock::unix_ms,
     control::{
         health::Cause,
-        host::{Host, Ownership, unix_ms},
+        host::{Host, Ownership},
     },
     envelope::{Head, Kind, Priority},
     ids::NotificationId,

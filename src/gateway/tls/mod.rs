@@ -14,6 +14,7 @@ mod records;
 mod tickets;
 
 use crate::{
+    clock::unix_s,
     config::{self, ConfigError},
     limits,
     metrics::Metrics,
@@ -33,7 +34,6 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 use tickets::Tickets;
 
@@ -130,7 +130,7 @@ impl Tls {
         metrics.computed(
             "tls_certificate_expires_seconds",
             "Until the certificate of the client port expires; below 0 it has.",
-            move || expires.load(Ordering::Relaxed) - now_unix_s(),
+            move || expires.load(Ordering::Relaxed) - unix_s() as i64,
         );
         let tickets = self.tickets.clone();
         metrics.computed(
@@ -186,9 +186,4 @@ fn server_config(certificate: Certificate, tickets: &Arc<Tickets>) -> Arc<Server
     // A connection that stands keeps its keys and nothing else (`records`).
     config.enable_secret_extraction = true;
     Arc::new(config)
-}
-
-fn now_unix_s() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() as i64)
 }

@@ -9,6 +9,7 @@
 //! * a file that can't be read, or has a bad key in it, changes nothing.
 
 use crate::{
+    clock::unix_s,
     config::{ConfigError, Secret},
     limits::{TLS_TICKET_KEYS, TLS_TICKET_LIFE},
 };
@@ -19,11 +20,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::server::ProducesTickets;
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, sync::Arc};
 
 const KEY: &str = "tls.ticket_keys_file";
 /// A line of the file is at least as much randomness, and the key made of it as long.
@@ -125,11 +122,11 @@ impl ProducesTickets for Tickets {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.seal(plain, now_unix_s())
+        self.seal(plain, unix_s())
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.unseal(ticket, now_unix_s())
+        self.unseal(ticket, unix_s())
     }
 }
 
@@ -192,11 +189,6 @@ fn read(path: &Path) -> Result<Vec<TicketKey>, ConfigError> {
         Err(_) => Err(refused(format!("has no base64 in line {number}"))),
     };
     (1..).zip(lines).map(parse).collect()
-}
-
-fn now_unix_s() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

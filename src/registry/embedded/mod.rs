@@ -12,10 +12,13 @@ use super::{
     claim::{self, Seen, Tries},
     quota::{Admission, Draw, Drawn},
 };
-use crate::ids::{GatewayEpoch, GatewayId, UserId};
+use crate::{
+    clock::unix_ms,
+    ids::{GatewayEpoch, GatewayId, UserId},
+};
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tables::{GatewayRecord, Hold, ShardRecord, State, Tables};
 
 /// Unix ms; it may go back.
@@ -414,9 +417,4 @@ impl Registry for EmbeddedRegistry {
     fn incarnation(&self) -> u64 {
         0
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }

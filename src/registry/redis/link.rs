@@ -13,6 +13,7 @@ use super::{
     writes::{self, Refusal},
 };
 use crate::{
+    clock,
     config::{self, ConfigError, Secret},
     limits,
     metrics::Metrics,
@@ -31,7 +32,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use tokio::{
     sync::{Notify, SetOnce},
@@ -142,8 +143,7 @@ impl Link {
         };
         self.takes_writes();
         let theirs = Duration::from_secs(seconds) + Duration::from_micros(micros);
-        let ours = SystemTime::now().duration_since(UNIX_EPOCH);
-        let skew_s = skew_s(ours.unwrap_or_default(), theirs, asked.elapsed());
+        let skew_s = skew_s(clock::unix(), theirs, asked.elapsed());
         self.metrics.skew.set(skew_s);
     }
 
