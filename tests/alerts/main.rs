@@ -71,7 +71,7 @@ async fn a_fleet_that_loses_its_broker_is_heard_of_by_whoever_is_on_call() {
     is_told(&monitoring, &faults).await;
 }
 
-/// A dispatcher that sends e-mail, and two gateways, the first of which speaks TLS: all that rules look at is there.
+/// A dispatcher that sends e-mail and push, and two gateways, the first of which speaks TLS: all that rules look at is there.
 async fn prepared(brokers: String, certificate: &Path) -> Fleet {
     certificates::make(certificate, &["server"]);
     let file = |name: &str| certificate.join(name).display().to_string();
@@ -84,6 +84,9 @@ async fn prepared(brokers: String, certificate: &Path) -> Fleet {
     dispatcher.set("email.relay", &instance(free_port()));
     dispatcher.set("email.tls", "none");
     dispatcher.set("email.from", "shop@example.com");
+    certificates::make_key(&certificate.join("vapid.pem"), certificates::P256);
+    dispatcher.set("web_push.vapid_key_file", &file("vapid.pem"));
+    dispatcher.set("web_push.contact", "mailto:ops@shop.example");
     fleet.apply_topics();
     fleet.nobody_owned_a_shard();
     fleet.run().await;
