@@ -175,7 +175,9 @@ fn connects_per_s(options: &Options) -> u32 {
 fn ensure_tcp_memory(clients: u32) -> Result<()> {
     let path = "/proc/sys/net/ipv4/tcp_mem";
     if !std::path::Path::new(path).exists() {
-        eprintln!("scale: this network namespace does not show {path}: nobody knows whether it is enough");
+        eprintln!(
+            "scale: this network namespace does not show {path}: nobody knows whether it is enough"
+        );
         return Ok(());
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("can't read {path}"))?;
