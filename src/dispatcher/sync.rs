@@ -4,7 +4,7 @@
 //! * `recovered` is said only when nothing between the cursors and the answer can be missing: known
 //!   streams and generations, a read at quorum, nothing lost to retention, and a registry that answers
 //!   (without it the gateway can't know that live frames reach the user);
-//! * a range covers what is left out on purpose (superseded, expired), never what did not fit; without a
+//! * a range covers what is left out on purpose (superseded, expired, dismissed), never what did not fit; without a
 //!   cursor it begins before the oldest row that did;
 //! * an answer with `has_more` moves a cursor: one row fits, however large it is.
 
@@ -101,10 +101,9 @@ impl Sync {
         let doubt = parts
             .iter()
             .fold(doubt, |doubt, part| doubt.or(part.doubt()));
-        self.flag_read_broadcasts(user, &mut parts[1].rows.rows)
-            .await?;
+        let dismissed = self.flag_broadcasts(user, &mut parts[1].rows.rows).await?;
         for part in &mut parts {
-            part.render(unix_ms());
+            part.render(unix_ms(), &dismissed);
         }
         fill(&mut parts, limit);
         let result = doubt.unwrap_or("recovered");
@@ -131,21 +130,24 @@ impl Sync {
         }
     }
 
-    /// Rows of the user carry their mark; a broadcast is one row for everyone.
-    async fn flag_read_broadcasts(
+    /// Rows of the user carry their mark; a broadcast is one row for everyone. Answers which of them the user dismissed.
+    async fn flag_broadcasts(
         &self,
         user: &UserId,
         rows: &mut [Row],
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<NotificationId>, StoreError> {
         if rows.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let ids: Vec<NotificationId> = rows.iter().map(|row| row.id).collect();
-        let read = self.store.read_among(user, &ids).await?;
+        let (read, dismissed) = tokio::try_join!(
+            self.store.read_among(user, &ids),
+            self.store.dismissed_among(user, &ids),
+        )?;
         for row in rows {
             row.read = read.contains(&row.id);
         }
-        Ok(())
+        Ok(dismissed)
     }
 }
 
@@ -182,9 +184,10 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn render(&mut self, now_ms: u64) {
+    fn render(&mut self, now_ms: u64, dismissed: &[NotificationId]) {
         for row in std::mem::take(&mut self.rows.rows) {
-            let frame = match is_expired(row.expires_ms, now_ms) {
+            let is_unwanted = is_expired(row.expires_ms, now_ms) || dismissed.contains(&row.id);
+            let frame = match is_unwanted {
                 true => None,
                 false => frame::of_row(&row, self.stream)
                     .inspect_err(|error| {
@@ -362,7 +365,7 @@ mod tests {
             complete: true,
         };
         let mut part = Part::new("s", after.map(at), rows);
-        part.render(1_000_000);
+        part.render(1_000_000, &[]);
         part
     }
 

@@ -246,3 +246,44 @@ async fn keys_are_made_by_admins_shown_once_and_work() {
         (422, &json!("producer"))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_that_its_user_dismissed_is_shown_to_the_others_only() {
+    let rig = Rig::start().await;
+    let own = rig.post_to("42", "own").await;
+    let all = rig
+        .post(json!({ "target": { "all": true }, "type": "x", "title": "all" }))
+        .await;
+    settled(&rig).await;
+    let dismiss = async |ids: Value| {
+        let path = "/v1/users/42/dismiss";
+        rig.call(Method::POST, path, Some(json!({ "ids": ids })))
+            .await
+    };
+    assert_eq!(dismiss(json!([own])).await.status, 404);
+    let answer = dismiss(json!([own, all])).await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.body["unknown"]),
+        (200, &json!([own]))
+    );
+    let page = rig.get("/v1/users/42/notifications").await;
+    assert_eq!((titles(&page), &page["unread"]), (vec!["own"], &json!(1)));
+    let page = rig.get("/v1/users/43/notifications").await;
+    assert_eq!((titles(&page), &page["unread"]), (vec!["all"], &json!(1)));
+    // A sync covers it and does not show it.
+    let cursors = [("user:local", 0), ("all:local", 0)];
+    let reply = rig.sync("42", &cursors).await;
+    assert!(reply.recovered);
+    let frames = reply.items.iter().map(|one| String::from_utf8_lossy(one));
+    let frames: Vec<_> = frames.collect();
+    assert!(
+        frames.iter().all(|frame| !frame.contains(&all.to_string())),
+        "{frames:?}"
+    );
+    let cursor = reply
+        .cursors
+        .iter()
+        .find(|(stream, _)| *stream == "all:local");
+    assert!(*cursor.unwrap().1 > 0);
+    assert_eq!(rig.sync("43", &cursors).await.items.len(), 1);
+}

@@ -179,10 +179,9 @@ async fn producers(rig: &Rig) {
         None,
     )
     .await;
-    for target in [json!({ "users": ["42", "43"] }), json!({ "all": true })] {
-        rig.post(json!({ "target": target, "type": "x", "title": "t", "body": "b" }))
-            .await;
-    }
+    let to = |target: Value| json!({ "target": target, "type": "x", "title": "t", "body": "b" });
+    rig.post(to(json!({ "users": ["42", "43"] }))).await;
+    let to_all = rig.post(to(json!({ "all": true }))).await;
     enter(rig, "42", "work", "ada@example.com").await;
     let id = rig
         .post(json!({
@@ -192,6 +191,8 @@ async fn producers(rig: &Rig) {
     state(rig, id, is("sent")).await;
     rig.routed().await;
     rig.drained("broadcast", Topic::FanOutAll).await;
+    let body = json!({ "ids": [to_all] });
+    call(rig, Method::POST, "/v1/users/43/dismiss", Some(body)).await;
 }
 
 /// Of the user that was sent to.

@@ -69,13 +69,14 @@ pub async fn page(
         Some(last) if has_more => Some(last.cursor.to_string()),
         _ => None,
     };
-    let read = read_broadcasts(&shared, &user, &page).await?;
+    let [read, dismissed] = seen_broadcasts(&shared, &user, &page).await?;
     let node = &shared.node;
     let streams = [node.region.user_stream(), node.region.broadcast_stream()];
     let now_ms = unix_ms();
     let items = page
         .iter()
         .filter(|entry| !is_expired(entry.row.expires_ms, now_ms))
+        .filter(|entry| !dismissed.contains(&entry.row.id))
         .filter_map(|entry| describe(entry, &streams, &read))
         .collect();
     Ok(Json(Page {
@@ -93,7 +94,36 @@ pub async fn read(
     Whole(body): Whole,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let user = parse_user(&user)?;
-    let given: Vec<String> = Fields::read(&body)?.demand("ids", "a list of strings")?;
+    let ids = ids_of(&body)?;
+    let marked = shared.tracker.mark_read(&user, &ids, unix_ms()).await?;
+    if marked.unknown.len() == ids.len() {
+        let message = "the user has none of these, or they are not routed yet: try again";
+        return Err(ApiError::not_found(message));
+    }
+    let answer = json!({ "id": marked.id, "unknown": marked.unknown });
+    Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+/// The user does not see these broadcasts any more: neither in the inbox nor by sync, and they count as seen.
+pub async fn dismiss(
+    State(shared): State<Shared>,
+    _: Producer,
+    PathText(user): PathText,
+    Whole(body): Whole,
+) -> Result<Json<Value>, ApiError> {
+    let user = parse_user(&user)?;
+    let mut ids = ids_of(&body)?;
+    let dismissed = shared.store.dismiss(&user, &ids).await?;
+    if dismissed.is_empty() {
+        let message = "none of these is a broadcast, or they are not published yet: try again";
+        return Err(ApiError::not_found(message));
+    }
+    ids.retain(|id| !dismissed.contains(id));
+    Ok(Json(json!({ "unknown": ids })))
+}
+
+fn ids_of(body: &[u8]) -> Result<Vec<NotificationId>, ApiError> {
+    let given: Vec<String> = Fields::read(body)?.demand("ids", "a list of strings")?;
     if given.is_empty() || given.len() > limits::CLIENT_IDS {
         let problem = format!("has 1 to {} ids", limits::CLIENT_IDS);
         return Err(Refusal::field("ids", problem).into());
@@ -102,13 +132,7 @@ pub async fn read(
     for (at, id) in given.iter().enumerate() {
         ids.push(parse_id(&format!("ids[{at}]"), id)?);
     }
-    let marked = shared.tracker.mark_read(&user, &ids, unix_ms()).await?;
-    if marked.unknown.len() == ids.len() {
-        let message = "the user has none of these, or they are not routed yet: try again";
-        return Err(ApiError::not_found(message));
-    }
-    let answer = json!({ "id": marked.id, "unknown": marked.unknown });
-    Ok((StatusCode::ACCEPTED, Json(answer)))
+    Ok(ids)
 }
 
 pub fn parse_user(text: &str) -> Result<UserId, ApiError> {
@@ -150,18 +174,22 @@ fn merge(own: Vec<Row>, broadcasts: Vec<Row>, start: PageCursor) -> impl Iterato
     })
 }
 
-async fn read_broadcasts(
+/// Those that the user read, and those that the user dismissed.
+async fn seen_broadcasts(
     shared: &Shared,
     user: &UserId,
     page: &[Entry],
-) -> Result<HashSet<NotificationId>, StoreError> {
+) -> Result<[HashSet<NotificationId>; 2], StoreError> {
     let broadcasts = page.iter().filter(|entry| entry.is_broadcast);
     let ids: Vec<NotificationId> = broadcasts.map(|entry| entry.row.id).collect();
     if ids.is_empty() {
-        return Ok(HashSet::new());
+        return Ok(Default::default());
     }
-    let read = shared.store.read_among(user, &ids).await?;
-    Ok(read.into_iter().collect())
+    let (read, dismissed) = tokio::try_join!(
+        shared.store.read_among(user, &ids),
+        shared.store.dismissed_among(user, &ids),
+    )?;
+    Ok([read, dismissed].map(|ids| ids.into_iter().collect()))
 }
 
 /// A row as an inbox shows it.

@@ -84,6 +84,10 @@ fn for_producers() -> Vec<Route> {
         ("/v1/users/{user}", get(status::user)),
         ("/v1/users/{user}/notifications", get(inbox::page)),
         ("/v1/users/{user}/read", post(inbox::read).layer(small())),
+        (
+            "/v1/users/{user}/dismiss",
+            post(inbox::dismiss).layer(small()),
+        ),
         ("/v1/users/{user}/devices", get(devices::list)),
         (
             "/v1/users/{user}/devices/{id}",

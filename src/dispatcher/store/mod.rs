@@ -318,7 +318,7 @@ pub trait Store: Send + Sync + 'static {
 
     async fn row(&self, user: &UserId, id: NotificationId) -> Result<Option<Row>, StoreError>;
 
-    /// Unread notifications of the user stream and unread broadcasts.
+    /// Unread notifications of the user stream, and broadcasts that are neither read nor dismissed.
     async fn unread(&self, user: &UserId) -> Result<u64, StoreError>;
 
     /// Which of these ids the user may mark read: those the user has ([`Store::record`]) and has not read.
@@ -330,6 +330,20 @@ pub trait Store: Send + Sync + 'static {
 
     /// Which of these ids the user has read (broadcasts included).
     async fn read_among(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError>;
+
+    /// The user does not want to see these broadcasts any more; what is none is left out. Answers which were.
+    async fn dismiss(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError>;
+
+    /// Which of these the user dismissed.
+    async fn dismissed_among(
         &self,
         user: &UserId,
         ids: &[NotificationId],

@@ -225,6 +225,22 @@ impl Store for Rows {
         unreachable!("there are no broadcasts to mark")
     }
 
+    async fn dismiss(
+        &self,
+        _: &UserId,
+        _: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        unreachable!("there are no broadcasts to dismiss")
+    }
+
+    async fn dismissed_among(
+        &self,
+        _: &UserId,
+        _: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        unreachable!("there are no broadcasts to dismiss")
+    }
+
     async fn append_broadcasts(&self, _: Vec<NewBroadcast>) -> Result<Vec<Position>, StoreError> {
         unreachable!("nothing is posted to all")
     }

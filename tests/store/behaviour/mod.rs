@@ -5,6 +5,7 @@ mod claims;
 mod dead_letters;
 mod delivery;
 mod devices;
+mod dismissals;
 mod inbox;
 mod preferences;
 mod scheduled;
@@ -12,8 +13,8 @@ mod suppressions;
 mod sync;
 
 pub use {
-    broadcasts::*, claims::*, dead_letters::*, delivery::*, devices::*, inbox::*, preferences::*,
-    scheduled::*, suppressions::*, sync::*,
+    broadcasts::*, claims::*, dead_letters::*, delivery::*, devices::*, dismissals::*, inbox::*,
+    preferences::*, scheduled::*, suppressions::*, sync::*,
 };
 
 use herald::{
@@ -85,6 +86,7 @@ macro_rules! every_behaviour_holds_in {
             what_was_done_with_a_dead_letter_first_stays_and_is_of_that_one_only
             what_is_scheduled_comes_when_it_is_due_and_to_one_at_a_time
             what_is_scheduled_can_be_cancelled_until_it_is_taken
+            a_dismissed_broadcast_counts_as_seen_for_its_user_only
             an_api_key_is_found_by_its_hash
         }
     };

@@ -155,6 +155,9 @@ statements! {
     receipts: Read "SELECT id FROM {k}.read_receipts WHERE user = ? AND month = ? AND id IN ?",
     put_receipt: Write "INSERT INTO {k}.read_receipts (user, month, id) VALUES (?, ?, ?)",
 
+    dismissals: Read "SELECT id FROM {k}.dismissals WHERE user = ? AND month = ? AND id IN ?",
+    put_dismissal: Write "INSERT INTO {k}.dismissals (user, month, id) VALUES (?, ?, ?)",
+
     facts: Read "SELECT channel, gateway, rank, state, attempts, devices, since_ms, at_ms, began_ms, error, reference
         FROM {k}.delivery_log WHERE notification_id = ? AND user = ?",
     ranks: Read "SELECT rank FROM {k}.delivery_log WHERE notification_id = ? AND user = ? AND channel = ?",

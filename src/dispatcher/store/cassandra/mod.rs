@@ -180,6 +180,25 @@ impl Store for CassandraStore {
         Ok(ids.iter().copied().filter(|id| read.contains(id)).collect())
     }
 
+    async fn dismiss(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        self.dismiss_broadcasts(user.as_str(), ids).await
+    }
+
+    async fn dismissed_among(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        let reader = self.link.reader(Level::OrOne);
+        let dismissed = self.dismissals(&reader, user.as_str(), ids).await?;
+        let is_dismissed = |id: &NotificationId| dismissed.contains(id);
+        Ok(ids.iter().copied().filter(is_dismissed).collect())
+    }
+
     async fn append_broadcasts(
         &self,
         rows: Vec<NewBroadcast>,

@@ -7,7 +7,8 @@
 
 use super::{
     CassandraStore, bucket,
-    link::{Level, Reader},
+    cql::Prepared,
+    link::{Level, Reader, all},
     plan::Place,
     stream::{BROADCASTS, End, Newest, StoredRow, kind_value, position, value_of},
     unix_ms,
@@ -316,19 +317,58 @@ impl CassandraStore {
         user: &str,
         ids: &[NotificationId],
     ) -> Result<HashSet<NotificationId>, StoreError> {
-        let statement = &reader.statements().receipts;
+        self.marks(reader, &reader.statements().receipts, user, ids)
+            .await
+    }
+
+    /// Which of these broadcasts the user dismissed.
+    pub(super) async fn dismissals(
+        &self,
+        reader: &Reader<'_>,
+        user: &str,
+        ids: &[NotificationId],
+    ) -> Result<HashSet<NotificationId>, StoreError> {
+        self.marks(reader, &reader.statements().dismissals, user, ids)
+            .await
+    }
+
+    async fn marks(
+        &self,
+        reader: &Reader<'_>,
+        statement: &Prepared,
+        user: &str,
+        ids: &[NotificationId],
+    ) -> Result<HashSet<NotificationId>, StoreError> {
         let mut by_month: BTreeMap<i32, Vec<Uuid>> = BTreeMap::new();
         for id in ids {
             by_month.entry(bucket::of_id(*id)).or_default().push(id.0);
         }
-        let mut read = HashSet::new();
+        let mut marked = HashSet::new();
         for (month, ids) in by_month {
             for ids in ids.chunks(limits::CASSANDRA_IN) {
                 let found = reader.rows::<(Uuid,)>(statement, (user, month, ids));
-                read.extend(found.await?.into_iter().map(|(id,)| NotificationId(id)));
+                marked.extend(found.await?.into_iter().map(|(id,)| NotificationId(id)));
             }
         }
-        Ok(read)
+        Ok(marked)
+    }
+
+    pub(super) async fn dismiss_broadcasts(
+        &self,
+        user: &str,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        let statement = &self.link.statements.put_dismissal;
+        let dismiss = ids.iter().map(|id| async move {
+            if self.position_of_broadcast(*id).await?.is_none() {
+                return Ok(None);
+            }
+            let values = (user, bucket::of_id(*id), id.0);
+            self.link.write(statement, values).await?;
+            Ok(Some(*id))
+        });
+        let dismissed = all(dismiss.collect()).await?;
+        Ok(dismissed.into_iter().flatten().collect())
     }
 
     /// A broadcast is nobody's own.
@@ -359,8 +399,12 @@ impl CassandraStore {
             self.alive(&reader, BROADCASTS, limits::UNREAD_BROADCASTS, now_ms),
         )?;
         let ids = [own, all].concat();
-        let read = self.receipts(&reader, user, &ids).await?;
-        Ok(ids.iter().filter(|id| !read.contains(*id)).count() as u64)
+        let (read, dismissed) = tokio::try_join!(
+            self.receipts(&reader, user, &ids),
+            self.dismissals(&reader, user, &ids),
+        )?;
+        let is_seen = |id: &NotificationId| read.contains(id) || dismissed.contains(id);
+        Ok(ids.iter().filter(|id| !is_seen(id)).count() as u64)
     }
 
     /// Notifications among the stream's newest rows that are neither superseded nor expired.

@@ -31,7 +31,9 @@ const AGES: &str = "compaction = {'class': 'TimeWindowCompactionStrategy', 'comp
 const WHOLE: &str = "read_repair = 'NONE' AND ";
 
 /// What each version adds to the one before it. `@k` is the keyspace, `@ages` and `@whole` the options above.
-const VERSIONS: &[&[&str]] = &[&[
+const VERSIONS: &[&[&str]] = &[SINCE_0, SINCE_1, SINCE_2];
+
+const SINCE_0: &[&str] = &[
     // One row per stream that ever had rows: its newest bucket, the head before it, the region that began it.
     "CREATE TABLE IF NOT EXISTS @k.users (user text PRIMARY KEY, bucket int, head_before bigint, region text)",
     // `v` is the envelope version of the record that a row was made of.
@@ -107,12 +109,21 @@ const VERSIONS: &[&[&str]] = &[&[
     "CREATE TABLE IF NOT EXISTS @k.api_keys (
         one int, hash blob, producer text, admin boolean, created_ms bigint, PRIMARY KEY (one, hash)
      )",
-], &[
+];
+
+const SINCE_1: &[&str] = &[
     // E-mail addresses that are not sent to, in lower case.
     "CREATE TABLE IF NOT EXISTS @k.suppressions (
         address text PRIMARY KEY, cause text, reason text, at_ms bigint
      )",
-]];
+];
+
+const SINCE_2: &[&str] = &[
+    // Broadcasts that users do not want to see any more. Insert-only; `month` as of read receipts.
+    "CREATE TABLE IF NOT EXISTS @k.dismissals (
+        user text, month int, id uuid, PRIMARY KEY ((user, month), id)
+     ) WITH @ages",
+];
 
 /// Makes what is missing; answers what there is now, in words.
 pub async fn migrate(config: &DispatcherStore, node: &Node) -> Result<String, StoreError> {

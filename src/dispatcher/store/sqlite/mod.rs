@@ -8,6 +8,7 @@ mod claims;
 mod dead_letters;
 mod delivery;
 mod devices;
+mod dismissals;
 mod encode;
 mod inbox;
 mod keys;
@@ -145,6 +146,28 @@ impl Store for SqliteStore {
         let (user, ids) = (user.clone(), ids.to_vec());
         self.readers
             .read(move |connection| reading::read_among(connection, &user, &ids))
+            .await
+    }
+
+    async fn dismiss(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        let (user, ids) = (user.clone(), ids.to_vec());
+        self.writer
+            .write(move |connection| dismissals::put(connection, &user, &ids, unix_ms()))
+            .await
+    }
+
+    async fn dismissed_among(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        let (user, ids) = (user.clone(), ids.to_vec());
+        self.readers
+            .read(move |connection| dismissals::among(connection, &user, &ids))
             .await
     }
 

@@ -200,7 +200,8 @@ pub fn unread(connection: &Connection, user: &UserId, now_ms: u64) -> Result<u64
          AND NOT (collapse_key IS NOT NULL AND EXISTS (
             SELECT 1 FROM broadcasts AS later
             WHERE later.collapse_key = newest.collapse_key AND later.pos > newest.pos))
-         AND NOT EXISTS (SELECT 1 FROM receipts WHERE user = ?1 AND id = newest.id)",
+         AND NOT EXISTS (SELECT 1 FROM receipts WHERE user = ?1 AND id = newest.id)
+         AND NOT EXISTS (SELECT 1 FROM dismissals WHERE user = ?1 AND id = newest.id)",
     )?;
     let broadcasts: i64 = statement.query_row(
         params![user.as_str(), limits::UNREAD_BROADCASTS as i64, alive_ms],

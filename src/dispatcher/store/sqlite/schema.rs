@@ -24,7 +24,7 @@ const TABLES_SCHEMA: i64 = 4;
 const BUSY: Duration = Duration::from_secs(5);
 
 /// Distinct statements of the store: each is prepared once per connection.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 72;
 
 /// `v` is the envelope version of the record that a row was made of, so that a later release can tell.
 const TABLES: &str = "
@@ -235,9 +235,21 @@ ALTER TABLE devices ADD COLUMN quarantined_ms INTEGER;
 CREATE INDEX devices_in_quarantine ON devices (kind, user, id) WHERE quarantined_ms IS NOT NULL;
 ";
 
+/// What schema 9 lacks.
+const SINCE_9: &str = "
+-- Broadcasts that users do not want to see any more. Insert-only.
+CREATE TABLE dismissals (
+    sequence INTEGER PRIMARY KEY,
+    user TEXT NOT NULL,
+    id BLOB NOT NULL,
+    stored_ms INTEGER NOT NULL,
+    UNIQUE (user, id)
+) STRICT;
+";
+
 /// From schema 1 on, each brings a file to the next schema.
-const UPGRADES: [&str; 8] = [
-    SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6, SINCE_7, SINCE_8,
+const UPGRADES: [&str; 9] = [
+    SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6, SINCE_7, SINCE_8, SINCE_9,
 ];
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
