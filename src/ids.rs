@@ -17,6 +17,8 @@ pub enum IdError {
     Label(&'static str, usize),
     #[error("a notification id is a UUID")]
     Notification,
+    #[error("a segment's id is a UUID")]
+    Segment,
     #[error("a device id has 1 to 64 characters of a-z, A-Z, 0-9, '-' and '_'")]
     Device,
 }
@@ -205,6 +207,11 @@ impl NotificationId {
     pub fn generate() -> Self {
         NotificationId(Uuid::now_v7())
     }
+
+    /// Unix ms in it: it begins with 48 bits of them.
+    pub fn unix_ms(self) -> u64 {
+        (self.0.as_u128() >> 80) as u64
+    }
 }
 
 impl FromStr for NotificationId {
@@ -229,6 +236,26 @@ pub fn is_e164(text: &str) -> bool {
     (7..=15).contains(&digits.len())
         && !digits.starts_with('0')
         && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// UUIDv7 of a list of users that somebody uploaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SegmentId(pub Uuid);
+
+impl SegmentId {
+    pub fn generate() -> Self {
+        SegmentId(Uuid::now_v7())
+    }
+}
+
+impl FromStr for SegmentId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Uuid::try_parse(text)
+            .map(SegmentId)
+            .map_err(|_| IdError::Segment)
+    }
 }
 
 #[cfg(test)]

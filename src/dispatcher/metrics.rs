@@ -37,6 +37,8 @@ pub struct DispatcherMetrics {
     pub unsubscribed: IntCounter,
     /// What was told of mails that a relay took.
     pub email_events: IntCounterVec,
+    /// Users of segments that a notification went to.
+    pub segment_users: IntCounter,
 }
 
 impl DispatcherMetrics {
@@ -97,11 +99,7 @@ impl DispatcherMetrics {
             ),
             lookups: lookups(metrics),
             second_looks: second_looks(metrics),
-            sync: metrics.counters(
-                "sync_total",
-                "Syncs answered, by result (recovered, or why not).",
-                &["result"],
-            ),
+            sync: sync(metrics),
             email_events: metrics.counters(
                 "email_events_total",
                 "Bounces and complaints told of, by what followed (hard_bounce and complaint suppress an address, ignored).",
@@ -118,8 +116,17 @@ impl DispatcherMetrics {
             ),
             retries: retries(metrics),
             scheduled: scheduled(metrics),
+            segment_users: segment_users(metrics),
         }
     }
+}
+
+fn sync(metrics: &Metrics) -> IntCounterVec {
+    metrics.counters(
+        "sync_total",
+        "Syncs answered, by result (recovered, or why not).",
+        &["result"],
+    )
 }
 
 fn retries(metrics: &Metrics) -> IntCounterVec {
@@ -135,6 +142,13 @@ fn scheduled(metrics: &Metrics) -> IntCounterVec {
         "scheduled_total",
         "Notifications to be sent later, by what became of them (accepted, entered, cancelled).",
         &["result"],
+    )
+}
+
+fn segment_users(metrics: &Metrics) -> IntCounter {
+    metrics.counter(
+        "segment_users_total",
+        "Users of segments that a notification went to.",
     )
 }
 

@@ -30,6 +30,7 @@ mod retry;
 pub mod router;
 pub mod routes;
 mod scheduler;
+mod segments;
 mod spending;
 mod spool;
 pub mod suppression;
@@ -39,6 +40,7 @@ pub mod templates;
 pub mod tracker;
 mod waiting;
 pub mod worker;
+mod workers;
 
 use crate::{
     api::secret::{Present, SharedSecret},
@@ -52,7 +54,7 @@ use crate::{
     serve::{Port, Server},
 };
 use api_keys::{AdminKey, ApiKeys};
-use channel::{Breakers, ChannelMetrics, ChannelWorker, Channels, Places, Sender};
+use channel::{Breakers, ChannelMetrics, Channels};
 use dead_letters::DeadLetters;
 use fallback::Chains;
 use futures::FutureExt;
@@ -60,20 +62,18 @@ use gateways::Gateways;
 use health::Health;
 use intake::Intake;
 use metrics::DispatcherMetrics;
-use outbox::Outbox;
-use patience::Patience;
 use preferences::Mandatory;
 use quota::Quotas;
 use spending::Spending;
 use spool::{OpenError, Spool};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 use store::SharedStore;
 use sync::Sync;
 use templates::Templates;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracker::{DeliveryTopic, SecondLook, Tracker};
+use tracker::Tracker;
 
 pub use local::Local;
 
@@ -391,154 +391,6 @@ impl Shared {
             secret,
             metrics,
         })
-    }
-
-    fn spawn_workers(&self, tasks: &mut JoinSet<&'static str>, shutdown: &CancellationToken) {
-        let bus = self.bus.clone();
-        let is_said = move || !bus.healthy();
-        let patience = Patience::new(shutdown.clone(), self.metrics.retries.clone(), is_said);
-        let outbox = Outbox::new(self.bus.clone(), patience.clone(), self.metrics.clone());
-        let region = self.node.region.clone();
-        let router = router::Router {
-            store: self.store.clone(),
-            routes: routes::Routes::new(self.registry.clone(), self.metrics.clone()),
-            outbox: outbox.clone(),
-            patience: patience.clone(),
-            metrics: self.metrics.clone(),
-            region: region.clone(),
-            channels: self.channels.configured(),
-            rules: self.rules.clone(),
-            quotas: self.quotas.clone(),
-            pause: Duration::ZERO,
-            partitions: None,
-        };
-        let fan_out = fan_out::FanOut {
-            outbox: outbox.clone(),
-            metrics: self.metrics.clone(),
-        };
-        let broadcast = broadcast::Broadcast {
-            store: self.store.clone(),
-            outbox: outbox.clone(),
-            patience: patience.clone(),
-            metrics: self.metrics.clone(),
-            templates: self.rules.templates.clone(),
-            region,
-        };
-        if let Some(spool) = &self.spool {
-            let replay = spool::Replay {
-                spool: spool.clone(),
-                bus: self.bus.clone(),
-                outbox: outbox.clone(),
-                patience: patience.clone(),
-            };
-            tasks.spawn(replay.run(shutdown.clone()));
-        }
-        let delivery = DeliveryTopic {
-            tracker: self.tracker.clone(),
-            outbox: outbox.clone(),
-            patience: patience.clone(),
-            metrics: self.metrics.clone(),
-        };
-        let start = worker::Surroundings {
-            bus: self.bus.clone(),
-            patience: patience.clone(),
-            health: self.health.clone(),
-            shutdown: shutdown.clone(),
-        };
-        tasks.spawn(self.quotas.clone().run(shutdown.clone()));
-        tasks.spawn(worker::run(router, start.clone()));
-        tasks.spawn(worker::run(fan_out, start.clone()));
-        tasks.spawn(worker::run(broadcast, start.clone()));
-        tasks.spawn(worker::run(delivery, start.clone()));
-        self.spawn_channels(tasks, &start, &outbox);
-        tasks.spawn(worker::run(self.second_look(&outbox, shutdown), start));
-        let scheduler = scheduler::Scheduler {
-            store: self.store.clone(),
-            outbox: outbox.clone(),
-            patience: patience.clone(),
-            metrics: self.metrics.clone(),
-        };
-        tasks.spawn(scheduler.run(shutdown.clone()));
-        let finisher = finisher::Finisher::new(
-            self,
-            finisher::Means {
-                tracker: self.tracker.clone(),
-                outbox,
-                patience,
-            },
-        );
-        tasks.spawn(finisher.run(shutdown.clone()));
-        tasks.spawn(sweeper::run(self.registry.clone(), shutdown.clone()));
-    }
-
-    /// A worker for each channel that reaches anybody, and one for what they try again.
-    fn spawn_channels(
-        &self,
-        tasks: &mut JoinSet<&'static str>,
-        start: &worker::Surroundings,
-        outbox: &Outbox,
-    ) {
-        let configured = self.channels.configured();
-        if configured.is_empty() {
-            return;
-        }
-        let delayed = retry::Delayed {
-            outbox: outbox.clone(),
-            check: fallback::Check {
-                mandatory: self.rules.mandatory.clone(),
-                store: self.store.clone(),
-                registry: self.registry.clone(),
-                bus: self.bus.clone(),
-                lags: fallback::Lags::new(self.bus.clone()),
-                patience: start.patience.clone(),
-                metrics: self.channel_metrics.clone(),
-            },
-        };
-        tasks.spawn(worker::run(delayed, start.clone()));
-        self.channels.begin(&self.channel_metrics);
-        for channel in configured {
-            let sender = Sender {
-                channel,
-                providers: Places::of(
-                    channel,
-                    &self.channels,
-                    &self.quotas,
-                    &self.store,
-                    &self.channel_metrics,
-                ),
-                store: self.store.clone(),
-                registry: self.registry.clone(),
-                patience: start.patience.clone(),
-                rules: self.rules.clone(),
-                breakers: self.breakers.clone(),
-                spending: self.spending.clone(),
-                metrics: self.channel_metrics.clone(),
-            };
-            let worker = ChannelWorker {
-                channel,
-                sender,
-                quotas: self.quotas.clone(),
-                store: self.store.clone(),
-                outbox: outbox.clone(),
-                patience: start.patience.clone(),
-                metrics: self.metrics.clone(),
-                channel_metrics: self.channel_metrics.clone(),
-            };
-            tasks.spawn(worker::run(worker, start.clone()));
-        }
-    }
-
-    fn second_look(&self, outbox: &Outbox, shutdown: &CancellationToken) -> SecondLook {
-        let registry = self.registry.clone();
-        let is_said = move || !registry.healthy();
-        SecondLook {
-            tracker: self.tracker.clone(),
-            registry: self.registry.clone(),
-            outbox: outbox.clone(),
-            patience: Patience::new(shutdown.clone(), self.metrics.retries.clone(), is_said),
-            metrics: self.metrics.clone(),
-            pause: Duration::ZERO,
-        }
     }
 }
 

@@ -40,3 +40,9 @@ pub const PROVIDER_WAIT: Duration = Duration::from_secs(5);
 /// anew.
 pub const QUOTA_REMEMBERED: usize = 500_000;
 pub const QUOTA_RATES: usize = 10_000;
+
+/// Users of a segment. Over: 413; a broadcast reaches more.
+pub const SEGMENT_USERS: u64 = 1_000_000;
+/// From so many users on a segment is sent to at this rate, a second; a smaller one as fast as it goes.
+pub const SEGMENT_LARGE: u64 = 100_000;
+pub const SEGMENT_PER_S: f64 = 50_000.0;

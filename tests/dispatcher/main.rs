@@ -25,6 +25,7 @@ mod rig;
 mod router;
 mod scheduled;
 mod second_look;
+mod segments;
 mod sms;
 mod spending;
 mod spool;

@@ -195,6 +195,20 @@ async fn producers(rig: &Rig) {
     call(rig, Method::POST, "/v1/users/43/dismiss", Some(body)).await;
 }
 
+async fn segments(rig: &Rig) {
+    let made = call(rig, Method::POST, "/v1/segments", None).await;
+    let id = made["id"].as_str().unwrap();
+    let path = format!("/v1/segments/{id}");
+    let users = json!({ "users": ["42", "43"] });
+    call(rig, Method::POST, &format!("{path}/users"), Some(users)).await;
+    call(rig, Method::GET, &path, None).await;
+    let to = json!({ "target": { "segment": id }, "type": "x", "title": "t" });
+    let sent = rig.post(to).await;
+    let progress = format!("/v1/notifications/{sent}/progress");
+    call(rig, Method::GET, &progress, None).await;
+    call(rig, Method::DELETE, &path, None).await;
+}
+
 /// Of the user that was sent to.
 async fn of_a_user(rig: &Rig) {
     let user = "/v1/users/42";
@@ -332,6 +346,7 @@ async fn everything_that_is_described_is_answered_as_described() {
     let server = SmtpServer::start();
     let rig = rig(&server).await;
     producers(&rig).await;
+    segments(&rig).await;
     of_a_user(&rig).await;
     keyless(&rig, &server).await;
     operators(&rig).await;

@@ -22,6 +22,7 @@ mod preferences;
 mod presence;
 mod producer;
 mod quarantine;
+mod segments;
 mod sms;
 mod spend;
 mod status;
@@ -81,6 +82,13 @@ fn for_producers() -> Vec<Route> {
             "/v1/notifications/{id}/delivery",
             get(notifications::delivery),
         ),
+        ("/v1/notifications/{id}/progress", get(segments::progress)),
+        ("/v1/segments", post(segments::make).layer(small())),
+        (
+            "/v1/segments/{id}",
+            get(segments::show).delete(segments::remove),
+        ),
+        ("/v1/segments/{id}/users", post(segments::add)),
         ("/v1/users/{user}", get(status::user)),
         ("/v1/users/{user}/notifications", get(inbox::page)),
         ("/v1/users/{user}/read", post(inbox::read).layer(small())),

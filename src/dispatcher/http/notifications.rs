@@ -53,13 +53,19 @@ pub async fn submit(
     Ok((StatusCode::ACCEPTED, Json(accepted?)))
 }
 
-/// Of one that is scheduled, until it is due.
+/// Of one that is scheduled, until it is due; of one to a segment, until its last batch.
 pub async fn cancel(
     State(shared): State<Shared>,
     _: Producer,
     PathText(id): PathText,
 ) -> Result<StatusCode, ApiError> {
-    match shared.intake.cancel(parse_id("id", &id)?).await? {
+    let id = parse_id("id", &id)?;
+    let cancelled = match shared.intake.cancel(id).await? {
+        // To a segment, then, if it is anything.
+        Cancelled::Unknown => shared.store.cancel_send(id).await?,
+        known => known,
+    };
+    match cancelled {
         Cancelled::Yes => Ok(StatusCode::NO_CONTENT),
         Cancelled::TooLate => Err(ApiError::conflict(
             "it is on its way: it can't be cancelled",

@@ -10,6 +10,7 @@
 pub mod fields;
 pub mod request;
 mod schedule;
+mod segment;
 
 use super::{
     Rules,
@@ -130,6 +131,7 @@ impl Intake {
         idempotency_key: Option<&str>,
     ) -> Result<Receipt, Refusal> {
         schedule::check(submission.schedule_at, unix_ms())?;
+        self.check_segment(producer, submission).await?;
         self.quotas.take(producer, submission.content.priority)?;
         // Of another day's budget nothing is known.
         if submission.schedule_at.is_none() {
@@ -167,9 +169,10 @@ impl Intake {
             Idempotency::Claimed => (fresh, false),
             Idempotency::Pending(id) => (id, true),
             Idempotency::Done(id) => {
-                let durability = match submission.schedule_at {
-                    None => Durability::Bus,
-                    Some(_) => Durability::Stored,
+                let is_segment = matches!(submission.audience, Audience::Segment(_));
+                let durability = match submission.schedule_at.is_some() || is_segment {
+                    false => Durability::Bus,
+                    true => Durability::Stored,
                 };
                 return Ok(Receipt { id, durability });
             }
@@ -208,6 +211,9 @@ impl Intake {
     ) -> Result<Durability, Refusal> {
         if let Some(due_ms) = submission.schedule_at.filter(|at| *at > unix_ms()) {
             return self.keep(id, submission, due_ms).await;
+        }
+        if let Audience::Segment(segment) = submission.audience {
+            return self.send_to_segment(id, segment, submission).await;
         }
         let Some(spool) = &self.spool else {
             return match self.produce(id, submission, again).await {
@@ -251,7 +257,7 @@ impl Intake {
         let users = match &submission.audience {
             Audience::User(user) => std::slice::from_ref(user),
             Audience::Users(users) => users,
-            Audience::All => return,
+            Audience::Segment(_) | Audience::All => return,
         };
         let head = self.head(id, content, created_ms(id), true);
         let stream = self.region.user_stream();
@@ -355,6 +361,14 @@ impl Intake {
                 let value = serde_json::to_vec(&list).expect("a list is plain data");
                 let record = head.into_record(id.to_string(), value);
                 (Topic::FanOut, record)
+            }
+            // Each of its users has a record of their own, marked by its first writer.
+            Audience::Segment(_) => {
+                head.again = true;
+                (
+                    Topic::Raw(GENERATION),
+                    head.into_record("", encode_content(content)),
+                )
             }
             Audience::All => {
                 head.kind = Kind::Broadcast;

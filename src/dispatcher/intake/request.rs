@@ -6,7 +6,7 @@ use super::fields::Fields;
 use crate::{
     dispatcher::{fallback::Chains, spool::SpoolError},
     envelope::{Channel, Content, Priority},
-    ids::UserId,
+    ids::{IdError, SegmentId, UserId},
     limits,
 };
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use thiserror::Error;
 
 const TIME: &str = "a time: Unix ms, or RFC 3339 as 2026-12-24T18:00:00+01:00";
-const TARGET: &str = "an object with `user`, `users` or `all`";
+const TARGET: &str = "an object with `user`, `users`, `segment` or `all`";
 
 /// Why a request is not taken. Nothing of it was written.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -98,6 +98,8 @@ pub enum Audience {
     User(UserId),
     /// Without repeats, in the order given.
     Users(Vec<UserId>),
+    /// Uploaded before.
+    Segment(SegmentId),
     All,
 }
 
@@ -116,6 +118,7 @@ pub struct Submission {
 pub struct Draft {
     pub user: Option<String>,
     pub users: Option<Vec<String>>,
+    pub segment: Option<String>,
     pub all: bool,
     pub notification_type: Option<String>,
     pub priority: Option<String>,
@@ -142,6 +145,7 @@ impl Draft {
         let draft = Draft {
             user: target.take("user", "a string")?,
             users: target.take("users", "a list of strings")?,
+            segment: target.take("segment", "a string")?,
             all: target.take("all", "true or false")?.unwrap_or_default(),
             notification_type: fields.take("type", "a string")?,
             priority: fields.take("priority", "a string")?,
@@ -161,7 +165,13 @@ impl Draft {
     }
 
     pub fn check(self, chains: &Chains) -> Result<Submission, Refusal> {
-        let audience = audience(self.user, self.users, self.all)?;
+        let audience = audience(self.user, self.users, self.segment, self.all)?;
+        if matches!(audience, Audience::Segment(_)) && self.schedule_at.is_some() {
+            return Err(Refusal::Unsupported {
+                field: "schedule_at".into(),
+                problem: "a segment is sent to at once in this release".into(),
+            });
+        }
         let priority = match self.priority {
             None => Priority::default(),
             Some(text) => text.parse().map_err(|()| {
@@ -230,37 +240,43 @@ fn too_large_notification() -> Refusal {
 fn audience(
     user: Option<String>,
     users: Option<Vec<String>>,
+    segment: Option<String>,
     all: bool,
 ) -> Result<Audience, Refusal> {
-    match (user, users, all) {
-        (Some(user), None, false) => user
+    match (user, users, segment, all) {
+        (Some(user), None, None, false) => user
             .parse()
             .map(Audience::User)
             .map_err(|error| Refusal::field("target.user", error.to_string())),
-        (None, Some(users), false) => list(users).map(Audience::Users),
-        (None, None, true) => Ok(Audience::All),
+        (None, Some(users), None, false) => list("target.users", users).map(Audience::Users),
+        (None, None, Some(segment), false) => segment
+            .parse()
+            .map(Audience::Segment)
+            .map_err(|error: IdError| Refusal::field("target.segment", error.to_string())),
+        (None, None, None, true) => Ok(Audience::All),
         _ => Err(Refusal::field(
             "target",
-            "names exactly one of `user`, `users` and `all: true`",
+            "names exactly one of `user`, `users`, `segment` and `all: true`",
         )),
     }
 }
 
-fn list(users: Vec<String>) -> Result<Vec<UserId>, Refusal> {
+/// Without repeats.
+pub fn list(field: &str, users: Vec<String>) -> Result<Vec<UserId>, Refusal> {
     if users.len() > limits::TARGET_USERS {
         return Err(Refusal::TooLarge {
-            field: "target.users".into(),
+            field: field.into(),
             problem: format!("at most {} users", limits::TARGET_USERS),
         });
     }
     if users.is_empty() {
-        return Err(Refusal::field("target.users", "is empty"));
+        return Err(Refusal::field(field, "is empty"));
     }
     let mut seen = BTreeSet::new();
     let mut list = Vec::with_capacity(users.len());
     for (at, user) in users.into_iter().enumerate() {
-        let user: UserId = user.parse().map_err(|error: crate::ids::IdError| {
-            Refusal::field(format!("target.users[{at}]"), error.to_string())
+        let user: UserId = user.parse().map_err(|error: IdError| {
+            Refusal::field(format!("{field}[{at}]"), error.to_string())
         })?;
         if seen.insert(user.clone()) {
             list.push(user);

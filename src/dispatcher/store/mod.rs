@@ -9,6 +9,7 @@
 
 pub mod cassandra;
 mod error;
+mod segments;
 pub mod sqlite;
 
 use super::{
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use std::{str::FromStr, sync::Arc};
 
 pub use error::{StoreError, WentBack, or_went_back};
+pub use segments::{Segment, SegmentSend, Segments, SendProgress};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowKind {
@@ -296,7 +298,7 @@ pub struct ApiKey {
 }
 
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Segments + Send + Sync + 'static {
     /// Stores rows in the order given, atomically per user. A `Read` row also marks its ids read.
     async fn append(&self, rows: Vec<NewRow>) -> Result<Vec<Appended>, StoreError>;
 

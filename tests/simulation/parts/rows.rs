@@ -10,12 +10,12 @@ use herald::{
         store::{
             ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
             Idempotency, NewBroadcast, NewRow, Quarantined, Release, Row, RowsAfter, Scheduled,
-            Store, StoreError, rank, state,
+            Segment, SegmentSend, Segments, Store, StoreError, rank, state,
         },
         suppression::Suppression,
     },
     envelope::{Channel, Fate, Outcome},
-    ids::{DeviceId, NotificationId, UserId},
+    ids::{DeviceId, NotificationId, SegmentId, UserId},
     position::Position,
 };
 use parking_lot::Mutex;
@@ -135,6 +135,49 @@ fn is_superseded(rows: &BTreeMap<Position, Row>, row: &Row) -> bool {
         && rows
             .values()
             .any(|later| later.pos > row.pos && later.collapse_key == row.collapse_key)
+}
+
+/// There are none here.
+#[async_trait]
+impl Segments for Rows {
+    async fn make_segment(&self, _: &Segment) -> Result<(), StoreError> {
+        unreachable!("there are no segments")
+    }
+    async fn segment(&self, _: SegmentId) -> Result<Option<Segment>, StoreError> {
+        unreachable!("there are no segments")
+    }
+    async fn add_to_segment(&self, _: SegmentId, _: &[UserId], _: u64) -> Result<(), StoreError> {
+        unreachable!("there are no segments")
+    }
+    async fn segment_size(&self, _: SegmentId) -> Result<u64, StoreError> {
+        unreachable!("there are no segments")
+    }
+    async fn segment_users(
+        &self,
+        _: SegmentId,
+        _: Option<&UserId>,
+        _: usize,
+    ) -> Result<Vec<UserId>, StoreError> {
+        unreachable!("there are no segments")
+    }
+    async fn remove_segment(&self, _: SegmentId) -> Result<bool, StoreError> {
+        unreachable!("there are no segments")
+    }
+    async fn begin_send(&self, _: &SegmentSend) -> Result<(), StoreError> {
+        unreachable!("there are no segments")
+    }
+    async fn segment_send(&self, _: NotificationId) -> Result<Option<SegmentSend>, StoreError> {
+        unreachable!("there are no segments")
+    }
+    async fn take_send(&self, _: u64, _: u64) -> Result<Option<SegmentSend>, StoreError> {
+        unreachable!("there are no segments")
+    }
+    async fn advance_send(&self, _: &SegmentSend, _: u64) -> Result<bool, StoreError> {
+        unreachable!("there are no segments")
+    }
+    async fn cancel_send(&self, _: NotificationId) -> Result<Cancelled, StoreError> {
+        unreachable!("there are no segments")
+    }
 }
 
 #[async_trait]

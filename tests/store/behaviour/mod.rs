@@ -9,12 +9,13 @@ mod dismissals;
 mod inbox;
 mod preferences;
 mod scheduled;
+mod segments;
 mod suppressions;
 mod sync;
 
 pub use {
     broadcasts::*, claims::*, dead_letters::*, delivery::*, devices::*, dismissals::*, inbox::*,
-    preferences::*, scheduled::*, suppressions::*, sync::*,
+    preferences::*, scheduled::*, segments::*, suppressions::*, sync::*,
 };
 
 use herald::{
@@ -86,6 +87,9 @@ macro_rules! every_behaviour_holds_in {
             what_was_done_with_a_dead_letter_first_stays_and_is_of_that_one_only
             what_is_scheduled_comes_when_it_is_due_and_to_one_at_a_time
             what_is_scheduled_can_be_cancelled_until_it_is_taken
+            a_segment_has_its_users_once_and_in_an_order_that_stays
+            a_send_to_a_segment_is_at_one_place_and_goes_on_where_it_stood
+            a_send_to_a_segment_can_be_cancelled_until_it_is_done
             a_dismissed_broadcast_counts_as_seen_for_its_user_only
             an_api_key_is_found_by_its_hash
         }

@@ -235,6 +235,28 @@ statements! {
     put_due: Write "INSERT INTO {k}.scheduled_by_id (id, due_ms) VALUES (?, ?)",
     remove_due: Write "DELETE FROM {k}.scheduled_by_id WHERE id = ?",
 
+    segment: Read "SELECT producer, created_ms FROM {k}.segments WHERE id = ?",
+    put_segment: Write "INSERT INTO {k}.segments (id, producer, created_ms) VALUES (?, ?, ?)",
+    remove_segment: Write "DELETE FROM {k}.segments WHERE id = ?",
+    segment_users: Read "SELECT user FROM {k}.segment_users WHERE segment = ? AND slice = ? AND user > ? LIMIT ?",
+    count_segment_users: Read "SELECT COUNT(*) FROM {k}.segment_users WHERE segment = ? AND slice = ?",
+    put_segment_user: Write "INSERT INTO {k}.segment_users (segment, slice, user) VALUES (?, ?, ?)",
+    remove_segment_user: Write "DELETE FROM {k}.segment_users WHERE segment = ? AND slice = ? AND user = ?",
+    put_segment_of_user: Write "INSERT INTO {k}.segments_by_user (user, segment, added_ms) VALUES (?, ?, ?)",
+    remove_segment_of_user: Write "DELETE FROM {k}.segments_by_user WHERE user = ? AND segment = ?",
+    send: Read "SELECT segment, value, headers, users, sent, after, state, taken_until_ms
+        FROM {k}.segment_sends WHERE id = ?",
+    put_send: CompareAndSet "INSERT INTO {k}.segment_sends (id, segment, value, headers, users, sent, state,
+        taken_until_ms) VALUES (?, ?, ?, ?, ?, 0, 'running', 0) IF NOT EXISTS",
+    take_send: CompareAndSet "UPDATE {k}.segment_sends SET taken_until_ms = ? WHERE id = ?
+        IF state = 'running' AND taken_until_ms = ?",
+    advance_send: CompareAndSet "UPDATE {k}.segment_sends SET sent = ?, after = ?, state = ?, taken_until_ms = ?
+        WHERE id = ? IF state = 'running'",
+    cancel_send: CompareAndSet "UPDATE {k}.segment_sends SET state = 'cancelled' WHERE id = ? IF state = 'running'",
+    running_sends: Read "SELECT id FROM {k}.running_sends WHERE one = 1",
+    put_running_send: Write "INSERT INTO {k}.running_sends (one, id) VALUES (1, ?)",
+    remove_running_send: Write "DELETE FROM {k}.running_sends WHERE one = 1 AND id = ?",
+
     api_key: Read "SELECT hash, producer, admin, created_ms FROM {k}.api_keys WHERE one = 1 AND hash = ?",
     api_keys: Read "SELECT hash, producer, admin, created_ms FROM {k}.api_keys WHERE one = 1",
     put_api_key: Write "INSERT INTO {k}.api_keys (one, hash, producer, admin, created_ms) VALUES (1, ?, ?, ?, ?)",

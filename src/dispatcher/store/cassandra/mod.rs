@@ -52,6 +52,7 @@ mod reading;
 mod recent;
 mod scheduled;
 mod schema;
+mod segments;
 mod stream;
 mod suppressions;
 

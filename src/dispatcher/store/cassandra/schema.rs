@@ -31,7 +31,7 @@ const AGES: &str = "compaction = {'class': 'TimeWindowCompactionStrategy', 'comp
 const WHOLE: &str = "read_repair = 'NONE' AND ";
 
 /// What each version adds to the one before it. `@k` is the keyspace, `@ages` and `@whole` the options above.
-const VERSIONS: &[&[&str]] = &[SINCE_0, SINCE_1, SINCE_2];
+const VERSIONS: &[&[&str]] = &[SINCE_0, SINCE_1, SINCE_2, SINCE_3];
 
 const SINCE_0: &[&str] = &[
     // One row per stream that ever had rows: its newest bucket, the head before it, the region that began it.
@@ -123,6 +123,26 @@ const SINCE_2: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS @k.dismissals (
         user text, month int, id uuid, PRIMARY KEY ((user, month), id)
      ) WITH @ages",
+];
+
+const SINCE_3: &[&str] = &[
+    // Users who are sent to together, and what is on its way to them. All of it ends by its time.
+    "CREATE TABLE IF NOT EXISTS @k.segments (id uuid PRIMARY KEY, producer text, created_ms bigint)
+     WITH gc_grace_seconds = 86400 AND default_time_to_live = @ttl",
+    "CREATE TABLE IF NOT EXISTS @k.segment_users (
+        segment uuid, slice int, user text, PRIMARY KEY ((segment, slice), user)
+     ) WITH gc_grace_seconds = 86400 AND default_time_to_live = @ttl",
+    "CREATE TABLE IF NOT EXISTS @k.segments_by_user (
+        user text, segment uuid, added_ms bigint, PRIMARY KEY (user, segment)
+     ) WITH gc_grace_seconds = 86400 AND default_time_to_live = @ttl",
+    "CREATE TABLE IF NOT EXISTS @k.segment_sends (
+        id uuid PRIMARY KEY, segment uuid, value blob, headers text, users bigint, sent bigint, after text, state text,
+        taken_until_ms bigint
+     ) WITH gc_grace_seconds = 86400 AND default_time_to_live = @ttl",
+    // Few, in one partition.
+    "CREATE TABLE IF NOT EXISTS @k.running_sends (
+        one int, id uuid, PRIMARY KEY (one, id)
+     ) WITH gc_grace_seconds = 86400",
 ];
 
 /// Makes what is missing; answers what there is now, in words.

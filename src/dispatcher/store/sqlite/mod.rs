@@ -17,6 +17,7 @@ mod readers;
 mod reading;
 mod scheduled;
 mod schema;
+mod segments;
 mod suppressions;
 mod sweep;
 mod writer;

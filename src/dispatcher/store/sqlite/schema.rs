@@ -24,7 +24,7 @@ const TABLES_SCHEMA: i64 = 4;
 const BUSY: Duration = Duration::from_secs(5);
 
 /// Distinct statements of the store: each is prepared once per connection.
-const STATEMENTS: usize = 72;
+const STATEMENTS: usize = 84;
 
 /// `v` is the envelope version of the record that a row was made of, so that a later release can tell.
 const TABLES: &str = "
@@ -247,9 +247,40 @@ CREATE TABLE dismissals (
 ) STRICT;
 ";
 
+/// What schema 10 lacks.
+const SINCE_10: &str = "
+-- Users who are sent to together, and what is on its way to them.
+CREATE TABLE segments (
+    id BLOB PRIMARY KEY,
+    producer TEXT NOT NULL,
+    created_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE segment_users (
+    segment BLOB NOT NULL,
+    user TEXT NOT NULL,
+    added_ms INTEGER NOT NULL,
+    PRIMARY KEY (segment, user)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX segments_of_user ON segment_users (user);
+CREATE TABLE segment_sends (
+    sequence INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    segment BLOB NOT NULL,
+    value BLOB NOT NULL,
+    headers TEXT NOT NULL,
+    users INTEGER NOT NULL,
+    sent INTEGER NOT NULL,
+    after TEXT,
+    state TEXT NOT NULL,
+    taken_until_ms INTEGER NOT NULL,
+    begun_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX segment_sends_running ON segment_sends (taken_until_ms) WHERE state = 'running';
+";
+
 /// From schema 1 on, each brings a file to the next schema.
-const UPGRADES: [&str; 9] = [
-    SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6, SINCE_7, SINCE_8, SINCE_9,
+const UPGRADES: [&str; 10] = [
+    SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6, SINCE_7, SINCE_8, SINCE_9, SINCE_10,
 ];
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.

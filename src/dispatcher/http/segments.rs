@@ -1,0 +1,122 @@
+//! Segments: uploaded in parts, sent to as a whole, each its producer's own.
+
+use super::{
+    Shared,
+    error::ApiError,
+    extract::{PathText, Whole},
+    notifications::parse_id,
+    producer::Producer,
+};
+use crate::{
+    dispatcher::{
+        intake::{
+            fields::Fields,
+            request::{Refusal, list},
+        },
+        store::{Segment, StoreError},
+        unix_ms,
+    },
+    ids::{IdError, SegmentId},
+    limits,
+};
+use axum::{Json, extract::State, http::StatusCode};
+use serde_json::{Value, json};
+
+pub async fn make(
+    State(shared): State<Shared>,
+    Producer(key): Producer,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let segment = Segment {
+        id: SegmentId::generate(),
+        producer: key.producer.clone(),
+        created_ms: unix_ms(),
+    };
+    shared.store.make_segment(&segment).await?;
+    Ok((StatusCode::CREATED, Json(describe(&segment, 0))))
+}
+
+pub async fn show(
+    State(shared): State<Shared>,
+    producer: Producer,
+    PathText(id): PathText,
+) -> Result<Json<Value>, ApiError> {
+    let segment = own(&shared, &producer, &id).await?;
+    let users = shared.store.segment_size(segment.id).await?;
+    Ok(Json(describe(&segment, users)))
+}
+
+/// Adds users; who is in it already is in it once.
+pub async fn add(
+    State(shared): State<Shared>,
+    producer: Producer,
+    PathText(id): PathText,
+    Whole(body): Whole,
+) -> Result<Json<Value>, ApiError> {
+    let segment = own(&shared, &producer, &id).await?;
+    let mut fields = Fields::read(&body)?;
+    let users = list("users", fields.demand("users", "a list of strings")?)?;
+    fields.finish("a part of a segment")?;
+    let store = &shared.store;
+    if store.segment_size(segment.id).await? + users.len() as u64 > limits::SEGMENT_USERS {
+        let problem = format!("a segment has at most {} users", limits::SEGMENT_USERS);
+        return Err(Refusal::TooLarge {
+            field: "users".into(),
+            problem,
+        }
+        .into());
+    }
+    store.add_to_segment(segment.id, &users, unix_ms()).await?;
+    let users = store.segment_size(segment.id).await?;
+    Ok(Json(describe(&segment, users)))
+}
+
+pub async fn remove(
+    State(shared): State<Shared>,
+    producer: Producer,
+    PathText(id): PathText,
+) -> Result<StatusCode, ApiError> {
+    let segment = own(&shared, &producer, &id).await?;
+    shared.store.remove_segment(segment.id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// How far a notification to a segment is.
+pub async fn progress(
+    State(shared): State<Shared>,
+    _: Producer,
+    PathText(id): PathText,
+) -> Result<Json<Value>, ApiError> {
+    let id = parse_id("id", &id)?;
+    let found = shared.store.segment_send(id).await?;
+    let send = found.ok_or_else(|| ApiError::not_found("no such notification to a segment"))?;
+    Ok(Json(json!({
+        "id": send.id,
+        "segment": send.segment,
+        "users": send.users,
+        "sent": send.sent,
+        "state": send.state.as_str(),
+    })))
+}
+
+/// Of another producer it is as if there were none.
+async fn own(shared: &Shared, Producer(key): &Producer, id: &str) -> Result<Segment, ApiError> {
+    let id: Result<SegmentId, IdError> = id.parse();
+    let id = id.map_err(|error| Refusal::field("id", error.to_string()))?;
+    let found = shared
+        .store
+        .segment(id)
+        .await
+        .map_err(|error: StoreError| error)?;
+    found
+        .filter(|segment| segment.producer == key.producer || key.admin)
+        .ok_or_else(|| ApiError::not_found("no such segment"))
+}
+
+fn describe(segment: &Segment, users: u64) -> Value {
+    json!({
+        "id": segment.id,
+        "producer": segment.producer,
+        "created_at": segment.created_ms,
+        "users": users,
+    })
+}

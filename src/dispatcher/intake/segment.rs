@@ -1,0 +1,52 @@
+//! To a segment: kept in the store as what is sent to each of its users, until the last of them has it.
+
+use super::{
+    Durability, Intake,
+    request::{Audience, Refusal, Submission},
+    too_large,
+};
+use crate::{
+    dispatcher::store::{SegmentSend, SendProgress},
+    ids::{NotificationId, SegmentId},
+};
+
+const AWAY: Refusal = Refusal::Away { part: "the store" };
+
+impl Intake {
+    /// A segment is its producer's own, and there.
+    pub(super) async fn check_segment(
+        &self,
+        producer: &str,
+        submission: &Submission,
+    ) -> Result<(), Refusal> {
+        let Audience::Segment(segment) = submission.audience else {
+            return Ok(());
+        };
+        let found = self.store.segment(segment).await.map_err(|_| AWAY)?;
+        match found.is_some_and(|segment| segment.producer == producer) {
+            true => Ok(()),
+            false => Err(Refusal::field("target.segment", "is no segment of yours")),
+        }
+    }
+
+    pub(super) async fn send_to_segment(
+        &self,
+        id: NotificationId,
+        segment: SegmentId,
+        submission: &Submission,
+    ) -> Result<Durability, Refusal> {
+        let (topic, record) = self.record(id, submission, true);
+        record.check_size(topic).map_err(|_| too_large())?;
+        let send = SegmentSend {
+            id,
+            segment,
+            record,
+            users: self.store.segment_size(segment).await.map_err(|_| AWAY)?,
+            sent: 0,
+            after: None,
+            state: SendProgress::Running,
+        };
+        self.store.begin_send(&send).await.map_err(|_| AWAY)?;
+        Ok(Durability::Stored)
+    }
+}
