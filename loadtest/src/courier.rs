@@ -97,6 +97,7 @@ impl Courier {
             path,
             token: &world.setup.roster.token(errand.client),
             cursors: "",
+            away_ms: None,
         };
         let request = request.post(&errand.say.json);
         line.output.clear();

@@ -212,11 +212,18 @@ impl Client {
             path: &target.path,
             token: &setup.roster.token(self.number),
             cursors: &self.rules.cursors_text(&world.streams),
+            away_ms: self.away_ms(world),
         };
         match setup.sse {
             true => request.events(),
             false => request.websocket(key),
         }
+    }
+
+    /// Since it lost its last connection, if nobody asked it to leave.
+    fn away_ms(&self, world: &World) -> Option<u64> {
+        let lost_us = self.work.as_ref().map_or(0, |work| work.lost_us);
+        (lost_us > 0).then(|| world.now_us().saturating_sub(lost_us) / 1_000)
     }
 
     /// The request, or what TLS begins with; the request follows its handshake.

@@ -14,6 +14,8 @@ pub struct Request<'a> {
     pub token: &'a str,
     /// `name=position,…`; empty: none are known.
     pub cursors: &'a str,
+    /// How long it has been without a connection, if it had one.
+    pub away_ms: Option<u64>,
 }
 
 /// The head of an answer.
@@ -37,18 +39,14 @@ pub struct BadAnswer;
 impl Request<'_> {
     /// Asks for a WebSocket; `key` is 16 random bytes.
     pub fn websocket(&self, key: [u8; 16]) -> Vec<u8> {
-        let query = match self.cursors {
-            "" => String::new(),
-            cursors => {
-                let mark = if self.path.contains('?') { '&' } else { '?' };
-                format!("{mark}cursors={}", percent_encoded(cursors))
-            }
-        };
+        let cursors = Some(self.cursors).filter(|cursors| !cursors.is_empty());
+        let cursors = cursors.map(|cursors| format!("cursors={}", percent_encoded(cursors)));
+        let path = self.path_with(cursors);
         let headers = format!(
             "Sec-WebSocket-Protocol: herald.v1\r\nAuthorization: Bearer {}\r\n",
             self.token
         );
-        upgrade(self.host, &format!("{}{query}", self.path), key, &headers)
+        upgrade(self.host, &path, key, &headers)
     }
 
     /// Asks for a stream of events.
@@ -60,9 +58,22 @@ impl Request<'_> {
         format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{last}\
              Authorization: Bearer {}\r\n\r\n",
-            self.path, self.host, self.token
+            self.path_with(None),
+            self.host,
+            self.token
         )
         .into_bytes()
+    }
+
+    /// The path, with what goes with it in the query.
+    fn path_with(&self, cursors: Option<String>) -> String {
+        let away = self.away_ms.map(|away_ms| format!("away_ms={away_ms}"));
+        let mut path = self.path.to_owned();
+        for pair in cursors.into_iter().chain(away) {
+            path.push(if path.contains('?') { '&' } else { '?' });
+            path.push_str(&pair);
+        }
+        path
     }
 
     /// Posts JSON beside a stream of events.
@@ -147,6 +158,7 @@ mod tests {
         path: "/ws",
         token: "t",
         cursors: "user:local=7",
+        away_ms: None,
     };
 
     #[test]
@@ -158,6 +170,22 @@ mod tests {
         );
         let text = String::from_utf8(REQUEST.events()).unwrap();
         assert!(text.contains("\r\nLast-Event-ID: user:local=7\r\n"));
+    }
+
+    #[test]
+    fn who_comes_back_says_how_long_it_was_away() {
+        let back = Request {
+            away_ms: Some(90),
+            ..REQUEST
+        };
+        let text = String::from_utf8(back.websocket([0; 16])).unwrap();
+        let path = "GET /ws?cursors=user%3Alocal%3D7&away_ms=90 HTTP/1.1\r\n";
+        assert!(text.starts_with(path), "{text}");
+        let text = String::from_utf8(back.events()).unwrap();
+        assert!(
+            text.starts_with("GET /ws?away_ms=90 HTTP/1.1\r\n"),
+            "{text}"
+        );
     }
 
     #[test]

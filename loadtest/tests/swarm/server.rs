@@ -135,7 +135,9 @@ impl Server {
             let token = request.headers().get("authorization");
             user = token.and_then(|token| subject(token.to_str().ok()?));
             let query = request.uri().query().unwrap_or_default();
-            cursors = query.strip_prefix("cursors=").map(str::to_owned);
+            let mut pairs = query.split('&');
+            let presented = pairs.find_map(|pair| pair.strip_prefix("cursors="));
+            cursors = presented.map(str::to_owned);
             Ok(response)
         };
         let Ok(mut socket) = tungstenite::accept_hdr(stream, read_head) else {
@@ -240,7 +242,8 @@ impl Server {
                 line.map(|value| value.trim().to_owned())
             };
             let user = header("Authorization:").and_then(|token| subject(&token));
-            let path = head.split(' ').nth(1).unwrap_or_default();
+            let target = head.split(' ').nth(1).unwrap_or_default();
+            let path = target.split('?').next().unwrap_or_default();
             let (status, answer) = match (path, user) {
                 ("/sse/notifications", Some(user)) => {
                     return self.serve_events(stream, &user, header("Last-Event-ID:"));
