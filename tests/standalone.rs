@@ -10,6 +10,8 @@ mod fsync;
 mod greeting;
 #[path = "standalone/presence.rs"]
 mod presence;
+#[path = "standalone/privacy.rs"]
+mod privacy;
 #[path = "standalone/quarantine.rs"]
 mod quarantine;
 #[path = "standalone/secrets.rs"]

@@ -4,6 +4,7 @@
 mod connection;
 mod dlq;
 mod drain;
+mod privacy;
 mod quarantine;
 mod show;
 mod suppressions;
@@ -59,6 +60,15 @@ enum Command {
     Send(Send),
     /// Where a user is connected, what is unread, the latest outcomes.
     User { user: String },
+    /// Forget a user: everything of before this order, in every store.
+    Erase {
+        user: String,
+        /// Wait until it is done, and print what was removed and what the bus still holds until when.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// All that is stored of a user, as JSON.
+    Export { user: String },
     /// Gateways, shards, and the health of the parts.
     Status,
     /// Send a gateway's clients to the others, as fast as these take them.
@@ -177,6 +187,13 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
             let user = user_id("USER", &user)?;
             let path = format!("/v1/users/{}", connection::path_segment(user.as_str()));
             print(&ctl.endpoint.request(&path).await?, show::user);
+        }
+        Command::Erase { user, wait } => {
+            let user = user_id("USER", &user)?;
+            privacy::erase(&ctl.endpoint, &user, wait, as_json).await?;
+        }
+        Command::Export { user } => {
+            privacy::export(&ctl.endpoint, &user_id("USER", &user)?).await?;
         }
         Command::Status => print(&ctl.endpoint.request("/v1/status").await?, show::status),
         Command::Spend => print(&ctl.endpoint.request("/v1/spend").await?, show::spend),

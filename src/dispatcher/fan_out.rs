@@ -4,10 +4,11 @@
 //! router finds the rows that exist.
 
 use super::{
+    erasure::Erasures,
     intake::{GENERATION, List},
     metrics::DispatcherMetrics,
     outbox::Outbox,
-    patience::Stopped,
+    patience::{Patience, Stopped},
     worker::{Refused, Work},
 };
 use crate::{
@@ -21,6 +22,8 @@ use bytes::Bytes;
 
 pub struct FanOut {
     pub outbox: Outbox,
+    pub erasures: Erasures,
+    pub patience: Patience,
     pub metrics: DispatcherMetrics,
 }
 
@@ -35,6 +38,7 @@ impl Work for FanOut {
     }
 
     async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
+        self.erasures.known(&self.patience).await?;
         for consumed in records {
             match parse(&consumed.record) {
                 Ok((head, list)) => self.spread(head, list).await?,
@@ -57,7 +61,11 @@ impl FanOut {
         // One buffer, shared by the records of every user.
         let content = Bytes::from(String::from(Box::<str>::from(list.content)));
         for users in list.users.chunks(limits::FAN_OUT_CHUNK) {
-            let records = users.iter().map(|user| one(&head, user, &content));
+            let left = users.iter().filter(|user| {
+                let erasures = &self.erasures;
+                !erasures.drops("fan_out", user, &head, None)
+            });
+            let records = left.map(|user| one(&head, user, &content));
             self.outbox.send(records.collect()).await?;
         }
         Ok(())

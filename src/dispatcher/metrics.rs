@@ -39,6 +39,10 @@ pub struct DispatcherMetrics {
     pub email_events: IntCounterVec,
     /// Users of segments that a notification went to.
     pub segment_users: IntCounter,
+    /// What was of before its user's erasure and not taken any further, by where it was met.
+    pub erased: IntCounterVec,
+    /// Users who were forgotten.
+    pub erasures: IntCounter,
 }
 
 impl DispatcherMetrics {
@@ -117,6 +121,8 @@ impl DispatcherMetrics {
             retries: retries(metrics),
             scheduled: scheduled(metrics),
             segment_users: segment_users(metrics),
+            erased: erased(metrics),
+            erasures: metrics.counter("erasures_total", "Users who were forgotten."),
         }
     }
 }
@@ -149,6 +155,14 @@ fn segment_users(metrics: &Metrics) -> IntCounter {
     metrics.counter(
         "segment_users_total",
         "Users of segments that a notification went to.",
+    )
+}
+
+fn erased(metrics: &Metrics) -> IntCounterVec {
+    metrics.counters(
+        "erased_dropped_total",
+        "Records dropped because their user was erased since, by where they were met.",
+        &["at"],
     )
 }
 

@@ -11,6 +11,7 @@ mod broadcast;
 pub mod channel;
 mod dead_letters;
 pub mod devices;
+pub mod erasure;
 pub mod fallback;
 mod fan_out;
 pub mod finisher;
@@ -56,6 +57,7 @@ use crate::{
 use api_keys::{AdminKey, ApiKeys};
 use channel::{Breakers, ChannelMetrics, Channels};
 use dead_letters::DeadLetters;
+use erasure::Erasures;
 use fallback::Chains;
 use futures::FutureExt;
 use gateways::Gateways;
@@ -190,6 +192,7 @@ struct Shared {
     channels: Channels,
     rules: Rules,
     quotas: Quotas,
+    erasures: Erasures,
     channel_metrics: ChannelMetrics,
     breakers: Breakers,
     spending: Spending,
@@ -326,15 +329,11 @@ impl Shared {
             ..
         } = parts;
         let metrics = DispatcherMetrics::new(&parts.metrics);
-        let quotas = Quotas::new(
-            limits,
-            rules.chains.clone(),
-            registry.clone(),
-            &parts.metrics,
-        );
+        let erasures = Erasures::new(store.clone(), metrics.clone());
+        let chains = rules.chains.clone();
+        let quotas = Quotas::new(limits, chains.clone(), registry.clone(), &parts.metrics);
         let region = node.region.clone();
         let spool = open_spool(parts.spool.as_ref(), &parts.metrics)?;
-        let chains = rules.chains.clone();
         let spending = channels.spending(chains, registry.clone(), &parts.metrics);
         let gateways = Gateways::new(registry.clone(), Present::new(secret.clone()));
         let direct = spool
@@ -358,6 +357,7 @@ impl Shared {
                 store.clone(),
                 registry.clone(),
                 region.clone(),
+                erasures.clone(),
                 metrics.clone(),
             )),
             sync: Arc::new(Sync::new(
@@ -374,7 +374,8 @@ impl Shared {
                 spool.clone(),
             )),
             gateways,
-            dead_letters: DeadLetters::new(bus.clone(), store.clone()),
+            dead_letters: DeadLetters::new(bus.clone(), store.clone(), erasures.clone()),
+            erasures,
             http_places: Arc::new(Semaphore::new(limits::HTTP_AT_ONCE)),
             channel_metrics: ChannelMetrics::new(&parts.metrics),
             breakers: channels.breakers(&parts.metrics),

@@ -6,6 +6,7 @@
 //! * what was taken once can't be cancelled any more: an answer that says so is never followed by a send.
 
 use super::{
+    erasure::Erasures,
     metrics::DispatcherMetrics,
     outbox::Outbox,
     patience::{Patience, Stopped},
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Scheduler {
     pub store: SharedStore,
     pub outbox: Outbox,
+    pub erasures: Erasures,
     pub patience: Patience,
     pub metrics: DispatcherMetrics,
 }
@@ -54,8 +56,11 @@ impl Scheduler {
         if ids.is_empty() {
             return Ok(0);
         }
+        self.erasures.known(&self.patience).await?;
+        let wanted = |one: &Scheduled| !self.erasures.drops_record("schedule", &one.record);
         let record = |one: Scheduled| (Target::Keyed(one.topic), one.record);
-        let records: Vec<(Target, Record)> = due.into_iter().map(record).collect();
+        let records = due.into_iter().filter(wanted).map(record);
+        let records: Vec<(Target, Record)> = records.collect();
         self.outbox.send(records).await?;
         self.patience
             .until_done("entered", || self.store.remove_scheduled(&ids))

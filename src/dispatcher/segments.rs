@@ -5,6 +5,7 @@
 //! * a large segment leaves room for others: it goes at a bounded rate, whoever has it.
 
 use super::{
+    erasure::Erasures,
     intake::GENERATION,
     metrics::DispatcherMetrics,
     outbox::Outbox,
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     bus::{Record, Target, Topic},
+    envelope::Head,
     ids::UserId,
     limits,
 };
@@ -25,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub struct SegmentWorker {
     pub store: SharedStore,
     pub outbox: Outbox,
+    pub erasures: Erasures,
     pub patience: Patience,
     pub metrics: DispatcherMetrics,
 }
@@ -47,6 +50,7 @@ impl SegmentWorker {
         let take = || self.store.take_send(unix_ms(), lease_ms());
         let taken = self.patience.until_done("take_send", take).await?;
         let Some(send) = taken else { return Ok(false) };
+        self.erasures.known(&self.patience).await?;
         self.spread(send).await?;
         Ok(true)
     }
@@ -60,12 +64,14 @@ impl SegmentWorker {
                     .segment_users(segment, after, limits::FAN_OUT_CHUNK)
             };
             let users = self.patience.until_done("segment_users", page).await?;
-            self.outbox.send(records(&send, &users)).await?;
+            self.outbox.send(self.records(&send, &users)).await?;
             send.sent += users.len() as u64;
             self.metrics.segment_users.inc_by(users.len() as u64);
             send.after = users.last().cloned().or(send.after);
             if users.len() < limits::FAN_OUT_CHUNK {
                 send.state = SendProgress::Done;
+                // A name that nobody needs any more.
+                send.after = None;
             }
             let advance = || self.store.advance_send(&send, lease_ms());
             let goes_on = self.patience.until_done("advance_send", advance).await?;
@@ -75,18 +81,26 @@ impl SegmentWorker {
             tokio::time::sleep_until(began + pace(&send, before)).await;
         }
     }
-}
 
-fn records(send: &SegmentSend, users: &[UserId]) -> Vec<(Target, Record)> {
-    let record = users.iter().map(|user| {
-        let key = Bytes::copy_from_slice(user.as_str().as_bytes());
-        let record = Record {
-            key,
-            ..send.record.clone()
+    fn records(&self, send: &SegmentSend, users: &[UserId]) -> Vec<(Target, Record)> {
+        let head = Head::read(&send.record).ok();
+        let is_wanted = |user: &&UserId| {
+            let dropped = head
+                .as_ref()
+                .is_some_and(|head| self.erasures.drops("segment", user, head, None));
+            !dropped
         };
-        (Target::Keyed(Topic::Raw(GENERATION)), record)
-    });
-    record.collect()
+        let wanted = users.iter().filter(is_wanted);
+        let record = wanted.map(|user| {
+            let key = Bytes::copy_from_slice(user.as_str().as_bytes());
+            let record = Record {
+                key,
+                ..send.record.clone()
+            };
+            (Target::Keyed(Topic::Raw(GENERATION)), record)
+        });
+        record.collect()
+    }
 }
 
 /// When what was sent since the beginning may have been sent.

@@ -1,7 +1,8 @@
 //! E-mail addresses that are not sent to: their mailbox is not there, or who reads it has complained.
 
+use super::devices::{Device, DeviceKind};
 use crate::limits;
-use std::str::FromStr;
+use std::{collections::BTreeSet, str::FromStr};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SuppressedFor {
@@ -57,4 +58,11 @@ impl Suppression {
 /// Addresses that differ only in this are one mailbox, whatever the standard allows a server.
 pub fn normal(address: &str) -> String {
     address.trim().to_lowercase()
+}
+
+/// The e-mail addresses among these, each once, in the form of [`normal`].
+pub fn addresses<'a>(devices: impl IntoIterator<Item = &'a Device>) -> BTreeSet<String> {
+    let mails = devices.into_iter();
+    let mails = mails.filter(|device| device.kind == DeviceKind::Email);
+    mails.map(|device| normal(&device.address)).collect()
 }

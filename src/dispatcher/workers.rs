@@ -3,6 +3,7 @@
 use super::{
     Shared, broadcast,
     channel::{ChannelWorker, Places, Sender},
+    erasure::Eraser,
     fallback, fan_out, finisher,
     outbox::Outbox,
     patience::Patience,
@@ -35,11 +36,14 @@ impl Shared {
             channels: self.channels.configured(),
             rules: self.rules.clone(),
             quotas: self.quotas.clone(),
+            erasures: self.erasures.clone(),
             pause: Duration::ZERO,
             partitions: None,
         };
         let fan_out = fan_out::FanOut {
             outbox: outbox.clone(),
+            erasures: self.erasures.clone(),
+            patience: patience.clone(),
             metrics: self.metrics.clone(),
         };
         let broadcast = broadcast::Broadcast {
@@ -55,6 +59,7 @@ impl Shared {
                 spool: spool.clone(),
                 bus: self.bus.clone(),
                 outbox: outbox.clone(),
+                erasures: self.erasures.clone(),
                 patience: patience.clone(),
             };
             tasks.spawn(replay.run(shutdown.clone()));
@@ -99,9 +104,18 @@ impl Shared {
         shutdown: &CancellationToken,
     ) {
         tasks.spawn(self.quotas.clone().run(shutdown.clone()));
+        let erasures = self.erasures.clone();
+        tasks.spawn(erasures.run(patience.clone(), shutdown.clone()));
+        let eraser = Eraser {
+            store: self.store.clone(),
+            patience: patience.clone(),
+            metrics: self.metrics.clone(),
+        };
+        tasks.spawn(eraser.run(shutdown.clone()));
         let scheduler = scheduler::Scheduler {
             store: self.store.clone(),
             outbox: outbox.clone(),
+            erasures: self.erasures.clone(),
             patience: patience.clone(),
             metrics: self.metrics.clone(),
         };
@@ -109,6 +123,7 @@ impl Shared {
         let segments = segments::SegmentWorker {
             store: self.store.clone(),
             outbox: outbox.clone(),
+            erasures: self.erasures.clone(),
             patience: patience.clone(),
             metrics: self.metrics.clone(),
         };
@@ -128,6 +143,8 @@ impl Shared {
         }
         let delayed = retry::Delayed {
             outbox: outbox.clone(),
+            erasures: self.erasures.clone(),
+            patience: start.patience.clone(),
             check: fallback::Check {
                 mandatory: self.rules.mandatory.clone(),
                 store: self.store.clone(),
@@ -162,6 +179,7 @@ impl Shared {
                 channel,
                 sender,
                 quotas: self.quotas.clone(),
+                erasures: self.erasures.clone(),
                 store: self.store.clone(),
                 outbox: outbox.clone(),
                 patience: start.patience.clone(),

@@ -169,3 +169,12 @@ pub const SUPPRESSION_REASON_CHARS: usize = 500;
 pub const PROVIDER_ID_CHARS: usize = 200;
 /// An address of RFC 5321 without its brackets. Over: 422.
 pub const EMAIL_ADDRESS_BYTES: usize = 254;
+
+/// How often a dispatcher looks for users who are to be forgotten. Each takes 200 B for as long as it is kept, the time of
+/// all rows.
+pub const ERASURES_EVERY: Duration = Duration::from_secs(1);
+/// So long every dispatcher has to learn of one before anything is removed; then so many are at work at once, and so many
+/// rows of a table are removed in one step.
+pub const ERASURE_AFTER: Duration = Duration::from_secs(4);
+pub const ERASURES_AT_ONCE: usize = 16;
+pub const ERASE_ROWS: usize = 1_000;

@@ -8,6 +8,7 @@ mod dkim;
 mod doors;
 mod draining;
 mod email;
+mod erasure;
 mod fallback;
 mod faults;
 mod fcm;

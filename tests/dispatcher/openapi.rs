@@ -340,6 +340,24 @@ async fn operators(rig: &Rig) {
     as_admin(rig, Method::GET, "/v1/status", None).await;
 }
 
+/// One who has something of everything.
+async fn privacy(rig: &Rig) {
+    let soon_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_millis() as u64;
+    let later = json!({ "target": { "user": "44" }, "type": "x", "title": "t", "schedule_at": soon_ms + 600_000 });
+    rig.post(later).await;
+    rig.post_to("44", "t").await;
+    rig.routed().await;
+    let user = "/v1/users/44";
+    as_admin(rig, Method::GET, &format!("{user}/export"), None).await;
+    let path = format!("{user}/erasure");
+    as_admin(rig, Method::POST, &path, None).await;
+    rig.routed().await;
+    as_admin(rig, Method::GET, &path, None).await;
+}
+
 /// Each answer is held against the document where it comes in: see `rig/contract.rs`.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_is_described_is_answered_as_described() {
@@ -350,6 +368,7 @@ async fn everything_that_is_described_is_answered_as_described() {
     of_a_user(&rig).await;
     keyless(&rig, &server).await;
     operators(&rig).await;
+    privacy(&rig).await;
     // Where push and text messages are configured they are driven: tests/dispatcher/{web_push,sms,quarantine}.rs.
     let elsewhere = [
         "GET /v1/web_push",

@@ -51,12 +51,12 @@ fn malformed(kind: Kind, whole: &'static [u8]) -> Vec<Record> {
     ]
 }
 
-/// Of a later release.
+/// Of a later release, or of another topic.
 fn newer(kind: Kind) -> Vec<Record> {
     vec![
         with(record(kind, b"42", b"{}"), "v", "2"),
         with(record(kind, b"42", b"{}"), "kind", "hologram"),
-        with(record(kind, b"42", b"{}"), "kind", "erase"),
+        with(record(kind, b"42", b"{}"), "kind", "disconnect"),
     ]
 }
 

@@ -12,6 +12,7 @@ use herald::{
     bus::{Consumed, Topic, TopicPartition},
     dispatcher::{
         Local,
+        erasure::Erasures,
         finisher::sight::{Extent, Extents, Sight},
         outbox::Outbox,
         patience::Patience,
@@ -188,8 +189,14 @@ impl World {
             self.rows.clone(),
             self.dispatchers[number].link(),
             self.region.clone(),
+            self.erasures(),
             self.metrics.clone(),
         )
+    }
+
+    /// Nobody is erased here.
+    fn erasures(&self) -> Erasures {
+        Erasures::new(self.rows.clone(), self.metrics.clone())
     }
 
     // ── routing ────────────────────────────────────────────────────────────────────────────────────────
@@ -328,6 +335,7 @@ impl World {
             region: self.region.clone(),
             rules: Default::default(),
             quotas: unlimited(),
+            erasures: self.erasures(),
             channels: Default::default(),
             pause: Duration::ZERO,
             partitions: Some(self.bus.raw_partitions),

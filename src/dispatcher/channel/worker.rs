@@ -9,6 +9,7 @@ use super::{
 use crate::{
     bus::{Consumed, Record, Target, Topic},
     dispatcher::{
+        erasure::Erasures,
         metrics::DispatcherMetrics,
         outbox::Outbox,
         patience::{Patience, Stopped},
@@ -27,6 +28,7 @@ pub struct ChannelWorker {
     pub channel: Channel,
     pub sender: Sender,
     pub quotas: Quotas,
+    pub erasures: Erasures,
     pub store: SharedStore,
     pub outbox: Outbox,
     pub patience: Patience,
@@ -95,8 +97,12 @@ impl ChannelWorker {
         &self,
         records: &'a [Consumed],
     ) -> Result<Vec<(&'a Consumed, Parcel)>, Stopped> {
+        self.erasures.known(&self.patience).await?;
         let mut parcels = Vec::with_capacity(records.len());
         for consumed in records {
+            if self.erasures.drops_record("channel", &consumed.record) {
+                continue;
+            }
             match Parcel::read(&consumed.record) {
                 Ok(parcel) => parcels.push((consumed, parcel)),
                 Err(Unreadable::Malformed(cause, reason)) => {
@@ -140,7 +146,7 @@ impl ChannelWorker {
             sending: one.settled.sending.clone(),
             at_ms,
         });
-        let attempts: Vec<Attempted> = attempts.collect();
+        let attempts = self.erasures.attempts_left(attempts.collect());
         if attempts.is_empty() {
             return Ok(());
         }

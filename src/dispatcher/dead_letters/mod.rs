@@ -5,7 +5,10 @@
 
 mod replay;
 
-use super::store::{DeadLetterAt, Handled, SharedStore, StoreError};
+use super::{
+    erasure::Erasures,
+    store::{DeadLetterAt, Handled, SharedStore, StoreError},
+};
 use crate::{
     bus::{BusError, Consumed, Polled, Record, SharedBus, Start, Target, Topic, TopicPartition},
     limits,
@@ -62,15 +65,17 @@ pub struct Page {
 pub struct DeadLetters {
     bus: SharedBus,
     store: SharedStore,
+    erasures: Erasures,
     /// A reader each.
     places: Arc<Semaphore>,
 }
 
 impl DeadLetters {
-    pub fn new(bus: SharedBus, store: SharedStore) -> DeadLetters {
+    pub fn new(bus: SharedBus, store: SharedStore, erasures: Erasures) -> DeadLetters {
         DeadLetters {
             bus,
             store,
+            erasures,
             places: Arc::new(Semaphore::new(limits::DEAD_LETTER_READERS)),
         }
     }
@@ -133,6 +138,10 @@ impl DeadLetters {
         let letter = self.find(partition, offset).await?;
         if let Some(handled) = letter.handled {
             return Err(DeadLetterError::Handled(handled));
+        }
+        if self.erasures.drops_record("dlq", &letter.record) {
+            let why = "its user was forgotten since";
+            return Err(DeadLetterError::NotReplayable(why.into()));
         }
         let (target, record) =
             replay::again(&letter.record).map_err(DeadLetterError::NotReplayable)?;

@@ -12,7 +12,9 @@ mod bounds;
 mod cors;
 mod dead_letters;
 mod devices;
+mod erasure;
 mod error;
+mod export;
 mod extract;
 mod gateways;
 mod inbox;
@@ -166,6 +168,11 @@ fn for_operators() -> Vec<Route> {
             "/v1/quarantine/{kind}/restore",
             post(quarantine::restore).layer(small()),
         ),
+        (
+            "/v1/users/{user}/erasure",
+            get(erasure::show).post(erasure::order).layer(small()),
+        ),
+        ("/v1/users/{user}/export", get(export::show)),
         ("/v1/dlq", get(dead_letters::list)),
         (
             "/v1/dlq/{partition}/{offset}",

@@ -62,7 +62,10 @@ pub async fn report(
             },
             at_ms: unix_ms(),
         };
-        shared.store.record_attempts(&[reported]).await?;
+        let reported = shared.erasures.attempts_left(vec![reported]);
+        if !reported.is_empty() {
+            shared.store.record_attempts(&reported).await?;
+        }
     }
     count(report.status);
     Ok(StatusCode::NO_CONTENT)

@@ -22,7 +22,9 @@ pub async fn user(
     let user = parse_user(&user)?;
     let (unread, recent) = tokio::try_join!(
         shared.store.unread(&user),
-        shared.store.recent(&user, limits::RECENT_STATES),
+        shared
+            .store
+            .deliveries_of(&user, None, limits::RECENT_STATES),
     )?;
     let routes = shared.registry.lookup(std::slice::from_ref(&user)).await;
     let routes: Option<Vec<Value>> = routes

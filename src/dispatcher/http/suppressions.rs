@@ -113,7 +113,7 @@ fn unknown() -> ApiError {
     ApiError::not_found("this address is not suppressed")
 }
 
-fn describe(suppression: &Suppression) -> Value {
+pub fn describe(suppression: &Suppression) -> Value {
     json!({
         "address": suppression.address,
         "cause": suppression.cause.as_str(),

@@ -5,9 +5,10 @@
 
 use super::super::{
     channel::Parcel,
+    erasure::Erasures,
     fallback::{Check, Due},
     outbox::Outbox,
-    patience::Stopped,
+    patience::{Patience, Stopped},
     worker::{Refused, Work},
 };
 use crate::{
@@ -18,6 +19,8 @@ use async_trait::async_trait;
 
 pub struct Delayed {
     pub outbox: Outbox,
+    pub erasures: Erasures,
+    pub patience: Patience,
     pub check: Check,
 }
 
@@ -43,9 +46,13 @@ impl Work for Delayed {
     }
 
     async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
+        self.erasures.known(&self.patience).await?;
         let mut moved = Vec::with_capacity(records.len());
         let mut due = Vec::new();
         for consumed in records {
+            if self.erasures.drops_record("retry", &consumed.record) {
+                continue;
+            }
             if let Some(link) = Due::read(consumed) {
                 due.push(link);
                 continue;

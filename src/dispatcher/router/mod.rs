@@ -15,6 +15,7 @@ mod push;
 
 use super::{
     Rules,
+    erasure::Erasures,
     metrics::DispatcherMetrics,
     outbox::Outbox,
     patience::{Patience, Stopped},
@@ -35,7 +36,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use parse::{Parsed, Unroutable, What, parse};
+use parse::{Parsed, Unroutable, What, is_erasure, parse};
 use plan::Plan;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -55,6 +56,7 @@ pub struct Router {
     pub channels: BTreeSet<Channel>,
     pub rules: Rules,
     pub quotas: Quotas,
+    pub erasures: Erasures,
     /// What every gateway has to read is paced; what waits for it waits on the bus.
     pub pause: Duration,
     /// Partitions of `raw`, once they are known.
@@ -121,12 +123,18 @@ impl Router {
     async fn take<'a>(&mut self, records: &'a [Consumed]) -> Result<Vec<Taken<'a>>, Stopped> {
         let partitions = match self.partitions {
             Some(partitions) => partitions,
-            None => self.outbox.partitions(self.topics()[0]).await?,
+            None => {
+                // Whoever had these partitions before may just have read an order.
+                self.erasures.look(&self.patience).await?;
+                self.outbox.partitions(self.topics()[0]).await?
+            }
         };
         self.partitions = Some(partitions);
+        self.begin_erasures(records, partitions).await?;
         let mut taken = Vec::with_capacity(records.len());
-        for consumed in records {
+        for consumed in records.iter().filter(|one| !is_erasure(one)) {
             match parse(consumed, partitions) {
+                Ok(parsed) if self.is_erased(&parsed) => {}
                 Ok(parsed) => taken.push(Taken {
                     parsed,
                     consumed,
@@ -134,17 +142,43 @@ impl Router {
                     plan: Plan::default(),
                     value: consumed.record.value.clone(),
                 }),
-                Err(Unroutable::Malformed(cause, reason)) => {
-                    self.outbox.dead_letter(consumed, cause, &reason).await?;
-                }
-                Err(Unroutable::Unsupported(what)) => {
-                    let topic = consumed.at.topic.suffix();
-                    tracing::warn!(%topic, what, "record of a later release left alone");
-                    self.metrics.unsupported.with_label_values(&[topic]).inc();
-                }
+                Err(problem) => self.leave(consumed, problem).await?,
             }
         }
         Ok(taken)
+    }
+
+    /// Before anything else of the batch: what is before an order in it is not stored either.
+    async fn begin_erasures(&self, records: &[Consumed], partitions: u32) -> Result<(), Stopped> {
+        for consumed in records.iter().filter(|one| is_erasure(one)) {
+            match parse::erasure(consumed, partitions) {
+                Ok(erasure) => {
+                    let begun = self.erasures.begin(erasure, &self.patience, unix_ms());
+                    begun.await?;
+                }
+                Err(problem) => self.leave(consumed, problem).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn is_erased(&self, parsed: &Parsed) -> bool {
+        let pos = Some(parsed.pos);
+        self.erasures.drops("raw", &parsed.user, &parsed.head, pos)
+    }
+
+    async fn leave(&self, consumed: &Consumed, problem: Unroutable) -> Result<(), Stopped> {
+        match problem {
+            Unroutable::Malformed(cause, reason) => {
+                self.outbox.dead_letter(consumed, cause, &reason).await
+            }
+            Unroutable::Unsupported(what) => {
+                let topic = consumed.at.topic.suffix();
+                tracing::warn!(%topic, what, "record of a later release left alone");
+                self.metrics.unsupported.with_label_values(&[topic]).inc();
+                Ok(())
+            }
+        }
     }
 
     /// What is refused is taken out, and so is what follows it in its partition.

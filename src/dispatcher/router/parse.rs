@@ -3,9 +3,9 @@
 
 use crate::{
     bus::{Consumed, Topic, partition_of},
-    dispatcher::store::{NewRow, RowKind},
+    dispatcher::store::{Erasure, NewRow, RowKind},
     envelope::{Channel, Content, EnvelopeError, Head, Kind, check_content_size},
-    ids::{NotificationId, UserId},
+    ids::{IdError, NotificationId, UserId},
     position::Position,
 };
 
@@ -38,19 +38,13 @@ pub enum Unroutable {
 
 /// `partitions` is how many the topic has, which never changes.
 pub fn parse(consumed: &Consumed, partitions: u32) -> Result<Parsed, Unroutable> {
-    let head = Head::read(&consumed.record).map_err(|error| match error {
-        EnvelopeError::Unsupported { .. } => Unroutable::Unsupported(error.to_string()),
-        EnvelopeError::Malformed { .. } => Unroutable::Malformed("header", error.to_string()),
-    })?;
+    let head = head(consumed)?;
     let what = match head.kind {
         Kind::Notification => What::Notification(value(consumed)?),
         Kind::Read => What::Read(value(consumed)?),
         kind => return Err(Unroutable::Unsupported(format!("kind {kind} in raw"))),
     };
-    let user = std::str::from_utf8(&consumed.record.key)
-        .map_err(|error| Unroutable::Malformed("user", error.to_string()))?
-        .parse::<UserId>()
-        .map_err(|error| Unroutable::Malformed("user", error.to_string()))?;
+    let user = user(consumed)?;
     is_in_place(consumed, partitions)?;
     Ok(Parsed {
         user,
@@ -59,6 +53,37 @@ pub fn parse(consumed: &Consumed, partitions: u32) -> Result<Parsed, Unroutable>
         what,
         appended_ms: consumed.appended_ms,
     })
+}
+
+/// An order to forget a user.
+pub fn is_erasure(consumed: &Consumed) -> bool {
+    consumed.record.header_text("kind") == Some(Kind::Erase.as_str())
+}
+
+/// Of a record that is one.
+pub fn erasure(consumed: &Consumed, partitions: u32) -> Result<Erasure, Unroutable> {
+    let head = head(consumed)?;
+    let user = user(consumed)?;
+    is_in_place(consumed, partitions)?;
+    Ok(Erasure {
+        user,
+        id: head.id,
+        below: position(consumed)?,
+    })
+}
+
+fn head(consumed: &Consumed) -> Result<Head, Unroutable> {
+    Head::read(&consumed.record).map_err(|error| match error {
+        EnvelopeError::Unsupported { .. } => Unroutable::Unsupported(error.to_string()),
+        EnvelopeError::Malformed { .. } => Unroutable::Malformed("header", error.to_string()),
+    })
+}
+
+fn user(consumed: &Consumed) -> Result<UserId, Unroutable> {
+    std::str::from_utf8(&consumed.record.key)
+        .map_err(|error| Unroutable::Malformed("user", error.to_string()))?
+        .parse()
+        .map_err(|error: IdError| Unroutable::Malformed("user", error.to_string()))
 }
 
 /// Elsewhere its offset says nothing about the order of the user's stream.

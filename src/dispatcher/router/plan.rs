@@ -6,6 +6,7 @@ use crate::{
     dispatcher::{
         Rules,
         channel::topic_of,
+        erasure,
         fallback::Link,
         preferences::Preferences,
         retry,
@@ -105,6 +106,7 @@ impl Plan {
             let mut record = head.into_record(source.key.clone(), source.value.clone());
             // Also what begins at once may come by a delay topic, which is of all channels.
             record.set("channel", link.channel.as_str());
+            erasure::write_pos(&mut record, parsed.pos);
             link.write(&mut record);
             if let Some(locale) = &self.locale {
                 record.set("locale", locale.clone());

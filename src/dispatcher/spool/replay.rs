@@ -8,6 +8,7 @@ use super::{Spool, file::Waiting};
 use crate::{
     bus::{BusError, SharedBus, Target, Topic},
     dispatcher::{
+        erasure::Erasures,
         intake,
         outbox::Outbox,
         patience::{Patience, Stopped},
@@ -22,6 +23,7 @@ pub struct Replay {
     pub spool: Arc<Spool>,
     pub bus: SharedBus,
     pub outbox: Outbox,
+    pub erasures: Erasures,
     pub patience: Patience,
 }
 
@@ -91,8 +93,12 @@ impl Replay {
     }
 
     async fn produce(&self, batch: &[Waiting]) -> Result<Result<(), BusError>, Stopped> {
-        let records: Vec<_> = batch
-            .iter()
+        self.erasures.known(&self.patience).await?;
+        let wanted = batch.iter().filter(|waiting| {
+            let erasures = &self.erasures;
+            !erasures.drops_record("spool", &waiting.record)
+        });
+        let records: Vec<_> = wanted
             .map(|waiting| (Target::Keyed(waiting.topic), waiting.record.clone()))
             .collect();
         match self.bus.produce(records.clone()).await {

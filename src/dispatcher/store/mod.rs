@@ -8,6 +8,7 @@
 //! * every write that returned is durable.
 
 pub mod cassandra;
+mod erasure;
 mod error;
 mod segments;
 pub mod sqlite;
@@ -27,6 +28,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::{str::FromStr, sync::Arc};
 
+pub use erasure::{Erasure, Forget, Mark, Removed};
 pub use error::{StoreError, WentBack, or_went_back};
 pub use segments::{Segment, SegmentSend, Segments, SendProgress};
 
@@ -298,7 +300,7 @@ pub struct ApiKey {
 }
 
 #[async_trait]
-pub trait Store: Segments + Send + Sync + 'static {
+pub trait Store: Forget + Segments + Send + Sync + 'static {
     /// Stores rows in the order given, atomically per user. A `Read` row also marks its ids read.
     async fn append(&self, rows: Vec<NewRow>) -> Result<Vec<Appended>, StoreError>;
 
@@ -411,13 +413,6 @@ pub trait Store: Segments + Send + Sync + 'static {
         user: Option<&UserId>,
         limit: usize,
     ) -> Result<Vec<DeliveryState>, StoreError>;
-
-    /// The user's latest delivery states, newest first.
-    async fn recent(
-        &self,
-        user: &UserId,
-        limit: usize,
-    ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError>;
 
     /// Claims `(producer, key)` for 24 h in two states.
     async fn claim(

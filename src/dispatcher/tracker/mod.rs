@@ -14,6 +14,7 @@ mod second_look;
 mod topic;
 
 use super::{
+    erasure::Erasures,
     metrics::DispatcherMetrics,
     store::{SharedStore, StoreError},
 };
@@ -55,6 +56,7 @@ pub struct Tracker {
     store: SharedStore,
     registry: SharedRegistry,
     region: Region,
+    erasures: Erasures,
     metrics: DispatcherMetrics,
     shard_epochs: Mutex<ShardEpochs>,
 }
@@ -86,6 +88,7 @@ impl Tracker {
         store: SharedStore,
         registry: SharedRegistry,
         region: Region,
+        erasures: Erasures,
         metrics: DispatcherMetrics,
     ) -> Tracker {
         Tracker {
@@ -93,6 +96,7 @@ impl Tracker {
             store,
             registry,
             region,
+            erasures,
             metrics,
             shard_epochs: Mutex::default(),
         }
@@ -142,6 +146,14 @@ impl Tracker {
         outcomes: &[Outcome],
         finished: Option<u32>,
     ) -> Result<(), TrackError> {
+        let left;
+        let outcomes = match self.erasures.is_empty() {
+            true => outcomes,
+            false => {
+                left = self.erasures.outcomes_left(outcomes.to_vec());
+                &left
+            }
+        };
         // What became of a read mark is of no interest: its row is what counts. A probe has none.
         let is_kept =
             |outcome: &&Outcome| !read_marks::is_mark(outcome.id) && !outcome.is_of_a_probe();

@@ -12,7 +12,10 @@ use herald::{
     dispatcher::{
         Addresses, Dispatcher, Parts, Rules, api_keys,
         channel::Channels,
-        store::{SharedStore, Store, sqlite::SqliteStore},
+        store::{
+            SharedStore, Store,
+            sqlite::{FILE, SqliteStore},
+        },
     },
     envelope::Routed,
     ids::{NotificationId, UserId},
@@ -26,6 +29,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
     future::Future,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -54,7 +58,7 @@ pub struct Rig {
     running: JoinHandle<()>,
     /// Operations of the API that were answered with success.
     pub driven: Mutex<BTreeSet<String>>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// For [`Rig::state`].
@@ -210,8 +214,13 @@ impl Rig {
             shutdown,
             running,
             driven: Mutex::default(),
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// Of a store in SQLite.
+    pub fn store_file(&self) -> PathBuf {
+        self.dir.path().join(FILE)
     }
 
     /// Another dispatcher over the same bus, registry and store, in its place.

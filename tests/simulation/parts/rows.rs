@@ -8,9 +8,10 @@ use herald::{
         devices::{Device, DeviceKind},
         preferences::Preferences,
         store::{
-            ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
-            Idempotency, NewBroadcast, NewRow, Quarantined, Release, Row, RowsAfter, Scheduled,
-            Segment, SegmentSend, Segments, Store, StoreError, rank, state,
+            ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Erasure,
+            Forget, Handled, Idempotency, Mark, NewBroadcast, NewRow, Quarantined, Release,
+            Removed, Row, RowsAfter, Scheduled, Segment, SegmentSend, Segments, Store, StoreError,
+            rank, state,
         },
         suppression::Suppression,
     },
@@ -135,6 +136,55 @@ fn is_superseded(rows: &BTreeMap<Position, Row>, row: &Row) -> bool {
         && rows
             .values()
             .any(|later| later.pos > row.pos && later.collapse_key == row.collapse_key)
+}
+
+/// Nobody is forgotten here.
+#[async_trait]
+impl Forget for Rows {
+    async fn begin_erasure(&self, _: &Erasure, _: u64) -> Result<(), StoreError> {
+        unreachable!("nobody is forgotten")
+    }
+    async fn erasures_since(&self, mark: u64) -> Result<(Vec<Erasure>, u64), StoreError> {
+        Ok((Vec::new(), mark))
+    }
+    async fn open_erasures(&self, _: u64, _: usize) -> Result<Vec<Erasure>, StoreError> {
+        unreachable!("nobody is forgotten")
+    }
+    async fn erase(&self, _: &Erasure) -> Result<Removed, StoreError> {
+        unreachable!("nobody is forgotten")
+    }
+    async fn end_erasure(&self, _: &Erasure, _: &str) -> Result<(), StoreError> {
+        unreachable!("nobody is forgotten")
+    }
+    async fn erasure(&self, _: &UserId) -> Result<Option<(Erasure, Option<String>)>, StoreError> {
+        unreachable!("nobody is forgotten")
+    }
+    async fn scheduled_for(&self, _: &UserId) -> Result<Vec<Scheduled>, StoreError> {
+        unreachable!("nobody asks for all of a user")
+    }
+    async fn rows_of(&self, _: &UserId, _: Position, _: usize) -> Result<Vec<Row>, StoreError> {
+        unreachable!("nobody asks for all of a user")
+    }
+    async fn deliveries_of(
+        &self,
+        _: &UserId,
+        _: Option<NotificationId>,
+        _: usize,
+    ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError> {
+        unreachable!("nobody looks at the log")
+    }
+    async fn marks_of(
+        &self,
+        _: &UserId,
+        _: Mark,
+        _: Option<NotificationId>,
+        _: usize,
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        unreachable!("nobody asks for all of a user")
+    }
+    async fn segments_of(&self, _: &UserId) -> Result<Vec<SegmentId>, StoreError> {
+        unreachable!("nobody asks for all of a user")
+    }
 }
 
 /// There are none here.
@@ -360,14 +410,6 @@ impl Store for Rows {
 
     async fn record_attempts(&self, _: &[Attempted]) -> Result<(), StoreError> {
         unreachable!("no channel but in-app")
-    }
-
-    async fn recent(
-        &self,
-        _: &UserId,
-        _: usize,
-    ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError> {
-        unreachable!("nobody looks at the log")
     }
 
     async fn claim(

@@ -181,7 +181,7 @@ pub async fn the_latest_states_of_a_user_come_newest_first(home: &impl Home) {
                 .unwrap();
         }
     }
-    let recent = store.recent(&ada, 3).await.unwrap();
+    let recent = store.deliveries_of(&ada, None, 3).await.unwrap();
     let seen: Vec<_> = recent.iter().map(|(id, _)| *id).collect();
     assert_eq!(seen, [ids[4], ids[3], ids[2]]);
     assert!(

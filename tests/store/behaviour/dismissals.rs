@@ -2,7 +2,7 @@
 
 use super::Home;
 use crate::build::*;
-use herald::ids::NotificationId;
+use herald::{dispatcher::store::Erasure, ids::NotificationId};
 
 pub async fn a_dismissed_broadcast_counts_as_seen_for_its_user_only(home: &impl Home) {
     let (ada, bob) = (user("ada"), user("bob"));
@@ -24,4 +24,13 @@ pub async fn a_dismissed_broadcast_counts_as_seen_for_its_user_only(home: &impl 
     assert_eq!(store.dismissed_among(&bob, &asked).await, Ok(vec![]));
     assert_eq!(store.unread(&ada).await, Ok(before - 1));
     assert_eq!(store.unread(&bob).await, Ok(before));
+    // It is forgotten with its user.
+    let erasure = Erasure {
+        user: ada.clone(),
+        id: NotificationId::generate(),
+        below: at(9),
+    };
+    let removed = store.erase(&erasure).await.unwrap();
+    assert_eq!(removed.dismissals, 1);
+    assert_eq!(store.dismissed_among(&ada, &asked).await, Ok(vec![]));
 }

@@ -6,6 +6,7 @@ mod dead_letters;
 mod delivery;
 mod devices;
 mod dismissals;
+mod erasure;
 mod inbox;
 mod preferences;
 mod scheduled;
@@ -14,8 +15,8 @@ mod suppressions;
 mod sync;
 
 pub use {
-    broadcasts::*, claims::*, dead_letters::*, delivery::*, devices::*, dismissals::*, inbox::*,
-    preferences::*, scheduled::*, segments::*, suppressions::*, sync::*,
+    broadcasts::*, claims::*, dead_letters::*, delivery::*, devices::*, dismissals::*, erasure::*,
+    inbox::*, preferences::*, scheduled::*, segments::*, suppressions::*, sync::*,
 };
 
 use herald::{
@@ -87,6 +88,9 @@ macro_rules! every_behaviour_holds_in {
             what_was_done_with_a_dead_letter_first_stays_and_is_of_that_one_only
             what_is_scheduled_comes_when_it_is_due_and_to_one_at_a_time
             what_is_scheduled_can_be_cancelled_until_it_is_taken
+            what_is_of_before_an_erasure_is_removed_and_what_is_of_after_stays
+            an_erasure_is_known_until_it_has_its_proof_and_after
+            all_there_is_of_a_user_is_found
             a_segment_has_its_users_once_and_in_an_order_that_stays
             a_send_to_a_segment_is_at_one_place_and_goes_on_where_it_stood
             a_send_to_a_segment_can_be_cancelled_until_it_is_done

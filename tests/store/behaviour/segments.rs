@@ -4,7 +4,7 @@ use super::Home;
 use crate::build::*;
 use herald::{
     bus::Record,
-    dispatcher::store::{Cancelled, Segment, SegmentSend, SendProgress, SharedStore},
+    dispatcher::store::{Cancelled, Erasure, Segment, SegmentSend, SendProgress, SharedStore},
     ids::{NotificationId, SegmentId, UserId},
 };
 use std::collections::BTreeSet;
@@ -46,6 +46,7 @@ pub async fn a_segment_has_its_users_once_and_in_an_order_that_stays(home: &impl
     let store = home.open();
     let all = users(50);
     let id = made(&store, &all[..30]).await;
+    let other = made(&store, &all[..1]).await;
     store
         .add_to_segment(id, &all[20..], now_ms())
         .await
@@ -63,10 +64,24 @@ pub async fn a_segment_has_its_users_once_and_in_an_order_that_stays(home: &impl
     assert_eq!(seen.len(), 50);
     let seen: BTreeSet<UserId> = seen.into_iter().collect();
     assert_eq!(seen, all.iter().cloned().collect());
+    // Whoever is forgotten is in none.
+    let erasure = Erasure {
+        user: all[0].clone(),
+        id: NotificationId::generate(),
+        below: at(9),
+    };
+    assert_eq!(store.erase(&erasure).await.unwrap().segments, 2);
+    assert_eq!(store.segment_size(id).await, Ok(49));
+    assert_eq!(store.segment_size(other).await, Ok(0));
     assert_eq!(store.remove_segment(id).await, Ok(true));
     assert_eq!(store.remove_segment(id).await, Ok(false));
     assert_eq!(store.segment(id).await, Ok(None));
     assert_eq!(store.segment_size(id).await, Ok(0));
+    let nowhere = Erasure {
+        user: all[1].clone(),
+        ..erasure
+    };
+    assert_eq!(store.erase(&nowhere).await.unwrap().segments, 0);
 }
 
 pub async fn a_send_to_a_segment_is_at_one_place_and_goes_on_where_it_stood(home: &impl Home) {

@@ -157,6 +157,8 @@ statements! {
 
     dismissals: Read "SELECT id FROM {k}.dismissals WHERE user = ? AND month = ? AND id IN ?",
     put_dismissal: Write "INSERT INTO {k}.dismissals (user, month, id) VALUES (?, ?, ?)",
+    count_dismissals_below: Read "SELECT COUNT(*) FROM {k}.dismissals WHERE user = ? AND month = ? AND id < ?",
+    remove_dismissals_below: Write "DELETE FROM {k}.dismissals WHERE user = ? AND month = ? AND id < ?",
 
     facts: Read "SELECT channel, gateway, rank, state, attempts, devices, since_ms, at_ms, began_ms, error, reference
         FROM {k}.delivery_log WHERE notification_id = ? AND user = ?",
@@ -164,7 +166,7 @@ statements! {
     any_fact: Read "SELECT rank FROM {k}.delivery_log WHERE notification_id = ? AND user = ? LIMIT 1",
     put_fact: Write "INSERT INTO {k}.delivery_log (notification_id, user, channel, gateway, rank, state, attempts,
         devices, since_ms, at_ms, began_ms, error, reference) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    deliveries_of_user: Read "SELECT id FROM {k}.deliveries_by_user WHERE user = ? AND month = ? LIMIT ?",
+    deliveries_of_user: Read "SELECT id FROM {k}.deliveries_by_user WHERE user = ? AND month = ? AND id < ? LIMIT ?",
     put_delivery_of_user: Write "INSERT INTO {k}.deliveries_by_user (user, month, id) VALUES (?, ?, ?)",
     users_of_delivery: Read "SELECT user FROM {k}.deliveries_by_notification
         WHERE notification_id = ? AND slice = ? LIMIT ?",
@@ -203,6 +205,8 @@ statements! {
     put_quarantined: Write "INSERT INTO {k}.quarantine (kind, slice, user, id) VALUES (?, ?, ?, ?)",
     remove_quarantined: Write "DELETE FROM {k}.quarantine USING TIMESTAMP ?
         WHERE kind = ? AND slice = ? AND user = ? AND id = ?",
+    remove_quarantined_of_user: Write "DELETE FROM {k}.quarantine USING TIMESTAMP ?
+        WHERE kind = ? AND slice = ? AND user = ?",
 
     preferences: Read "SELECT document FROM {k}.preferences WHERE user = ?",
     put_preferences: Write "INSERT INTO {k}.preferences (user, document) VALUES (?, ?)",
@@ -231,9 +235,33 @@ statements! {
     remove_scheduled: CompareAndSet "DELETE FROM {k}.scheduled WHERE hour = ? AND due_ms = ? AND id = ? IF EXISTS",
     cancel_scheduled: CompareAndSet "DELETE FROM {k}.scheduled WHERE hour = ? AND due_ms = ? AND id = ?
         IF taken_until_ms = 0",
+    change_scheduled: CompareAndSet "UPDATE {k}.scheduled SET value = ? WHERE hour = ? AND due_ms = ? AND id = ?
+        IF taken_until_ms = 0",
     due: Read "SELECT due_ms FROM {k}.scheduled_by_id WHERE id = ?",
     put_due: Write "INSERT INTO {k}.scheduled_by_id (id, due_ms) VALUES (?, ?)",
     remove_due: Write "DELETE FROM {k}.scheduled_by_id WHERE id = ?",
+
+    erasure: Read "SELECT id, below, proof FROM {k}.erasures WHERE user = ?",
+    put_erasure: Write "INSERT INTO {k}.erasures (user, id, below, proof) VALUES (?, ?, ?, null)",
+    prove_erasure: Write "UPDATE {k}.erasures SET proof = ? WHERE user = ?",
+    erasures_of_day: Read "SELECT user, id, below FROM {k}.erasures_by_day WHERE day = ? AND begun_ms >= ?",
+    put_erasure_of_day: Write "INSERT INTO {k}.erasures_by_day (day, begun_ms, user, id, below) VALUES (?, ?, ?, ?, ?)",
+    open_erasures: Read "SELECT user, id, below FROM {k}.open_erasures WHERE one = 1 AND begun_ms < ? LIMIT ?",
+    all_open_erasures: Read "SELECT begun_ms, user, below FROM {k}.open_erasures WHERE one = 1",
+    put_open_erasure: Write "INSERT INTO {k}.open_erasures (one, begun_ms, user, id, below) VALUES (1, ?, ?, ?, ?)",
+    remove_open_erasure: Write "DELETE FROM {k}.open_erasures WHERE one = 1 AND begun_ms = ? AND user = ?",
+    remove_position: Write "DELETE FROM {k}.positions_by_id WHERE user = ? AND bucket = ? AND id = ? AND kind = ?",
+    remove_newest_of_keys: Write "DELETE FROM {k}.newest_by_collapse_key USING TIMESTAMP ?
+        WHERE user = ? AND bucket = ?",
+    remove_rows_below: Write "DELETE FROM {k}.notifications_by_user WHERE user = ? AND bucket = ? AND pos < ?",
+    receipts_after: Read "SELECT id FROM {k}.read_receipts WHERE user = ? AND month = ? AND id > ? LIMIT ?",
+    dismissals_after: Read "SELECT id FROM {k}.dismissals WHERE user = ? AND month = ? AND id > ? LIMIT ?",
+    count_receipts_below: Read "SELECT COUNT(*) FROM {k}.read_receipts WHERE user = ? AND month = ? AND id < ?",
+    remove_receipts_below: Write "DELETE FROM {k}.read_receipts WHERE user = ? AND month = ? AND id < ?",
+    remove_facts: Write "DELETE FROM {k}.delivery_log WHERE notification_id = ? AND user = ?",
+    remove_user_of_delivery: Write "DELETE FROM {k}.deliveries_by_notification
+        WHERE notification_id = ? AND slice = ? AND user = ?",
+    remove_delivery_of_user: Write "DELETE FROM {k}.deliveries_by_user WHERE user = ? AND month = ? AND id = ?",
 
     segment: Read "SELECT producer, created_ms FROM {k}.segments WHERE id = ?",
     put_segment: Write "INSERT INTO {k}.segments (id, producer, created_ms) VALUES (?, ?, ?)",
@@ -242,6 +270,7 @@ statements! {
     count_segment_users: Read "SELECT COUNT(*) FROM {k}.segment_users WHERE segment = ? AND slice = ?",
     put_segment_user: Write "INSERT INTO {k}.segment_users (segment, slice, user) VALUES (?, ?, ?)",
     remove_segment_user: Write "DELETE FROM {k}.segment_users WHERE segment = ? AND slice = ? AND user = ?",
+    segments_of_user: Read "SELECT segment, added_ms FROM {k}.segments_by_user WHERE user = ?",
     put_segment_of_user: Write "INSERT INTO {k}.segments_by_user (user, segment, added_ms) VALUES (?, ?, ?)",
     remove_segment_of_user: Write "DELETE FROM {k}.segments_by_user WHERE user = ? AND segment = ?",
     send: Read "SELECT segment, value, headers, users, sent, after, state, taken_until_ms
@@ -252,7 +281,8 @@ statements! {
         IF state = 'running' AND taken_until_ms = ?",
     advance_send: CompareAndSet "UPDATE {k}.segment_sends SET sent = ?, after = ?, state = ?, taken_until_ms = ?
         WHERE id = ? IF state = 'running'",
-    cancel_send: CompareAndSet "UPDATE {k}.segment_sends SET state = 'cancelled' WHERE id = ? IF state = 'running'",
+    cancel_send: CompareAndSet "UPDATE {k}.segment_sends SET state = 'cancelled', after = null
+        WHERE id = ? IF state = 'running'",
     running_sends: Read "SELECT id FROM {k}.running_sends WHERE one = 1",
     put_running_send: Write "INSERT INTO {k}.running_sends (one, id) VALUES (1, ?)",
     remove_running_send: Write "DELETE FROM {k}.running_sends WHERE one = 1 AND id = ?",

@@ -238,8 +238,10 @@ impl CassandraStore {
     pub(super) async fn latest_states(
         &self,
         user: &UserId,
+        before: Option<NotificationId>,
         limit: usize,
     ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError> {
+        let before = before.map_or(LAST_ID, |id| id.0);
         let reader = &self.link.reader(Level::OrOne);
         let statement = &reader.statements().deliveries_of_user;
         let newest = bucket::newest(unix_ms());
@@ -249,7 +251,7 @@ impl CassandraStore {
             if left == 0 {
                 break;
             }
-            let values = (user.as_str(), month, left);
+            let values = (user.as_str(), month, before, left);
             let found = reader.rows::<(Uuid,)>(statement, values).await?;
             ids.extend(found.into_iter().map(|(id,)| NotificationId(id)));
         }
@@ -277,6 +279,9 @@ fn fact_of(outcome: &Outcome) -> Told<'_> {
     };
     (outcome.id, outcome.user.as_ref(), fact)
 }
+
+/// Of version 7, as all are: by that Cassandra orders them first.
+const LAST_ID: Uuid = Uuid::from_u128(0xffff_ffff_ffff_7fff_bfff_ffff_ffff_ffff);
 
 /// Stored, so never to be changed.
 pub fn slice_of(user: &UserId) -> i32 {

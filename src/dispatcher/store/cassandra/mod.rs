@@ -41,6 +41,7 @@ mod cql;
 mod dead_letters;
 mod delivery;
 mod devices;
+mod erasure;
 mod heads;
 mod inbox;
 mod keys;
@@ -253,14 +254,6 @@ impl Store for CassandraStore {
             Some(user) => self.states_of(id, user.as_str(), limit).await,
             None => self.states_of_all(id, limit).await,
         }
-    }
-
-    async fn recent(
-        &self,
-        user: &UserId,
-        limit: usize,
-    ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError> {
-        self.latest_states(user, limit).await
     }
 
     async fn claim(

@@ -112,6 +112,23 @@ async fn unname(
         .await
 }
 
+/// Of one that was removed.
+pub async fn forget(link: &Link, device: &Device) -> Result<(), StoreError> {
+    let now_us = ms(unix_ms()) * 1_000;
+    unname(link, device.kind, &device.user, device.id.as_str(), now_us).await
+}
+
+/// Whatever of this user was named by this moment.
+pub async fn forget_all(link: &Link, user: &UserId, until_us: i64) -> Result<(), StoreError> {
+    let kinds = [DeviceKind::WebPush, DeviceKind::Fcm, DeviceKind::Apns];
+    let forget = kinds.map(|kind| async move {
+        let values = (until_us, kind.as_str(), slice_of(user), user.as_str());
+        let statement = &link.statements.remove_quarantined_of_user;
+        link.write(statement, values).await
+    });
+    all(forget.into()).await.map(drop)
+}
+
 pub async fn release(link: &Link, device: &Device, release: Release) -> Result<bool, StoreError> {
     let looked_us = ms(unix_ms()) * 1_000;
     let (user, id) = (device.user.as_str(), device.id.as_str());

@@ -389,6 +389,32 @@ impl CassandraStore {
         Ok(())
     }
 
+    /// With what is superseded, ascending.
+    pub(super) async fn all_after(
+        &self,
+        stream: &str,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        let reader = self.link.reader(Level::Quorum);
+        let mut rows = Vec::new();
+        let Some(newest) = self.newest_bucket(&reader, stream).await? else {
+            return Ok(rows);
+        };
+        for bucket in newest.buckets() {
+            let left = (limit - rows.len()) as i32;
+            if left == 0 {
+                break;
+            }
+            let values = (stream, bucket, value_of(after), left);
+            rows.extend(into_rows(
+                reader.rows(&reader.statements().rows_up, values).await?,
+            )?);
+        }
+        self.flag_read(&reader, stream, &mut rows).await?;
+        Ok(rows)
+    }
+
     /// Counts among the user's newest [`limits::UNREAD_ROWS`] rows and the newest [`limits::UNREAD_BROADCASTS`]
     /// broadcasts, without what is read, superseded or expired.
     pub(super) async fn count_unread(&self, user: &UserId, now_ms: u64) -> Result<u64, StoreError> {

@@ -4,13 +4,16 @@
 //! has one, also what only adds or removes it.
 
 use super::{
-    link::{Level, Link, is_applied},
+    link::{Level, Link, all, is_applied},
     stream::{damaged, ms},
 };
 use crate::{
     bus::{Record, Topic, header_name},
-    dispatcher::store::{Cancelled, Scheduled, StoreError},
-    ids::NotificationId,
+    dispatcher::{
+        store::{Cancelled, Scheduled, StoreError},
+        unix_ms,
+    },
+    ids::{NotificationId, UserId},
     limits,
 };
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -118,6 +121,34 @@ pub async fn remove(link: &Link, ids: &[NotificationId]) -> Result<(), StoreErro
         link.write(&link.statements.remove_due, (id.0,)).await?;
     }
     Ok(())
+}
+
+/// For this user alone, or in a list: all that is kept is looked at.
+pub async fn of_user(link: &Link, user: &UserId) -> Result<Vec<Scheduled>, StoreError> {
+    let now = ms(unix_ms()) / HOUR_MS;
+    let ahead = limits::SCHEDULE_AHEAD.as_millis() as i64 / HOUR_MS;
+    let reader = link.reader(Level::Quorum);
+    let statement = &link.statements.scheduled;
+    let hours = (now - SETTLED_HOURS..=now + ahead + 1).map(|hour| {
+        let reader = &reader;
+        async move { reader.rows::<Stored>(statement, (hour, i64::MAX)).await }
+    });
+    let mut found = Vec::new();
+    for stored in all(hours.collect()).await?.into_iter().flatten() {
+        let one = read(stored)?;
+        if one.is_for(user) {
+            found.push(one);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether it was still kept.
+pub async fn put_value(link: &Link, one: &Scheduled, value: &[u8]) -> Result<bool, StoreError> {
+    let due_ms = ms(one.due_ms);
+    let values = (value, due_ms / HOUR_MS, due_ms, one.id.0);
+    let answer = link.compare_and_set(&link.statements.change_scheduled, values);
+    is_applied(&answer.await?)
 }
 
 pub async fn cancel(link: &Link, id: NotificationId) -> Result<Cancelled, StoreError> {

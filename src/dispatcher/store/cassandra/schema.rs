@@ -31,7 +31,7 @@ const AGES: &str = "compaction = {'class': 'TimeWindowCompactionStrategy', 'comp
 const WHOLE: &str = "read_repair = 'NONE' AND ";
 
 /// What each version adds to the one before it. `@k` is the keyspace, `@ages` and `@whole` the options above.
-const VERSIONS: &[&[&str]] = &[SINCE_0, SINCE_1, SINCE_2, SINCE_3];
+const VERSIONS: &[&[&str]] = &[SINCE_0, SINCE_1, SINCE_2, SINCE_3, SINCE_4];
 
 const SINCE_0: &[&str] = &[
     // One row per stream that ever had rows: its newest bucket, the head before it, the region that began it.
@@ -142,6 +142,20 @@ const SINCE_3: &[&str] = &[
     // Few, in one partition.
     "CREATE TABLE IF NOT EXISTS @k.running_sends (
         one int, id uuid, PRIMARY KEY (one, id)
+     ) WITH gc_grace_seconds = 86400",
+];
+
+const SINCE_4: &[&str] = &[
+    // Users who were to be forgotten: the latest order of each, and what was done.
+    "CREATE TABLE IF NOT EXISTS @k.erasures (user text PRIMARY KEY, id uuid, below bigint, proof text)
+     WITH gc_grace_seconds = 86400 AND default_time_to_live = @ttl",
+    // The same by the time at which they began, so that every dispatcher learns of them.
+    "CREATE TABLE IF NOT EXISTS @k.erasures_by_day (
+        day bigint, begun_ms bigint, user text, id uuid, below bigint, PRIMARY KEY (day, begun_ms, user)
+     ) WITH @ages",
+    // What is left to be done: few, in one partition.
+    "CREATE TABLE IF NOT EXISTS @k.open_erasures (
+        one int, begun_ms bigint, user text, id uuid, below bigint, PRIMARY KEY (one, begun_ms, user)
      ) WITH gc_grace_seconds = 86400",
 ];
 

@@ -236,6 +236,21 @@ impl CassandraStore {
         let of_user = self.link.write(&statements.remove_segment_of_user, values);
         of_user.await
     }
+
+    /// Those that the user was added to by this moment; answers how many.
+    pub(super) async fn leave_segments(
+        &self,
+        user: &UserId,
+        until_ms: u64,
+    ) -> Result<u64, StoreError> {
+        let reader = self.link.reader(Level::Quorum);
+        let statement = &self.link.statements.segments_of_user;
+        let found = reader.rows::<(Uuid, i64)>(statement, (user.as_str(),));
+        let found = found.await?.into_iter();
+        let older = found.filter(|(_, added_ms)| *added_ms <= ms(until_ms));
+        let leave = older.map(|(id, _)| self.leave_segment(SegmentId(id), user));
+        Ok(all(leave.collect()).await?.len() as u64)
+    }
 }
 
 impl Stored {

@@ -17,6 +17,7 @@ use crate::{
     ids::{NotificationId, UserId},
 };
 use rusqlite::{Connection, Row, params};
+use uuid::Uuid;
 
 const COLUMNS: &str =
     "id, user, channel, gateway, state, rank, devices, at_ms, attempts, began_ms, error, reference";
@@ -157,14 +158,16 @@ pub fn of_notification(
 pub fn of_user(
     connection: &Connection,
     user: &UserId,
+    before: Option<NotificationId>,
     limit: usize,
 ) -> Result<Vec<(NotificationId, DeliveryState)>, Failure> {
     // Ids are UUIDv7: their order is that of time.
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM deliveries WHERE user = ?1 AND user <> ''
+        "SELECT {COLUMNS} FROM deliveries WHERE user = ?1 AND user <> '' AND id < ?2
          ORDER BY id DESC, channel, gateway"
     ))?;
-    let rows = statement.query(params![user.as_str()])?;
+    let before = before.map_or(Uuid::max(), |id| id.0);
+    let rows = statement.query(params![user.as_str(), before.as_bytes()])?;
     merge(rows, limit)
 }
 

@@ -10,6 +10,7 @@ mod delivery;
 mod devices;
 mod dismissals;
 mod encode;
+mod erasure;
 mod inbox;
 mod keys;
 mod preferences;
@@ -265,17 +266,6 @@ impl Store for SqliteStore {
         let user = user.cloned();
         self.readers
             .read(move |connection| delivery::of_notification(connection, id, user.as_ref(), limit))
-            .await
-    }
-
-    async fn recent(
-        &self,
-        user: &UserId,
-        limit: usize,
-    ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError> {
-        let user = user.clone();
-        self.readers
-            .read(move |connection| delivery::of_user(connection, &user, limit))
             .await
     }
 

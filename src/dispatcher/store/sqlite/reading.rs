@@ -133,6 +133,24 @@ fn newest(connection: &Connection, user: &UserId, limit: usize) -> Result<Vec<Ro
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+pub fn all_after(
+    connection: &Connection,
+    user: &UserId,
+    after: Position,
+    limit: usize,
+) -> Result<Vec<Row>, Failure> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        row_columns!(),
+        ", ",
+        read!(),
+        " FROM inbox WHERE user = ?1 AND pos > ?2 ORDER BY pos LIMIT ?3"
+    ))?;
+    let values = params![user.as_str(), encode::position(after), limit as i64];
+    let rows = statement.query_map(values, encode::read_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 pub fn page(
     connection: &Connection,
     user: &UserId,

@@ -4,10 +4,11 @@ use super::{encode, schema::Failure};
 use crate::{
     bus::{Record, Topic, header_name},
     dispatcher::store::{Cancelled, Scheduled, StoreError},
-    ids::NotificationId,
+    ids::{NotificationId, UserId},
 };
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
 
 pub fn put(connection: &Connection, scheduled: &Scheduled) -> Result<(), Failure> {
     let record = &scheduled.record;
@@ -72,6 +73,35 @@ pub fn remove(connection: &Connection, ids: &[NotificationId]) -> Result<(), Fai
     for id in ids {
         statement.execute([id.0.as_bytes()])?;
     }
+    Ok(())
+}
+
+/// For this user alone, or in a list; only those below an id.
+pub fn of_user(
+    connection: &Connection,
+    user: &UserId,
+    below: Option<NotificationId>,
+) -> Result<Vec<Scheduled>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, due_ms, topic, key, value, headers FROM scheduled
+         WHERE id < ?2 AND (key = ?1 OR topic = 'fan_out') ORDER BY due_ms",
+    )?;
+    let below = below.map_or(Uuid::max(), |id| id.0);
+    let mut rows = statement.query(params![user.as_str().as_bytes(), below.as_bytes()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let one = read(row)?;
+        if one.is_for(user) {
+            found.push(one);
+        }
+    }
+    Ok(found)
+}
+
+pub fn put_value(connection: &Connection, id: NotificationId, value: &[u8]) -> Result<(), Failure> {
+    let mut statement =
+        connection.prepare_cached("UPDATE scheduled SET value = ?2 WHERE id = ?1")?;
+    statement.execute(params![id.0.as_bytes(), value])?;
     Ok(())
 }
 

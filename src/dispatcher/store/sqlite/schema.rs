@@ -24,7 +24,7 @@ const TABLES_SCHEMA: i64 = 4;
 const BUSY: Duration = Duration::from_secs(5);
 
 /// Distinct statements of the store: each is prepared once per connection.
-const STATEMENTS: usize = 84;
+const STATEMENTS: usize = 96;
 
 /// `v` is the envelope version of the record that a row was made of, so that a later release can tell.
 const TABLES: &str = "
@@ -278,9 +278,25 @@ CREATE TABLE segment_sends (
 CREATE INDEX segment_sends_running ON segment_sends (taken_until_ms) WHERE state = 'running';
 ";
 
+/// What schema 11 lacks.
+const SINCE_11: &str = "
+-- Users who were to be forgotten; a later order of a user takes the place of the one before. Numbers are not used twice:
+-- by them others find out what is new.
+CREATE TABLE erasures (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    user TEXT NOT NULL UNIQUE,
+    id BLOB NOT NULL,
+    below INTEGER NOT NULL,
+    begun_ms INTEGER NOT NULL,
+    proof TEXT
+) STRICT;
+CREATE INDEX erasures_open ON erasures (sequence) WHERE proof IS NULL;
+";
+
 /// From schema 1 on, each brings a file to the next schema.
-const UPGRADES: [&str; 10] = [
+const UPGRADES: [&str; 11] = [
     SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6, SINCE_7, SINCE_8, SINCE_9, SINCE_10,
+    SINCE_11,
 ];
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.

@@ -164,7 +164,8 @@ impl Segments for SqliteStore {
         self.writer
             .write(move |connection| {
                 let mut statement = connection.prepare_cached(
-                    "UPDATE segment_sends SET state = 'cancelled' WHERE id = ?1 AND state = 'running'",
+                    "UPDATE segment_sends SET state = 'cancelled', after = NULL
+                     WHERE id = ?1 AND state = 'running'",
                 )?;
                 if statement.execute([id.0.as_bytes()])? > 0 {
                     return Ok(Cancelled::Yes);

@@ -17,6 +17,7 @@ pub fn step(connection: &Connection, now_ms: u64) -> Result<usize, Failure> {
         + front(connection, "dismissals", "stored_ms", kept_from_ms)?
         + front(connection, "segment_sends", "begun_ms", kept_from_ms)?
         + front(connection, "dead_letters", "stored_ms", kept_from_ms)?
+        + front(connection, "erasures", "begun_ms", kept_from_ms)?
         + front(connection, "claims", "claimed_ms", claims_from_ms)?
         + deliveries(connection, kept_from_ms)?)
 }
