@@ -105,7 +105,8 @@ impl SegmentWorker {
 
 /// When what was sent since the beginning may have been sent.
 fn pace(send: &SegmentSend, before: u64) -> Duration {
-    match send.users < limits::SEGMENT_LARGE {
+    // It may have grown since it was accepted.
+    match send.users.max(send.sent) < limits::SEGMENT_LARGE {
         true => Duration::ZERO,
         false => Duration::from_secs_f64((send.sent - before) as f64 / limits::SEGMENT_PER_S),
     }

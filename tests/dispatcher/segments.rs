@@ -1,9 +1,15 @@
 //! Segments, from the upload to the inboxes of their users.
 
 use crate::rig::{Answer, Rig, eventually, id_of, rows};
-use herald::{bus::Topic, dispatcher::api_keys};
+use herald::{
+    api::{NotifyRequest, notifications_client::NotificationsClient, notify_request::Target},
+    bus::Topic,
+    dispatcher::api_keys,
+    ids::NotificationId,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 async fn post(rig: &Rig, path: &str, body: Value) -> Answer {
     rig.call(Method::POST, path, Some(body)).await
@@ -79,11 +85,8 @@ async fn a_segment_is_its_producers_own_and_what_is_wrong_with_it_is_named() {
         None,
     );
     assert_eq!(stolen.await.body["error"]["field"], "target.segment");
-    let mut later = to(&segment);
-    later["schedule_at"] = json!(4_000_000_000_000u64);
     for (path, body, field) in [
         ("/v1/notifications", to("x"), "target.segment"),
-        ("/v1/notifications", later, "schedule_at"),
         (&format!("{path}/users"), json!({ "users": [] }), "users"),
         (
             &format!("{path}/users"),
@@ -97,4 +100,45 @@ async fn a_segment_is_its_producers_own_and_what_is_wrong_with_it_is_named() {
     }
     assert_eq!(rig.call(Method::DELETE, &path, None).await.status, 204);
     assert_eq!(rig.call(Method::GET, &path, None).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_is_sent_to_by_grpc_and_at_its_time_and_until_then_it_can_be_cancelled() {
+    let rig = Rig::start().await;
+    let segment = uploaded(&rig, 3).await;
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now_ms = now_ms.as_millis() as u64;
+    let later = async |at_ms| {
+        let mut body = to(&segment);
+        body["schedule_at"] = json!(at_ms);
+        rig.post(body).await
+    };
+    let (soon, never) = (later(now_ms + 3_000).await, later(now_ms + 600_000).await);
+    let path = format!("/v1/notifications/{never}");
+    assert_eq!(rig.call(Method::DELETE, &path, None).await.status, 204);
+    assert_eq!(
+        rig.get(&format!("{path}/progress")).await["state"],
+        "cancelled"
+    );
+
+    let client = NotificationsClient::connect(rig.grpc_url()).await;
+    let mut request = tonic::Request::new(NotifyRequest {
+        target: Some(Target::Segment(segment.clone())),
+        r#type: "x".into(),
+        ..Default::default()
+    });
+    let bearer = format!("Bearer {}", rig.key).parse().unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    let reply = client.unwrap().notify(request).await.unwrap().into_inner();
+    assert_eq!(reply.durability, "stored");
+    let at_once = reply.id.parse().unwrap();
+    let sent = eventually(|| async {
+        let rows = rows(&*rig.store, "u0").await;
+        let ids: Vec<NotificationId> = rows.iter().map(|row| row.id).collect();
+        ids.contains(&soon).then_some(ids)
+    })
+    .await;
+    assert_eq!(sent, [at_once, soon]);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    assert!(since.as_millis() as u64 >= now_ms + 3_000);
 }

@@ -159,6 +159,7 @@ fn draft(request: api::NotifyRequest) -> Result<Draft, Refusal> {
         Some(Target::User(user)) => draft.user = Some(user),
         Some(Target::Users(users)) => draft.users = Some(users.ids),
         Some(Target::All(all)) => draft.all = all,
+        Some(Target::Segment(segment)) => draft.segment = Some(segment),
     }
     Ok(draft)
 }

@@ -209,11 +209,13 @@ impl Intake {
         submission: &Submission,
         again: bool,
     ) -> Result<Durability, Refusal> {
-        if let Some(due_ms) = submission.schedule_at.filter(|at| *at > unix_ms()) {
-            return self.keep(id, submission, due_ms).await;
-        }
+        let due_ms = submission.schedule_at.filter(|at| *at > unix_ms());
         if let Audience::Segment(segment) = submission.audience {
-            return self.send_to_segment(id, segment, submission).await;
+            let from_ms = due_ms.unwrap_or_default();
+            return self.send_to_segment(id, segment, submission, from_ms).await;
+        }
+        if let Some(due_ms) = due_ms {
+            return self.keep(id, submission, due_ms).await;
         }
         let Some(spool) = &self.spool else {
             return match self.produce(id, submission, again).await {

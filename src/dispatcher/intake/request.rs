@@ -166,12 +166,6 @@ impl Draft {
 
     pub fn check(self, chains: &Chains) -> Result<Submission, Refusal> {
         let audience = audience(self.user, self.users, self.segment, self.all)?;
-        if matches!(audience, Audience::Segment(_)) && self.schedule_at.is_some() {
-            return Err(Refusal::Unsupported {
-                field: "schedule_at".into(),
-                problem: "a segment is sent to at once in this release".into(),
-            });
-        }
         let priority = match self.priority {
             None => Priority::default(),
             Some(text) => text.parse().map_err(|()| {

@@ -34,6 +34,7 @@ impl Intake {
         id: NotificationId,
         segment: SegmentId,
         submission: &Submission,
+        from_ms: u64,
     ) -> Result<Durability, Refusal> {
         let (topic, record) = self.record(id, submission, true);
         record.check_size(topic).map_err(|_| too_large())?;
@@ -46,7 +47,8 @@ impl Intake {
             after: None,
             state: SendProgress::Running,
         };
-        self.store.begin_send(&send).await.map_err(|_| AWAY)?;
+        let begun = self.store.begin_send(&send, from_ms).await;
+        begun.map_err(|_| AWAY)?;
         Ok(Durability::Stored)
     }
 }

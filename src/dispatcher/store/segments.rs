@@ -27,7 +27,7 @@ pub struct SegmentSend {
     pub segment: SegmentId,
     /// For `raw`, but for the user.
     pub record: Record,
-    /// Users of the segment when it began.
+    /// Users of the segment when it was accepted.
     pub users: u64,
     pub sent: u64,
     /// The last user it went to.
@@ -90,8 +90,8 @@ pub trait Segments {
     /// With all that is in it; whether it was there.
     async fn remove_segment(&self, id: SegmentId) -> Result<bool, StoreError>;
 
-    /// Told twice, it begins once.
-    async fn begin_send(&self, send: &SegmentSend) -> Result<(), StoreError>;
+    /// Nobody takes it before `from_ms`. Told twice, it begins once.
+    async fn begin_send(&self, send: &SegmentSend, from_ms: u64) -> Result<(), StoreError>;
 
     async fn segment_send(&self, id: NotificationId) -> Result<Option<SegmentSend>, StoreError>;
 

@@ -213,7 +213,7 @@ impl Segments for Rows {
     async fn remove_segment(&self, _: SegmentId) -> Result<bool, StoreError> {
         unreachable!("there are no segments")
     }
-    async fn begin_send(&self, _: &SegmentSend) -> Result<(), StoreError> {
+    async fn begin_send(&self, _: &SegmentSend, _: u64) -> Result<(), StoreError> {
         unreachable!("there are no segments")
     }
     async fn segment_send(&self, _: NotificationId) -> Result<Option<SegmentSend>, StoreError> {

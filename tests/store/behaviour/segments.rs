@@ -89,9 +89,10 @@ pub async fn a_send_to_a_segment_is_at_one_place_and_goes_on_where_it_stood(home
     let id = made(&store, &users(3)).await;
     let mut one = send(id, 3);
     for _ in 0..2 {
-        store.begin_send(&one).await.unwrap();
+        store.begin_send(&one, 900).await.unwrap();
     }
     let take = async |now_ms, until_ms| store.take_send(now_ms, until_ms).await.unwrap();
+    assert_eq!(take(899, 5_000).await, None, "it is not due");
     assert_eq!(take(1_000, 5_000).await, Some(one.clone()));
     assert_eq!(take(4_000, 8_000).await, None);
     (one.sent, one.after) = (2, Some(user("u1")));
@@ -114,7 +115,7 @@ pub async fn a_send_to_a_segment_can_be_cancelled_until_it_is_done(home: &impl H
     let mut one = send(id, 3);
     assert_eq!(store.segment_send(one.id).await, Ok(None));
     assert_eq!(store.cancel_send(one.id).await, Ok(Cancelled::Unknown));
-    store.begin_send(&one).await.unwrap();
+    store.begin_send(&one, 0).await.unwrap();
     assert!(store.take_send(1_000, 5_000).await.unwrap().is_some());
     assert_eq!(store.cancel_send(one.id).await, Ok(Cancelled::Yes));
     one.sent = 2;

@@ -276,7 +276,7 @@ statements! {
     send: Read "SELECT segment, value, headers, users, sent, after, state, taken_until_ms
         FROM {k}.segment_sends WHERE id = ?",
     put_send: CompareAndSet "INSERT INTO {k}.segment_sends (id, segment, value, headers, users, sent, state,
-        taken_until_ms) VALUES (?, ?, ?, ?, ?, 0, 'running', 0) IF NOT EXISTS",
+        taken_until_ms) VALUES (?, ?, ?, ?, ?, 0, 'running', ?) IF NOT EXISTS",
     take_send: CompareAndSet "UPDATE {k}.segment_sends SET taken_until_ms = ? WHERE id = ?
         IF state = 'running' AND taken_until_ms = ?",
     advance_send: CompareAndSet "UPDATE {k}.segment_sends SET sent = ?, after = ?, state = ?, taken_until_ms = ?

@@ -132,7 +132,7 @@ impl Segments for CassandraStore {
         Ok(was_there)
     }
 
-    async fn begin_send(&self, send: &SegmentSend) -> Result<(), StoreError> {
+    async fn begin_send(&self, send: &SegmentSend, from_ms: u64) -> Result<(), StoreError> {
         let statements = &self.link.statements;
         let record = &send.record;
         let headers: Vec<(&str, &[u8])> = record
@@ -147,6 +147,7 @@ impl Segments for CassandraStore {
             &record.value[..],
             headers,
             ms(send.users),
+            ms(from_ms),
         );
         let begun = self.link.compare_and_set(&statements.put_send, values);
         begun.await?;

@@ -103,10 +103,10 @@ impl Segments for SqliteStore {
             .await
     }
 
-    async fn begin_send(&self, send: &SegmentSend) -> Result<(), StoreError> {
+    async fn begin_send(&self, send: &SegmentSend, from_ms: u64) -> Result<(), StoreError> {
         let send = send.clone();
         self.writer
-            .write(move |connection| begin(connection, &send))
+            .write(move |connection| begin(connection, &send, from_ms))
             .await
     }
 
@@ -197,7 +197,7 @@ fn users(
     Ok(users)
 }
 
-fn begin(connection: &Connection, send: &SegmentSend) -> Result<(), Failure> {
+fn begin(connection: &Connection, send: &SegmentSend, from_ms: u64) -> Result<(), Failure> {
     let headers: Vec<(&str, &[u8])> = send
         .record
         .headers
@@ -206,7 +206,7 @@ fn begin(connection: &Connection, send: &SegmentSend) -> Result<(), Failure> {
         .collect();
     let mut statement = connection.prepare_cached(
         "INSERT INTO segment_sends (id, segment, value, headers, users, sent, state, taken_until_ms, begun_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, 0, 'running', 0, ?6) ON CONFLICT DO NOTHING",
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, 'running', ?7, ?6) ON CONFLICT DO NOTHING",
     )?;
     statement.execute(params![
         send.id.0.as_bytes(),
@@ -215,6 +215,7 @@ fn begin(connection: &Connection, send: &SegmentSend) -> Result<(), Failure> {
         serde_json::to_string(&headers).expect("headers are plain data"),
         encode::ms(send.users),
         encode::ms(send.id.unix_ms()),
+        encode::ms(from_ms),
     ])?;
     Ok(())
 }
