@@ -32,7 +32,7 @@ scale: ## 500,000 connections in one gateway on this machine, held for 10 minute
 	@scripts/install.sh parts
 	@scripts/bench.sh scale --clients 500000 --html target/scale.html
 
-scale-million: ## the same with 1,000,000; not reached yet on 2 CPUs (benches/RESULTS.md)
+scale-million: ## the same with 1,000,000; takes 25 minutes
 	@scripts/install.sh parts
 	@scripts/bench.sh scale --clients 1000000 --connects-per-s 2000 --html target/scale-million.html
 
