@@ -168,6 +168,7 @@ pub struct Options {
         long,
         default_value = "normal",
         value_name = "TIER",
+        value_parser = tier,
         help_heading = "Posting"
     )]
     pub priority: String,
@@ -265,6 +266,14 @@ impl Load {
             true => 0.0,
             false => self.slow_share(),
         }
+    }
+}
+
+/// Of a priority, or all of them.
+fn tier(text: &str) -> Result<String, String> {
+    match text == "mixed" || PRIORITIES.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("none of {} and mixed", PRIORITIES.join(", "))),
     }
 }
 

@@ -54,12 +54,13 @@ fn verdict(report: &Report) -> String {
         true => "<p class='verdict good'>Everything arrived.</p>".to_owned(),
         false => format!(
             "<p class='verdict bad'>{} deliveries missing, {} clients never connected, {} holes open, {} unsynced, \
-             {} gave up.</p>",
+             {} gave up, {} posts refused.</p>",
             report.missing,
             report.never_connected,
             report.holes_open,
             report.unsynced,
-            report.counters.gave_up
+            report.counters.gave_up,
+            report.refused()
         ),
     }
 }

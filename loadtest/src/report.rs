@@ -118,6 +118,7 @@ pub struct Missing {
     pub n: u64,
 }
 
+/// Posts and what became of them; those that are refused or given up are of no client, and are not missing.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Posted {
     pub due: u64,
@@ -164,6 +165,12 @@ pub struct Wanted<'a> {
 }
 
 impl Report {
+    /// Posts that were refused or given up.
+    pub fn refused(&self) -> u64 {
+        let posted = self.posted.iter();
+        posted.flat_map(|posted| posted.refused.values()).sum()
+    }
+
     pub fn new(wanted: &Wanted<'_>, tally: Tally, lasts: &[Last], series: Vec<Second>) -> Report {
         let mut missing = MissingList::default();
         for last in lasts.iter().filter(|last| !last.is_stalled) {
@@ -175,7 +182,11 @@ impl Report {
         let unsynced = count(|last| last.ever_welcomed && last.is_syncing && !last.is_stalled);
         let counters = tally.counters;
         let faults = counters.syncs_false + counters.sse_ids_ahead;
-        let all_well = missing.count + never_connected + holes_open + unsynced + faults == 0;
+        let refused = wanted
+            .ledger
+            .map_or(0, |ledger| ledger.refused.values().sum::<u64>());
+        let all_well =
+            missing.count + never_connected + holes_open + unsynced + faults + refused == 0;
         let clients = wanted.roster.clients();
         let lag = wanted
             .ledger

@@ -199,6 +199,10 @@ impl Scenario {
             within(&key("rate"), send.rate, 1e-6, 1e7)?;
             within(&key("at_once"), send.at_once.into(), 1.0, 1e6)?;
             within(&key("size"), send.size.into(), 0.0, 16_384.0)?;
+            within(&key("from_s"), send.from_s, 0.0, SECONDS_MAX)?;
+            if let Some(for_s) = send.for_s {
+                within(&key("for_s"), for_s, 0.0, SECONDS_MAX)?;
+            }
             for factor in &send.shape {
                 within(&key("shape"), *factor, 0.0, 1e6)?;
             }
@@ -218,16 +222,30 @@ impl Scenario {
         }
         if let Some(churn) = &self.churn {
             within("churn.rate", churn.rate, 1e-6, 1e6)?;
+            within(
+                "churn.away_ms",
+                churn.away_ms as f64,
+                0.0,
+                SECONDS_MAX * 1e3,
+            )?;
         }
         if let Some(storm) = &self.storm {
             within("storm.share", storm.share, 0.0, 1.0)?;
+            within("storm.at_s", storm.at_s, 0.0, SECONDS_MAX)?;
         }
         if let Some(slow) = &self.slow {
             within("slow.share", slow.share, 0.0, 1.0)?;
+            within("slow.from_s", slow.from_s, 0.0, SECONDS_MAX)?;
+            if let Some(for_s) = slow.for_s {
+                within("slow.for_s", for_s, 0.0, SECONDS_MAX)?;
+            }
         }
         Ok(())
     }
 }
+
+/// Of any moment and span of a scenario: a month.
+const SECONDS_MAX: f64 = 31.0 * 24.0 * 3_600.0;
 
 /// From the least urgent.
 pub const PRIORITIES: [&str; 4] = ["low", "normal", "high", "critical"];
@@ -293,6 +311,16 @@ mod tests {
         assert!(error(SMALL, &["send.0.rate=0.0"]).contains("send.0.rate"));
         assert!(error(SMALL, &["send.0.priorities.urgent=1.0"]).contains("urgent"));
         assert!(error(SMALL, &["storm.at_s=1.0", "storm.share=2.0"]).contains("storm.share"));
+        for moment in ["-1.0", "nan", "inf"] {
+            let (from, to) = (
+                format!("send.0.from_s={moment}"),
+                format!("send.0.for_s={moment}"),
+            );
+            assert!(error(SMALL, &[&from]).contains("send.0.from_s"), "{moment}");
+            assert!(error(SMALL, &[&to]).contains("send.0.for_s"), "{moment}");
+            let storm = format!("storm.at_s={moment}");
+            assert!(error(SMALL, &[&storm]).contains("storm.at_s"), "{moment}");
+        }
     }
 
     #[test]

@@ -182,12 +182,13 @@ fn verdict(report: &Report) -> String {
     match report.ok {
         true => "Everything arrived.".into(),
         false => format!(
-            "NOT ALL WELL: {} missing, {} never connected, {} holes open, {} unsynced, {} gave up.",
+            "NOT ALL WELL: {} missing, {} never connected, {} holes open, {} unsynced, {} gave up, {} posts refused.",
             report.missing,
             report.never_connected,
             report.holes_open,
             report.unsynced,
-            report.counters.gave_up
+            report.counters.gave_up,
+            report.refused()
         ),
     }
 }
