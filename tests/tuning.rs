@@ -82,6 +82,35 @@ fn without_being_told_to_apply_it_only_says_what_it_would_do() {
     assert_eq!(read(&root, "sys/class/net/eth7/queues/rx-0/rps_cpus"), "f");
 }
 
+/// There the interface is of a device on top of the one that has the interrupts.
+#[test]
+fn interrupts_of_a_virtio_card_are_found() {
+    let root = card(2, "0-1\n");
+    let path = |path: &str| root.path().join(path);
+    let above = "sys/devices/pci0/virtio1";
+    fs::create_dir_all(path(above)).unwrap();
+    let below = "sys/class/net/eth7/device";
+    fs::rename(
+        path(below).join("msi_irqs"),
+        path("sys/devices/pci0/msi_irqs"),
+    )
+    .unwrap();
+    fs::remove_dir(path(below)).unwrap();
+    std::os::unix::fs::symlink(path(above), path(below)).unwrap();
+    let done = affinity(&root, &["eth7", "--apply"]);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(read(&root, "proc/irq/94/smp_affinity_list"), "1");
+}
+
+#[test]
+fn what_can_not_be_written_fails() {
+    let root = card(2, "0-1\n");
+    let taken = root.path().join("proc/irq/94/smp_affinity_list");
+    fs::remove_file(&taken).unwrap();
+    fs::create_dir(&taken).unwrap();
+    assert_eq!(affinity(&root, &["eth7", "--apply"]).status.code(), Some(1));
+}
+
 #[test]
 fn what_it_does_not_understand_is_refused() {
     let root = card(1, "0\n");
@@ -89,6 +118,9 @@ fn what_it_does_not_understand_is_refused() {
         &[][..],
         &["eth9"],
         &["eth7", "--cpus", "all"],
+        &["eth7", "--cpus", "0-1,x"],
+        &["eth7", "--cpus", "5-2"],
+        &["eth7", "--cpus"],
         &["eth7", "--now"],
     ] {
         assert_eq!(

@@ -12,11 +12,11 @@ usage() { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 64; }
 
 # Tests have another root.
 root=${HERALD_ROOT:-}
-interface='' cpus='' apply=no
+interface='' cpus='' apply=no failed=0
 while [ $# -gt 0 ]; do
   case $1 in
     --apply) apply=yes ;;
-    --cpus) shift; cpus=${1:-} ;;
+    --cpus) [ $# -gt 1 ] || usage; shift; cpus=$1 ;;
     -*) usage ;;
     *) [ -z "$interface" ] || usage; interface=$1 ;;
   esac
@@ -35,8 +35,9 @@ numbers() {
     seq "${part%-*}" "${part#*-}"
   done
 }
+numbers "$cpus" >/dev/null || exit 64
 mapfile -t list < <(numbers "$cpus")
-[ ${#list[@]} -gt 0 ] || exit 64
+[ ${#list[@]} -gt 0 ] || { echo "affinity.sh: $cpus names no CPU" >&2; exit 64; }
 
 # The kernel's form of a set of CPUs: hexadecimal, in groups of 32 bits from the highest.
 mask() {
@@ -55,7 +56,7 @@ write() {
   local value=$1 file=$2
   [ -e "$file" ] || return 0
   if [ $apply = yes ]; then
-    echo "$value" >"$file" || echo "affinity.sh: $file does not take $value" >&2
+    { echo "$value" >"$file"; } 2>/dev/null || { echo "affinity.sh: $file does not take $value" >&2; failed=1; }
   else
     echo "echo $value > ${file#"$root"}"
   fi
@@ -63,11 +64,15 @@ write() {
 
 # Interrupts of the card's queues, in their order.
 interrupts() {
-  if [ -d "$device/device/msi_irqs" ]; then
-    ls "$device/device/msi_irqs" | sort -n
-  else
-    awk -v name="$interface" '$0 ~ name {sub(":", "", $1); print $1}' "$root/proc/interrupts" 2>/dev/null || true
-  fi
+  local place
+  # A virtio card is a device on top of the one that has the interrupts.
+  for place in "$device/device/msi_irqs" "$device/device/../msi_irqs"; do
+    if [ -d "$place" ]; then
+      ls "$place" | sort -n
+      return
+    fi
+  done
+  awk -v name="$interface" '$0 ~ name {sub(":", "", $1); print $1}' "$root/proc/interrupts" 2>/dev/null || true
 }
 mapfile -t irqs < <(interrupts)
 receive=("$device"/queues/rx-*)
@@ -106,3 +111,4 @@ if pgrep -x irqbalance >/dev/null 2>&1; then
   echo "affinity.sh: irqbalance runs and will undo this: systemctl disable --now irqbalance" >&2
 fi
 [ $apply = yes ] || echo "nothing was changed: --apply writes it" >&2
+exit $failed
