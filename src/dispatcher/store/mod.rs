@@ -10,6 +10,7 @@
 pub mod cassandra;
 mod erasure;
 mod error;
+mod headers;
 mod segments;
 pub mod sqlite;
 

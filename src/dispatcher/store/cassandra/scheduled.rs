@@ -8,9 +8,9 @@ use super::{
     stream::{damaged, ms},
 };
 use crate::{
-    bus::{Record, Topic, header_name},
+    bus::{Record, Topic},
     dispatcher::{
-        store::{Cancelled, Scheduled, StoreError},
+        store::{Cancelled, Scheduled, StoreError, headers},
         unix_ms,
     },
     ids::{NotificationId, UserId},
@@ -31,12 +31,6 @@ type Stored = (i64, Uuid, i64, String, Vec<u8>, Vec<u8>, String);
 
 pub async fn put(link: &Link, scheduled: &Scheduled) -> Result<(), StoreError> {
     let (record, due_ms) = (&scheduled.record, ms(scheduled.due_ms));
-    let headers: Vec<(&str, &[u8])> = record
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_ref(), value.as_ref()))
-        .collect();
-    let headers = serde_json::to_string(&headers).expect("headers are plain data");
     // Where it stands first: without its row it is as if it was sent.
     let statements = &link.statements;
     let id = scheduled.id.0;
@@ -48,7 +42,7 @@ pub async fn put(link: &Link, scheduled: &Scheduled) -> Result<(), StoreError> {
         scheduled.topic.suffix(),
         &record.key[..],
         &record.value[..],
-        headers,
+        headers::write(record),
     );
     let answer = link.compare_and_set(&statements.put_scheduled, values);
     answer.await.map(drop)
@@ -169,8 +163,8 @@ pub async fn cancel(link: &Link, id: NotificationId) -> Result<Cancelled, StoreE
 
 fn read(stored: Stored) -> Result<Scheduled, StoreError> {
     let (due_ms, id, _, topic, key, value, headers) = stored;
-    let headers: Vec<(String, Vec<u8>)> = serde_json::from_str(&headers)
-        .map_err(|_| damaged("a scheduled notification with headers that can't be read"))?;
+    let headers = headers::read(&headers)
+        .ok_or_else(|| damaged("a scheduled notification with headers that can't be read"))?;
     let topic = Topic::named(&topic)
         .ok_or_else(|| damaged("a scheduled notification for no topic of this release"))?;
     Ok(Scheduled {
@@ -180,10 +174,7 @@ fn read(stored: Stored) -> Result<Scheduled, StoreError> {
         record: Record {
             key: key.into(),
             value: value.into(),
-            headers: headers
-                .into_iter()
-                .map(|(name, value)| (header_name(&name), value.into()))
-                .collect(),
+            headers,
         },
     })
 }

@@ -10,8 +10,10 @@ use super::{
     stream::{damaged, ms},
 };
 use crate::{
-    bus::{Record, header_name},
-    dispatcher::store::{Cancelled, Segment, SegmentSend, Segments, SendProgress, StoreError},
+    bus::Record,
+    dispatcher::store::{
+        Cancelled, Segment, SegmentSend, Segments, SendProgress, StoreError, headers,
+    },
     ids::{NotificationId, SegmentId, UserId},
     limits,
 };
@@ -135,17 +137,11 @@ impl Segments for CassandraStore {
     async fn begin_send(&self, send: &SegmentSend, from_ms: u64) -> Result<(), StoreError> {
         let statements = &self.link.statements;
         let record = &send.record;
-        let headers: Vec<(&str, &[u8])> = record
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_ref(), value.as_ref()))
-            .collect();
-        let headers = serde_json::to_string(&headers).expect("headers are plain data");
         let values = (
             send.id.0,
             send.segment.0,
             &record.value[..],
-            headers,
+            headers::write(record),
             ms(send.users),
             ms(from_ms),
         );
@@ -256,8 +252,8 @@ impl CassandraStore {
 
 impl Stored {
     fn into_send(self, id: NotificationId) -> Result<SegmentSend, StoreError> {
-        let headers: Vec<(String, Vec<u8>)> = serde_json::from_str(&self.headers)
-            .map_err(|_| damaged("a send to a segment with headers that can't be read"))?;
+        let headers = headers::read(&self.headers)
+            .ok_or_else(|| damaged("a send to a segment with headers that can't be read"))?;
         let after = self.after.map(|user| user.parse()).transpose();
         let state = self.state.parse();
         Ok(SegmentSend {
@@ -266,10 +262,7 @@ impl Stored {
             record: Record {
                 key: Bytes::new(),
                 value: self.value.into(),
-                headers: headers
-                    .into_iter()
-                    .map(|(name, value)| (header_name(&name), value.into()))
-                    .collect(),
+                headers,
             },
             users: self.users.max(0) as u64,
             sent: self.sent.max(0) as u64,

@@ -2,8 +2,8 @@
 
 use super::{encode, schema::Failure};
 use crate::{
-    bus::{Record, Topic, header_name},
-    dispatcher::store::{Cancelled, Scheduled, StoreError},
+    bus::{Record, Topic},
+    dispatcher::store::{Cancelled, Scheduled, StoreError, headers},
     ids::{NotificationId, UserId},
 };
 use bytes::Bytes;
@@ -12,11 +12,6 @@ use uuid::Uuid;
 
 pub fn put(connection: &Connection, scheduled: &Scheduled) -> Result<(), Failure> {
     let record = &scheduled.record;
-    let headers: Vec<(&str, &[u8])> = record
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_ref(), value.as_ref()))
-        .collect();
     let mut statement = connection.prepare_cached(
         "INSERT INTO scheduled (id, due_ms, topic, key, value, headers)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
@@ -27,7 +22,7 @@ pub fn put(connection: &Connection, scheduled: &Scheduled) -> Result<(), Failure
         scheduled.topic.suffix(),
         &record.key[..],
         &record.value[..],
-        serde_json::to_string(&headers).expect("headers are plain data")
+        headers::write(record)
     ])?;
     Ok(())
 }
@@ -125,8 +120,7 @@ fn read(row: &Row<'_>) -> Result<Scheduled, Failure> {
     };
     let topic = row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?;
     let headers = row.get_ref(5)?.as_str().map_err(rusqlite::Error::from)?;
-    let headers: Vec<(String, Vec<u8>)> =
-        serde_json::from_str(headers).map_err(|_| damaged("headers that can't be read"))?;
+    let headers = headers::read(headers).ok_or_else(|| damaged("headers that can't be read"))?;
     let bytes = |column| -> rusqlite::Result<Bytes> {
         Ok(Bytes::copy_from_slice(row.get_ref(column)?.as_blob()?))
     };
@@ -137,10 +131,7 @@ fn read(row: &Row<'_>) -> Result<Scheduled, Failure> {
         record: Record {
             key: bytes(3)?,
             value: bytes(4)?,
-            headers: headers
-                .into_iter()
-                .map(|(name, value)| (header_name(&name), value.into()))
-                .collect(),
+            headers,
         },
     })
 }

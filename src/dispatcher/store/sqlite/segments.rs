@@ -2,8 +2,8 @@
 
 use super::{SqliteStore, encode, schema::Failure};
 use crate::{
-    bus::{Record, header_name},
-    dispatcher::store::{Cancelled, Segment, SegmentSend, Segments, StoreError},
+    bus::Record,
+    dispatcher::store::{Cancelled, Segment, SegmentSend, Segments, StoreError, headers},
     ids::{NotificationId, SegmentId, UserId},
 };
 use async_trait::async_trait;
@@ -198,12 +198,6 @@ fn users(
 }
 
 fn begin(connection: &Connection, send: &SegmentSend, from_ms: u64) -> Result<(), Failure> {
-    let headers: Vec<(&str, &[u8])> = send
-        .record
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_ref(), value.as_ref()))
-        .collect();
     let mut statement = connection.prepare_cached(
         "INSERT INTO segment_sends (id, segment, value, headers, users, sent, state, taken_until_ms, begun_ms)
          VALUES (?1, ?2, ?3, ?4, ?5, 0, 'running', ?7, ?6) ON CONFLICT DO NOTHING",
@@ -212,7 +206,7 @@ fn begin(connection: &Connection, send: &SegmentSend, from_ms: u64) -> Result<()
         send.id.0.as_bytes(),
         send.segment.0.as_bytes(),
         &send.record.value[..],
-        serde_json::to_string(&headers).expect("headers are plain data"),
+        headers::write(&send.record),
         encode::ms(send.users),
         encode::ms(send.id.unix_ms()),
         encode::ms(from_ms),
@@ -248,7 +242,7 @@ fn take(
 
 fn read(row: &Row<'_>) -> Result<SegmentSend, Failure> {
     let headers = row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?;
-    let headers: Vec<(String, Vec<u8>)> = serde_json::from_str(headers).map_err(|_| {
+    let headers = headers::read(headers).ok_or_else(|| {
         StoreError::Corrupt("a send to a segment has headers that can't be read".into())
     })?;
     let segment = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
@@ -264,10 +258,7 @@ fn read(row: &Row<'_>) -> Result<SegmentSend, Failure> {
             value: Bytes::copy_from_slice(
                 row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?,
             ),
-            headers: headers
-                .into_iter()
-                .map(|(name, value)| (header_name(&name), value.into()))
-                .collect(),
+            headers,
         },
         users: encode::read_ms(row, 4)?,
         sent: encode::read_ms(row, 5)?,
