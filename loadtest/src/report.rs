@@ -167,8 +167,7 @@ pub struct Wanted<'a> {
 impl Report {
     /// Posts that were refused or given up.
     pub fn refused(&self) -> u64 {
-        let posted = self.posted.iter();
-        posted.flat_map(|posted| posted.refused.values()).sum()
+        self.posted.as_ref().map_or(0, Posted::refused)
     }
 
     pub fn new(wanted: &Wanted<'_>, tally: Tally, lasts: &[Last], series: Vec<Second>) -> Report {
@@ -182,9 +181,8 @@ impl Report {
         let unsynced = count(|last| last.ever_welcomed && last.is_syncing && !last.is_stalled);
         let counters = tally.counters;
         let faults = counters.syncs_false + counters.sse_ids_ahead;
-        let refused = wanted
-            .ledger
-            .map_or(0, |ledger| ledger.refused.values().sum::<u64>());
+        let posted = wanted.ledger.map(Posted::of);
+        let refused = posted.as_ref().map_or(0, Posted::refused);
         let all_well =
             missing.count + never_connected + holes_open + unsynced + faults + refused == 0;
         let clients = wanted.roster.clients();
@@ -206,7 +204,7 @@ impl Report {
             unsynced,
             stalled: count(|last| last.is_stalled),
             repeated: counters.repeated(),
-            posted: wanted.ledger.map(Posted::of),
+            posted,
             counters,
             latency_ms: None,
             latency_ms_by_priority: BTreeMap::new(),
@@ -306,6 +304,10 @@ impl Posted {
             repeated: ledger.repeated,
             refused: ledger.refused.clone(),
         }
+    }
+
+    fn refused(&self) -> u64 {
+        self.refused.values().sum()
     }
 }
 
