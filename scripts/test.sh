@@ -19,13 +19,25 @@ stage() {
   fi
 }
 
+# Both mostly wait, and share nothing but the binary: side by side they take as long as the longer one.
+beside_each_other() {
+  local browser=$(mktemp) pid failed=0
+  scripts/browser.sh >"$browser" 2>&1 &
+  pid=$!
+  scripts/e2e.sh || failed=1
+  wait "$pid" || failed=1
+  printf '\n── browser\n'
+  cat "$browser"
+  rm "$browser"
+  return "$failed"
+}
+
 stage install scripts/install.sh test
 stage format cargo fmt --all --check
 stage lints cargo clippy --quiet --workspace --all-targets -- -D warnings
 stage build cargo build --quiet --workspace --bins
 stage unit cargo test --quiet --workspace --lib --bins
-stage 'end to end' scripts/e2e.sh
+stage 'end to end, browser' beside_each_other
 stage conformance scripts/conformance.sh
-stage browser scripts/browser.sh
 stage 'no secret in any log' scripts/check-logs.sh "$HERALD_TEST_LOGS"
 rm -rf "$HERALD_TEST_LOGS"
