@@ -7,6 +7,7 @@
 #   cassandra.sh run PORT DATADIR       become the node: this very process, for those who watch over it
 #
 # Nodes talk to each other on HERALD_CASSANDRA_STORAGE, by default PORT + 1. HERALD_CASSANDRA_HEAP is its heap (256m).
+# The file HERALD_CASSANDRA_YAML adds to its configuration, and replaces what stands there already.
 # Needs a JDK 17 and Maven.
 set -euo pipefail
 
@@ -22,19 +23,20 @@ prepare() { # PORT DATADIR
   mkdir -p "$2"
   sed -e "s#@PORT@#$1#g" -e "s#@STORAGE@#${HERALD_CASSANDRA_STORAGE:-$(($1 + 1))}#g" \
     -e "s#@DATA@#$2#g" "$files/cassandra.yaml" >"$2/cassandra.yaml"
+  [ -z "${HERALD_CASSANDRA_YAML:-}" ] || cat "$HERALD_CASSANDRA_YAML" >>"$2/cassandra.yaml"
 }
 
 run() { # PORT DATADIR
   prepare "$1" "$2"
   echo $$ >"$2/pid"
   local heap=${HERALD_CASSANDRA_HEAP:-256m}
-  # The last three: one node has nobody to wait for, and its tables come and go.
+  # The last four: one node has nobody to wait for, and its tables come and go.
   exec java "-Xms$heap" "-Xmx$heap" -XX:+UseSerialGC -XX:MaxDirectMemorySize=256m -XX:+ExitOnOutOfMemoryError \
     @"$files/jvm.args" -javaagent:"$lib/jamm-0.4.0.jar" \
     -Dcassandra.config="file://$2/cassandra.yaml" -Dcassandra.storagedir="$2" \
     -Dlogback.configurationFile="$files/logback.xml" -Dcassandra-foreground=yes \
     -Dcassandra.skip_wait_for_gossip_to_settle=0 -Dcassandra.ring_delay_ms=0 \
-    -Dcassandra.test.flush_local_schema_changes=false \
+    -Dcassandra.test.flush_local_schema_changes=false -Dcassandra.superuser_setup_delay_ms=0 \
     -cp "$lib/*" org.apache.cassandra.service.CassandraDaemon >>"$2/node.log" 2>&1 </dev/null
 }
 
@@ -50,5 +52,5 @@ case "${1:-} $#" in
 "start 3") start "$2" "$(absolute "$3")" ;;
 "run 3") run "$2" "$(absolute "$3")" ;;
 "stop 2") dir=$(absolute "$2") && stop "$dir" "$dir/cassandra.yaml" ;;
-*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 esac

@@ -7,9 +7,10 @@ use crate::{
 use herald::{
     config::{DispatcherStore, Node, StoreKind},
     dispatcher::store::{
-        Appended, NewRow, SharedStore, Store, StoreError,
+        Appended, Entered, Idempotency, NewRow, SharedStore, Store, StoreError,
         cassandra::{CassandraStore, migrate},
     },
+    ids::NotificationId,
     limits,
     metrics::Metrics,
     position::Position,
@@ -393,6 +394,97 @@ async fn who_takes_over_goes_on_from_what_the_other_stored() {
         assert_eq!(stored, Ok(vec![Appended::Stored { prev: head }]));
         head = at(offset);
     }
+}
+
+/// It wrote which bucket comes next, and then nothing.
+#[tokio::test]
+async fn a_writer_that_died_before_its_first_row_leaves_no_hole() {
+    let keyspace = Keyspace::new();
+    let (ada, bob) = (user("ada"), user("bob"));
+    let earlier = days_ago(row(&ada, at(1)), 40);
+    keyspace.cassandra().append(vec![earlier]).await.unwrap();
+    let bucket = now_ms() / (limits::BUCKET_DAYS * DAY_MS);
+    for (name, head) in [("ada", at(1)), ("bob", Position::START)] {
+        keyspace.execute(&format!(
+            "INSERT INTO @k.users (user, bucket, head_before, region) VALUES ('{name}', {bucket}, {head}, 'local')"
+        ));
+    }
+    let store = keyspace.cassandra();
+    for (user, head) in [(&ada, at(1)), (&bob, Position::START)] {
+        let found = store.rows_after(user, Some(head), 50).await.unwrap();
+        assert_eq!(
+            (found.head, found.complete, found.rows.len()),
+            (head, true, 0)
+        );
+        let stored = store.append(vec![row(user, at(5))]).await;
+        assert_eq!(stored, Ok(vec![Appended::Stored { prev: head }]));
+        let found = store.rows_after(user, Some(head), 50).await.unwrap();
+        assert_eq!(
+            (found.head, found.complete, found.rows.len()),
+            (at(5), true, 1)
+        );
+    }
+}
+
+/// Late with what stands in an earlier bucket.
+#[tokio::test]
+async fn a_streams_newest_bucket_never_goes_back() {
+    let keyspace = Keyspace::new();
+    let (store, ada) = (keyspace.cassandra(), user("ada"));
+    let late = days_ago(row(&ada, at(1)), 40);
+    let records = vec![late.clone(), row(&ada, at(2))];
+    store.append(records).await.unwrap();
+    let bucket = late.appended_ms / (limits::BUCKET_DAYS * DAY_MS);
+    let time = bucket * limits::BUCKET_DAYS * 24 * 3600 * 1_000_000;
+    keyspace.execute(&format!(
+        "INSERT INTO @k.users (user, bucket, head_before) VALUES ('ada', {bucket}, 0) USING TIMESTAMP {time}"
+    ));
+    let found = keyspace
+        .cassandra()
+        .rows_after(&ada, None, 50)
+        .await
+        .unwrap();
+    assert_eq!((found.head, found.rows.len()), (at(2), 2));
+}
+
+// ── conditions ─────────────────────────────────────────────────────────────────────────────────
+
+#[tokio::test]
+async fn of_those_who_claim_a_key_at_once_one_has_it() {
+    let keyspace = Keyspace::new();
+    let stores = [keyspace.cassandra(), keyspace.cassandra()];
+    let claims = (0..8).map(|n| {
+        let id = NotificationId::generate();
+        stores[n % 2].claim("shop", "order-1", [1; 32], id, now_ms())
+    });
+    let claims = futures::future::join_all(claims).await;
+    let claimed = claims
+        .iter()
+        .filter(|claim| **claim == Ok(Idempotency::Claimed));
+    assert_eq!(claimed.count(), 1, "{claims:?}");
+}
+
+#[tokio::test]
+async fn the_bound_on_devices_holds_when_several_are_entered_at_once() {
+    let keyspace = Keyspace::new();
+    let (stores, ada) = ([keyspace.cassandra(), keyspace.cassandra()], user("ada"));
+    let devices = (0..limits::DEVICES - 2).map(|n| email(&ada, &n.to_string(), "ada@example.com"));
+    for device in devices {
+        stores[0].put_device(device).await.unwrap();
+    }
+    let more = (0..6).map(|n| {
+        let device = email(&ada, &format!("more-{n}"), "ada@example.com");
+        stores[n % 2].put_device(device)
+    });
+    let entered = futures::future::join_all(more).await;
+    let count = entered
+        .iter()
+        .filter(|entered| **entered == Ok(Entered::Created));
+    assert_eq!(count.count(), 2, "{entered:?}");
+    assert_eq!(
+        stores[0].devices(&ada).await.unwrap().len(),
+        limits::DEVICES
+    );
 }
 
 // ── replicas ───────────────────────────────────────────────────────────────────────────────────

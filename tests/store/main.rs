@@ -3,5 +3,6 @@
 mod behaviour;
 mod build;
 mod cassandra;
+mod guarded;
 mod path;
 mod sqlite;

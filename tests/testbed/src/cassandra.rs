@@ -5,6 +5,7 @@
 
 use crate::{
     at_exit::drop_at_exit,
+    certificates,
     child::{Guarded, Running, is_a_process},
     free_port,
 };
@@ -19,6 +20,9 @@ use tempfile::TempDir;
 /// How long a node may take to serve; one takes 10 s on a machine with nothing else to do.
 const START_MAX: Duration = Duration::from_secs(300);
 
+/// Name of the user that a guarded node has from its first start, and his password.
+pub const USER: &str = "cassandra";
+
 /// Name of the only data centre of a node.
 pub const DATACENTER: &str = "datacenter1";
 
@@ -26,6 +30,8 @@ pub struct CassandraNode {
     port: u16,
     storage: u16,
     directory: TempDir,
+    /// What is added to its configuration.
+    yaml: String,
     /// Killed: what it had acknowledged is in the kernel's cache, so it survives.
     running: Running,
 }
@@ -53,6 +59,31 @@ pub fn fresh_keyspace() -> String {
 
 impl CassandraNode {
     pub fn start() -> CassandraNode {
+        CassandraNode::start_with("")
+    }
+
+    /// One that wants TLS with a certificate of its authority, and the user [`USER`]: in the directory stand `ca.pem`,
+    /// `client.pem` and `client.key`.
+    pub fn start_guarded() -> (CassandraNode, TempDir) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        certificates::make(directory.path(), &["server", "client"]);
+        let read = |name| std::fs::read_to_string(directory.path().join(name));
+        let pair = ["server.key", "server.pem"].map(|name| read(name).expect("just made"));
+        let keystore = directory.path().join("keystore.pem");
+        std::fs::write(&keystore, pair.concat()).expect("a file");
+        let (keystore, authority) = (keystore.display(), directory.path().join("ca.pem"));
+        let node = CassandraNode::start_with(&format!(
+            "authenticator: PasswordAuthenticator\n\
+             role_manager: CassandraRoleManager\n\
+             client_encryption_options:\n  enabled: true\n  require_client_auth: true\n  \
+             keystore: {keystore}\n  truststore: {}\n  ssl_context_factory:\n    \
+             class_name: org.apache.cassandra.security.PEMBasedSslContextFactory\n",
+            authority.display()
+        ));
+        (node, directory)
+    }
+
+    fn start_with(yaml: &str) -> CassandraNode {
         fetch_jars();
         // Another process may take a port between the look and the start: try others.
         for _ in 0..5 {
@@ -60,6 +91,7 @@ impl CassandraNode {
                 port: free_port(),
                 storage: free_port(),
                 directory: tempfile::tempdir().expect("a temporary directory"),
+                yaml: yaml.to_owned(),
                 running: Running::default(),
             };
             if node.launch() {
@@ -83,11 +115,14 @@ impl CassandraNode {
     }
 
     fn spawn(&self) -> Guarded {
+        let yaml = self.directory.path().join("added.yaml");
+        std::fs::write(&yaml, &self.yaml).expect("a file");
         let mut command = Command::new(script());
         command
             .args(["run", &self.port.to_string()])
             .arg(self.directory.path())
             .env("HERALD_CASSANDRA_STORAGE", self.storage.to_string())
+            .env("HERALD_CASSANDRA_YAML", yaml)
             .stdin(Stdio::null());
         Guarded::spawn(command).expect("scripts/cassandra.sh runs")
     }
