@@ -51,12 +51,12 @@ static SESSION: LazyLock<Session> = LazyLock::new(|| {
 });
 
 /// A keyspace of its own with the tables of this release; dropped with it.
-struct Keyspace {
+pub struct Keyspace {
     config: DispatcherStore,
 }
 
 impl Keyspace {
-    fn unmade() -> Keyspace {
+    pub fn unmade() -> Keyspace {
         let config = DispatcherStore {
             kind: StoreKind::Cassandra,
             contact_points: vec![node()],
@@ -70,17 +70,17 @@ impl Keyspace {
         Keyspace { config }
     }
 
-    fn new() -> Keyspace {
+    pub fn new() -> Keyspace {
         let keyspace = Keyspace::unmade();
         keyspace.migrated_by(&Node::default()).expect("tables");
         keyspace
     }
 
-    fn migrated_by(&self, node: &Node) -> Result<String, StoreError> {
+    pub fn migrated_by(&self, node: &Node) -> Result<String, StoreError> {
         done(|| migrate(&self.config, node))
     }
 
-    fn cassandra(&self) -> CassandraStore {
+    pub fn cassandra(&self) -> CassandraStore {
         self.opened_by(&Node::default()).expect("it opens")
     }
 
@@ -89,12 +89,12 @@ impl Keyspace {
     }
 
     /// `@k` stands for the keyspace.
-    fn execute(&self, statement: &str) {
+    pub fn execute(&self, statement: &str) {
         self.ask(statement);
     }
 
     /// Of the one node there is, however many copies the keyspace is said to have.
-    fn ask(&self, statement: &str) -> QueryResult {
+    pub fn ask(&self, statement: &str) -> QueryResult {
         let mut statement = Statement::new(statement.replace("@k", &self.config.keyspace));
         statement.set_consistency(Consistency::One);
         statement.set_request_timeout(Some(Duration::from_secs(60)));
@@ -129,7 +129,7 @@ fn a_keyspace_without_tables_is_refused_with_the_command_that_makes_them() {
     assert!(text.contains("herald dispatcher migrate"), "{text}");
 
     let said = |keyspace: &Keyspace| keyspace.migrated_by(&Node::default()).unwrap();
-    assert!(said(&keyspace).contains("was made, at schema 5"));
+    assert!(said(&keyspace).contains("was made, at schema 6"));
     assert!(said(&keyspace).contains("already"));
     keyspace.cassandra();
 

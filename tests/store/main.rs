@@ -4,5 +4,6 @@ mod behaviour;
 mod build;
 mod cassandra;
 mod guarded;
+mod migrate;
 mod path;
 mod sqlite;

@@ -30,8 +30,9 @@ const AGES: &str = "compaction = {'class': 'TimeWindowCompactionStrategy', 'comp
 /// Of tables that are written in one mutation: a reader's repair would copy single rows of it.
 const WHOLE: &str = "read_repair = 'NONE' AND ";
 
-/// What each version adds to the one before it. `@k` is the keyspace, `@ages` and `@whole` the options above.
-const VERSIONS: &[&[&str]] = &[SINCE_0, SINCE_1, SINCE_2, SINCE_3, SINCE_4];
+/// What each version adds to the one before it, never changed once it was released: a keyspace that has it would stay
+/// without the change. `@k` is the keyspace, `@ages` and `@whole` the options above.
+const VERSIONS: &[&[&str]] = &[SINCE_0, SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5];
 
 const SINCE_0: &[&str] = &[
     // One row per stream that ever had rows: its newest bucket, the head before it, the region that began it.
@@ -79,32 +80,12 @@ const SINCE_0: &[&str] = &[
     // `revision` rises with whatever is entered: it makes the bound on devices hold.
     "CREATE TABLE IF NOT EXISTS @k.devices (
         user text, revision int static, id text, kind text, address text, secret text, updated_ms bigint,
-        quarantined_ms bigint,
         PRIMARY KEY (user, id)
      )",
-    // Which of them are in quarantine, and some that were.
-    "CREATE TABLE IF NOT EXISTS @k.quarantine (
-        kind text, slice int, user text, id text, PRIMARY KEY ((kind, slice), user, id)
-     ) WITH gc_grace_seconds = 86400",
     // Of addresses that are of one user at a time.
     "CREATE TABLE IF NOT EXISTS @k.devices_by_address (
         kind text, address text, user text, id text, PRIMARY KEY ((kind, address))
      )",
-    // What users want, as JSON.
-    "CREATE TABLE IF NOT EXISTS @k.preferences (user text PRIMARY KEY, document text)",
-    // What an operator did with records of dlq; `record` is the offset.
-    "CREATE TABLE IF NOT EXISTS @k.dead_letters (
-        partition int, record bigint, appended_ms bigint, handled text,
-        PRIMARY KEY ((partition, record, appended_ms))
-     ) WITH @ages",
-    // Records that enter the bus when they are due; one that was taken may be on its way.
-    "CREATE TABLE IF NOT EXISTS @k.scheduled (
-        hour bigint, due_ms bigint, id uuid, taken_until_ms bigint, topic text, key blob, value blob, headers text,
-        PRIMARY KEY (hour, due_ms, id)
-     ) WITH gc_grace_seconds = 86400",
-    "CREATE TABLE IF NOT EXISTS @k.scheduled_by_id (
-        id uuid PRIMARY KEY, due_ms bigint
-     ) WITH gc_grace_seconds = 86400",
     // All in one partition: there are few, and they are listed.
     "CREATE TABLE IF NOT EXISTS @k.api_keys (
         one int, hash blob, producer text, admin boolean, created_ms bigint, PRIMARY KEY (one, hash)
@@ -156,6 +137,31 @@ const SINCE_4: &[&str] = &[
     // What is left to be done: few, in one partition.
     "CREATE TABLE IF NOT EXISTS @k.open_erasures (
         one int, begun_ms bigint, user text, id uuid, below bigint, PRIMARY KEY (one, begun_ms, user)
+     ) WITH gc_grace_seconds = 86400",
+];
+
+const SINCE_5: &[&str] = &[
+    // Which of the keyspaces of an earlier schema have these depends on the day they were made.
+    // What users want, as JSON.
+    "CREATE TABLE IF NOT EXISTS @k.preferences (user text PRIMARY KEY, document text)",
+    // What an operator did with records of dlq; `record` is the offset.
+    "CREATE TABLE IF NOT EXISTS @k.dead_letters (
+        partition int, record bigint, appended_ms bigint, handled text,
+        PRIMARY KEY ((partition, record, appended_ms))
+     ) WITH @ages",
+    // Records that enter the bus when they are due; one that was taken may be on its way.
+    "CREATE TABLE IF NOT EXISTS @k.scheduled (
+        hour bigint, due_ms bigint, id uuid, taken_until_ms bigint, topic text, key blob, value blob, headers text,
+        PRIMARY KEY (hour, due_ms, id)
+     ) WITH gc_grace_seconds = 86400",
+    "CREATE TABLE IF NOT EXISTS @k.scheduled_by_id (
+        id uuid PRIMARY KEY, due_ms bigint
+     ) WITH gc_grace_seconds = 86400",
+    // Since when a device is in quarantine.
+    "ALTER TABLE @k.devices ADD IF NOT EXISTS quarantined_ms bigint",
+    // Which devices are in quarantine, and some that were.
+    "CREATE TABLE IF NOT EXISTS @k.quarantine (
+        kind text, slice int, user text, id text, PRIMARY KEY ((kind, slice), user, id)
      ) WITH gc_grace_seconds = 86400",
 ];
 
