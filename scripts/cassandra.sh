@@ -7,6 +7,7 @@
 #   cassandra.sh run PORT DATADIR       become the node: this very process, for those who watch over it
 #
 # Nodes talk to each other on HERALD_CASSANDRA_STORAGE, by default PORT + 1. HERALD_CASSANDRA_HEAP is its heap (256m).
+# HERALD_CASSANDRA_LASTS=true: its tables, too, are there after it was killed; each takes longer to make.
 # The file HERALD_CASSANDRA_YAML adds to its configuration, and replaces what stands there already.
 # Needs a JDK 17 and Maven.
 set -euo pipefail
@@ -36,7 +37,7 @@ run() { # PORT DATADIR
     -Dcassandra.config="file://$2/cassandra.yaml" -Dcassandra.storagedir="$2" \
     -Dlogback.configurationFile="$files/logback.xml" -Dcassandra-foreground=yes \
     -Dcassandra.skip_wait_for_gossip_to_settle=0 -Dcassandra.ring_delay_ms=0 \
-    -Dcassandra.test.flush_local_schema_changes=false -Dcassandra.superuser_setup_delay_ms=0 \
+    -Dcassandra.test.flush_local_schema_changes="${HERALD_CASSANDRA_LASTS:-false}" -Dcassandra.superuser_setup_delay_ms=0 \
     -cp "$lib/*" org.apache.cassandra.service.CassandraDaemon >>"$2/node.log" 2>&1 </dev/null
 }
 
@@ -52,5 +53,5 @@ case "${1:-} $#" in
 "start 3") start "$2" "$(absolute "$3")" ;;
 "run 3") run "$2" "$(absolute "$3")" ;;
 "stop 2") dir=$(absolute "$2") && stop "$dir" "$dir/cassandra.yaml" ;;
-*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 esac

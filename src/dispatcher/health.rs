@@ -87,6 +87,24 @@ impl Health {
         });
     }
 
+    fn store_away(&self) -> Option<String> {
+        let what = match (self.store.missing(), self.store.is_shared()) {
+            _ if self.store.healthy() => return None,
+            (Some(why), _) => {
+                return Some(format!(
+                    "{why}; nothing is taken or routed until it is found, it is looked for every second"
+                ));
+            }
+            (None, true) => {
+                "the store does not answer at quorum: nothing is taken or routed; check the nodes of store.datacenter"
+            }
+            (None, false) => {
+                "the store does not answer: nothing is taken or routed; check the disk of store.path"
+            }
+        };
+        Some(what.to_owned())
+    }
+
     pub fn readiness(&self) -> Readiness {
         let away = |healthy: bool, text: &str| (!healthy).then(|| text.to_owned());
         let parts = [
@@ -103,16 +121,7 @@ impl Health {
                     format!("the registry is away: who is not known is looked for at every gateway ({why})")
                 }),
             ),
-            (
-                "store",
-                away(
-                    self.store.healthy(),
-                    match self.store.is_shared() {
-                        true => "the store does not answer at quorum: nothing is taken or routed; check the nodes of store.datacenter",
-                        false => "the store does not answer: nothing is taken or routed; check the disk of store.path",
-                    },
-                ),
-            ),
+            ("store", self.store_away()),
         ];
         let mut causes = self.slow();
         causes.extend(

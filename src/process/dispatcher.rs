@@ -23,6 +23,10 @@ use crate::{
     metrics::Metrics,
     registry::redis::RedisRegistry,
 };
+use futures::{
+    FutureExt,
+    future::{BoxFuture, pending},
+};
 use std::{path::Path, sync::Arc};
 
 /// `load` reads the configuration: once to start, again at every SIGHUP.
@@ -59,7 +63,7 @@ async fn serve(
     let namespace = &config.node.namespace;
     let bus = Arc::new(KafkaBus::connect(&config.kafka, namespace, &metrics)?);
     let registry = RedisRegistry::connect(&config.redis, namespace, &metrics)?;
-    let store = open(&config.store, &config.node, &metrics).await?;
+    let (store, refusal) = open(&config.store, &config.node, &metrics).await?;
     let started = config.clone();
     let rules = Rules::from_config(&config.fallback, &config.preferences, &config.templates)?;
     let parts = Parts {
@@ -104,12 +108,13 @@ async fn serve(
     let health = dispatcher.health();
     let telling = systemd::started(move || health.readiness().to_string(), || false);
     let served = tokio::select! {
-        served = dispatcher.run(shutdown.gracefully) => served,
+        served = dispatcher.run(shutdown.gracefully) => served.map_err(|error| StartError::host(error.to_string())),
         () = shutdown.at_once.cancelled() => Ok(()),
+        refused = refusal => Err(cannot_open(refused)),
     };
     telling.abort();
     systemd::stopping();
-    served.map_err(|error| StartError::host(error.to_string()))
+    served
 }
 
 /// Where a file is named; without one only keys that were made before let anybody in.
@@ -119,19 +124,24 @@ pub(super) fn read_admin_key(kept: &AdminKey, http: &Http) -> Result<(), ConfigE
     Ok(())
 }
 
+/// The store, and what ends once it turns out not to be this process's: a cluster that is away is awaited.
 async fn open(
     config: &DispatcherStore,
     node: &Node,
     metrics: &Metrics,
-) -> Result<SharedStore, StartError> {
-    let store: SharedStore = match config.kind {
-        StoreKind::Sqlite => Arc::new(open_store(&config.path, node)?),
-        StoreKind::Cassandra => {
-            let opened = CassandraStore::open(config, node, metrics).await;
-            Arc::new(opened.map_err(cannot_open)?)
+) -> Result<(SharedStore, BoxFuture<'static, StoreError>), StartError> {
+    match config.kind {
+        StoreKind::Sqlite => {
+            let store = open_store(&config.path, node)?;
+            Ok((Arc::new(store), pending().boxed()))
         }
-    };
-    Ok(store)
+        StoreKind::Cassandra => {
+            let opened = CassandraStore::await_in_background(config, node, metrics).await;
+            let store = opened.map_err(cannot_open)?;
+            let refusal = store.refusal().boxed();
+            Ok((Arc::new(store), refusal))
+        }
+    }
 }
 
 pub(super) fn open_store(path: &Path, node: &Node) -> Result<SqliteStore, StartError> {

@@ -149,6 +149,20 @@ fn a_keyspace_without_tables_is_refused_with_the_command_that_makes_them() {
 }
 
 #[test]
+fn a_data_centre_that_the_cluster_does_not_have_is_refused_with_those_it_has() {
+    let mut keyspace = Keyspace::new();
+    keyspace.config.datacenter = Some("elsewhere".into());
+    for refused in [
+        keyspace.opened_by(&Node::default()).map(drop),
+        keyspace.migrated_by(&Node::default()).map(drop),
+    ] {
+        let text = refused.unwrap_err().to_string();
+        let names = ["store.datacenter", "elsewhere", DATACENTER];
+        assert!(names.iter().all(|name| text.contains(name)), "{text}");
+    }
+}
+
+#[test]
 fn a_migration_that_was_broken_off_is_brought_to_its_end() {
     let keyspace = Keyspace::new();
     keyspace.execute("DROP TABLE @k.api_keys");

@@ -5,5 +5,6 @@ mod build;
 mod cassandra;
 mod guarded;
 mod migrate;
+mod node_away;
 mod path;
 mod sqlite;

@@ -541,6 +541,11 @@ pub trait Store: Forget + Segments + Send + Sync + 'static {
     }
 
     fn healthy(&self) -> bool;
+
+    /// Why there has been no way to it since the start.
+    fn missing(&self) -> Option<String> {
+        None
+    }
 }
 
 pub type SharedStore = Arc<dyn Store>;

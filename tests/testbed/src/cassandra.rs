@@ -1,7 +1,8 @@
-//! A real Cassandra (one node) for a test binary, on ports of its own, by `scripts/cassandra.sh`.
+//! A real Cassandra for a test binary, one node or a cluster of several, on ports of its own, by `scripts/cassandra.sh`.
 //!
 //! Most tests want [`node`]: one for the binary (or the one named by `HERALD_TEST_CASSANDRA=host:port`), where each
-//! test keeps apart by [`fresh_keyspace`]. A test that kills its node starts its own by [`CassandraNode::start`].
+//! test keeps apart by [`fresh_keyspace`]. A test that kills its node starts its own by
+//! [`CassandraNode::start_lasting`].
 
 use crate::{
     at_exit::drop_at_exit,
@@ -27,12 +28,14 @@ pub const USER: &str = "cassandra";
 pub const DATACENTER: &str = "datacenter1";
 
 pub struct CassandraNode {
+    host: String,
     port: u16,
     storage: u16,
     directory: TempDir,
     /// What is added to its configuration.
     yaml: String,
-    /// Killed: what it had acknowledged is in the kernel's cache, so it survives.
+    /// Its tables are on the disk once they are made; what is only in the log is of no table when it starts again.
+    lasts: bool,
     running: Running,
 }
 
@@ -59,7 +62,13 @@ pub fn fresh_keyspace() -> String {
 
 impl CassandraNode {
     pub fn start() -> CassandraNode {
-        CassandraNode::start_with("")
+        CassandraNode::start_with("", false)
+    }
+
+    /// One that has all it acknowledged again after it was killed: it writes its log before it answers. By default it
+    /// marks every 100 ms how far its log may be read, and what came after the last mark is lost with the process.
+    pub fn start_lasting() -> CassandraNode {
+        CassandraNode::start_with("commitlog_sync: batch\ncommitlog_sync_period: 0ms\n", true)
     }
 
     /// One that wants TLS with a certificate of its authority, and the user [`USER`]: in the directory stand `ca.pem`,
@@ -72,26 +81,28 @@ impl CassandraNode {
         let keystore = directory.path().join("keystore.pem");
         std::fs::write(&keystore, pair.concat()).expect("a file");
         let (keystore, authority) = (keystore.display(), directory.path().join("ca.pem"));
-        let node = CassandraNode::start_with(&format!(
+        let yaml = format!(
             "authenticator: PasswordAuthenticator\n\
              role_manager: CassandraRoleManager\n\
              client_encryption_options:\n  enabled: true\n  require_client_auth: true\n  \
              keystore: {keystore}\n  truststore: {}\n  ssl_context_factory:\n    \
              class_name: org.apache.cassandra.security.PEMBasedSslContextFactory\n",
             authority.display()
-        ));
-        (node, directory)
+        );
+        (CassandraNode::start_with(&yaml, false), directory)
     }
 
-    fn start_with(yaml: &str) -> CassandraNode {
+    fn start_with(yaml: &str, lasts: bool) -> CassandraNode {
         fetch_jars();
         // Another process may take a port between the look and the start: try others.
         for _ in 0..5 {
             let mut node = CassandraNode {
+                host: "127.0.0.1".to_owned(),
                 port: free_port(),
                 storage: free_port(),
                 directory: tempfile::tempdir().expect("a temporary directory"),
                 yaml: yaml.to_owned(),
+                lasts,
                 running: Running::default(),
             };
             if node.launch() {
@@ -103,7 +114,44 @@ impl CassandraNode {
     }
 
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// As many nodes that know of each other, with a share of the ring each, so that three copies of a row are one on
+    /// every one of three.
+    pub fn start_cluster(nodes: u64) -> Vec<CassandraNode> {
+        fetch_jars();
+        // Ports of 127.0.0.1 are reserved; nobody else takes them on its neighbours.
+        let (port, storage) = (free_port(), free_port());
+        let seeds: Vec<String> = (1..=nodes)
+            .map(|n| format!("127.0.0.{n}:{storage}"))
+            .collect();
+        let nodes = (1..=nodes).map(|n| {
+            let (host, token) = (format!("127.0.0.{n}"), (u64::MAX / nodes) as i128 * n as i128);
+            let token = token - (1 << 63);
+            let yaml = format!(
+                "listen_address: {host}\nrpc_address: {host}\ninitial_token: '{token}'\nauto_bootstrap: false\n\
+                 seed_provider:\n  - class_name: org.apache.cassandra.locator.SimpleSeedProvider\n    parameters:\n      \
+                 - seeds: \"{}\"\n",
+                seeds.join(",")
+            );
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            CassandraNode { host, port, storage, directory, yaml, lasts: true, running: Running::default() }
+        });
+        let mut nodes: Vec<CassandraNode> = nodes.collect();
+        std::thread::scope(|scope| {
+            for node in &mut nodes {
+                scope.spawn(|| assert!(node.launch(), "{}", node.log()));
+            }
+        });
+        nodes
+    }
+
+    /// On the same ports with the same data.
+    pub fn start_again(&mut self) {
+        // An old "listening" must not be taken for the new one.
+        let _ = std::fs::remove_file(self.log_file());
+        assert!(self.launch(), "no restart: {}", self.log());
     }
 
     /// True once it serves, false when it ended instead.
@@ -123,6 +171,7 @@ impl CassandraNode {
             .arg(self.directory.path())
             .env("HERALD_CASSANDRA_STORAGE", self.storage.to_string())
             .env("HERALD_CASSANDRA_YAML", yaml)
+            .env("HERALD_CASSANDRA_LASTS", self.lasts.to_string())
             .stdin(Stdio::null());
         Guarded::spawn(command).expect("scripts/cassandra.sh runs")
     }

@@ -53,7 +53,7 @@ impl CassandraStore {
             matches!(decided, Decided::Stored { .. }).then_some(entry.pos)
         });
         let in_call = stored.filter(|pos| *pos < entry.pos).max();
-        let reader = self.link.reader(Level::Quorum);
+        let reader = self.link()?.reader(Level::Quorum);
         let Some(newest) = self.newest_bucket(&reader, BROADCASTS).await? else {
             return Ok(in_call.unwrap_or(Position::START));
         };
@@ -75,7 +75,7 @@ impl CassandraStore {
 
     /// Another broadcast stands there.
     async fn is_taken(&self, newest: i32, pos: Position) -> Result<bool, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
+        let reader = self.link()?.reader(Level::Quorum);
         let above = Position::from_wire(pos.value() + 1);
         let newest = super::stream::Newest {
             bucket: newest,
@@ -89,7 +89,7 @@ impl CassandraStore {
         &self,
         id: NotificationId,
     ) -> Result<Option<Position>, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
+        let reader = self.link()?.reader(Level::Quorum);
         let newest = bucket::newest(unix_ms());
         let place = self.place(&reader, BROADCASTS, id, Some(RowKind::Notification), newest);
         Ok(place.await?.map(|place| place.pos))

@@ -14,7 +14,7 @@ use scylla::client::{
     session::{Session, TlsContext},
     session_builder::SessionBuilder,
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 /// Judges the keys that only matter to Cassandra.
 pub fn check(config: &DispatcherStore) -> Result<(), ConfigError> {
@@ -172,9 +172,28 @@ pub async fn session(config: &DispatcherStore) -> Result<Session, StoreError> {
             "no session with Cassandra by store.contact_points ({places}): {why}"
         ))
     };
-    match tokio::time::timeout(limits::CASSANDRA_CONNECT, builder.build()).await {
-        Ok(session) => session.map_err(|error| away(error.to_string())),
-        Err(_) => Err(away("no answer".into())),
+    let session = match tokio::time::timeout(limits::CASSANDRA_CONNECT, builder.build()).await {
+        Ok(session) => session.map_err(|error| away(error.to_string()))?,
+        Err(_) => return Err(away("no answer".into())),
+    };
+    has_center(&session, config)?;
+    Ok(session)
+}
+
+/// Of another name nobody would ever be asked.
+fn has_center(session: &Session, config: &DispatcherStore) -> Result<(), StoreError> {
+    let state = session.get_cluster_state();
+    let nodes = state.get_nodes_info().iter();
+    let centers: BTreeSet<&str> = nodes
+        .filter_map(|node| node.datacenter.as_deref())
+        .collect();
+    let own = config.datacenter.as_deref().unwrap_or_default();
+    match centers.is_empty() || centers.contains(own) {
+        true => Ok(()),
+        false => Err(StoreError::Schema {
+            key: "store.datacenter",
+            problem: format!("the cluster has no {own:?}, it has {centers:?}"),
+        }),
     }
 }
 

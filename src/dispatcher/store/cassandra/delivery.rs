@@ -134,9 +134,8 @@ impl CassandraStore {
             fact.error,
             fact.reference,
         );
-        self.link
-            .write(&self.link.statements.put_fact, values)
-            .await
+        let link = self.link()?;
+        link.write(&link.statements.put_fact, values).await
     }
 
     /// Before the first fact, so that none is there that is not found by its user and its id.
@@ -145,12 +144,13 @@ impl CassandraStore {
         if self.indexed.lock().find(&key).is_some() {
             return Ok(());
         }
-        let statements = &self.link.statements;
+        let link = self.link()?;
+        let statements = &link.statements;
         let by_user = (user.as_str(), bucket::of_id(id), id.0);
         let by_id = (id.0, slice_of(user), user.as_str());
         tokio::try_join!(
-            self.link.write(&statements.put_delivery_of_user, by_user),
-            self.link.write(&statements.put_user_of_delivery, by_id),
+            link.write(&statements.put_delivery_of_user, by_user),
+            link.write(&statements.put_user_of_delivery, by_id),
         )?;
         self.indexed.lock().put(key, ());
         Ok(())
@@ -163,7 +163,7 @@ impl CassandraStore {
         user: &str,
         limit: usize,
     ) -> Result<Vec<DeliveryState>, StoreError> {
-        let reader = self.link.reader(Level::OrOne);
+        let reader = self.link()?.reader(Level::OrOne);
         self.states(&reader, id, user, limit).await
     }
 
@@ -214,7 +214,7 @@ impl CassandraStore {
         id: NotificationId,
         limit: usize,
     ) -> Result<Vec<DeliveryState>, StoreError> {
-        let reader = &self.link.reader(Level::OrOne);
+        let reader = &self.link()?.reader(Level::OrOne);
         let mut states = self.states(reader, id, BROADCASTS, limit).await?;
         let statement = &reader.statements().users_of_delivery;
         let left = (limit - states.len()) as i32;
@@ -242,7 +242,7 @@ impl CassandraStore {
         limit: usize,
     ) -> Result<Vec<(NotificationId, DeliveryState)>, StoreError> {
         let before = before.map_or(LAST_ID, |id| id.0);
-        let reader = &self.link.reader(Level::OrOne);
+        let reader = &self.link()?.reader(Level::OrOne);
         let statement = &reader.statements().deliveries_of_user;
         let newest = bucket::newest(unix_ms());
         let mut ids = Vec::new();

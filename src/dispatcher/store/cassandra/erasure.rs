@@ -37,7 +37,7 @@ impl Forget for CassandraStore {
         if known.is_some_and(|(known, _)| known.below >= erasure.below) {
             return Ok(());
         }
-        let (link, statements) = (&self.link, &self.link.statements);
+        let (link, statements) = (self.link()?, &self.link()?.statements);
         let (user, at_ms) = (erasure.user.as_str(), ms(now_ms));
         let (id, below) = (erasure.id.0, value_of(erasure.below));
         let open = (at_ms, user, id, below);
@@ -53,8 +53,8 @@ impl Forget for CassandraStore {
         let oldest = now_ms.saturating_sub(limits::RETENTION_S * 1000);
         let from_ms = ms(mark.saturating_sub(LATE_MS).max(oldest));
         let days = from_ms / DAY_MS..=ms(now_ms + LATE_MS) / DAY_MS;
-        let reader = self.link.reader(Level::Quorum);
-        let statement = &self.link.statements.erasures_of_day;
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.erasures_of_day;
         let found = days.map(|day| reader.rows::<Stored>(statement, (day, from_ms)));
         let found = all(found.collect()).await?;
         let erasures = found.into_iter().flatten().map(read);
@@ -66,8 +66,8 @@ impl Forget for CassandraStore {
         begun_before_ms: u64,
         limit: usize,
     ) -> Result<Vec<Erasure>, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
-        let statement = &self.link.statements.open_erasures;
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.open_erasures;
         let values = (
             ms(begun_before_ms),
             i32::try_from(limit).unwrap_or(i32::MAX),
@@ -94,18 +94,20 @@ impl Forget for CassandraStore {
     }
 
     async fn end_erasure(&self, erasure: &Erasure, proof: &str) -> Result<(), StoreError> {
-        let (user, statements) = (erasure.user.as_str(), &self.link.statements);
+        let (user, statements) = (erasure.user.as_str(), &self.link()?.statements);
         let known = self.erasure(&erasure.user).await?;
         if known.is_some_and(|(known, _)| known.below == erasure.below) {
             let values = (proof, user);
-            self.link.write(&statements.prove_erasure, values).await?;
+            self.link()?
+                .write(&statements.prove_erasure, values)
+                .await?;
         }
-        let reader = self.link.reader(Level::Quorum);
+        let reader = self.link()?.reader(Level::Quorum);
         let open = reader.rows::<(i64, String, i64)>(&statements.all_open_erasures, ());
         for (begun_ms, name, below) in open.await? {
             if name == user && below <= value_of(erasure.below) {
                 let values = (begun_ms, name);
-                self.link
+                self.link()?
                     .write(&statements.remove_open_erasure, values)
                     .await?;
             }
@@ -117,8 +119,8 @@ impl Forget for CassandraStore {
         &self,
         user: &UserId,
     ) -> Result<Option<(Erasure, Option<String>)>, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
-        let statement = &self.link.statements.erasure;
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.erasure;
         let found = reader.first::<(Uuid, i64, Option<String>)>(statement, (user.as_str(),));
         let found = found.await?.map(|(id, below, proof)| {
             let erasure = Erasure {
@@ -132,7 +134,7 @@ impl Forget for CassandraStore {
     }
 
     async fn scheduled_for(&self, user: &UserId) -> Result<Vec<Scheduled>, StoreError> {
-        scheduled::of_user(&self.link, user).await
+        scheduled::of_user(self.link()?, user).await
     }
 
     async fn rows_of(
@@ -161,10 +163,10 @@ impl Forget for CassandraStore {
         limit: usize,
     ) -> Result<Vec<NotificationId>, StoreError> {
         let statement = match mark {
-            Mark::Read => &self.link.statements.receipts_after,
-            Mark::Dismissed => &self.link.statements.dismissals_after,
+            Mark::Read => &self.link()?.statements.receipts_after,
+            Mark::Dismissed => &self.link()?.statements.dismissals_after,
         };
-        let reader = self.link.reader(Level::Quorum);
+        let reader = self.link()?.reader(Level::Quorum);
         let begun = after.map_or(i32::MIN, bucket::of_id);
         let after = after.map_or(Uuid::nil(), |id| id.0);
         let mut ids = Vec::new();
@@ -181,8 +183,8 @@ impl Forget for CassandraStore {
     }
 
     async fn segments_of(&self, user: &UserId) -> Result<Vec<SegmentId>, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
-        let statement = &self.link.statements.segments_of_user;
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.segments_of_user;
         let found = reader.rows::<(Uuid, i64)>(statement, (user.as_str(),));
         Ok(found
             .await?
@@ -195,7 +197,7 @@ impl Forget for CassandraStore {
 impl CassandraStore {
     /// Rows last: what is broken off is found again.
     async fn erase_rows(&self, erasure: &Erasure) -> Result<u64, StoreError> {
-        let (link, statements) = (&self.link, &self.link.statements);
+        let (link, statements) = (self.link()?, &self.link()?.statements);
         let (user, below) = (erasure.user.as_str(), value_of(erasure.below));
         let reader = link.reader(Level::Quorum);
         let Some(newest) = self.newest_bucket(&reader, user).await? else {
@@ -238,7 +240,7 @@ impl CassandraStore {
     }
 
     async fn erase_marks(&self, erasure: &Erasure, mark: Mark) -> Result<u64, StoreError> {
-        let (link, statements) = (&self.link, &self.link.statements);
+        let (link, statements) = (self.link()?, &self.link()?.statements);
         let (count_below, remove_below) = match mark {
             Mark::Read => (
                 &statements.count_receipts_below,
@@ -265,7 +267,7 @@ impl CassandraStore {
 
     /// The index last: what is broken off is found again.
     async fn erase_deliveries(&self, erasure: &Erasure) -> Result<u64, StoreError> {
-        let (link, statements) = (&self.link, &self.link.statements);
+        let (link, statements) = (self.link()?, &self.link()?.statements);
         let user = erasure.user.as_str();
         let reader = link.reader(Level::Quorum);
         let mut erased = 0;
@@ -296,10 +298,10 @@ impl CassandraStore {
     }
 
     async fn unsuppress(&self, erasure: &Erasure) -> Result<u64, StoreError> {
-        let held = devices::of_user(&self.link, &erasure.user).await?;
+        let held = devices::of_user(self.link()?, &erasure.user).await?;
         let mut removed = 0;
         for address in erasure.addresses(&held) {
-            removed += u64::from(suppressions::remove(&self.link, &address).await?);
+            removed += u64::from(suppressions::remove(self.link()?, &address).await?);
         }
         Ok(removed)
     }
@@ -307,27 +309,28 @@ impl CassandraStore {
     /// With their names in quarantine, also of devices that had left it.
     async fn erase_devices(&self, erasure: &Erasure) -> Result<u64, StoreError> {
         let mut removed = 0;
-        for device in devices::of_user(&self.link, &erasure.user).await? {
-            if erasure.covers_device(&device) && devices::remove_gone(&self.link, &device).await? {
-                quarantine::forget(&self.link, &device).await?;
+        for device in devices::of_user(self.link()?, &erasure.user).await? {
+            if erasure.covers_device(&device) && devices::remove_gone(self.link()?, &device).await?
+            {
+                quarantine::forget(self.link()?, &device).await?;
                 removed += 1;
             }
         }
         let until_us = ms(erasure.id.unix_ms()) * 1_000;
-        quarantine::forget_all(&self.link, &erasure.user, until_us).await?;
+        quarantine::forget_all(self.link()?, &erasure.user, until_us).await?;
         Ok(removed)
     }
 
     /// What was taken meanwhile is on its way, and is dropped there.
     async fn unschedule(&self, erasure: &Erasure) -> Result<u64, StoreError> {
         let mut erased = 0;
-        for one in scheduled::of_user(&self.link, &erasure.user).await? {
+        for one in scheduled::of_user(self.link()?, &erasure.user).await? {
             if one.id >= erasure.id {
                 continue;
             }
             let is_done = match one.without(&erasure.user) {
-                Some(value) => scheduled::put_value(&self.link, &one, &value).await?,
-                None => scheduled::cancel(&self.link, one.id).await? == Cancelled::Yes,
+                Some(value) => scheduled::put_value(self.link()?, &one, &value).await?,
+                None => scheduled::cancel(self.link()?, one.id).await? == Cancelled::Yes,
             };
             erased += u64::from(is_done);
         }

@@ -74,7 +74,7 @@ impl CassandraStore {
 
     /// A device of the user got it, by the delivery log.
     async fn was_written(&self, user: &str, id: NotificationId) -> Result<bool, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
+        let reader = self.link()?.reader(Level::Quorum);
         let values = (id.0, user, Channel::InApp.as_str());
         let ranks = reader.rows::<(i32,)>(&reader.statements().ranks, values);
         let written = i32::from(rank(Fate::Written));
@@ -132,20 +132,22 @@ impl CassandraStore {
         bucket: i32,
         head: Position,
     ) -> Result<(), StoreError> {
-        let statements = &self.link.statements;
+        let link = self.link()?;
+        let statements = &link.statements;
         let region = self.region.as_str();
         let values = (stream, bucket, value_of(head), region, time_of(bucket));
-        self.link.write(&statements.put_stream, values).await?;
+        link.write(&statements.put_stream, values).await?;
         let Some(before) = before else {
             return Ok(());
         };
         // `users` says it now.
         let values = (value_of(head), stream, before);
-        self.link.write(&statements.remove_head, values).await
+        link.write(&statements.remove_head, values).await
     }
 
     async fn write_part(&self, stream: &str, part: &[Write<'_>]) -> Result<(), StoreError> {
-        let statements = &self.link.statements;
+        let link = self.link()?;
+        let statements = &link.statements;
         let mut together: Vec<(&Prepared, Values)> = Vec::with_capacity(2 * part.len() + 1);
         for write in part {
             let (entry, bucket) = (write.entry, write.bucket);
@@ -178,7 +180,7 @@ impl CassandraStore {
         let pos = value_of(last.entry.pos);
         let values = (stream.to_owned(), last.bucket, pos, ms(unix_ms()), pos);
         together.push((&statements.put_head, Box::new(values)));
-        self.link.write_together(together).await
+        link.write_together(together).await
     }
 
     /// Before their mark's row: a mark that is found was carried out.
@@ -190,10 +192,11 @@ impl CassandraStore {
         {
             ids.extend(ids_of(write.entry.id, write.entry.content)?);
         }
-        let statement = &self.link.statements.put_receipt;
+        let link = self.link()?;
+        let statement = &link.statements.put_receipt;
         let receipts = ids.into_iter().map(|id| {
             let values = (user, bucket::of_id(id), id.0);
-            self.link.write(statement, values)
+            link.write(statement, values)
         });
         all(receipts.collect()).await.map(drop)
     }

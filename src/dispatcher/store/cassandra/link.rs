@@ -52,7 +52,8 @@ pub struct Link {
     metrics: LinkMetrics,
 }
 
-struct LinkMetrics {
+#[derive(Clone)]
+pub struct LinkMetrics {
     requests: HistogramVec,
     errors: IntCounterVec,
     at_one: IntCounter,
@@ -62,7 +63,7 @@ impl Link {
     pub async fn open(
         session: Session,
         config: &DispatcherStore,
-        metrics: &Metrics,
+        metrics: LinkMetrics,
     ) -> Result<Link, StoreError> {
         let profiles = Profiles::new(config);
         let prepared = Statements::prepare(&session, &config.keyspace, &profiles).await;
@@ -76,7 +77,7 @@ impl Link {
             reads: Semaphore::new(limits::CASSANDRA_READS),
             writes: Semaphore::new(limits::CASSANDRA_WRITES),
             failures: AtomicUsize::new(0),
-            metrics: LinkMetrics::new(metrics),
+            metrics,
         })
     }
 
@@ -134,7 +135,7 @@ impl Link {
             .map_err(explain)
     }
 
-    /// Asks a store that is away whether it is back, for ever.
+    /// Asks a cluster that is away whether it is back, for ever.
     pub async fn probe_while_away(&self) {
         loop {
             tokio::time::sleep(limits::CASSANDRA_PROBE).await;
@@ -315,7 +316,7 @@ fn cause(error: &ExecutionError) -> &'static str {
 }
 
 impl LinkMetrics {
-    fn new(metrics: &Metrics) -> LinkMetrics {
+    pub fn new(metrics: &Metrics) -> LinkMetrics {
         LinkMetrics {
             requests: metrics.latencies(
                 "store_request_seconds",

@@ -56,6 +56,7 @@ mod schema;
 mod segments;
 mod stream;
 mod suppressions;
+mod way;
 
 use super::{
     ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
@@ -81,20 +82,21 @@ use heads::Heads;
 use link::{Level, Link};
 use parking_lot::Mutex;
 use recent::Recent;
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 use uuid::Uuid;
+use way::Way;
 
 pub use connect::check;
 pub use schema::migrate;
 
 pub struct CassandraStore {
-    link: Arc<Link>,
+    way: Arc<Way>,
     heads: Heads,
     /// (notification, user) pairs that are in the indexes of the delivery log.
     indexed: Mutex<Recent<(Uuid, UserId), ()>>,
     looked: scheduled::Looked,
     region: Region,
-    probe: tokio::task::AbortHandle,
+    keeping: tokio::task::AbortHandle,
 }
 
 impl CassandraStore {
@@ -104,25 +106,55 @@ impl CassandraStore {
         node: &Node,
         metrics: &Metrics,
     ) -> Result<CassandraStore, StoreError> {
-        let session = connect::session(config).await?;
-        schema::is_ours(&session, &config.keyspace, &node.namespace).await?;
-        let link = Arc::new(Link::open(session, config, metrics).await?);
-        let probing = Arc::clone(&link);
-        let probe = tokio::spawn(async move { probing.probe_while_away().await });
-        Ok(CassandraStore {
-            link,
+        let way = Way::new(config, node, metrics);
+        way.find().await?;
+        Ok(CassandraStore::by(way, node))
+    }
+
+    /// As [`CassandraStore::open`]; but a cluster that is away is looked for until it is there, and every call fails
+    /// meanwhile.
+    pub async fn await_in_background(
+        config: &DispatcherStore,
+        node: &Node,
+        metrics: &Metrics,
+    ) -> Result<CassandraStore, StoreError> {
+        let way = Way::new(config, node, metrics);
+        match way.find().await {
+            Ok(()) => {}
+            Err(StoreError::Unavailable(why)) => way.is_missing(why),
+            Err(refused) => return Err(refused),
+        }
+        Ok(CassandraStore::by(way, node))
+    }
+
+    fn by(way: Way, node: &Node) -> CassandraStore {
+        let way = Arc::new(way);
+        let kept = way.clone();
+        let keeping = tokio::spawn(async move { kept.keep().await });
+        CassandraStore {
+            way,
             heads: Heads::default(),
             indexed: Mutex::new(Recent::new(limits::INDEXED_REMEMBERED)),
             looked: Default::default(),
             region: node.region.clone(),
-            probe: probe.abort_handle(),
-        })
+            keeping: keeping.abort_handle(),
+        }
+    }
+
+    /// Pending, unless the cluster that was awaited is not this process's: then why.
+    pub fn refusal(&self) -> impl Future<Output = StoreError> + use<> {
+        let way = self.way.clone();
+        async move { way.refusal().await }
+    }
+
+    fn link(&self) -> Result<&Link, StoreError> {
+        self.way.link()
     }
 }
 
 impl Drop for CassandraStore {
     fn drop(&mut self) {
-        self.probe.abort();
+        self.keeping.abort();
     }
 }
 
@@ -195,7 +227,7 @@ impl Store for CassandraStore {
         user: &UserId,
         ids: &[NotificationId],
     ) -> Result<Vec<NotificationId>, StoreError> {
-        let reader = self.link.reader(Level::OrOne);
+        let reader = self.link()?.reader(Level::OrOne);
         let dismissed = self.dismissals(&reader, user.as_str(), ids).await?;
         let is_dismissed = |id: &NotificationId| dismissed.contains(id);
         Ok(ids.iter().copied().filter(is_dismissed).collect())
@@ -264,35 +296,35 @@ impl Store for CassandraStore {
         id: NotificationId,
         now_ms: u64,
     ) -> Result<Idempotency, StoreError> {
-        claims::claim(&self.link, producer, key, body_hash, id, now_ms).await
+        claims::claim(self.link()?, producer, key, body_hash, id, now_ms).await
     }
 
     async fn finish_claim(&self, producer: &str, key: &str) -> Result<(), StoreError> {
-        claims::finish(&self.link, producer, key).await
+        claims::finish(self.link()?, producer, key).await
     }
 
     async fn release_claim(&self, producer: &str, key: &str) -> Result<(), StoreError> {
-        claims::release(&self.link, producer, key).await
+        claims::release(self.link()?, producer, key).await
     }
 
     async fn put_device(&self, device: Device) -> Result<Entered, StoreError> {
-        devices::put(&self.link, &device).await
+        devices::put(self.link()?, &device).await
     }
 
     async fn devices(&self, user: &UserId) -> Result<Vec<Device>, StoreError> {
-        devices::of_user(&self.link, user).await
+        devices::of_user(self.link()?, user).await
     }
 
     async fn remove_device(&self, user: &UserId, id: &DeviceId) -> Result<bool, StoreError> {
-        devices::remove(&self.link, user, id).await
+        devices::remove(self.link()?, user, id).await
     }
 
     async fn remove_gone(&self, device: &Device) -> Result<bool, StoreError> {
-        devices::remove_gone(&self.link, device).await
+        devices::remove_gone(self.link()?, device).await
     }
 
     async fn quarantine(&self, device: &Device, now_ms: u64) -> Result<bool, StoreError> {
-        quarantine::put(&self.link, device, now_ms).await
+        quarantine::put(self.link()?, device, now_ms).await
     }
 
     async fn quarantined(
@@ -301,11 +333,11 @@ impl Store for CassandraStore {
         after: Option<&(UserId, DeviceId)>,
         limit: usize,
     ) -> Result<Quarantined, StoreError> {
-        quarantine::page(&self.link, kind, after, limit).await
+        quarantine::page(self.link()?, kind, after, limit).await
     }
 
     async fn release(&self, device: &Device, release: Release) -> Result<bool, StoreError> {
-        quarantine::release(&self.link, device, release).await
+        quarantine::release(self.link()?, device, release).await
     }
 
     async fn put_preferences(
@@ -313,7 +345,7 @@ impl Store for CassandraStore {
         user: &UserId,
         preferences: &Preferences,
     ) -> Result<(), StoreError> {
-        preferences::put(&self.link, user, preferences).await
+        preferences::put(self.link()?, user, preferences).await
     }
 
     async fn switch_off(
@@ -322,22 +354,22 @@ impl Store for CassandraStore {
         notification_type: &str,
         channel: Channel,
     ) -> Result<(), StoreError> {
-        preferences::switch_off(&self.link, user, notification_type, channel).await
+        preferences::switch_off(self.link()?, user, notification_type, channel).await
     }
 
     async fn preferences(&self, users: &[UserId]) -> Result<Vec<Preferences>, StoreError> {
-        preferences::of_users(&self.link, users).await
+        preferences::of_users(self.link()?, users).await
     }
 
     async fn suppress(&self, suppressions: Vec<Suppression>) -> Result<(), StoreError> {
-        suppressions::put(&self.link, &suppressions).await
+        suppressions::put(self.link()?, &suppressions).await
     }
 
     async fn suppressed(
         &self,
         addresses: &[String],
     ) -> Result<Vec<Option<Suppression>>, StoreError> {
-        suppressions::find(&self.link, addresses).await
+        suppressions::find(self.link()?, addresses).await
     }
 
     async fn suppressions(
@@ -345,11 +377,11 @@ impl Store for CassandraStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Suppression>, StoreError> {
-        suppressions::page(&self.link, after, limit).await
+        suppressions::page(self.link()?, after, limit).await
     }
 
     async fn unsuppress(&self, address: &str) -> Result<bool, StoreError> {
-        suppressions::remove(&self.link, address).await
+        suppressions::remove(self.link()?, address).await
     }
 
     async fn handle_dead_letter(
@@ -357,19 +389,19 @@ impl Store for CassandraStore {
         at: DeadLetterAt,
         handled: Handled,
     ) -> Result<(), StoreError> {
-        dead_letters::put(&self.link, at, handled).await
+        dead_letters::put(self.link()?, at, handled).await
     }
 
     async fn handled_dead_letter(&self, at: DeadLetterAt) -> Result<Option<Handled>, StoreError> {
-        dead_letters::find(&self.link, at).await
+        dead_letters::find(self.link()?, at).await
     }
 
     async fn schedule(&self, scheduled: Scheduled) -> Result<(), StoreError> {
-        scheduled::put(&self.link, &scheduled).await
+        scheduled::put(self.link()?, &scheduled).await
     }
 
     async fn scheduled(&self, id: NotificationId) -> Result<Option<u64>, StoreError> {
-        scheduled::due_ms(&self.link, id).await
+        scheduled::due_ms(self.link()?, id).await
     }
 
     async fn take_due(
@@ -378,27 +410,27 @@ impl Store for CassandraStore {
         until_ms: u64,
         limit: usize,
     ) -> Result<Vec<Scheduled>, StoreError> {
-        scheduled::take_due(&self.link, &self.looked, now_ms, until_ms, limit).await
+        scheduled::take_due(self.link()?, &self.looked, now_ms, until_ms, limit).await
     }
 
     async fn remove_scheduled(&self, ids: &[NotificationId]) -> Result<(), StoreError> {
-        scheduled::remove(&self.link, ids).await
+        scheduled::remove(self.link()?, ids).await
     }
 
     async fn cancel_scheduled(&self, id: NotificationId) -> Result<Cancelled, StoreError> {
-        scheduled::cancel(&self.link, id).await
+        scheduled::cancel(self.link()?, id).await
     }
 
     async fn put_api_key(&self, key: ApiKey) -> Result<(), StoreError> {
-        keys::put(&self.link, &key).await
+        keys::put(self.link()?, &key).await
     }
 
     async fn api_key(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
-        keys::by_hash(&self.link, hash).await
+        keys::by_hash(self.link()?, hash).await
     }
 
     async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
-        keys::all(&self.link).await
+        keys::all(self.link()?).await
     }
 
     fn forget_heads(&self) {
@@ -410,6 +442,10 @@ impl Store for CassandraStore {
     }
 
     fn healthy(&self) -> bool {
-        self.link.healthy()
+        self.link().is_ok_and(Link::healthy)
+    }
+
+    fn missing(&self) -> Option<String> {
+        self.link().err().map(|error| error.to_string())
     }
 }

@@ -104,7 +104,7 @@ impl CassandraStore {
         stream: &str,
         entries: &[(usize, Entry<'_>)],
     ) -> Result<Ground, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
+        let reader = self.link()?.reader(Level::Quorum);
         let positions = entries.iter().map(|(_, entry)| entry);
         let first = positions
             .min_by_key(|entry| entry.pos)

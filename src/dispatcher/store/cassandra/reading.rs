@@ -49,7 +49,7 @@ impl CassandraStore {
         after: Option<Position>,
         limit: usize,
     ) -> Result<RowsAfter, StoreError> {
-        let reader = self.link.reader(Level::OrOne);
+        let reader = self.link()?.reader(Level::OrOne);
         let Some(newest) = self.newest_bucket(&reader, stream).await? else {
             let after = after.unwrap_or(Position::START);
             return Ok(RowsAfter {
@@ -168,7 +168,7 @@ impl CassandraStore {
         before: Option<Position>,
         limit: usize,
     ) -> Result<Vec<Row>, StoreError> {
-        let reader = self.link.reader(Level::OrOne);
+        let reader = self.link()?.reader(Level::OrOne);
         match self.newest_bucket(&reader, stream).await? {
             Some(newest) => {
                 self.walk_down(&reader, stream, newest, before, limit, true)
@@ -249,7 +249,7 @@ impl CassandraStore {
         user: &UserId,
         id: NotificationId,
     ) -> Result<Option<Row>, StoreError> {
-        let reader = self.link.reader(Level::OrOne);
+        let reader = self.link()?.reader(Level::OrOne);
         let newest = bucket::newest(unix_ms());
         let place = self.place(&reader, user.as_str(), id, None, newest).await?;
         let Some(place) = place else {
@@ -284,7 +284,7 @@ impl CassandraStore {
     /// The user has it: a notification of the inbox, a broadcast, or one whose fate is logged already (a record may
     /// reach a gateway before its row is stored).
     pub(super) async fn has(&self, user: &UserId, id: NotificationId) -> Result<bool, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
+        let reader = self.link()?.reader(Level::Quorum);
         let newest = bucket::newest(unix_ms());
         for stream in [user.as_str(), BROADCASTS] {
             let kind = Some(RowKind::Notification);
@@ -308,7 +308,7 @@ impl CassandraStore {
         user: &str,
         ids: &[NotificationId],
     ) -> Result<HashSet<NotificationId>, StoreError> {
-        self.receipts(&self.link.reader(level), user, ids).await
+        self.receipts(&self.link()?.reader(level), user, ids).await
     }
 
     async fn receipts(
@@ -358,13 +358,13 @@ impl CassandraStore {
         user: &str,
         ids: &[NotificationId],
     ) -> Result<Vec<NotificationId>, StoreError> {
-        let statement = &self.link.statements.put_dismissal;
+        let statement = &self.link()?.statements.put_dismissal;
         let dismiss = ids.iter().map(|id| async move {
             if self.position_of_broadcast(*id).await?.is_none() {
                 return Ok(None);
             }
             let values = (user, bucket::of_id(*id), id.0);
-            self.link.write(statement, values).await?;
+            self.link()?.write(statement, values).await?;
             Ok(Some(*id))
         });
         let dismissed = all(dismiss.collect()).await?;
@@ -396,7 +396,7 @@ impl CassandraStore {
         after: Position,
         limit: usize,
     ) -> Result<Vec<Row>, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
+        let reader = self.link()?.reader(Level::Quorum);
         let mut rows = Vec::new();
         let Some(newest) = self.newest_bucket(&reader, stream).await? else {
             return Ok(rows);
@@ -418,7 +418,7 @@ impl CassandraStore {
     /// Counts among the user's newest [`limits::UNREAD_ROWS`] rows and the newest [`limits::UNREAD_BROADCASTS`]
     /// broadcasts, without what is read, superseded or expired.
     pub(super) async fn count_unread(&self, user: &UserId, now_ms: u64) -> Result<u64, StoreError> {
-        let reader = self.link.reader(Level::OrOne);
+        let reader = self.link()?.reader(Level::OrOne);
         let user = user.as_str();
         let (own, all) = tokio::try_join!(
             self.alive(&reader, user, limits::UNREAD_ROWS, now_ms),

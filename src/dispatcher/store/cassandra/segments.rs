@@ -41,14 +41,14 @@ struct Stored {
 impl Segments for CassandraStore {
     async fn make_segment(&self, segment: &Segment) -> Result<(), StoreError> {
         let values = (segment.id.0, &segment.producer, ms(segment.created_ms));
-        self.link
-            .write(&self.link.statements.put_segment, values)
+        self.link()?
+            .write(&self.link()?.statements.put_segment, values)
             .await
     }
 
     async fn segment(&self, id: SegmentId) -> Result<Option<Segment>, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
-        let statement = &self.link.statements.segment;
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.segment;
         let found = reader.first::<(String, i64)>(statement, (id.0,)).await?;
         Ok(found.map(|(producer, created_ms)| Segment {
             id,
@@ -63,23 +63,25 @@ impl Segments for CassandraStore {
         users: &[UserId],
         now_ms: u64,
     ) -> Result<(), StoreError> {
-        let statements = &self.link.statements;
+        let statements = &self.link()?.statements;
         let add = users.iter().map(|user| async move {
             let name = user.as_str();
             // Where it is first: what is forgotten is found by it.
             let of_user = (name, id.0, ms(now_ms));
-            self.link
+            self.link()?
                 .write(&statements.put_segment_of_user, of_user)
                 .await?;
             let values = (id.0, slice_of(user), name);
-            self.link.write(&statements.put_segment_user, values).await
+            self.link()?
+                .write(&statements.put_segment_user, values)
+                .await
         });
         all(add.collect()).await.map(drop)
     }
 
     async fn segment_size(&self, id: SegmentId) -> Result<u64, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
-        let statement = &self.link.statements.count_segment_users;
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.count_segment_users;
         let counts = (0..SLICES).map(|slice| reader.first::<(i64,)>(statement, (id.0, slice)));
         let counts = all(counts.collect()).await?;
         Ok(counts
@@ -95,8 +97,8 @@ impl Segments for CassandraStore {
         after: Option<&UserId>,
         limit: usize,
     ) -> Result<Vec<UserId>, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
-        let statement = &self.link.statements.segment_users;
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.segment_users;
         let (first, mut behind) = match after {
             None => (0, ""),
             Some(user) => (slice_of(user), user.as_str()),
@@ -120,7 +122,7 @@ impl Segments for CassandraStore {
     }
 
     async fn remove_segment(&self, id: SegmentId) -> Result<bool, StoreError> {
-        let statements = &self.link.statements;
+        let statements = &self.link()?.statements;
         let was_there = self.segment(id).await?.is_some();
         loop {
             let users = self.segment_users(id, None, limits::FAN_OUT_CHUNK).await?;
@@ -130,12 +132,14 @@ impl Segments for CassandraStore {
             let remove = users.iter().map(|user| self.leave_segment(id, user));
             all(remove.collect()).await?;
         }
-        self.link.write(&statements.remove_segment, (id.0,)).await?;
+        self.link()?
+            .write(&statements.remove_segment, (id.0,))
+            .await?;
         Ok(was_there)
     }
 
     async fn begin_send(&self, send: &SegmentSend, from_ms: u64) -> Result<(), StoreError> {
-        let statements = &self.link.statements;
+        let statements = &self.link()?.statements;
         let record = &send.record;
         let values = (
             send.id.0,
@@ -145,9 +149,9 @@ impl Segments for CassandraStore {
             ms(send.users),
             ms(from_ms),
         );
-        let begun = self.link.compare_and_set(&statements.put_send, values);
+        let begun = self.link()?.compare_and_set(&statements.put_send, values);
         begun.await?;
-        self.link
+        self.link()?
             .write(&statements.put_running_send, (send.id.0,))
             .await
     }
@@ -162,8 +166,8 @@ impl Segments for CassandraStore {
         now_ms: u64,
         until_ms: u64,
     ) -> Result<Option<SegmentSend>, StoreError> {
-        let statements = &self.link.statements;
-        let reader = self.link.reader(Level::Quorum);
+        let statements = &self.link()?.statements;
+        let reader = self.link()?.reader(Level::Quorum);
         let running = reader
             .rows::<(Uuid,)>(&statements.running_sends, ())
             .await?;
@@ -171,7 +175,7 @@ impl Segments for CassandraStore {
             let stored = self.stored_send(id).await?;
             let is_open = |stored: &&Stored| stored.state == SendProgress::Running.as_str();
             let Some(open) = stored.as_ref().filter(is_open) else {
-                let gone = self.link.write(&statements.remove_running_send, (id.0,));
+                let gone = self.link()?.write(&statements.remove_running_send, (id.0,));
                 gone.await?;
                 continue;
             };
@@ -179,7 +183,7 @@ impl Segments for CassandraStore {
                 continue;
             }
             let values = (ms(until_ms), id.0, open.taken_until_ms);
-            let taken = self.link.compare_and_set(&statements.take_send, values);
+            let taken = self.link()?.compare_and_set(&statements.take_send, values);
             if is_applied(&taken.await?)? {
                 return stored.map(|stored| stored.into_send(id)).transpose();
             }
@@ -195,8 +199,8 @@ impl Segments for CassandraStore {
             ms(until_ms),
             send.id.0,
         );
-        let statement = &self.link.statements.advance_send;
-        let advanced = self.link.compare_and_set(statement, values);
+        let statement = &self.link()?.statements.advance_send;
+        let advanced = self.link()?.compare_and_set(statement, values);
         is_applied(&advanced.await?)
     }
 
@@ -207,8 +211,8 @@ impl Segments for CassandraStore {
                 Some(send) if send.state != SendProgress::Running => return Ok(Cancelled::TooLate),
                 Some(_) => {}
             }
-            let statement = &self.link.statements.cancel_send;
-            let cancelled = self.link.compare_and_set(statement, (id.0,));
+            let statement = &self.link()?.statements.cancel_send;
+            let cancelled = self.link()?.compare_and_set(statement, (id.0,));
             if is_applied(&cancelled.await?)? {
                 return Ok(Cancelled::Yes);
             }
@@ -219,18 +223,20 @@ impl Segments for CassandraStore {
 
 impl CassandraStore {
     async fn stored_send(&self, id: NotificationId) -> Result<Option<Stored>, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
-        let statement = &self.link.statements.send;
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.send;
         reader.first::<Stored>(statement, (id.0,)).await
     }
 
     async fn leave_segment(&self, id: SegmentId, user: &UserId) -> Result<(), StoreError> {
-        let statements = &self.link.statements;
+        let statements = &self.link()?.statements;
         let values = (id.0, slice_of(user), user.as_str());
-        let of_segment = self.link.write(&statements.remove_segment_user, values);
+        let of_segment = self.link()?.write(&statements.remove_segment_user, values);
         of_segment.await?;
         let values = (user.as_str(), id.0);
-        let of_user = self.link.write(&statements.remove_segment_of_user, values);
+        let of_user = self
+            .link()?
+            .write(&statements.remove_segment_of_user, values);
         of_user.await
     }
 
@@ -240,8 +246,8 @@ impl CassandraStore {
         user: &UserId,
         until_ms: u64,
     ) -> Result<u64, StoreError> {
-        let reader = self.link.reader(Level::Quorum);
-        let statement = &self.link.statements.segments_of_user;
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.segments_of_user;
         let found = reader.rows::<(Uuid, i64)>(statement, (user.as_str(),));
         let found = found.await?.into_iter();
         let older = found.filter(|(_, added_ms)| *added_ms <= ms(until_ms));
