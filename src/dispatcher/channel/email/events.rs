@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! * nobody without the secret suppresses an address, and what was signed a while ago counts no more;
-//! * only what is final suppresses: a full mailbox may have room tomorrow.
+//! * only what is final suppresses: a full mailbox may have room tomorrow; and no report lifts what another one said.
 
 use super::signing_keys;
 use crate::{
@@ -213,11 +213,15 @@ fn ses(body: &[u8], field: &str, now_ms: u64) -> Result<Told, Refusal> {
         Report {
             complaint: Some(complaint),
             ..
-        } => (
-            complaint.complained_recipients,
-            Some(SuppressedFor::Complaint),
-            complaint.complaint_feedback_type,
-        ),
+        } => {
+            let kind = complaint.complaint_feedback_type;
+            // The feedback type of RFC 6430 by which a mail is taken out of the spam folder.
+            let is_praise = kind
+                .as_deref()
+                .is_some_and(|kind| kind.eq_ignore_ascii_case("not-spam"));
+            let cause = (!is_praise).then_some(SuppressedFor::Complaint);
+            (complaint.complained_recipients, cause, kind)
+        }
         _ => {
             told.ignored = 1;
             return Ok(told);
@@ -356,6 +360,7 @@ mod tests {
         let soft = hard.replace("Permanent", "Transient");
         let complained = r#"{"eventType":"Complaint","complaint":{"complainedRecipients":[{"emailAddress":"jane@example.com"}],
             "complaintFeedbackType":"abuse","feedbackId":"f"},"mail":{}}"#;
+        let praised = complained.replace("abuse", "not-spam");
         let delivered = r#"{"notificationType":"Delivery","delivery":{"recipients":["jane@example.com"]},"mail":{}}"#;
         let of_bounce = [bounce("jane@example.com", "smtp; 550 5.1.1 user unknown")];
         let of_complaint = [complaint("jane@example.com", "abuse")];
@@ -363,6 +368,7 @@ mod tests {
             (hard, &of_bounce[..], 0),
             (&soft, &[], 1),
             (complained, &of_complaint[..], 0),
+            (&praised, &[], 1),
             (delivered, &[], 1),
         ] {
             let wrapped = serde_json::json!({
