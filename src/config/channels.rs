@@ -7,7 +7,10 @@ use super::{
 };
 use crate::limits;
 use serde::{Deserialize, Serialize};
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 /// All of them.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +64,12 @@ pub struct Email {
     pub unsubscribe_key_file: Option<PathBuf>,
     /// Signs what is told of mails that came back; without it nobody is listened to.
     pub events_secret_file: Option<PathBuf>,
+    /// Topics of Amazon SNS, by their ARNs, that tell of mails too, signed by SNS itself.
+    pub sns_topics: Vec<String>,
+    /// Dialled in the place of their hosts.
+    pub sns_address: Option<SocketAddr>,
+    /// Who may sign these hosts' certificates; default: the system's list.
+    pub sns_ca_file: Option<PathBuf>,
 }
 
 /// One of `email.dkim`.
@@ -92,6 +101,9 @@ impl Default for Email {
             unsubscribe_url: None,
             unsubscribe_key_file: None,
             events_secret_file: None,
+            sns_topics: Vec::new(),
+            sns_address: None,
+            sns_ca_file: None,
         }
     }
 }
@@ -148,6 +160,11 @@ impl Email {
         within("email.dkim", self.dkim.len(), 0..=limits::DKIM_KEYS)?;
         let mut keys = self.dkim.iter().enumerate();
         keys.try_for_each(|(at, key)| key.check(at))?;
+        within(
+            "email.sns_topics",
+            self.sns_topics.len(),
+            0..=limits::SNS_TOPICS,
+        )?;
         self.check_unsubscribe()?;
         let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
         let Some(relay) = &self.relay else {

@@ -163,6 +163,19 @@ pub const EMAIL_EVENTS_BYTES: usize = 256 * super::KIB;
 pub const WEBHOOK_SIGNATURES: usize = 8;
 /// A report counts for so long after it was signed, and before. Over: 403.
 pub const WEBHOOK_AGE: Duration = Duration::from_secs(300);
+/// (config) Topics of Amazon SNS that are listened to, and bytes of a topic's name. Over: refused at the start.
+pub const SNS_TOPICS: usize = 16;
+pub const SNS_ARN_BYTES: usize = 512;
+/// Of what SNS says to visit. Over: 403.
+pub const SNS_URL_BYTES: usize = 2 * super::KIB;
+/// SNS tries to hand a message over for up to an hour; beside that clocks differ. Over: 403.
+pub const SNS_AGE: Duration = Duration::from_secs(3_600 + 300);
+/// One request to SNS, and its certificates that are asked for at once. Over: 503, and it comes again by itself.
+pub const SNS_TIMEOUT: Duration = Duration::from_secs(5);
+pub const SNS_FETCHES: usize = 4;
+/// Certificates that are kept, and how long. Over: all are fetched anew.
+pub const SNS_CERTIFICATES: usize = 16;
+pub const SNS_CERTIFICATE_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Of why an address is suppressed. Over: cut off.
 pub const SUPPRESSION_REASON_CHARS: usize = 500;
 /// Of what a provider calls a message, as the delivery log keeps it. Over: cut off.

@@ -28,6 +28,7 @@ mod scheduled;
 mod second_look;
 mod segments;
 mod sms;
+mod sns;
 mod spending;
 mod spool;
 mod suppressions;

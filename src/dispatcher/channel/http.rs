@@ -3,7 +3,7 @@
 use super::Answer;
 use crate::{config::ConfigError, limits};
 use reqwest::{
-    Certificate, Client, RequestBuilder, Response, StatusCode, header::RETRY_AFTER,
+    Certificate, Client, ClientBuilder, RequestBuilder, Response, StatusCode, header::RETRY_AFTER,
     redirect::Policy,
 };
 use std::{
@@ -18,26 +18,28 @@ pub fn client(
     ca_file: Option<&Path>,
     at_once: usize,
 ) -> Result<Client, ConfigError> {
-    let mut builder = Client::builder()
-        .https_only(true)
-        .redirect(Policy::none())
-        .user_agent("herald")
+    let client = builder(&format!("{section}.ca_file"), ca_file)?
         .http2_keep_alive_interval(limits::PUSH_PING)
         .http2_keep_alive_timeout(limits::PUSH_PING_TIMEOUT)
-        .pool_max_idle_per_host(at_once);
-    if let Some(path) = ca_file {
-        let refused = |problem: String| {
-            let problem = format!("{} {problem}", path.display());
-            ConfigError::new(format!("{section}.ca_file"), problem)
-        };
-        let pem =
-            std::fs::read(path).map_err(|error| refused(format!("can't be read: {error}")))?;
-        let authority = Certificate::from_pem(&pem)
-            .map_err(|error| refused(format!("is no certificate: {error}")))?;
-        builder = builder.tls_certs_only([authority]);
-    }
-    let client = builder.build();
+        .pool_max_idle_per_host(at_once)
+        .build();
     client.map_err(|error| ConfigError::new(section, error.to_string()))
+}
+
+/// Of such a client. `key` names the file.
+pub fn builder(key: &str, ca_file: Option<&Path>) -> Result<ClientBuilder, ConfigError> {
+    let builder = Client::builder()
+        .https_only(true)
+        .redirect(Policy::none())
+        .user_agent("herald");
+    let Some(path) = ca_file else {
+        return Ok(builder);
+    };
+    let refused = |problem: String| ConfigError::new(key, format!("{} {problem}", path.display()));
+    let pem = std::fs::read(path).map_err(|error| refused(format!("can't be read: {error}")))?;
+    let authority = Certificate::from_pem(&pem)
+        .map_err(|error| refused(format!("is no certificate: {error}")))?;
+    Ok(builder.tls_certs_only([authority]))
 }
 
 /// `host[:port]` of a URL that is only that.

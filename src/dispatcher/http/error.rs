@@ -72,7 +72,7 @@ impl ApiError {
         ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
     }
 
-    fn unavailable(message: impl Into<String>) -> ApiError {
+    pub fn unavailable(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 }

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     dispatcher::{
-        channel::email::events::{self, Signed},
+        channel::email::{
+            events::{self, Events, Signed, Told},
+            sns::{Given, SnsError},
+        },
         suppression::{Suppression, normal},
         unix_ms,
     },
@@ -30,21 +33,19 @@ pub async fn tell(
 ) -> Result<Json<Value>, ApiError> {
     let events = shared.channels.email_events();
     let events = events.ok_or_else(|| {
-        ApiError::not_found("nothing is told of e-mail here: see email.events_secret_file")
+        ApiError::not_found(
+            "nothing is told of e-mail here: see email.events_secret_file and email.sns_topics",
+        )
     })?;
-    let header = |name: &str| {
-        let value = headers.get(name).and_then(|value| value.to_str().ok());
-        value.unwrap_or_default()
-    };
-    let signed = Signed {
-        id: header("webhook-id"),
-        at: header("webhook-timestamp"),
-        signatures: header("webhook-signature"),
-    };
     let now_ms = unix_ms();
-    let verified = events.verify(signed, &body, now_ms);
-    verified.map_err(|error| ApiError::unsigned(error.to_string()))?;
-    let told = events::read(&body, now_ms)?;
+    let told = match is_of_sns(&headers) {
+        true => told_by_sns(events, &body, now_ms).await?,
+        false => {
+            let verified = events.verify(signed(&headers), &body, now_ms);
+            verified.map_err(|error| ApiError::unsigned(error.to_string()))?;
+            events::read(&body, now_ms)?
+        }
+    };
     let counter = &shared.metrics.email_events;
     counter
         .with_label_values(&["ignored"])
@@ -59,6 +60,46 @@ pub async fn tell(
     Ok(Json(
         json!({ "suppressed": count, "ignored": told.ignored }),
     ))
+}
+
+/// What a function between SNS and us has signed is not SNS's any more.
+fn is_of_sns(headers: &HeaderMap) -> bool {
+    headers.contains_key("x-amz-sns-message-type") && !headers.contains_key("webhook-signature")
+}
+
+fn signed(headers: &HeaderMap) -> Signed<'_> {
+    let header = |name: &str| {
+        let value = headers.get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default()
+    };
+    Signed {
+        id: header("webhook-id"),
+        at: header("webhook-timestamp"),
+        signatures: header("webhook-signature"),
+    }
+}
+
+async fn told_by_sns(events: &Events, body: &[u8], now_ms: u64) -> Result<Told, ApiError> {
+    let sns = events.sns().ok_or_else(|| {
+        ApiError::unsigned("no topic of Amazon SNS is listened to: see email.sns_topics")
+    })?;
+    Ok(match sns.take(body, now_ms).await? {
+        Given::Report(report) => events::of_ses(&report, now_ms)?,
+        Given::Nothing => Told {
+            ignored: 1,
+            ..Told::default()
+        },
+    })
+}
+
+impl From<SnsError> for ApiError {
+    fn from(error: SnsError) -> ApiError {
+        match error {
+            SnsError::Malformed(refusal) => refusal.into(),
+            SnsError::Unsigned { .. } => ApiError::unsigned(error.to_string()),
+            SnsError::Away { .. } => ApiError::unavailable(error.to_string()),
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -10,20 +10,29 @@ use tokio_rustls::rustls::{
 /// Makes an authority (`ca.pem`, `ca.key`) and, for each of `names`, `<name>.pem` and `<name>.key` signed by
 /// it, good for 127.0.0.1 on both sides of a connection.
 pub fn make(directory: &Path, names: &[&str]) {
-    const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    let address = "subjectAltName=IP:127.0.0.1\n";
-    std::fs::write(directory.join("names"), address).expect("a file");
     let authority = "-keyout ca.key -out ca.pem -days 2 -subj /CN=authority";
-    openssl(directory, &format!("req -x509 {KEY} {authority}"));
+    openssl(directory, &format!("req -x509 {EC_KEY} {authority}"));
     for name in names {
-        let request = format!("-keyout {name}.key -out {name}.csr -subj /CN={name}");
-        openssl(directory, &format!("req {KEY} {request}"));
-        let signed = format!("-in {name}.csr -out {name}.pem -days 2 -extfile names");
-        openssl(
-            directory,
-            &format!("x509 -req -CA ca.pem -CAkey ca.key -CAcreateserial {signed}"),
-        );
+        issue(directory, name, EC_KEY, "IP:127.0.0.1");
     }
+}
+
+/// For `openssl req`.
+pub const EC_KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+pub const RSA_KEY: &str = "-newkey rsa:2048 -nodes";
+
+/// Makes `<name>.pem` and `<name>.key`, signed by the authority that [`make`] has made there, with this common name and
+/// these others (`DNS:…`, `IP:…`).
+pub fn issue(directory: &Path, name: &str, key: &str, others: &str) {
+    let others = format!("subjectAltName={others}\n");
+    std::fs::write(directory.join("names"), others).expect("a file");
+    let request = format!("-keyout {name}.key -out {name}.csr -subj /CN={name}");
+    openssl(directory, &format!("req {key} {request}"));
+    let signed = format!("-in {name}.csr -out {name}.pem -days 2 -extfile names");
+    openssl(
+        directory,
+        &format!("x509 -req -CA ca.pem -CAkey ca.key -CAcreateserial {signed}"),
+    );
 }
 
 /// A client that trusts the authority of [`make`], and resumes what it can.

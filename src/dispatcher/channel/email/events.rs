@@ -1,13 +1,14 @@
 //! What became of mails that a relay took: bounces and complaints, told by whoever runs the relay.
 //!
 //! In two shapes: our own, and that of Amazon SES (as SNS wraps it, or without). Signed as
-//! [Standard Webhooks](https://www.standardwebhooks.com) has it: HMAC-SHA256 over id, time and body.
+//! [Standard Webhooks](https://www.standardwebhooks.com) has it: HMAC-SHA256 over id, time and body; or by SNS ([`Sns`]).
 //!
 //! Invariants:
-//! * nobody without the secret suppresses an address, and what was signed a while ago counts no more;
+//! * nobody without the secret, and no topic that is not named, suppresses an address, and what was signed a while ago
+//!   counts no more;
 //! * only what is final suppresses: a full mailbox may have room tomorrow; and no report lifts what another one said.
 
-use super::signing_keys;
+use super::{signing_keys, sns::Sns};
 use crate::{
     config::{self, ConfigError},
     dispatcher::{
@@ -26,8 +27,9 @@ use thiserror::Error;
 const KEY: &str = "email.events_secret_file";
 
 pub struct Events {
-    /// Each is good.
+    /// Each is good; none where nobody signs with a secret.
     keys: ArcSwap<Vec<hmac::Key>>,
+    sns: Option<Sns>,
 }
 
 /// Headers of a request, as they came.
@@ -61,9 +63,19 @@ pub struct Told {
 impl Events {
     /// `None` where nobody tells.
     pub fn from_config(config: &config::Email) -> Result<Option<Events>, ConfigError> {
-        Ok(keys(config)?.map(|keys| Events {
-            keys: ArcSwap::from_pointee(keys),
+        let (keys, sns) = (keys(config)?, Sns::from_config(config)?);
+        if keys.is_none() && sns.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Events {
+            keys: ArcSwap::from_pointee(keys.unwrap_or_default()),
+            sns,
         }))
+    }
+
+    /// Where topics of it are listened to.
+    pub fn sns(&self) -> Option<&Sns> {
+        self.sns.as_ref()
     }
 
     /// Reads the secrets again; what can't be read changes nothing.
@@ -128,7 +140,7 @@ pub fn read(body: &[u8], now_ms: u64) -> Result<Told, Refusal> {
         Shape {
             sns_message: Some(message),
             ..
-        } => ses(message.as_bytes(), "Message", now_ms),
+        } => of_ses(&message, now_ms),
         Shape {
             notification_type: None,
             event_type: None,
@@ -167,6 +179,11 @@ fn own(body: &[u8], now_ms: u64) -> Result<Told, Refusal> {
             .map_err(|problem| Refusal::field("events.address", problem))?;
     }
     Ok(told)
+}
+
+/// Reads what SNS was given by Amazon SES.
+pub fn of_ses(report: &str, now_ms: u64) -> Result<Told, Refusal> {
+    ses(report.as_bytes(), "Message", now_ms)
 }
 
 /// A notification or an event of Amazon SES; what else it may say is not ours to judge.

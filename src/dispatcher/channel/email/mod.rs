@@ -9,6 +9,7 @@
 
 mod dkim;
 pub mod events;
+pub mod sns;
 pub mod unsubscribe;
 
 use super::{Answer, Message, Pace, Provider};
