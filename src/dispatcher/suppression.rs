@@ -1,8 +1,15 @@
 //! E-mail addresses that are not sent to: their mailbox is not there, or who reads it has complained.
+//!
+//! Of an address that went with its forgotten user a mark is kept for as long as the erasure is known: by it a bounce is
+//! recognised that is told of afterwards, and the address is not stored once more. The mark does not say what it was.
 
-use super::devices::{Device, DeviceKind};
+use super::{
+    devices::{Device, DeviceKind},
+    store::{SharedStore, StoreError},
+};
 use crate::limits;
-use std::{collections::BTreeSet, str::FromStr};
+use aws_lc_rs::digest;
+use std::{collections::BTreeSet, fmt::Write, str::FromStr};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SuppressedFor {
@@ -10,6 +17,8 @@ pub enum SuppressedFor {
     HardBounce,
     /// Somebody called a mail spam.
     Complaint,
+    /// It is a mark: who had the address is forgotten.
+    Erased,
 }
 
 impl SuppressedFor {
@@ -17,6 +26,7 @@ impl SuppressedFor {
         match self {
             SuppressedFor::HardBounce => "hard_bounce",
             SuppressedFor::Complaint => "complaint",
+            SuppressedFor::Erased => "erased",
         }
     }
 }
@@ -25,14 +35,15 @@ impl FromStr for SuppressedFor {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let all = [SuppressedFor::HardBounce, SuppressedFor::Complaint];
+        use SuppressedFor::{Complaint, Erased, HardBounce};
+        let all = [HardBounce, Complaint, Erased];
         all.into_iter().find(|one| one.as_str() == text).ok_or(())
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suppression {
-    /// In the form of [`normal`].
+    /// In the form of [`normal`], or of [`mark_of`].
     pub address: String,
     pub cause: SuppressedFor,
     /// What was said of it; may be empty.
@@ -53,7 +64,77 @@ impl Suppression {
             at_ms,
         }
     }
+
+    /// The mark of an address whose user asked at this moment to be forgotten.
+    pub fn erased(address: &str, at_ms: u64) -> Suppression {
+        Suppression {
+            address: mark_of(address),
+            cause: SuppressedFor::Erased,
+            reason: String::new(),
+            at_ms,
+        }
+    }
 }
+
+/// What was told of a mail that came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Returned {
+    pub suppression: Suppression,
+    /// Unix ms at which the mail was sent, where that was told.
+    pub sent_ms: Option<u64>,
+}
+
+/// Without what is of mails to those who are forgotten since; and how much that was.
+pub async fn left(
+    store: &SharedStore,
+    returned: Vec<Returned>,
+) -> Result<(Vec<Suppression>, usize), StoreError> {
+    let marks: Vec<String> = returned
+        .iter()
+        .map(|one| mark_of(&one.suppression.address))
+        .collect();
+    let marks = store.suppressed(&marks).await?;
+    let count = returned.len();
+    let is_left = |(one, mark): &(Returned, Option<Suppression>)| {
+        let last_ms = mark.as_ref().map(|mark| mark.at_ms + ON_ITS_WAY_MS);
+        // Of a later one somebody else has the address, or its user has come back.
+        last_ms.is_none_or(|last_ms| one.sent_ms.is_some_and(|sent_ms| sent_ms > last_ms))
+    };
+    let left = returned.into_iter().zip(marks).filter(is_left);
+    let left: Vec<Suppression> = left.map(|(one, _)| one.suppression).collect();
+    let dropped = count - left.len();
+    Ok((left, dropped))
+}
+
+/// It was entered: what comes back of it counts.
+pub async fn enter(store: &SharedStore, device: &Device) -> Result<(), StoreError> {
+    if device.kind != DeviceKind::Email {
+        return Ok(());
+    }
+    let mark = mark_of(&device.address);
+    let found = store.suppressed(std::slice::from_ref(&mark)).await?;
+    match found.iter().any(Option::is_some) {
+        true => store.unsuppress(&mark).await.map(drop),
+        false => Ok(()),
+    }
+}
+
+/// How long after an order to forget its user a mail may still be handed over.
+const ON_ITS_WAY_MS: u64 = limits::ERASED_ON_ITS_WAY.as_millis() as u64;
+
+/// Stands in the place of an address, and is none.
+pub fn mark_of(address: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, normal(address).as_bytes());
+    let mut mark = String::from(MARK);
+    for byte in digest.as_ref() {
+        write!(mark, "{byte:02x}").expect("a string takes all");
+    }
+    mark
+}
+
+/// What marks begin with, and what follows the last of them in the order of texts.
+pub const MARK: &str = "erased:";
+pub const BEHIND_MARKS: &str = "erased;";
 
 /// Addresses that differ only in this are one mailbox, whatever the standard allows a server.
 pub fn normal(address: &str) -> String {

@@ -191,3 +191,6 @@ pub const ERASURES_EVERY: Duration = Duration::from_secs(1);
 pub const ERASURE_AFTER: Duration = Duration::from_secs(4);
 pub const ERASURES_AT_ONCE: usize = 16;
 pub const ERASE_ROWS: usize = 1_000;
+/// A mail that was sent so long after an order may still be of before: every dispatcher had to learn of the order, and the
+/// relay's clock may differ.
+pub const ERASED_ON_ITS_WAY: Duration = Duration::from_secs(300);

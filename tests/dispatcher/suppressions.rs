@@ -2,7 +2,7 @@
 
 use crate::{
     email::{enter, relay, state},
-    rig::{Answer, Rig, is},
+    rig::{Answer, Rig, eventually, is},
 };
 use aws_lc_rs::hmac;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -196,6 +196,58 @@ async fn a_report_that_is_not_signed_by_the_secret_or_too_old_suppresses_nobody(
     let deaf = Rig::with_email(&relay(server.address())).await;
     let (status, answer) = tell_as(&deaf, SECRET, 0, body).await;
     assert_eq!(status, 404, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_of_a_user_who_was_erased_is_not_stored_once_more() {
+    let server = SmtpServer::start();
+    let rig = rig(&server).await;
+    let path = "/v1/users/42/erasure";
+    assert_eq!(as_admin(&rig, Method::POST, path).await.status, 202);
+    eventually(|| async {
+        let shown = as_admin(&rig, Method::GET, path).await.body;
+        (shown["state"] == "done").then_some(())
+    })
+    .await;
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now_ms = now_ms.as_millis() as u64;
+    let late = [
+        json!({ "type": "bounce", "address": "Ada@example.com", "permanent": true }),
+        json!({ "type": "complaint", "address": "ada@example.com", "sent_at": now_ms - 60_000 }),
+    ];
+    let body = json!({ "events": late }).to_string();
+    let (status, answer) = tell_as(&rig, SECRET, 0, &body).await;
+    let dropped = json!({ "suppressed": 0, "ignored": 2 });
+    assert_eq!((status, &answer), (200, &dropped));
+    let listed = as_admin(&rig, Method::GET, LIST).await.body;
+    let items = listed["items"].as_array().unwrap();
+    assert_eq!(items.len(), 2, "one of each address: {listed}");
+    for item in items {
+        assert_eq!(item["cause"], "erased");
+        assert!(item["address"].as_str().unwrap().starts_with("erased:"));
+    }
+    let counted = r#"herald_email_events_total{event="erased"} 2"#;
+    assert!(rig.metrics.render().contains(counted));
+
+    // Somebody else has one of them, and the user comes back with the other.
+    let later = json!({
+        "type": "bounce", "address": "ada@example.com", "permanent": true, "sent_at": now_ms + 600_000
+    });
+    tell(&rig, json!([later])).await;
+    enter(&rig, "42", "home", "lovelace@example.org").await;
+    tell(
+        &rig,
+        json!([{ "type": "complaint", "address": "lovelace@example.org" }]),
+    )
+    .await;
+    for address in ["ada@example.com", "lovelace@example.org"] {
+        let path = format!("{LIST}/{address}");
+        assert_eq!(
+            as_admin(&rig, Method::GET, &path).await.status,
+            200,
+            "{address}"
+        );
+    }
 }
 
 #[test]

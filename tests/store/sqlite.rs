@@ -6,9 +6,13 @@ use crate::{
 };
 use herald::{
     config::Node,
-    dispatcher::store::{
-        Appended, Entered, Idempotency, SendState, SharedStore, Store, StoreError,
-        sqlite::{FILE, SqliteStore},
+    dispatcher::{
+        store::{
+            Appended, Entered, Erasure, Forget, Idempotency, SendState, SharedStore, Store,
+            StoreError,
+            sqlite::{FILE, SqliteStore},
+        },
+        suppression::{SuppressedFor, Suppression, mark_of},
     },
     envelope::Fate,
     ids::NotificationId,
@@ -112,6 +116,32 @@ async fn retention_removes_the_old_and_says_what_a_cursor_lost() {
         matches!(again[..], [Appended::Existing { written: true, .. }]),
         "a record that is read again after its row was removed comes to nobody: {again:?}"
     );
+}
+
+#[tokio::test]
+async fn the_mark_of_an_address_goes_with_the_erasure_that_left_it() {
+    let home = Directory::new();
+    let (store, ada) = (home.sqlite(), user("ada"));
+    store
+        .put_device(email(&ada, "work", "ada@example.com"))
+        .await
+        .unwrap();
+    let bounced = Suppression::new("eve@example.com", SuppressedFor::HardBounce, "", 5);
+    store.suppress(vec![bounced.clone()]).await.unwrap();
+    let erasure = Erasure {
+        user: ada.clone(),
+        id: NotificationId::generate(),
+        below: at(1),
+    };
+    store.begin_erasure(&erasure, now_ms()).await.unwrap();
+    store.erase(&erasure).await.unwrap();
+    let asked = [mark_of("ada@example.com"), "eve@example.com".to_owned()];
+    assert_eq!(store.sweep(now_ms()).await, Ok(0));
+    let before = store.suppressed(&asked).await.unwrap();
+    assert!(before.iter().all(Option::is_some), "{before:?}");
+    assert_eq!(store.sweep(past_retention_ms()).await, Ok(2));
+    let after = store.suppressed(&asked).await.unwrap();
+    assert_eq!(after, [None, Some(bounced)]);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::{
         devices::{Device, DeviceKind},
         intake::request::Refusal,
         store::Entered,
-        unix_ms,
+        suppression, unix_ms,
     },
     ids::{DeviceId, IdError, UserId},
     limits,
@@ -30,7 +30,7 @@ pub async fn put(
     let (user, id) = parse(&user, &id)?;
     let device = Device::from_json(user, id, &body, unix_ms())?;
     shared.channels.accept(&device)?;
-    let answer = describe(&device);
+    let (answer, entered) = (describe(&device), device.clone());
     let status = match shared.store.put_device(device).await? {
         Entered::Created => StatusCode::CREATED,
         Entered::Replaced => StatusCode::OK,
@@ -42,6 +42,7 @@ pub async fn put(
             return Err(Refusal::field("id", problem).into());
         }
     };
+    suppression::enter(&shared.store, &entered).await?;
     Ok((status, Json(answer)))
 }
 

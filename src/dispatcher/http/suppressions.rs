@@ -12,7 +12,7 @@ use crate::{
             events::{self, Events, Signed, Told},
             sns::{Given, SnsError},
         },
-        suppression::{Suppression, normal},
+        suppression::{self, Suppression, normal},
         unix_ms,
     },
     limits,
@@ -47,19 +47,18 @@ pub async fn tell(
         }
     };
     let counter = &shared.metrics.email_events;
-    counter
-        .with_label_values(&["ignored"])
-        .inc_by(told.ignored as u64);
-    for suppression in &told.suppressions {
+    let (suppressions, erased) = suppression::left(&shared.store, told.returned).await?;
+    for (event, count) in [("ignored", told.ignored), ("erased", erased)] {
+        counter.with_label_values(&[event]).inc_by(count as u64);
+    }
+    for suppression in &suppressions {
         counter
             .with_label_values(&[suppression.cause.as_str()])
             .inc();
     }
-    let count = told.suppressions.len();
-    shared.store.suppress(told.suppressions).await?;
-    Ok(Json(
-        json!({ "suppressed": count, "ignored": told.ignored }),
-    ))
+    let (count, ignored) = (suppressions.len(), told.ignored + erased);
+    shared.store.suppress(suppressions).await?;
+    Ok(Json(json!({ "suppressed": count, "ignored": ignored })))
 }
 
 /// What a function between SNS and us has signed is not SNS's any more.

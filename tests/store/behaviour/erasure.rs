@@ -10,7 +10,7 @@ use herald::{
         intake::List,
         preferences::Preferences,
         store::{Erasure, Mark, Removed, Scheduled, Segment, SharedStore},
-        suppression::{SuppressedFor, Suppression},
+        suppression::{SuppressedFor, Suppression, mark_of},
     },
     envelope::{Channel, Fate},
     ids::{NotificationId, SegmentId, UserId},
@@ -128,6 +128,11 @@ pub async fn what_is_of_before_an_erasure_is_removed_and_what_is_of_after_stays(
     let asked = ["ada@example.com".to_owned(), "eve@example.com".to_owned()];
     let suppressed = store.suppressed(&asked).await.unwrap();
     assert_eq!(suppressed.iter().flatten().count(), 1);
+    // What comes back of the address is known by its mark; what was entered since has none.
+    let marks = ["ada@example.com", "lovelace@example.org"].map(mark_of);
+    let marked = store.suppressed(&marks).await.unwrap();
+    let expected = Suppression::erased("Ada@Example.com", erasure.id.unix_ms());
+    assert_eq!(marked, [Some(expected), None]);
     let held = store.quarantined(DeviceKind::WebPush, None, 100).await;
     assert!(held.unwrap().devices.iter().all(|one| one.user != ada));
     let wishes = store

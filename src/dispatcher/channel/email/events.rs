@@ -13,13 +13,14 @@ use crate::{
     config::{self, ConfigError},
     dispatcher::{
         intake::{fields::Fields, request::Refusal},
-        suppression::{SuppressedFor, Suppression},
+        suppression::{Returned, SuppressedFor, Suppression},
     },
     limits,
 };
 use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
@@ -55,7 +56,7 @@ pub enum Unsigned {
 /// What a request tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
-    pub suppressions: Vec<Suppression>,
+    pub returned: Vec<Returned>,
     /// Events that change nothing.
     pub ignored: usize,
 }
@@ -150,7 +151,7 @@ pub fn read(body: &[u8], now_ms: u64) -> Result<Told, Refusal> {
     }
 }
 
-/// `{"events":[{"type":"bounce","address":…,"permanent":true,"reason":…},{"type":"complaint",…}]}`
+/// `{"events":[{"type":"bounce","address":…,"permanent":true,"reason":…,"sent_at":…},{"type":"complaint",…}]}`
 fn own(body: &[u8], now_ms: u64) -> Result<Told, Refusal> {
     let mut fields = Fields::read(body)?;
     let events: Vec<&RawValue> = fields.demand("events", "a list of events")?;
@@ -169,13 +170,15 @@ fn own(body: &[u8], now_ms: u64) -> Result<Told, Refusal> {
         let address: String = event.demand("address", "a string")?;
         let permanent = event.take("permanent", "true or false")?.unwrap_or(false);
         let reason: String = event.take("reason", "a string")?.unwrap_or_default();
+        let sent_ms = event.take("sent_at", "Unix ms")?;
         event.finish("an event")?;
         let cause = match (of_type.as_str(), permanent) {
             ("bounce", true) => Some(SuppressedFor::HardBounce),
             ("complaint", _) => Some(SuppressedFor::Complaint),
             _ => None,
         };
-        told.add(cause, &address, &reason, now_ms)
+        let mail = (address.as_str(), sent_ms);
+        told.add(cause, mail, &reason, now_ms)
             .map_err(|problem| Refusal::field("events.address", problem))?;
     }
     Ok(told)
@@ -193,6 +196,14 @@ fn ses(body: &[u8], field: &str, now_ms: u64) -> Result<Told, Refusal> {
     struct Report {
         bounce: Option<Bounce>,
         complaint: Option<Complaint>,
+        #[serde(default)]
+        mail: Mail,
+    }
+    /// The one that came back.
+    #[derive(Default, Deserialize)]
+    struct Mail {
+        #[serde(default)]
+        timestamp: Option<String>,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -218,6 +229,9 @@ fn ses(body: &[u8], field: &str, now_ms: u64) -> Result<Told, Refusal> {
     let report: Report = serde_json::from_slice(body)
         .map_err(|error| refused(format!("is no report of Amazon SES: {error}")))?;
     let mut told = Told::default();
+    let sent_at = report.mail.timestamp.as_deref();
+    let sent_at: Option<Timestamp> = sent_at.and_then(|at| at.parse().ok());
+    let sent_ms = sent_at.and_then(|at| u64::try_from(at.as_millisecond()).ok());
     let (recipients, cause, kind) = match report {
         Report {
             bounce: Some(bounce),
@@ -250,8 +264,8 @@ fn ses(body: &[u8], field: &str, now_ms: u64) -> Result<Told, Refusal> {
     }
     for recipient in recipients {
         let reason = recipient.diagnostic_code.or_else(|| kind.clone());
-        let address = recipient.email_address;
-        told.add(cause, &address, &reason.unwrap_or_default(), now_ms)
+        let mail = (recipient.email_address.as_str(), sent_ms);
+        told.add(cause, mail, &reason.unwrap_or_default(), now_ms)
             .map_err(refused)?;
     }
     Ok(told)
@@ -261,7 +275,7 @@ impl Told {
     fn add(
         &mut self,
         cause: Option<SuppressedFor>,
-        address: &str,
+        (address, sent_ms): (&str, Option<u64>),
         reason: &str,
         now_ms: u64,
     ) -> Result<(), String> {
@@ -276,7 +290,10 @@ impl Told {
         match cause {
             Some(cause) => {
                 let suppression = Suppression::new(address, cause, reason, now_ms);
-                self.suppressions.push(suppression);
+                self.returned.push(Returned {
+                    suppression,
+                    sent_ms,
+                });
             }
             None => self.ignored += 1,
         }
@@ -344,12 +361,19 @@ mod tests {
         assert_eq!(events.verify(good, body, late), Err(Unsigned::Time));
     }
 
-    fn bounce(address: &str, reason: &str) -> Suppression {
-        Suppression::new(address, SuppressedFor::HardBounce, reason, NOW_MS)
+    fn returned(cause: SuppressedFor, address: &str, reason: &str) -> Returned {
+        Returned {
+            suppression: Suppression::new(address, cause, reason, NOW_MS),
+            sent_ms: None,
+        }
     }
 
-    fn complaint(address: &str, reason: &str) -> Suppression {
-        Suppression::new(address, SuppressedFor::Complaint, reason, NOW_MS)
+    fn bounce(address: &str, reason: &str) -> Returned {
+        returned(SuppressedFor::HardBounce, address, reason)
+    }
+
+    fn complaint(address: &str, reason: &str) -> Returned {
+        returned(SuppressedFor::Complaint, address, reason)
     }
 
     #[test]
@@ -365,7 +389,7 @@ mod tests {
             bounce("ada@example.com", "550 5.1.1"),
             complaint("bob@example.com", ""),
         ];
-        assert_eq!((&told.suppressions[..], told.ignored), (&expected[..], 3));
+        assert_eq!((&told.returned[..], told.ignored), (&expected[..], 3));
     }
 
     /// The examples of the service's documentation, shortened.
@@ -393,8 +417,19 @@ mod tests {
             });
             for body in [report.to_owned(), wrapped.to_string()] {
                 let told = read(body.as_bytes(), NOW_MS).unwrap();
-                assert_eq!((&told.suppressions[..], told.ignored), (expected, ignored));
+                assert_eq!((&told.returned[..], told.ignored), (expected, ignored));
             }
+        }
+    }
+
+    #[test]
+    fn when_the_mail_was_sent_is_told_in_both_shapes() {
+        let own = r#"{"events":[{"type":"bounce","address":"a@b.c","permanent":true,"sent_at":1453906778000}]}"#;
+        let ses = r#"{"notificationType":"Complaint","complaint":{"complainedRecipients":[{"emailAddress":"a@b.c"}]},
+            "mail":{"timestamp":"2016-01-27T14:59:38.000Z"}}"#;
+        for body in [own, ses] {
+            let told = read(body.as_bytes(), NOW_MS).unwrap();
+            assert_eq!(told.returned[0].sent_ms, Some(1_453_906_778_000), "{body}");
         }
     }
 
@@ -413,6 +448,10 @@ mod tests {
             (
                 r#"{"events":[{"type":"bounce","address":"ada","permanent":true}]}"#,
                 Some("events.address"),
+            ),
+            (
+                r#"{"events":[{"type":"bounce","address":"a@b.c","sent_at":"soon"}]}"#,
+                Some("events.sent_at"),
             ),
             (r#"{"events":[],"colour":1}"#, Some("colour")),
             (r#"{"notificationType":"Bounce","bounce":{}}"#, Some("body")),

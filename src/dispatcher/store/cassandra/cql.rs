@@ -219,6 +219,7 @@ statements! {
     next_suppressions: Read "SELECT address, cause, reason, at_ms FROM {k}.suppressions
         WHERE token(address) > token(?) LIMIT ?",
     put_suppression: Write "INSERT INTO {k}.suppressions (address, cause, reason, at_ms) VALUES (?, ?, ?, ?)",
+    put_erased: Write "INSERT INTO {k}.suppressions (address, cause, reason, at_ms) VALUES (?, ?, '', ?) USING TTL ?",
     remove_suppression: CompareAndSet "DELETE FROM {k}.suppressions WHERE address = ? IF EXISTS",
 
     dead_letter: Read "SELECT handled FROM {k}.dead_letters WHERE partition = ? AND record = ? AND appended_ms = ?",

@@ -14,8 +14,11 @@ use super::{
     suppressions, unix_ms,
 };
 use crate::{
-    dispatcher::store::{
-        Cancelled, DeliveryState, Erasure, Forget, Mark, Removed, Row, Scheduled, StoreError,
+    dispatcher::{
+        store::{
+            Cancelled, DeliveryState, Erasure, Forget, Mark, Removed, Row, Scheduled, StoreError,
+        },
+        suppression::Suppression,
     },
     ids::{NotificationId, SegmentId, UserId},
     limits,
@@ -302,6 +305,8 @@ impl CassandraStore {
         let mut removed = 0;
         for address in erasure.addresses(&held) {
             removed += u64::from(suppressions::remove(self.link()?, &address).await?);
+            let mark = Suppression::erased(&address, erasure.id.unix_ms());
+            suppressions::put_mark(self.link()?, &mark).await?;
         }
         Ok(removed)
     }

@@ -4,7 +4,10 @@ use super::{
     link::{Level, Link, all, is_applied},
     stream::{damaged, ms},
 };
-use crate::dispatcher::{store::StoreError, suppression::Suppression};
+use crate::{
+    dispatcher::{store::StoreError, suppression::Suppression},
+    limits,
+};
 
 type Stored = (String, String, String, i64);
 
@@ -18,6 +21,13 @@ pub async fn put(link: &Link, suppressions: &[Suppression]) -> Result<(), StoreE
     all(suppressions.iter().map(write).collect())
         .await
         .map(drop)
+}
+
+/// For as long as the erasure is known.
+pub async fn put_mark(link: &Link, mark: &Suppression) -> Result<(), StoreError> {
+    let ttl_s = limits::RETENTION_S as i32;
+    let values = (&mark.address, mark.cause.as_str(), ms(mark.at_ms), ttl_s);
+    link.write(&link.statements.put_erased, values).await
 }
 
 pub async fn find(

@@ -4,8 +4,9 @@ use super::{
     SqliteStore, delivery, devices, encode, reading, scheduled, schema::Failure, suppressions,
 };
 use crate::{
-    dispatcher::store::{
-        DeliveryState, Erasure, Forget, Mark, Removed, Row, Scheduled, StoreError,
+    dispatcher::{
+        store::{DeliveryState, Erasure, Forget, Mark, Removed, Row, Scheduled, StoreError},
+        suppression::Suppression,
     },
     ids::{NotificationId, SegmentId, UserId},
     limits,
@@ -270,6 +271,8 @@ fn unsuppress(connection: &Connection, erasure: &Erasure) -> Result<u64, Failure
     let mut removed = 0;
     for address in erasure.addresses(&held) {
         removed += u64::from(suppressions::remove(connection, &address)?);
+        let mark = Suppression::erased(&address, erasure.id.unix_ms());
+        suppressions::put(connection, &[mark])?;
     }
     Ok(removed)
 }

@@ -3,7 +3,10 @@
 //! A step looks only at the front of each table, so a sweep that finds nothing costs next to nothing.
 
 use super::{encode, schema::Failure};
-use crate::limits;
+use crate::{
+    dispatcher::suppression::{BEHIND_MARKS, MARK},
+    limits,
+};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
@@ -17,7 +20,7 @@ pub fn step(connection: &Connection, now_ms: u64) -> Result<usize, Failure> {
         + front(connection, "dismissals", "stored_ms", kept_from_ms)?
         + front(connection, "segment_sends", "begun_ms", kept_from_ms)?
         + front(connection, "dead_letters", "stored_ms", kept_from_ms)?
-        + front(connection, "erasures", "begun_ms", kept_from_ms)?
+        + erasures(connection, kept_from_ms)?
         + front(connection, "claims", "claimed_ms", claims_from_ms)?
         + deliveries(connection, kept_from_ms)?)
 }
@@ -49,6 +52,20 @@ fn broadcasts(connection: &Connection, kept_from_ms: u64) -> Result<usize, Failu
          AND pos IN (SELECT pos FROM broadcasts ORDER BY pos LIMIT ?1)",
     )?;
     Ok(statement.execute(params![rows, kept_from_ms])?)
+}
+
+/// With the marks of their addresses, which are older.
+fn erasures(connection: &Connection, kept_from_ms: u64) -> Result<usize, Failure> {
+    let erasures = front(connection, "erasures", "begun_ms", kept_from_ms)?;
+    if erasures == 0 {
+        return Ok(0);
+    }
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM suppressions WHERE address >= ?1 AND address < ?2 AND at_ms < ?3",
+    )?;
+    let values = params![MARK, BEHIND_MARKS, encode::ms(kept_from_ms)];
+    let marks = statement.execute(values)?;
+    Ok(erasures + marks)
 }
 
 /// Old rows among the first of a table that is in the order of its `sequence`.
