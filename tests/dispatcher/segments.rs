@@ -4,8 +4,8 @@ use crate::rig::{Answer, Rig, eventually, id_of, rows};
 use herald::{
     api::{NotifyRequest, notifications_client::NotificationsClient, notify_request::Target},
     bus::Topic,
-    dispatcher::api_keys,
-    ids::NotificationId,
+    dispatcher::{api_keys, store::Segment},
+    ids::{NotificationId, SegmentId},
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -100,6 +100,29 @@ async fn a_segment_is_its_producers_own_and_what_is_wrong_with_it_is_named() {
     }
     assert_eq!(rig.call(Method::DELETE, &path, None).await.status, 204);
     assert_eq!(rig.call(Method::GET, &path, None).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_scheduled_for_after_the_end_of_its_segment_is_refused() {
+    const DAY_MS: u64 = 24 * 3_600_000;
+    let rig = Rig::start().await;
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now_ms = now_ms.as_millis() as u64;
+    let segment = Segment {
+        id: SegmentId::generate(),
+        producer: "shop".into(),
+        created_ms: now_ms - 80 * DAY_MS,
+    };
+    rig.store.make_segment(&segment).await.unwrap();
+    let mut body = to(&segment.id.0.to_string());
+    for (days, status) in [(9, 202), (11, 422)] {
+        body["schedule_at"] = json!(now_ms + days * DAY_MS);
+        let answer = post(&rig, "/v1/notifications", body.clone()).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+        if status == 422 {
+            assert_eq!(answer.body["error"]["field"], "schedule_at");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,14 +8,14 @@ use herald::{
     config::Node,
     dispatcher::{
         store::{
-            Appended, Entered, Erasure, Forget, Idempotency, SendState, SharedStore, Store,
-            StoreError,
+            Appended, Entered, Erasure, Forget, Idempotency, Segment, Segments, SendState,
+            SharedStore, Store, StoreError,
             sqlite::{FILE, SqliteStore},
         },
         suppression::{SuppressedFor, Suppression, mark_of},
     },
     envelope::Fate,
-    ids::NotificationId,
+    ids::{NotificationId, SegmentId, UserId},
     limits,
     position::Position,
 };
@@ -142,6 +142,44 @@ async fn the_mark_of_an_address_goes_with_the_erasure_that_left_it() {
     assert_eq!(store.sweep(past_retention_ms()).await, Ok(2));
     let after = store.suppressed(&asked).await.unwrap();
     assert_eq!(after, [None, Some(bounced)]);
+}
+
+#[tokio::test]
+async fn a_segment_ends_with_its_users_by_small_steps_and_those_made_since_stay() {
+    let home = Directory::new();
+    let store = home.sqlite();
+    let made = async |created_ms, users: usize| {
+        let segment = Segment {
+            id: SegmentId::generate(),
+            producer: "shop".into(),
+            created_ms,
+        };
+        store.make_segment(&segment).await.unwrap();
+        let users: Vec<UserId> = (0..users).map(|n| user(&format!("u{n}"))).collect();
+        store
+            .add_to_segment(segment.id, &users, created_ms)
+            .await
+            .unwrap();
+        segment.id
+    };
+    let steps = limits::STORE_SWEEP_ROWS;
+    let empty = made(now_ms(), 0).await;
+    let large = made(now_ms(), steps + 10).await;
+    let recent = made(past_retention_ms(), 3).await;
+    assert_eq!(store.sweep(now_ms()).await, Ok(0));
+    for (swept, left) in [(steps, 11), (12, 0), (0, 0)] {
+        assert_eq!(store.sweep(past_retention_ms()).await, Ok(swept));
+        assert_eq!(store.segment_size(large).await, Ok(left));
+    }
+    for id in [empty, large] {
+        assert_eq!(store.segment(id).await, Ok(None));
+        let nobody = store.add_to_segment(id, &[user("late")], now_ms()).await;
+        assert_eq!((nobody, store.segment_size(id).await), (Ok(()), Ok(0)));
+    }
+    assert_eq!(store.segment_size(recent).await, Ok(3));
+    // What is over is over before it is swept.
+    let over = made(now_ms() - limits::RETENTION_S * 1000 - 1, 0).await;
+    assert_eq!(store.segment(over).await, Ok(None));
 }
 
 #[tokio::test]

@@ -8,12 +8,13 @@ use super::{
 use crate::{
     dispatcher::store::{SegmentSend, SendProgress},
     ids::{NotificationId, SegmentId},
+    limits,
 };
 
 const AWAY: Refusal = Refusal::Away { part: "the store" };
 
 impl Intake {
-    /// A segment is its producer's own, and there.
+    /// A segment is its producer's own, and there when it is sent to.
     pub(super) async fn check_segment(
         &self,
         producer: &str,
@@ -23,9 +24,17 @@ impl Intake {
             return Ok(());
         };
         let found = self.store.segment(segment).await.map_err(|_| AWAY)?;
-        match found.is_some_and(|segment| segment.producer == producer) {
-            true => Ok(()),
-            false => Err(Refusal::field("target.segment", "is no segment of yours")),
+        let found = found.filter(|segment| segment.producer == producer);
+        let Some(segment) = found else {
+            return Err(Refusal::field("target.segment", "is no segment of yours"));
+        };
+        let ends_ms = segment.created_ms + limits::RETENTION_S * 1000;
+        match submission.schedule_at.is_some_and(|at| at >= ends_ms) {
+            true => Err(Refusal::field(
+                "schedule_at",
+                "is when the segment has ended",
+            )),
+            false => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Segments: users who are sent to together, as a producer uploaded them; and what is on its way to them.
 //!
 //! Invariants:
+//! * a segment ends [`RETENTION_S`](crate::limits::RETENTION_S) after it was made, with all that is in it;
 //! * the order of a segment's users stays: whoever goes on behind a user meets all that come after it. Users who are
 //!   added while a send is at work may be met or not;
 //! * a send is at work in one place at a time, and goes on where the last batch that was written down ended.

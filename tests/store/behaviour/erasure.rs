@@ -267,7 +267,7 @@ pub async fn all_there_is_of_a_user_is_found(home: &impl Home) {
     let segment = Segment {
         id: SegmentId::generate(),
         producer: "shop".into(),
-        created_ms: 5,
+        created_ms: now_ms(),
     };
     store.make_segment(&segment).await.unwrap();
     assert_eq!(store.segments_of(&ada).await, Ok(vec![]));

@@ -13,7 +13,7 @@ async fn made(store: &SharedStore, users: &[UserId]) -> SegmentId {
     let segment = Segment {
         id: SegmentId::generate(),
         producer: "shop".into(),
-        created_ms: 5,
+        created_ms: now_ms(),
     };
     store.make_segment(&segment).await.unwrap();
     assert_eq!(store.segment(segment.id).await, Ok(Some(segment.clone())));

@@ -3,8 +3,12 @@
 use super::{SqliteStore, encode, schema::Failure};
 use crate::{
     bus::Record,
-    dispatcher::store::{Cancelled, Segment, SegmentSend, Segments, StoreError, headers},
+    dispatcher::{
+        store::{Cancelled, Segment, SegmentSend, Segments, StoreError, headers},
+        unix_ms,
+    },
     ids::{NotificationId, SegmentId, UserId},
+    limits,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,9 +38,13 @@ impl Segments for SqliteStore {
     async fn segment(&self, id: SegmentId) -> Result<Option<Segment>, StoreError> {
         self.readers
             .read(move |connection| {
-                let mut statement = connection
-                    .prepare_cached("SELECT producer, created_ms FROM segments WHERE id = ?1")?;
-                let found = statement.query_row([id.0.as_bytes()], |row| {
+                // One that has ended is not there, however much of it is.
+                let mut statement = connection.prepare_cached(
+                    "SELECT producer, created_ms FROM segments WHERE id = ?1 AND created_ms >= ?2",
+                )?;
+                let kept_from_ms = unix_ms().saturating_sub(limits::RETENTION_S * 1000);
+                let values = params![id.0.as_bytes(), encode::ms(kept_from_ms)];
+                let found = statement.query_row(values, |row| {
                     Ok(Segment {
                         id,
                         producer: row.get(0)?,
@@ -57,8 +65,10 @@ impl Segments for SqliteStore {
         let users = users.to_vec();
         self.writer
             .write(move |connection| {
+                // Of one that is gone meanwhile nobody would ever remove them.
                 let mut statement = connection.prepare_cached(
-                    "INSERT INTO segment_users (segment, user, added_ms) VALUES (?1, ?2, ?3)
+                    "INSERT INTO segment_users (segment, user, added_ms)
+                     SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM segments WHERE id = ?1)
                      ON CONFLICT DO UPDATE SET added_ms = excluded.added_ms",
                 )?;
                 for user in &users {

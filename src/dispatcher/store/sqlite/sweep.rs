@@ -7,7 +7,7 @@ use crate::{
     dispatcher::suppression::{BEHIND_MARKS, MARK},
     limits,
 };
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 /// Removes up to [`limits::STORE_SWEEP_ROWS`] of each table; answers how many it removed in all.
@@ -18,6 +18,7 @@ pub fn step(connection: &Connection, now_ms: u64) -> Result<usize, Failure> {
         + broadcasts(connection, kept_from_ms)?
         + front(connection, "receipts", "stored_ms", kept_from_ms)?
         + front(connection, "dismissals", "stored_ms", kept_from_ms)?
+        + segments(connection, kept_from_ms)?
         + front(connection, "segment_sends", "begun_ms", kept_from_ms)?
         + front(connection, "dead_letters", "stored_ms", kept_from_ms)?
         + erasures(connection, kept_from_ms)?
@@ -66,6 +67,37 @@ fn erasures(connection: &Connection, kept_from_ms: u64) -> Result<usize, Failure
     let values = params![MARK, BEHIND_MARKS, encode::ms(kept_from_ms)];
     let marks = statement.execute(values)?;
     Ok(erasures + marks)
+}
+
+/// Of the oldest segment its users, and itself after the last of them: its id says when it was made.
+fn segments(connection: &Connection, kept_from_ms: u64) -> Result<usize, Failure> {
+    let rows = limits::STORE_SWEEP_ROWS;
+    let mut removed = 0;
+    while removed < rows {
+        let mut oldest =
+            connection.prepare_cached("SELECT id, created_ms FROM segments ORDER BY id LIMIT 1")?;
+        let oldest = oldest.query_row([], |row| {
+            Ok((row.get::<_, [u8; 16]>(0)?, encode::read_ms(row, 1)?))
+        });
+        let Some((id, created_ms)) = oldest.optional()? else {
+            break;
+        };
+        if created_ms >= kept_from_ms {
+            break;
+        }
+        let left = rows - removed;
+        let mut users = connection.prepare_cached(
+            "DELETE FROM segment_users WHERE segment = ?1 AND user IN (
+                SELECT user FROM segment_users WHERE segment = ?1 LIMIT ?2)",
+        )?;
+        let users = users.execute(params![id, left as i64])?;
+        removed += users;
+        if users < left {
+            let mut segment = connection.prepare_cached("DELETE FROM segments WHERE id = ?1")?;
+            removed += segment.execute([id])?;
+        }
+    }
+    Ok(removed)
 }
 
 /// Old rows among the first of a table that is in the order of its `sequence`.
