@@ -138,6 +138,11 @@ async fn a_segment_is_sent_to_by_grpc_and_at_its_time_and_until_then_it_can_be_c
     };
     let (soon, never) = (later(now_ms + 3_000).await, later(now_ms + 600_000).await);
     let path = format!("/v1/notifications/{never}");
+    let waiting = rig.get(&format!("{path}/progress")).await;
+    assert_eq!(
+        (&waiting["state"], &waiting["sent"]),
+        (&json!("scheduled"), &json!(0))
+    );
     assert_eq!(rig.call(Method::DELETE, &path, None).await.status, 204);
     assert_eq!(
         rig.get(&format!("{path}/progress")).await["state"],
@@ -164,4 +169,6 @@ async fn a_segment_is_sent_to_by_grpc_and_at_its_time_and_until_then_it_can_be_c
     assert_eq!(sent, [at_once, soon]);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     assert!(since.as_millis() as u64 >= now_ms + 3_000);
+    let path = format!("/v1/notifications/{soon}/progress");
+    eventually(|| async { (rig.get(&path).await["state"] == "done").then_some(()) }).await;
 }

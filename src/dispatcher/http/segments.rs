@@ -13,9 +13,10 @@ use crate::{
             fields::Fields,
             request::{Refusal, list},
         },
-        store::{Segment, StoreError},
+        store::{Segment, SegmentSend, SendProgress, StoreError},
         unix_ms,
     },
+    envelope::Head,
     ids::{IdError, SegmentId},
     limits,
 };
@@ -94,8 +95,18 @@ pub async fn progress(
         "segment": send.segment,
         "users": send.users,
         "sent": send.sent,
-        "state": send.state.as_str(),
+        "state": state(&send, unix_ms()),
     })))
+}
+
+/// One that runs and is not due yet is said to be scheduled.
+fn state(send: &SegmentSend, now_ms: u64) -> &'static str {
+    let is_running = send.state == SendProgress::Running;
+    let head = Head::read(&send.record);
+    match is_running && head.is_ok_and(|head| head.created_ms > now_ms) {
+        true => "scheduled",
+        false => send.state.as_str(),
+    }
 }
 
 /// Of another producer it is as if there were none.
