@@ -6,7 +6,7 @@ use crate::{
     sms::provider,
 };
 use herald::{
-    bus::Topic,
+    bus::{RETRY_DELAYS_S, Target, Topic},
     config,
     dispatcher::channel::Channels,
     envelope::Channel,
@@ -177,6 +177,56 @@ async fn a_text_message_costs_by_its_parts_and_its_country_and_what_was_not_take
     let id = text(&rig, "1", "4711").await;
     rig.state("sms", &id, is("sent")).await;
     assert_eq!(server.taken().len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_tomorrow_is_counted_once_however_often_it_comes_back() {
+    let smtp = SmtpServer::start();
+    let rig = Rig::with_channels(&config(&smtp, None)).await;
+    enter(&rig, "42", "work", "ada@example.com").await;
+    enter(&rig, "42", "home", "lovelace@example.org").await;
+    spent_elsewhere(&rig.registry, Channel::Email, 6).await;
+    let id = mail(&rig, "normal", "order").await;
+    let is_held = |state: &Value| state["error"] == "over_budget";
+    rig.state("email", &id, is_held).await;
+    let waiting = eventually(|| async {
+        for delay_s in RETRY_DELAYS_S {
+            if let Some(record) = rig.all_records(Topic::Retry(delay_s)).await.pop() {
+                return Some(record);
+            }
+        }
+        None
+    })
+    .await;
+    // As when its time on the delay topic is over.
+    let target = Target::Keyed(Topic::Email);
+    rig.bus.produce(vec![(target, waiting)]).await.unwrap();
+    rig.drained("email", Topic::Email).await;
+    let waits = r#"herald_over_budget_total{channel="email",result="waits"} 1"#;
+    let metrics = rig.metrics.render();
+    assert!(metrics.contains(waits), "{waits} in {metrics}");
+    let again = r#"result="again"} 2"#;
+    assert!(metrics.contains(again), "it came twice: {metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_provider_may_have_taken_stays_paid_whatever_the_next_one_says() {
+    let smtp = SmtpServer::start();
+    let (first, second) = (TwilioServer::start().await, TwilioServer::start().await);
+    let mut channels = config(&smtp, None);
+    channels.sms.providers = vec![provider("first", &first), provider("second", &second)];
+    channels.sms.timeout_ms = 1_000;
+    let rig = Rig::with_channels(&channels).await;
+    // The first takes it and never answers; the second is away, and with the next one it does the same.
+    second.set_down(true);
+    for (user, number, spent) in [("1", "+4366004100001", 1.0), ("2", "+4366004100002", 3.0)] {
+        enter_number(&rig, user, number).await;
+        let id = text(&rig, user, "4711").await;
+        rig.state("sms", &id, |state| state["attempts"] == 1).await;
+        assert_eq!(spend(&rig, "sms").await["spent"], spent, "{user}");
+        second.set_down(false);
+    }
+    assert_eq!(first.taken().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use crate::{
     bus::{Consumed, Record, Topic},
+    dispatcher::spending::OVER_BUDGET,
     envelope::{Channel, Content, EnvelopeError, Head, Kind, check_content_size},
     ids::{DeviceId, UserId},
 };
@@ -26,6 +27,8 @@ pub struct Tried {
     pub sent: u32,
     /// Devices that are left to be tried; `None`: all that the user has.
     pub open: Option<Vec<DeviceId>>,
+    /// It has met the end of a budget, and that was counted.
+    pub over_budget: bool,
 }
 
 /// Why a record is no parcel.
@@ -88,6 +91,7 @@ impl Tried {
             began_ms: number(record, "began_ms")?,
             sent: number(record, "sent")?,
             open: open.transpose()?,
+            over_budget: record.header(OVER_BUDGET).is_some(),
         })
     }
 
@@ -101,6 +105,9 @@ impl Tried {
         if let Some(open) = &self.open {
             let ids: Vec<&str> = open.iter().map(DeviceId::as_str).collect();
             record.set("devices", ids.join(","));
+        }
+        if self.over_budget {
+            record.set(OVER_BUDGET, "1");
         }
         if record.header("source").is_none() {
             let (topic, partition) = (consumed.at.topic.suffix(), consumed.at.partition);
@@ -173,6 +180,7 @@ mod tests {
             began_ms: 9,
             sent: 1,
             open: Some(vec!["work".parse().unwrap(), "home".parse().unwrap()]),
+            over_budget: true,
         };
         let record = tried.write(&first, Channel::Email);
         assert_eq!(record.value, first.record.value);

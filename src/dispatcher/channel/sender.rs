@@ -13,7 +13,7 @@ use crate::{
         devices::Device,
         patience::{Patience, Stopped},
         quota::{Quotas, Throttle},
-        spending::{Bill, OverBudget, Spending},
+        spending::{Bill, OVER_BUDGET, OverBudget, Spending},
         store::SharedStore,
         suppression::normal,
         templates::{Shown, Subject},
@@ -306,47 +306,46 @@ impl Sender {
         }
     }
 
-    /// Asks once it is paid for. What nobody has taken costs nothing.
+    /// Asks once it is paid for. What nobody took costs nothing.
     async fn ask_paid<'a>(
         &self,
         message: &Message<'_>,
         providers: &[&'a Places],
         place: SemaphorePermit<'_>,
     ) -> Result<(Answer, &'a Places), Reached> {
-        let bill = self.pay(message, providers[0]).await?;
-        let answer = self.ask_in_turn(message, providers, place).await;
-        let is_taken = match &answer {
-            Ok((Answer::Sent { .. }, _)) => true,
-            // What came too late to be known may have been.
-            Ok((Answer::Transient { class, .. }, _)) => *class == "timeout",
-            Ok((Answer::Permanent { .. } | Answer::Gone, _)) | Err(_) => false,
-        };
-        if !is_taken {
+        let mut bill = Some(self.pay(message, providers[0]).await?);
+        let asked = self.ask_in_turn(message, providers, place, &mut bill);
+        let answer = asked.await.map_err(LeftAlone::reached);
+        if let Some(bill) = bill {
             self.spending.give_back(self.channel, bill).await;
         }
-        answer.map_err(LeftAlone::reached)
+        answer
     }
 
     async fn pay(&self, message: &Message<'_>, places: &Places) -> Result<Bill, Reached> {
-        const CLASS: &str = "over_budget";
         let units = places.provider.units(message.content);
         let (priority, of_type) = (message.head.priority, &message.content.notification_type);
         let paid = self.spending.pay(message.device, units, priority, of_type);
         paid.await.map_err(|over| match over {
-            OverBudget::Until(wait) => Reached::Elsewhere { class: CLASS, wait },
+            OverBudget::Until(wait) => Reached::Elsewhere {
+                class: OVER_BUDGET,
+                wait,
+            },
             OverBudget::Refused => Reached::Never {
-                class: CLASS,
+                class: OVER_BUDGET,
                 reason: "the day's budget is spent".into(),
             },
         })
     }
 
     /// Asks one provider after the other, until one answers that does not fail. The last answer counts, and whose it is.
+    /// Each that may have taken it keeps its price; what is left of `bill` was for nothing.
     async fn ask_in_turn<'a>(
         &self,
         message: &Message<'_>,
         providers: &[&'a Places],
         place: SemaphorePermit<'_>,
+        bill: &mut Option<Bill>,
     ) -> Result<(Answer, &'a Places), LeftAlone> {
         let (mut place, mut left_alone) = (Some(place), LeftAlone::default());
         let mut last = None;
@@ -355,6 +354,12 @@ impl Sender {
             let Some(_place) = place.take().or_else(|| places.free.try_acquire().ok()) else {
                 continue;
             };
+            if bill.is_none() {
+                match self.pay(message, places).await {
+                    Ok(paid) => *bill = Some(paid),
+                    Err(_) => break,
+                }
+            }
             let breaker = self.breaker(places, message.device);
             let permit = match breaker.ask(Instant::now()) {
                 Ok(permit) => permit,
@@ -370,6 +375,13 @@ impl Sender {
                 _ => false,
             };
             breaker.tell(permit, failed, Instant::now());
+            let may_be_taken = match &answer {
+                Answer::Sent { .. } => true,
+                // What came too late to be known may have been.
+                Answer::Transient { class, .. } => *class == "timeout",
+                Answer::Permanent { .. } | Answer::Gone => false,
+            };
+            bill.take_if(|_| may_be_taken);
             last = Some((answer, *places));
             if !failed {
                 break;

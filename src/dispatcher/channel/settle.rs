@@ -6,6 +6,7 @@ use crate::{
     dispatcher::{
         quota::LIMITED,
         retry::{self, Next},
+        spending::OVER_BUDGET,
         store::{SendState, Sending},
         templates::RenderError,
     },
@@ -121,6 +122,7 @@ pub fn settle(
             began_ms,
             sent,
             open: Some(open),
+            over_budget: before.over_budget || sorted.over_budget,
         },
         again,
         dead: (!sorted.never.is_empty()).then(|| Dead {
@@ -189,6 +191,7 @@ struct Sorted {
     error: &'static str,
     /// A provider was asked.
     is_attempt: bool,
+    over_budget: bool,
 }
 
 impl Sorted {
@@ -207,6 +210,7 @@ impl Sorted {
                 if !class.is_empty() {
                     self.error = class;
                 }
+                self.over_budget |= class == OVER_BUDGET;
                 self.elsewhere.push(device);
                 self.wait = self.wait.max(wait);
             }

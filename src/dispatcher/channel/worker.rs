@@ -206,6 +206,9 @@ impl ChannelWorker {
         results
             .with_label_values(&[channel, priority, result])
             .inc();
+        if one.settled.tried.over_budget && !one.parcel.tried.over_budget {
+            self.sender.spending.waits(self.channel);
+        }
         if *state == SendState::Failed {
             let labels = [channel, sending.error.as_str()];
             self.channel_metrics.failed.with_label_values(&labels).inc();

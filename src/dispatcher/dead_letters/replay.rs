@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Headers that the way to `dlq` added, and those that a new beginning makes untrue.
-const REMOVED: [&str; 11] = [
+const REMOVED: [&str; 12] = [
     "dlq_reason",
     "dlq_cause",
     "dlq_topic",
@@ -18,6 +18,7 @@ const REMOVED: [&str; 11] = [
     "attempts",
     "began_ms",
     "due_ms",
+    "over_budget",
 ];
 
 /// Where it goes, marked as one that may have been there before. Or why it can't.

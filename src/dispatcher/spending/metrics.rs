@@ -7,7 +7,7 @@ use prometheus::IntCounterVec;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub struct SpendingMetrics {
-    /// Messages that met the end of a budget, by what became of them.
+    /// What met the end of a budget, by what became of it.
     pub held: IntCounterVec,
 }
 
@@ -34,7 +34,7 @@ impl SpendingMetrics {
         );
         let held = metrics.counters(
             "over_budget_total",
-            "Messages that met the end of a day's budget, by what became of them (waits; not_taken: at intake; refused: codes, at intake too; overspent: critical, and it went).",
+            "What met the end of a day's budget, by what became of it (waits: notifications, each once; not_taken: at intake; refused: codes, at intake too; overspent: critical, and it went).",
             &["channel", "result"],
         );
         // All are there before the first: a rate sees only what grows.

@@ -28,6 +28,9 @@ use tokio::time::Instant;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
+/// What the delivery log says of a channel that there is no money for.
+pub const OVER_BUDGET: &str = "over_budget";
+
 /// The channels that cost something.
 const PAID: [Channel; 3] = [Channel::Sms, Channel::Email, Channel::Push];
 
@@ -142,13 +145,21 @@ impl Spending {
             self.note_overspent(channel, budget);
             return Ok(Bill { day, cost });
         }
+        if class == Class::Ordinary {
+            return Err(OverBudget::Until(until_tomorrow()));
+        }
+        self.count(channel, "refused");
+        Err(OverBudget::Refused)
+    }
+
+    /// A notification waits for the next day's budget. It comes back many times until then, and is told once.
+    pub fn waits(&self, channel: Channel) {
+        self.count(channel, "waits");
+    }
+
+    fn count(&self, channel: Channel, result: &str) {
         let held = &self.0.metrics.held;
-        let (over, result) = match class {
-            Class::Ordinary => (OverBudget::Until(until_tomorrow()), "waits"),
-            Class::Code | Class::Critical => (OverBudget::Refused, "refused"),
-        };
         held.with_label_values(&[channel.as_str(), result]).inc();
-        Err(over)
     }
 
     /// The provider has not taken it.
@@ -292,9 +303,7 @@ impl Spending {
     fn note_overspent(&self, channel: Channel, budget: Option<Budget>) {
         let sum = self.known(channel, today()).sum();
         if budget.is_some_and(|budget| sum > budget.whole) {
-            let held = &self.0.metrics.held;
-            held.with_label_values(&[channel.as_str(), "overspent"])
-                .inc();
+            self.count(channel, "overspent");
         }
     }
 }
