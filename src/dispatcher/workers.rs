@@ -11,7 +11,8 @@ use super::{
     tracker::{DeliveryTopic, SecondLook},
     worker,
 };
-use std::time::Duration;
+use crate::limits;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -151,6 +152,7 @@ impl Shared {
                 registry: self.registry.clone(),
                 bus: self.bus.clone(),
                 lags: fallback::Lags::new(self.bus.clone()),
+                settled_at: Instant::now() + limits::OUTCOMES_SETTLE,
                 patience: start.patience.clone(),
                 metrics: self.channel_metrics.clone(),
             },

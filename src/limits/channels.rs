@@ -16,6 +16,11 @@ pub const PUSH_AFTER_S: u32 = 30;
 pub const EMAIL_AFTER_S: u32 = 120;
 /// How long it counts that a reader is behind, or not: asked of a broker, it costs a connection.
 pub const LAG_AGE: Duration = Duration::from_secs(1);
+/// What gateways held while no dispatcher was there has come, so long after one started: a stream to another one is waited
+/// for at most, then a try is, then an answer.
+pub const OUTCOMES_SETTLE: Duration = Duration::from_secs(
+    super::SYNC_WAIT.as_secs() + super::OUTCOMES_RETRY_MAX.as_secs() + super::REPORT_WAIT.as_secs(),
+);
 /// Types of notifications in one list of the configuration. Over: refused at the start.
 pub const CONFIGURED_TYPES: usize = 100;
 /// Types that one user has switches for, and a language tag. Over: 422.

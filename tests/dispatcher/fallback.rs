@@ -15,7 +15,7 @@ use herald::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use testbed::SmtpServer;
 
 async fn rig(server: &SmtpServer) -> Rig {
@@ -161,6 +161,31 @@ async fn an_acknowledgement_that_was_accepted_late_ends_the_chain_all_the_same()
     let gateway = rig.gateway("gw-2", 1, &["42"]).await;
     let pos = rig.records(Topic::InApp, 0, 1).await[0].pos;
     rig.report(&gateway, Some(1), vec![outcome(id, "42", pos, Fate::Acked)])
+        .await;
+    state(&rig, id, is("skipped")).await;
+    over(&rig).await;
+    assert_eq!(server.mails().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_held_while_no_dispatcher_was_there_is_heard_before_a_channel_begins() {
+    let server = SmtpServer::start();
+    let mut rig = rig(&server).await;
+    let gateway = rig.gateway("gw-1", 0, &["42"]).await;
+    let id = high(&rig).await;
+    let pos = rig.records(Topic::InApp, 0, 1).await[0].pos;
+    rig.report(
+        &gateway,
+        Some(0),
+        vec![outcome(id, "42", pos, Fate::Written)],
+    )
+    .await;
+    rig.stop().await;
+    // The time of the next channel passes while nobody is there.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    rig.restart().await;
+    eventually(|| async { followed(&rig, "waits").then_some(()) }).await;
+    rig.report(&gateway, Some(0), vec![outcome(id, "42", pos, Fate::Acked)])
         .await;
     state(&rig, id, is("skipped")).await;
     over(&rig).await;

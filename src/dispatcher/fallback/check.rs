@@ -4,6 +4,7 @@
 //! * what a device acknowledged is not sent, and not tried again, by any other channel of its chain;
 //! * while the outcomes that may hold the acknowledgement are not accepted yet, a link waits; at most as long again as
 //!   it was to wait anyway, so that a gateway that never answers holds nobody's fallback for ever;
+//! * a dispatcher that has just started may be the first that gateways find for a while: what they hold comes first;
 //! * nothing leaves in the quiet hours of its user, a retry neither, or once its user has switched it off.
 
 use super::{AFTER_S, lags::Lags};
@@ -24,7 +25,7 @@ use crate::{
 use futures::future::try_join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Unix ms at which its time was over first: set when it waits longer.
@@ -36,6 +37,8 @@ pub struct Check {
     pub registry: SharedRegistry,
     pub bus: SharedBus,
     pub lags: Lags,
+    /// By then gateways have told what they held while no dispatcher was there.
+    pub settled_at: Instant,
     pub patience: Patience,
     pub metrics: ChannelMetrics,
 }
@@ -150,6 +153,7 @@ impl Check {
         let looked_for =
             looked_for.filter(|(one, seen)| **seen != Seen::Acknowledged && one.may_wait(now_ms));
         let behind = self.behind(looked_for.collect()).await;
+        let is_settling = Instant::now() < self.settled_at;
         let (mut records, mut log) = (Vec::new(), Vec::new());
         for ((one, seen), wishes) in due.into_iter().zip(seen).zip(wishes) {
             let (channel, is_known) = (one.channel, one.is_retry() || !one.is_in_chain());
@@ -164,7 +168,8 @@ impl Check {
                 log.push(one.told(SendState::Pending, "quiet_hours", now_ms));
                 records.push(one.hold(quiet));
                 "quiet"
-            } else if one.may_wait(now_ms) && behind.holds(&one.parcel.user, seen) {
+            } else if one.may_wait(now_ms) && (is_settling || behind.holds(&one.parcel.user, seen))
+            {
                 records.push(one.wait());
                 "waits"
             } else {
