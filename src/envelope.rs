@@ -28,6 +28,8 @@ pub enum Kind {
     Probe,
     Broadcast,
     Erase,
+    /// A broadcast to users with certain tags.
+    Tagged,
 }
 
 /// Delivery tier; also the lane of a connection. Ordered from most to least urgent.
@@ -89,7 +91,7 @@ macro_rules! text_form {
 
 text_form!(Kind {
     Notification => "notification", Read => "read", Disconnect => "disconnect",
-    Probe => "probe", Broadcast => "broadcast", Erase => "erase",
+    Probe => "probe", Broadcast => "broadcast", Erase => "erase", Tagged => "tagged",
 });
 text_form!(Priority { Critical => "critical", High => "high", Normal => "normal", Low => "low" });
 text_form!(Channel { InApp => "in_app", Push => "push", Email => "email", Sms => "sms" });
@@ -114,6 +116,9 @@ pub struct Content {
     pub push: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collapse_key: Option<String>,
+    /// Of a broadcast: for users who have one of these only; none: for everyone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Seconds after `created_ms` at which it is of no use any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_s: Option<u32>,

@@ -13,7 +13,13 @@ use crate::{
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use rand::RngExt;
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::sync::Notify;
 
 /// Why a connection may have missed something.
@@ -29,6 +35,8 @@ pub enum Missed {
     Broadcast,
     /// This host had no shard.
     Shard,
+    /// A broadcast that may be theirs: it is left to whoever answers their sync.
+    Tagged,
 }
 
 impl Missed {
@@ -39,6 +47,7 @@ impl Missed {
             Missed::Core(_) => "core_full",
             Missed::Broadcast => "broadcast",
             Missed::Shard => "shard",
+            Missed::Tagged => "tagged",
         }
     }
 }
@@ -48,6 +57,8 @@ pub struct Behind {
     marked: Mutex<HashMap<Missed, HashSet<ConnId>>>,
     /// To be told; a connection may stand here twice, which costs it one needless frame.
     to_tell: Mutex<VecDeque<ConnId>>,
+    /// Another round follows when all of these are told: see [`Behind::tell_round`].
+    is_round_asked: AtomicBool,
     added: Notify,
     metrics: Arc<ControlMetrics>,
 }
@@ -57,6 +68,7 @@ impl Behind {
         Behind {
             marked: Mutex::default(),
             to_tell: Mutex::default(),
+            is_round_asked: AtomicBool::new(false),
             added: Notify::new(),
             metrics,
         }
@@ -102,12 +114,26 @@ impl Behind {
         }
     }
 
+    /// As [`Behind::tell_all`] of what may come again and again: while somebody is still to be told, one round follows,
+    /// however many are asked for. So nobody stands here more often than once for it.
+    pub fn tell_round(&self, table: &Table) {
+        if self.to_tell.lock().is_empty() {
+            return self.tell_all(Missed::Tagged, table);
+        }
+        self.is_round_asked.store(true, Ordering::Release);
+        self.added.notify_one();
+    }
+
     /// Tells for ever, [`limits::BEHIND_PER_S`] at most: each of them asks for a sync, and of those there are no more
     /// than dispatchers answer.
-    pub async fn run(&self, outboxes: &Outboxes) {
+    pub async fn run(&self, outboxes: &Outboxes, table: &Table) {
         loop {
             let batch = self.take(self.told_per_s() as usize / 10);
             if batch.is_empty() {
+                if self.is_round_asked.swap(false, Ordering::AcqRel) {
+                    self.tell_all(Missed::Tagged, table);
+                    continue;
+                }
                 self.added.notified().await;
                 continue;
             }

@@ -4,6 +4,9 @@
 //! Invariant: a broadcast is either in the store before the end was noted (a sync finds it), or it is read
 //! here. Nothing is committed: the next life starts at its own end.
 //!
+//! What is for users with certain tags only is in the store, and no gateway knows whose it is: everyone is told to look, at a
+//! bounded rate.
+//!
 //! A record nobody can read goes to [`dead_letters`], from every gateway that meets it. Others don't wait for
 //! that, until [`limits::BROADCAST_DEAD_LETTERS`] of them are not yet written.
 
@@ -112,6 +115,13 @@ fn place(host: &Host, consumed: &Consumed) -> Result<(), String> {
     };
     match (routed.head.kind, routed.user.clone()) {
         (Kind::Broadcast, None) => send(host, &routed),
+        (Kind::Tagged, None) => match is_expired(routed.head.expires_ms, unix_ms()) {
+            true => count(host, "tagged", "expired"),
+            false => {
+                count(host, "tagged", "delivered");
+                host.behind.tell_round(&host.table);
+            }
+        },
         // A router that can't look its user up asks everyone; who has not the user says nothing.
         (Kind::Notification | Kind::Read, Some(user)) => {
             let mut batch = Batch::new(host);

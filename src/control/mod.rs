@@ -331,7 +331,7 @@ impl Control {
         let shared = host.clone();
         tasks.spawn(async move { shared.outcomes.run(reporter).await });
         let shared = host.clone();
-        tasks.spawn(async move { shared.behind.run(&shared.outboxes).await });
+        tasks.spawn(async move { shared.behind.run(&shared.outboxes, &shared.table).await });
         let receiver = inbox::Receiver {
             host,
             inbox: self.inbox,

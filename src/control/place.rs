@@ -75,7 +75,9 @@ impl<'a> Batch<'a> {
                     Ok(kind @ (Kind::Disconnect | Kind::Probe)) => {
                         self.command(kind, record, waiter);
                     }
-                    Ok(Kind::Broadcast | Kind::Erase) => self.unsupported(record, waiter),
+                    Ok(Kind::Broadcast | Kind::Tagged | Kind::Erase) => {
+                        self.unsupported(record, waiter);
+                    }
                     _ => self.malformed(record, format!("{header}: {reason}"), waiter),
                 }
             }
@@ -118,7 +120,7 @@ impl<'a> Batch<'a> {
                 self.malformed(record, "user: is missing".to_owned(), waiter);
             }
             (Kind::Disconnect | Kind::Probe, _) => self.command(kind, record, waiter),
-            (Kind::Broadcast | Kind::Erase, _) => self.unsupported(record, waiter),
+            (Kind::Broadcast | Kind::Tagged | Kind::Erase, _) => self.unsupported(record, waiter),
         }
     }
 

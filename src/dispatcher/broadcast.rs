@@ -2,6 +2,11 @@
 //!
 //! The topic has one partition, so one worker of the fleet does this and the offset is the position in
 //! the broadcast stream.
+//!
+//! What is for users with certain tags only is a row as well; whose it is is decided when it is read ([`tags`]). Whoever is
+//! online is told to look.
+//!
+//! [`tags`]: super::tags
 
 use super::{
     intake::GENERATION,
@@ -23,6 +28,7 @@ use crate::{
     proto::client::frames::{self, Place},
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 
 pub struct Broadcast {
     pub store: SharedStore,
@@ -146,7 +152,7 @@ impl Broadcast {
                 pushed("expired");
                 continue;
             }
-            pushed("broadcast");
+            pushed(one.head.kind.as_str());
             let record = self.routed(one, prev).into_record();
             records.push((Target::Exact(at), record));
         }
@@ -161,7 +167,11 @@ impl Broadcast {
             pos: row.pos,
             prev,
         };
-        let frame = frames::notification(head.id, place, head.created_ms, &content, false);
+        let frame = match head.kind {
+            // Gateways don't know whose it is, and show it to nobody.
+            Kind::Tagged => Bytes::from_static(b"{}"),
+            _ => frames::notification(head.id, place, head.created_ms, &content, false),
+        };
         Routed {
             head,
             user: None,
@@ -202,7 +212,7 @@ fn parse(consumed: &Consumed) -> Result<News, NotPublished> {
         EnvelopeError::Unsupported { .. } => NotPublished::Unsupported(error.to_string()),
         EnvelopeError::Malformed { .. } => NotPublished::Malformed(error.to_string()),
     })?;
-    if head.kind != Kind::Broadcast {
+    if !matches!(head.kind, Kind::Broadcast | Kind::Tagged) {
         let what = format!("kind {} in fan_out_all", head.kind);
         return Err(NotPublished::Unsupported(what));
     }

@@ -37,6 +37,7 @@ mod spool;
 pub mod suppression;
 mod sweeper;
 pub mod sync;
+mod tags;
 pub mod templates;
 pub mod tracker;
 mod waiting;

@@ -4,7 +4,7 @@
 //! * `recovered` is said only when nothing between the cursors and the answer can be missing: known
 //!   streams and generations, a read at quorum, nothing lost to retention, and a registry that answers
 //!   (without it the gateway can't know that live frames reach the user);
-//! * a range covers what is left out on purpose (superseded, expired, dismissed), never what did not fit; without a
+//! * a range covers what is left out on purpose (superseded, expired, dismissed, for others), never what did not fit; without a
 //!   cursor it begins before the oldest row that did;
 //! * an answer with `has_more` moves a cursor: one row fits, however large it is.
 
@@ -13,7 +13,7 @@ use super::{
     intake::GENERATION,
     metrics::DispatcherMetrics,
     store::{Row, RowsAfter, SharedStore, StoreError},
-    unix_ms,
+    tags, unix_ms,
 };
 use crate::{
     control::upstream::SyncReply,
@@ -130,7 +130,8 @@ impl Sync {
         }
     }
 
-    /// Rows of the user carry their mark; a broadcast is one row for everyone. Answers which of them the user dismissed.
+    /// Rows of the user carry their mark; a broadcast is one row for everyone. Answers which of them the user dismissed, or
+    /// was not meant to get.
     async fn flag_broadcasts(
         &self,
         user: &UserId,
@@ -140,14 +141,16 @@ impl Sync {
             return Ok(Vec::new());
         }
         let ids: Vec<NotificationId> = rows.iter().map(|row| row.id).collect();
-        let (read, dismissed) = tokio::try_join!(
+        let (read, mut left_out, hidden) = tokio::try_join!(
             self.store.read_among(user, &ids),
             self.store.dismissed_among(user, &ids),
+            tags::hidden(&self.store, user, &*rows),
         )?;
         for row in rows {
             row.read = read.contains(&row.id);
         }
-        Ok(dismissed)
+        left_out.extend(hidden);
+        Ok(left_out)
     }
 }
 

@@ -43,6 +43,10 @@ pub const QUOTA_RATES: usize = 10_000;
 
 /// Users of a segment. Over: 413; a broadcast reaches more.
 pub const SEGMENT_USERS: u64 = 1_000_000;
+/// Tags of one user, of one broadcast, and bytes of a tag. Over: 422.
+pub const PREFERENCE_TAGS: usize = 50;
+pub const TARGET_TAGS: usize = 10;
+pub const TAG_BYTES: usize = 64;
 /// From so many users on a segment is sent to at this rate, a second; a smaller one as fast as it goes.
 pub const SEGMENT_LARGE: u64 = 100_000;
 pub const SEGMENT_PER_S: f64 = 50_000.0;

@@ -4,9 +4,10 @@ use crate::rig::{Rig, Setup, Shared, position, routed};
 use herald::{
     bus::{Bus, Record, Target, Topic, TopicPartition},
     envelope::{Fate, Kind},
-    gateway::mailbox::ToCore,
+    gateway::mailbox::{ConnId, ToCore},
     ids::NotificationId,
 };
+use std::collections::HashMap;
 
 const BROADCAST: TopicPartition = TopicPartition {
     topic: Topic::Broadcast,
@@ -69,6 +70,42 @@ async fn a_gateway_reads_broadcasts_from_the_end_it_noted_and_reports_one_outcom
                 .all(|o| o.user.is_none() && o.pos == position(2))
         );
     }
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn of_a_broadcast_to_tags_everyone_is_told_to_look_and_once_more_of_those_that_follow() {
+    let rig = Rig::ready().await;
+    let conns: Vec<ConnId> = (1..=2_000)
+        .map(|slot| rig.core().open(slot, &format!("{slot}"), None))
+        .collect();
+    crate::rig::until("users", async || {
+        (rig.metric("users") == 2_000.0).then_some(())
+    })
+    .await;
+    let tagged = |offset| {
+        let mut routed = routed("nobody", offset);
+        routed.user = None;
+        routed.head.kind = Kind::Tagged;
+        routed.stream = "all:local".into();
+        routed.frame = "{}".into();
+        (Target::Exact(BROADCAST), routed.into_record())
+    };
+    let records = (1..=20).map(tagged).collect();
+    rig.shared.bus.produce(records).await.unwrap();
+    let mut told: HashMap<ConnId, usize> = HashMap::new();
+    while told.values().filter(|times| **times >= 2).count() < conns.len() {
+        let conn = rig.core().expect("who is told", |message| match message {
+            ToCore::Behind { conn, .. } => Some(*conn),
+            ToCore::Broadcast { .. } => panic!("it was sent to everyone"),
+            _ => None,
+        });
+        *told.entry(conn.await).or_default() += 1;
+    }
+    let delivered = rig.metric(r#"records_total{kind="tagged",result="delivered"}"#);
+    assert_eq!(delivered, 20.0);
+    let told = rig.metric(r#"behind_total{cause="tagged"}"#);
+    assert!(told < 20.0 * 2_000.0, "{told}: a round for each");
     rig.leave().await;
 }
 

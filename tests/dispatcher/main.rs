@@ -34,6 +34,7 @@ mod spool;
 mod suppressions;
 mod switched;
 mod sync;
+mod tagged;
 mod templates;
 mod tracker;
 mod unsubscribe;

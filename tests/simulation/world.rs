@@ -528,6 +528,7 @@ impl World {
             data: None,
             push: None,
             collapse_key: post.collapses.then(|| "key".to_owned()),
+            tags: Vec::new(),
             ttl_s: None,
             producer: "simulation".into(),
         };

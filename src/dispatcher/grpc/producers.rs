@@ -139,6 +139,7 @@ fn draft(request: api::NotifyRequest) -> Result<Draft, Refusal> {
         notification_type: given(request.r#type),
         priority: given(request.priority),
         channels: (!request.channels.is_empty()).then_some(request.channels),
+        tags: (!request.tags.is_empty()).then_some(request.tags),
         title: given(request.title),
         body: given(request.body),
         data: given(request.data_json)

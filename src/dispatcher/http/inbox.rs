@@ -11,7 +11,7 @@ use crate::{
     dispatcher::{
         intake::{fields::Fields, request::Refusal},
         store::{Row, StoreError},
-        unix_ms,
+        tags, unix_ms,
     },
     envelope::{Content, Priority, is_expired},
     ids::{IdError, NotificationId, UserId},
@@ -60,7 +60,7 @@ pub async fn page(
     let (own, broadcasts, unread) = tokio::try_join!(
         shared.store.page(&user, cursor.user, limit + 1),
         shared.store.broadcast_page(cursor.broadcast, limit + 1),
-        shared.store.unread(&user),
+        tags::unread(&shared.store, &user),
     )?;
     let mut merged = merge(own, broadcasts, cursor);
     let page: Vec<Entry> = merged.by_ref().take(limit).collect();
@@ -69,14 +69,14 @@ pub async fn page(
         Some(last) if has_more => Some(last.cursor.to_string()),
         _ => None,
     };
-    let [read, dismissed] = seen_broadcasts(&shared, &user, &page).await?;
+    let [read, left_out] = seen_broadcasts(&shared, &user, &page).await?;
     let node = &shared.node;
     let streams = [node.region.user_stream(), node.region.broadcast_stream()];
     let now_ms = unix_ms();
     let items = page
         .iter()
         .filter(|entry| !is_expired(entry.row.expires_ms, now_ms))
-        .filter(|entry| !dismissed.contains(&entry.row.id))
+        .filter(|entry| !left_out.contains(&entry.row.id))
         .filter_map(|entry| describe(entry, &streams, &read))
         .collect();
     Ok(Json(Page {
@@ -174,22 +174,25 @@ fn merge(own: Vec<Row>, broadcasts: Vec<Row>, start: PageCursor) -> impl Iterato
     })
 }
 
-/// Those that the user read, and those that the user dismissed.
+/// Those that the user read, and those that the user dismissed or was not meant to get.
 async fn seen_broadcasts(
     shared: &Shared,
     user: &UserId,
     page: &[Entry],
 ) -> Result<[HashSet<NotificationId>; 2], StoreError> {
     let broadcasts = page.iter().filter(|entry| entry.is_broadcast);
-    let ids: Vec<NotificationId> = broadcasts.map(|entry| entry.row.id).collect();
+    let rows: Vec<&Row> = broadcasts.map(|entry| &entry.row).collect();
+    let ids: Vec<NotificationId> = rows.iter().map(|row| row.id).collect();
     if ids.is_empty() {
         return Ok(Default::default());
     }
-    let (read, dismissed) = tokio::try_join!(
+    let (read, mut left_out, hidden) = tokio::try_join!(
         shared.store.read_among(user, &ids),
         shared.store.dismissed_among(user, &ids),
+        tags::hidden(&shared.store, user, rows),
     )?;
-    Ok([read, dismissed].map(|ids| ids.into_iter().collect()))
+    left_out.extend(hidden);
+    Ok([read, left_out].map(|ids| ids.into_iter().collect()))
 }
 
 /// A row as an inbox shows it.

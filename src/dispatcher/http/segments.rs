@@ -9,10 +9,7 @@ use super::{
 };
 use crate::{
     dispatcher::{
-        intake::{
-            fields::Fields,
-            request::{Refusal, list},
-        },
+        intake::{audience::list, fields::Fields, request::Refusal},
         store::{Segment, SegmentSend, SendProgress, StoreError},
         unix_ms,
     },
@@ -59,7 +56,8 @@ pub async fn add(
     fields.finish("a part of a segment")?;
     let store = &shared.store;
     if store.segment_size(segment.id).await? + users.len() as u64 > limits::SEGMENT_USERS {
-        let problem = format!("a segment has at most {} users", limits::SEGMENT_USERS);
+        let most = limits::SEGMENT_USERS;
+        let problem = format!("a segment has at most {most} users: `all` with `tags` reaches more");
         return Err(Refusal::TooLarge {
             field: "users".into(),
             problem,

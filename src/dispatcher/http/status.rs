@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     bus::Topic,
+    dispatcher::tags,
     limits,
     registry::{GatewayLease, Route, ShardLease},
 };
@@ -21,7 +22,7 @@ pub async fn user(
 ) -> Result<Json<Value>, ApiError> {
     let user = parse_user(&user)?;
     let (unread, recent) = tokio::try_join!(
-        shared.store.unread(&user),
+        tags::unread(&shared.store, &user),
         shared
             .store
             .deliveries_of(&user, None, limits::RECENT_STATES),

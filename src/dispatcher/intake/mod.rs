@@ -7,6 +7,7 @@
 //! * a repeated `Idempotency-Key` with the same request always gets the same id. While the first attempt
 //!   is unfinished (its end unknown, or only spooled) the record is written again under that id, marked `again`.
 
+pub mod audience;
 pub mod fields;
 pub mod request;
 mod schedule;
@@ -31,9 +32,10 @@ use crate::{
     position::Position,
     proto::client::frames::{self, Place},
 };
+use audience::Audience;
 use aws_lc_rs::digest;
 use bytes::Bytes;
-use request::{Audience, Draft, Refusal, Submission};
+use request::{Draft, Refusal, Submission};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
@@ -373,7 +375,10 @@ impl Intake {
                 )
             }
             Audience::All => {
-                head.kind = Kind::Broadcast;
+                head.kind = match content.tags.is_empty() {
+                    true => Kind::Broadcast,
+                    false => Kind::Tagged,
+                };
                 let record = head.into_record("all", encode_content(content));
                 (Topic::FanOutAll, record)
             }

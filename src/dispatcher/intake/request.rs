@@ -2,15 +2,16 @@
 //!
 //! Both doors (HTTP and gRPC) fill a [`Draft`]; [`Draft::check`] is the only judge of it.
 
-use super::fields::Fields;
+use super::{
+    audience::{self, Audience},
+    fields::Fields,
+};
 use crate::{
     dispatcher::{fallback::Chains, spool::SpoolError},
     envelope::{Channel, Content, Priority},
-    ids::{IdError, SegmentId, UserId},
     limits,
 };
 use jiff::Timestamp;
-use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 use std::collections::BTreeSet;
 use thiserror::Error;
@@ -91,18 +92,6 @@ impl Refusal {
     }
 }
 
-/// Whom a notification is for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Audience {
-    User(UserId),
-    /// Without repeats, in the order given.
-    Users(Vec<UserId>),
-    /// Uploaded before.
-    Segment(SegmentId),
-    All,
-}
-
 /// A request that is in order.
 #[derive(Clone, Debug)]
 pub struct Submission {
@@ -120,6 +109,8 @@ pub struct Draft {
     pub users: Option<Vec<String>>,
     pub segment: Option<String>,
     pub all: bool,
+    /// Of `all`, whom it is for.
+    pub tags: Option<Vec<String>>,
     pub notification_type: Option<String>,
     pub priority: Option<String>,
     pub channels: Option<Vec<String>>,
@@ -147,6 +138,7 @@ impl Draft {
             users: target.take("users", "a list of strings")?,
             segment: target.take("segment", "a string")?,
             all: target.take("all", "true or false")?.unwrap_or_default(),
+            tags: target.take("tags", "a list of strings")?,
             notification_type: fields.take("type", "a string")?,
             priority: fields.take("priority", "a string")?,
             channels: fields.take("channels", "a list of strings")?,
@@ -165,7 +157,8 @@ impl Draft {
     }
 
     pub fn check(self, chains: &Chains) -> Result<Submission, Refusal> {
-        let audience = audience(self.user, self.users, self.segment, self.all)?;
+        let audience = audience::read(self.user, self.users, self.segment, self.all)?;
+        let tags = audience::tags(&audience, self.tags, self.collapse_key.is_some())?;
         let priority = match self.priority {
             None => Priority::default(),
             Some(text) => text.parse().map_err(|()| {
@@ -194,6 +187,7 @@ impl Draft {
                 .collapse_key
                 .map(|key| required_text("collapse_key", Some(key), limits::COLLAPSE_KEY_BYTES))
                 .transpose()?,
+            tags,
             ttl_s: ttl(self.ttl_s, priority)?,
             producer: String::new(),
         };
@@ -229,54 +223,6 @@ fn too_large_notification() -> Refusal {
             limits::NOTIFICATION_BYTES
         ),
     }
-}
-
-fn audience(
-    user: Option<String>,
-    users: Option<Vec<String>>,
-    segment: Option<String>,
-    all: bool,
-) -> Result<Audience, Refusal> {
-    match (user, users, segment, all) {
-        (Some(user), None, None, false) => user
-            .parse()
-            .map(Audience::User)
-            .map_err(|error| Refusal::field("target.user", error.to_string())),
-        (None, Some(users), None, false) => list("target.users", users).map(Audience::Users),
-        (None, None, Some(segment), false) => segment
-            .parse()
-            .map(Audience::Segment)
-            .map_err(|error: IdError| Refusal::field("target.segment", error.to_string())),
-        (None, None, None, true) => Ok(Audience::All),
-        _ => Err(Refusal::field(
-            "target",
-            "names exactly one of `user`, `users`, `segment` and `all: true`",
-        )),
-    }
-}
-
-/// Without repeats.
-pub fn list(field: &str, users: Vec<String>) -> Result<Vec<UserId>, Refusal> {
-    if users.len() > limits::TARGET_USERS {
-        return Err(Refusal::TooLarge {
-            field: field.into(),
-            problem: format!("at most {} users", limits::TARGET_USERS),
-        });
-    }
-    if users.is_empty() {
-        return Err(Refusal::field(field, "is empty"));
-    }
-    let mut seen = BTreeSet::new();
-    let mut list = Vec::with_capacity(users.len());
-    for (at, user) in users.into_iter().enumerate() {
-        let user: UserId = user.parse().map_err(|error: IdError| {
-            Refusal::field(format!("{field}[{at}]"), error.to_string())
-        })?;
-        if seen.insert(user.clone()) {
-            list.push(user);
-        }
-    }
-    Ok(list)
 }
 
 fn required_text(

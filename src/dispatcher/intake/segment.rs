@@ -2,7 +2,8 @@
 
 use super::{
     Durability, Intake,
-    request::{Audience, Refusal, Submission},
+    audience::Audience,
+    request::{Refusal, Submission},
     too_large,
 };
 use crate::{

@@ -5,7 +5,7 @@ mod quiet;
 
 use super::{
     fallback::Chains,
-    intake::{fields::Fields, request::Refusal},
+    intake::{audience::checked_tags, fields::Fields, request::Refusal},
 };
 use crate::{
     config::{self, ConfigError},
@@ -39,6 +39,9 @@ pub struct Preferences {
     /// For types that `types` says nothing of.
     pub channels: Switches,
     pub types: BTreeMap<String, Switches>,
+    /// What the application calls users like this one: broadcasts may be for some of them only.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub tags: BTreeSet<String>,
 }
 
 /// What no user can switch off, and no quiet hour holds: `critical`, codes, and types of the configuration.
@@ -81,11 +84,13 @@ impl Preferences {
         let channels = fields.take("channels", SWITCHES)?.unwrap_or_default();
         let types: Option<BTreeMap<String, BTreeMap<String, bool>>> =
             fields.take("types", "an object of types, each an object of channels")?;
+        let tags: Option<Vec<String>> = fields.take("tags", "a list of strings")?;
         fields.finish("a user's preferences")?;
         let preferences = Preferences {
             locale: locale.map(checked_locale).transpose()?,
             channels: switches("channels", channels)?,
             types: checked_types(types.unwrap_or_default(), mandatory)?,
+            tags: checked_tags("tags", tags.unwrap_or_default(), limits::PREFERENCE_TAGS)?,
             time_zone,
             quiet_hours,
         };

@@ -323,8 +323,8 @@ pub trait Store: Forget + Segments + Send + Sync + 'static {
 
     async fn row(&self, user: &UserId, id: NotificationId) -> Result<Option<Row>, StoreError>;
 
-    /// Unread notifications of the user stream, and broadcasts that are neither read nor dismissed.
-    async fn unread(&self, user: &UserId) -> Result<u64, StoreError>;
+    /// Unread notifications of the user stream, and broadcasts that are neither read nor dismissed, `but` these.
+    async fn unread(&self, user: &UserId, but: &[NotificationId]) -> Result<u64, StoreError>;
 
     /// Which of these ids the user may mark read: those the user has ([`Store::record`]) and has not read.
     async fn unread_among(

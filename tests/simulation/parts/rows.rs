@@ -298,7 +298,7 @@ impl Store for Rows {
         Ok(row)
     }
 
-    async fn unread(&self, _: &UserId) -> Result<u64, StoreError> {
+    async fn unread(&self, _: &UserId, _: &[NotificationId]) -> Result<u64, StoreError> {
         unreachable!("nobody counts the unread")
     }
 

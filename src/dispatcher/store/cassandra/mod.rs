@@ -186,8 +186,8 @@ impl Store for CassandraStore {
         self.row_by_id(user, id).await
     }
 
-    async fn unread(&self, user: &UserId) -> Result<u64, StoreError> {
-        self.count_unread(user, unix_ms()).await
+    async fn unread(&self, user: &UserId, but: &[NotificationId]) -> Result<u64, StoreError> {
+        self.count_unread(user, but, unix_ms()).await
     }
 
     async fn unread_among(

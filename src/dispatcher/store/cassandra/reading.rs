@@ -417,7 +417,12 @@ impl CassandraStore {
 
     /// Counts among the user's newest [`limits::UNREAD_ROWS`] rows and the newest [`limits::UNREAD_BROADCASTS`]
     /// broadcasts, without what is read, superseded or expired.
-    pub(super) async fn count_unread(&self, user: &UserId, now_ms: u64) -> Result<u64, StoreError> {
+    pub(super) async fn count_unread(
+        &self,
+        user: &UserId,
+        but: &[NotificationId],
+        now_ms: u64,
+    ) -> Result<u64, StoreError> {
         let reader = self.link()?.reader(Level::OrOne);
         let user = user.as_str();
         let (own, all) = tokio::try_join!(
@@ -429,7 +434,8 @@ impl CassandraStore {
             self.receipts(&reader, user, &ids),
             self.dismissals(&reader, user, &ids),
         )?;
-        let is_seen = |id: &NotificationId| read.contains(id) || dismissed.contains(id);
+        let is_seen =
+            |id: &NotificationId| read.contains(id) || dismissed.contains(id) || but.contains(id);
         Ok(ids.iter().filter(|id| !is_seen(id)).count() as u64)
     }
 

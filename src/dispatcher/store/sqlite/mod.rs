@@ -122,10 +122,10 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn unread(&self, user: &UserId) -> Result<u64, StoreError> {
-        let user = user.clone();
+    async fn unread(&self, user: &UserId, but: &[NotificationId]) -> Result<u64, StoreError> {
+        let (user, but) = (user.clone(), but.to_vec());
         self.readers
-            .read(move |connection| reading::unread(connection, &user, unix_ms()))
+            .read(move |connection| reading::unread(connection, &user, &but, unix_ms()))
             .await
     }
 

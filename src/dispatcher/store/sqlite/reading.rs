@@ -194,7 +194,12 @@ pub fn row(
 /// [`limits::UNREAD_BROADCASTS`] broadcasts, without what is read, superseded or expired. Whether the
 /// user was there when a broadcast went out makes no difference, as in the inbox page: the store is not
 /// told of users who only ever connected, and a count that falls when the first row comes would be odd.
-pub fn unread(connection: &Connection, user: &UserId, now_ms: u64) -> Result<u64, Failure> {
+pub fn unread(
+    connection: &Connection,
+    user: &UserId,
+    but: &[NotificationId],
+    now_ms: u64,
+) -> Result<u64, Failure> {
     let alive_ms = encode::ms(now_ms.saturating_sub(EXPIRY_TOLERANCE_MS));
     let mut statement = connection.prepare_cached(concat!(
         "SELECT count(*) FROM (
@@ -219,10 +224,21 @@ pub fn unread(connection: &Connection, user: &UserId, now_ms: u64) -> Result<u64
             SELECT 1 FROM broadcasts AS later
             WHERE later.collapse_key = newest.collapse_key AND later.pos > newest.pos))
          AND NOT EXISTS (SELECT 1 FROM receipts WHERE user = ?1 AND id = newest.id)
-         AND NOT EXISTS (SELECT 1 FROM dismissals WHERE user = ?1 AND id = newest.id)",
+         AND NOT EXISTS (SELECT 1 FROM dismissals WHERE user = ?1 AND id = newest.id)
+         AND hex(id) NOT IN (SELECT value FROM json_each(?4))",
     )?;
+    let but: Vec<String> = but
+        .iter()
+        .map(|id| format!("{:X}", id.0.simple()))
+        .collect();
+    let but = serde_json::to_string(&but).expect("a list of texts");
     let broadcasts: i64 = statement.query_row(
-        params![user.as_str(), limits::UNREAD_BROADCASTS as i64, alive_ms],
+        params![
+            user.as_str(),
+            limits::UNREAD_BROADCASTS as i64,
+            alive_ms,
+            but
+        ],
         |row| row.get(0),
     )?;
     Ok((rows + broadcasts) as u64)

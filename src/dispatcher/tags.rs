@@ -1,0 +1,78 @@
+//! Broadcasts to a part of everyone: each says in its content which tags it is for, a user's tags stand in the preferences, and
+//! whose it is is decided when it is read.
+//!
+//! So nothing is stored per user, and whoever is given a tag later sees what went to it before.
+
+use super::store::{Row, SharedStore, StoreError};
+use crate::{
+    ids::{NotificationId, UserId},
+    limits,
+};
+use serde::Deserialize;
+
+/// Which of these broadcasts are not for the user.
+pub async fn hidden(
+    store: &SharedStore,
+    user: &UserId,
+    rows: impl IntoIterator<Item = &Row>,
+) -> Result<Vec<NotificationId>, StoreError> {
+    let tagged = rows
+        .into_iter()
+        .filter_map(|row| Some((row.id, tags(&row.content)?)));
+    let tagged: Vec<(NotificationId, Vec<String>)> = tagged.collect();
+    // So it is most of the time.
+    if tagged.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wishes = store.preferences(std::slice::from_ref(user)).await?;
+    let own = wishes.into_iter().next().unwrap_or_default().tags;
+    let hidden = tagged
+        .into_iter()
+        .filter(|(_, tags)| !tags.iter().any(|tag| own.contains(tag)));
+    Ok(hidden.map(|(id, _)| id).collect())
+}
+
+/// What the user has not read, without what is not for the user.
+pub async fn unread(store: &SharedStore, user: &UserId) -> Result<u64, StoreError> {
+    let newest = store
+        .broadcast_page(None, limits::UNREAD_BROADCASTS)
+        .await?;
+    let hidden = hidden(store, user, &newest).await?;
+    store.unread(user, &hidden).await
+}
+
+/// `None`: it is for everyone.
+fn tags(content: &[u8]) -> Option<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Tagged {
+        #[serde(default)]
+        tags: Vec<String>,
+    }
+    // Most have none, and are not parsed for it.
+    let named = content.windows(NAME.len()).any(|part| part == NAME);
+    let tagged: Tagged = named.then(|| serde_json::from_slice(content).ok())??;
+    (!tagged.tags.is_empty()).then_some(tagged.tags)
+}
+
+const NAME: &[u8] = br#""tags""#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broadcast_says_by_its_own_field_whom_it_is_for() {
+        let content = |more: &str| format!(r#"{{"type":"x","channels":["in_app"]{more}}}"#);
+        for (more, expected) in [
+            ("", None),
+            (r#","title":"the \"tags\""#, None),
+            (r#","data":{"tags":["a"]}"#, None),
+            (
+                r#","tags":["a","b"]"#,
+                Some(vec!["a".to_owned(), "b".to_owned()]),
+            ),
+        ] {
+            assert_eq!(tags(content(more).as_bytes()), expected, "{more}");
+        }
+    }
+}
