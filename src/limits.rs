@@ -429,6 +429,8 @@ pub const POSTING_USERS: usize = 65_536;
 /// is served, and the allocator keeps what a storm took; answered in 10 ms, these are 6,400 a second.
 pub const SYNCS: usize = 64;
 pub const SYNCS_WAITING: usize = 65_536;
+/// Questions on one stream to a dispatcher. Over: those whose asker has given up are forgotten.
+pub const ASKED_FORGET_ABOVE: usize = 4 * SYNCS;
 /// Users a second that all gateways together enter again after the registry forgot them, each its share: a Redis
 /// takes more, and lookups and newcomers need the rest. 500,000 connections on each of 3 gateways: 40 s (by
 /// [`REGISTER_BATCH`]); on each of 45: 4 min.

@@ -76,6 +76,15 @@ impl dispatcher_server::Dispatcher for Stalling {
             ..SyncReply::default()
         }))
     }
+
+    type SyncsStream = tokio_stream::Empty<Result<SyncReply, Status>>;
+
+    async fn syncs(
+        &self,
+        _: Request<Streaming<SyncRequest>>,
+    ) -> Result<Response<Self::SyncsStream>, Status> {
+        Err(Status::unimplemented("of an earlier release"))
+    }
 }
 
 impl Stalling {

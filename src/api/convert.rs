@@ -79,6 +79,7 @@ pub fn sync_reply_to_wire(reply: SyncReply) -> api::SyncReply {
         has_more: reply.has_more,
         unsettled: reply.unsettled,
         v: u32::from(VERSION),
+        ..api::SyncReply::default()
     }
 }
 

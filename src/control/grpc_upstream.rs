@@ -1,13 +1,15 @@
-//! Dispatchers over gRPC: one stream of outcomes to the first that answers, syncs beside it.
+//! Dispatchers over gRPC: one stream of outcomes to the first that answers, and one of syncs beside it.
 //!
-//! Invariants:
-//! * a batch is answered once: by its sequence number on the stream it went out on, or by the stream's end;
-//! * a stream that ends, or a dispatcher that does not answer in time, means the next address.
+//! Invariant: a stream of outcomes that ends, or a dispatcher that does not answer in time, means the next address.
 
-use super::upstream::{Accepted, SyncReply, Upstream, UpstreamError};
+use super::{
+    exchange::{Asked, Exchange, refusal},
+    sync_stream::SyncStream,
+    upstream::{Accepted, SyncReply, Upstream, UpstreamError},
+};
 use crate::{
     api::{
-        OutcomeBatch, OutcomeReply, SyncRequest,
+        self, OutcomeBatch, OutcomeReply, SyncRequest,
         convert::{cursors_to_wire, outcome_to_wire, sync_reply_from_wire},
         dispatcher_client::DispatcherClient,
         secret::{Present, SharedSecret},
@@ -23,7 +25,6 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use std::{
     cmp::Ordering::{Equal, Greater, Less},
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -33,21 +34,15 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Code, Status, Streaming,
     service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 
 type Client = DispatcherClient<InterceptedService<Channel, Present>>;
-type Answer = oneshot::Sender<Result<Accepted, UpstreamError>>;
+type Batch = Asked<OutcomeBatch, OutcomeReply>;
 
 /// Between tries to open a stream.
 const RECONNECT: Duration = Duration::from_millis(250);
-
-struct Batch {
-    message: OutcomeBatch,
-    answer: Answer,
-}
 
 /// The way to the dispatchers. Its stream ends when the last of it is dropped.
 pub struct GrpcUpstream {
@@ -66,6 +61,7 @@ struct Shared {
     in_vain: Mutex<Vec<UpstreamError>>,
     /// The open stream's dispatcher did not answer in time.
     stuck: Notify,
+    syncs: SyncStream,
 }
 
 impl GrpcUpstream {
@@ -90,6 +86,7 @@ impl GrpcUpstream {
             current: AtomicUsize::new(0),
             connected: AtomicBool::new(false),
             stuck: Notify::new(),
+            syncs: SyncStream::default(),
         });
         let (batches, queue) = mpsc::channel(limits::OUTCOME_BATCHES);
         tokio::spawn(report_for_ever(shared.clone(), queue));
@@ -124,17 +121,20 @@ impl Upstream for GrpcUpstream {
             return Err(no_dispatcher());
         }
         let (answer, accepted) = oneshot::channel();
-        let message = OutcomeBatch {
+        let question = OutcomeBatch {
             v: u32::from(VERSION),
             sequence: 0,
             gateway: gateway.to_string(),
             shard,
             outcomes: outcomes.iter().map(outcome_to_wire).collect(),
         };
-        let sent = self.batches.send(Batch { message, answer }).await;
+        let sent = self.batches.send(Batch { question, answer }).await;
         sent.map_err(|_| no_dispatcher())?;
         match tokio::time::timeout(limits::REPORT_WAIT, accepted).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(reply)) => reply.map(|reply| Accepted {
+                shard_epoch: (reply.shard_epoch > 0).then_some(reply.shard_epoch),
+                has_registry: reply.has_registry,
+            }),
             Ok(Err(_)) => Err(no_dispatcher()),
             Err(_) => {
                 self.shared.stuck.notify_waiters();
@@ -154,23 +154,28 @@ impl Upstream for GrpcUpstream {
             user: user.as_str().to_owned(),
             cursors: cursors_to_wire(&cursors),
             limit: limit as u32,
+            sequence: 0,
         };
         let count = self.shared.clients.len();
         let first = self.shared.current.load(Ordering::Relaxed);
-        let mut last = no_dispatcher();
-        for turn in 0..count {
+        let asked = self.shared.syncs.ask(&request);
+        let (mut last, tried) = match tokio::time::timeout(limits::SYNC_WAIT, asked).await {
+            Ok(Some(Ok(reply))) => return readable(reply),
+            Ok(Some(Err(refused @ UpstreamError::Refused(_)))) => return Err(refused),
+            Ok(Some(Err(away))) => (away, 1),
+            Ok(None) => (no_dispatcher(), 0),
+            Err(_) => (no_answer(), 1),
+        };
+        for turn in tried..count {
             let mut client = self.shared.clients[(first + turn) % count].clone();
             let call = client.sync(request.clone());
             match tokio::time::timeout(limits::SYNC_WAIT, call).await {
-                Ok(Ok(reply)) => {
-                    let reply = sync_reply_from_wire(reply.into_inner());
-                    return reply.map_err(|error| UpstreamError::Refused(error.to_string()));
-                }
+                Ok(Ok(reply)) => return readable(reply.into_inner()),
                 Ok(Err(status)) => match refusal(&status) {
                     refused @ UpstreamError::Refused(_) => return Err(refused),
                     away => last = away,
                 },
-                Err(_) => last = UpstreamError::Unavailable("no answer in time".to_owned()),
+                Err(_) => last = no_answer(),
             }
         }
         Err(last)
@@ -240,19 +245,16 @@ fn late() -> UpstreamError {
     UpstreamError::Unavailable("a batch of outcomes was not answered in time".to_owned())
 }
 
+fn no_answer() -> UpstreamError {
+    UpstreamError::Unavailable("no answer in time".to_owned())
+}
+
 fn no_dispatcher() -> UpstreamError {
     UpstreamError::Unavailable("no stream to a dispatcher is open".to_owned())
 }
 
-fn refusal(status: &Status) -> UpstreamError {
-    let text = format!("{}: {}", status.code(), status.message());
-    match status.code() {
-        Code::Unauthenticated
-        | Code::PermissionDenied
-        | Code::InvalidArgument
-        | Code::Unimplemented => UpstreamError::Refused(text),
-        _ => UpstreamError::Unavailable(text),
-    }
+fn readable(reply: api::SyncReply) -> Result<SyncReply, UpstreamError> {
+    sync_reply_from_wire(reply).map_err(|error| UpstreamError::Refused(error.to_string()))
 }
 
 /// Keeps a stream open to one dispatcher or the next, until the last handle is dropped.
@@ -320,58 +322,18 @@ async fn stream(
     let mut replies = match tokio::time::timeout(limits::SYNC_WAIT, opening).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return Some(refusal(&status)),
-        Err(_) => return Some(UpstreamError::Unavailable("no answer in time".to_owned())),
+        Err(_) => return Some(no_answer()),
     };
     shared.connected.store(true, Ordering::Relaxed);
     tracing::info!(address = shared.addresses[current], "outcome stream open");
-    let mut waiting = HashMap::new();
+    let mut exchange = Exchange::default();
     let ended = tokio::select! {
-        ended = exchange(queue, messages, &mut replies, &mut waiting) => ended,
+        ended = exchange.run(queue, messages, &mut replies) => ended,
         () = shared.stuck.notified() => Some(late()),
+        never = shared.syncs.keep_open(shared.clients[current].clone()) => match never {},
     };
     if let Some(error) = &ended {
-        for answer in waiting.into_values() {
-            let _ = answer.send(Err(error.clone()));
-        }
+        exchange.fail(error);
     }
     ended
-}
-
-async fn exchange(
-    queue: &mut mpsc::Receiver<Batch>,
-    messages: mpsc::Sender<OutcomeBatch>,
-    replies: &mut Streaming<OutcomeReply>,
-    waiting: &mut HashMap<u64, Answer>,
-) -> Option<UpstreamError> {
-    let mut sequence = 0;
-    loop {
-        tokio::select! {
-            reply = replies.message() => match reply {
-                Ok(Some(reply)) => {
-                    if let Some(answer) = waiting.remove(&reply.sequence) {
-                        let shard_epoch = (reply.shard_epoch > 0).then_some(reply.shard_epoch);
-                        let _ = answer.send(Ok(Accepted {
-                            shard_epoch,
-                            has_registry: reply.has_registry,
-                        }));
-                    }
-                }
-                Ok(None) => {
-                    let text = "the dispatcher ended the stream".to_owned();
-                    return Some(UpstreamError::Unavailable(text));
-                }
-                Err(status) => return Some(refusal(&status)),
-            },
-            batch = queue.recv() => {
-                let Batch { mut message, answer } = batch?;
-                sequence += 1;
-                message.sequence = sequence;
-                waiting.insert(sequence, answer);
-                if messages.send(message).await.is_err() {
-                    let text = "the stream is closed".to_owned();
-                    return Some(UpstreamError::Unavailable(text));
-                }
-            }
-        }
-    }
 }

@@ -18,7 +18,15 @@ use herald::{
     ids::NotificationId,
     position::Position,
 };
-use std::{io::Write, net::SocketAddr, pin::Pin};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +40,34 @@ struct Dispatcher {
     number: u64,
     /// It dies then, as far as a client can tell.
     end: CancellationToken,
+    asked: Asked,
+}
+
+/// Syncs that came by calls, and over streams.
+#[derive(Clone, Default)]
+struct Asked(Arc<[AtomicUsize; 2]>);
+
+impl Asked {
+    fn add(&self, by_stream: bool) {
+        self.0[usize::from(by_stream)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counts(&self) -> [usize; 2] {
+        [0, 1].map(|way| self.0[way].load(Ordering::Relaxed))
+    }
+}
+
+/// What each sync is answered; the store of whoever is called `away` is.
+fn synced(request: SyncRequest) -> Result<SyncReply, Status> {
+    match request.user.as_str() {
+        "away" => Err(Status::unavailable("the store is away")),
+        "wrong" => Err(Status::invalid_argument("wrong")),
+        _ => Ok(SyncReply {
+            cursors: request.cursors,
+            recovered: true,
+            ..SyncReply::default()
+        }),
+    }
 }
 
 #[tonic::async_trait]
@@ -65,12 +101,39 @@ impl dispatcher_server::Dispatcher for Dispatcher {
         if self.end.is_cancelled() {
             return Err(Status::unavailable("ended"));
         }
-        let request = request.into_inner();
-        Ok(Response::new(SyncReply {
-            cursors: request.cursors,
-            recovered: true,
-            ..SyncReply::default()
-        }))
+        self.asked.add(false);
+        synced(request.into_inner()).map(Response::new)
+    }
+
+    type SyncsStream = Pin<Box<dyn Stream<Item = Result<SyncReply, Status>> + Send>>;
+
+    /// Two at a time, the second first.
+    async fn syncs(
+        &self,
+        request: Request<Streaming<SyncRequest>>,
+    ) -> Result<Response<Self::SyncsStream>, Status> {
+        if self.end.is_cancelled() {
+            return Err(Status::unavailable("ended"));
+        }
+        let asked = self.asked.clone();
+        let answer = move |request: Result<SyncRequest, Status>| {
+            asked.add(true);
+            let request = request?;
+            let sequence = request.sequence;
+            let reply = synced(request).unwrap_or_else(|status| SyncReply {
+                code: status.code() as i32,
+                problem: status.message().to_owned(),
+                ..SyncReply::default()
+            });
+            Ok(SyncReply { sequence, ..reply })
+        };
+        let replies = request
+            .into_inner()
+            .map(answer)
+            .ready_chunks(2)
+            .flat_map(|two| futures::stream::iter(two.into_iter().rev()))
+            .take_until(self.end.clone().cancelled_owned());
+        Ok(Response::new(Box::pin(replies)))
     }
 }
 
@@ -80,6 +143,15 @@ fn shared(secret: Option<&str>) -> SharedSecret {
 }
 
 async fn dispatcher(number: u64, secret: Option<&str>) -> (SocketAddr, CancellationToken) {
+    let (address, end, _) = counting_dispatcher(number, secret).await;
+    (address, end)
+}
+
+async fn counting_dispatcher(
+    number: u64,
+    secret: Option<&str>,
+) -> (SocketAddr, CancellationToken, Asked) {
+    let asked = Asked::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let end = CancellationToken::new();
@@ -87,11 +159,12 @@ async fn dispatcher(number: u64, secret: Option<&str>) -> (SocketAddr, Cancellat
     let played = Dispatcher {
         number,
         end: end.clone(),
+        asked: asked.clone(),
     };
     let service = dispatcher_server::DispatcherServer::with_interceptor(played, demand);
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    (address, end)
+    (address, end, asked)
 }
 
 fn upstream(addresses: &[SocketAddr], secret: Option<&str>) -> GrpcUpstream {
@@ -152,6 +225,45 @@ async fn outcomes_are_reported_over_one_stream_and_move_to_the_next_dispatcher_w
         .unwrap();
     assert!(reply.recovered);
     assert_eq!(reply.cursors, crate::rig::cursors(4));
+}
+
+#[tokio::test]
+async fn syncs_go_over_one_stream_each_with_its_own_answer_and_by_calls_where_it_ended() {
+    let (first, end_first, by_first) = counting_dispatcher(1, None).await;
+    let (second, _end, by_second) = counting_dispatcher(2, None).await;
+    let upstream = upstream(&[first, second], None);
+    let sync = async |user: &str, at: u64| {
+        let user = user.parse().unwrap();
+        let asked = upstream.sync(&user, crate::rig::cursors(at), 5).await;
+        asked.map(|reply| reply.cursors)
+    };
+    until("a stream for syncs", async || {
+        sync("ann", 1).await.unwrap();
+        (by_first.counts()[1] > 0).then_some(())
+    })
+    .await;
+    let (calls, before) = by_first.counts().into();
+    let asked = (1..=40).map(|at| sync("ann", at));
+    let answers = futures::future::join_all(asked).await;
+    let cursors = (1..=40).map(|at| Ok(crate::rig::cursors(at)));
+    assert_eq!(answers, cursors.collect::<Vec<_>>());
+    assert_eq!(by_first.counts(), [calls, before + 40]);
+
+    let refused = sync("wrong", 1).await.unwrap_err();
+    assert!(matches!(refused, UpstreamError::Refused(_)), "{refused}");
+    assert_eq!(by_second.counts(), [0, 0]);
+    // Whoever can't read its store is not asked twice, but the next is.
+    let away = sync("away", 1).await.unwrap_err();
+    assert!(matches!(away, UpstreamError::Unavailable(_)), "{away}");
+    assert_eq!(by_first.counts(), [calls, before + 42]);
+    assert_eq!(by_second.counts(), [1, 0]);
+
+    end_first.cancel();
+    until("syncs over the next one's stream", async || {
+        assert_eq!(sync("ann", 7).await, Ok(crate::rig::cursors(7)));
+        (by_second.counts()[1] > 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

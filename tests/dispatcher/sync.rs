@@ -3,6 +3,7 @@
 use crate::rig::Rig;
 use herald::{api, bus::Topic, position::Position};
 use serde_json::{Value, json};
+use tonic::Code;
 
 const USER: &str = "user:local";
 const ALL: &str = "all:local";
@@ -141,5 +142,30 @@ async fn a_message_of_a_later_release_is_refused_as_such() {
         ..Default::default()
     };
     let status = rig.dispatcher().await.sync(request).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::Unimplemented);
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_one_stream_each_is_answered_by_its_number_and_one_that_is_refused_ends_nothing() {
+    let rig = Rig::start().await;
+    rig.post_to("42", "one").await;
+    settled(&rig).await;
+    let users = ["42", "", "43"];
+    let requests = (1..).zip(users).map(|(sequence, user)| api::SyncRequest {
+        v: 1,
+        user: user.into(),
+        sequence,
+        ..Default::default()
+    });
+    let requests = tokio_stream::iter(requests.collect::<Vec<_>>());
+    let mut client = rig.dispatcher().await;
+    let mut replies = client.syncs(requests).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while let Some(reply) = replies.message().await.unwrap() {
+        told.push((reply.sequence, reply.code, titles(&reply)));
+    }
+    told.sort();
+    let (ok, refused) = (Code::Ok as i32, Code::InvalidArgument as i32);
+    let one = vec!["one".to_owned()];
+    assert_eq!(told, [(1, ok, one), (2, refused, vec![]), (3, ok, vec![])]);
 }

@@ -47,18 +47,52 @@ impl api::dispatcher_server::Dispatcher for Gateways {
         &self,
         request: Request<api::SyncRequest>,
     ) -> Result<Response<api::SyncReply>, Status> {
-        let request = request.into_inner();
-        check_version(request.v)?;
-        let user: UserId = request.user.parse().map_err(bad_request)?;
-        let cursors = convert::cursors_from_wire(request.cursors).map_err(bad_request)?;
-        let limit = match request.limit {
-            0 => limits::SYNC_ITEMS,
-            limit => limit as usize,
-        };
-        let reply = self.sync.serve(&user, cursors, limit).await;
-        let reply = reply.map_err(|error| Status::unavailable(error.to_string()))?;
-        Ok(Response::new(convert::sync_reply_to_wire(reply)))
+        let reply = serve(&self.sync, request.into_inner()).await?;
+        Ok(Response::new(reply))
     }
+
+    type SyncsStream = Pin<Box<dyn Stream<Item = Result<api::SyncReply, Status>> + Send>>;
+
+    async fn syncs(
+        &self,
+        request: Request<Streaming<api::SyncRequest>>,
+    ) -> Result<Response<Self::SyncsStream>, Status> {
+        let (sync, shutdown) = (self.sync.clone(), self.shutdown.clone());
+        let replies = request
+            .into_inner()
+            .take_until(async move { shutdown.cancelled().await })
+            .map(move |request| {
+                let sync = sync.clone();
+                async move { Ok(numbered(&sync, request?).await) }
+            })
+            .buffer_unordered(limits::SYNCS);
+        Ok(Response::new(Box::pin(replies)))
+    }
+}
+
+async fn numbered(sync: &Sync, request: api::SyncRequest) -> api::SyncReply {
+    let sequence = request.sequence;
+    let reply = serve(sync, request).await;
+    let reply = reply.unwrap_or_else(|status| api::SyncReply {
+        v: u32::from(VERSION),
+        code: status.code() as i32,
+        problem: status.message().to_owned(),
+        ..api::SyncReply::default()
+    });
+    api::SyncReply { sequence, ..reply }
+}
+
+async fn serve(sync: &Sync, request: api::SyncRequest) -> Result<api::SyncReply, Status> {
+    check_version(request.v)?;
+    let user: UserId = request.user.parse().map_err(bad_request)?;
+    let cursors = convert::cursors_from_wire(request.cursors).map_err(bad_request)?;
+    let limit = match request.limit {
+        0 => limits::SYNC_ITEMS,
+        limit => limit as usize,
+    };
+    let reply = sync.serve(&user, cursors, limit).await;
+    let reply = reply.map_err(|error| Status::unavailable(error.to_string()))?;
+    Ok(convert::sync_reply_to_wire(reply))
 }
 
 async fn accept(

@@ -70,6 +70,7 @@ impl Rig {
                 .map(|(stream, at)| ((*stream).to_owned(), *at))
                 .collect(),
             limit: 50,
+            sequence: 0,
         };
         let mut client = self.dispatcher().await;
         client.sync(request).await.unwrap().into_inner()
