@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 # Servers take over what they are started with.
 ulimit -n "$(ulimit -Hn)"
 export HERALD_CACHE=${HERALD_CACHE:-$PWD/.cache}
+# What tests make do with collects its garbage all the time.
+export HERALD_CASSANDRA_HEAP=${HERALD_CASSANDRA_HEAP:-1g}
 
 # Each by itself: so the server has the features it is shipped with, not those of its neighbours.
 cargo build --release --quiet --bin herald

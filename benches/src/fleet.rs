@@ -14,6 +14,8 @@ pub struct Fleet {
     pub gateway: Process,
     pub dispatcher: Process,
     pub doors: Doors,
+    /// Admin port of the dispatcher; that of `doors` is the gateway's.
+    pub dispatcher_admin: u16,
     pub redis: Server,
     pub kafka: Server,
 }
@@ -25,6 +27,15 @@ impl Fleet {
 
     /// With other settings of the gateway than those that are measured with.
     pub async fn start_with(folder: &Folder, gateway: &[(&'static str, &str)]) -> Result<Fleet> {
+        Fleet::start_on(folder, gateway, &[]).await
+    }
+
+    /// And with other settings of the dispatcher.
+    pub async fn start_on(
+        folder: &Folder,
+        gateway: &[(&'static str, &str)],
+        of_dispatcher: &[(&'static str, String)],
+    ) -> Result<Fleet> {
         let redis = Server::start("scripts/redis.sh", &folder.join("redis"))?;
         let kafka = Server::start("scripts/kafka.sh", &folder.join("kafka"))?;
         for name in ["token.key", "admin.key", "grpc.secret"] {
@@ -72,6 +83,7 @@ impl Fleet {
             ("HERALD_LOG__LEVEL", "warn".into()),
         ]);
         own.extend(unlimited());
+        own.extend_from_slice(of_dispatcher);
         let log = folder.join("dispatcher.log");
         let mut dispatcher =
             Process::start_with(&herald, &["dispatcher".into()], &own, None, &log)?;
@@ -105,6 +117,7 @@ impl Fleet {
             gateway,
             dispatcher,
             doors,
+            dispatcher_admin,
             redis,
             kafka,
         })

@@ -16,6 +16,7 @@ mod memory;
 mod micro;
 mod mixed;
 mod parts;
+mod path;
 mod peers;
 mod process;
 mod scale;
@@ -67,7 +68,7 @@ pub struct Options {
     #[arg(long, default_value_t = 600)]
     hold_s: u64,
     /// Notifications to one user each and second: for `scale` in the second half of its time, for `storm` and
-    /// `mixed` throughout; two of them for `latency`.
+    /// `mixed` throughout; two of them for `latency`, any number for `path`.
     #[arg(long, value_name = "N", value_delimiter = ',')]
     rate: Vec<u32>,
     /// Connections of `scale` by TLS.
@@ -114,6 +115,8 @@ enum Part {
     Peers,
     /// Rows a second and times of pages and syncs of both stores, SQLite and one node of Cassandra.
     Store,
+    /// The dispatcher's CPU for a notification from its request to the record in the gateway's shard, on both stores.
+    Path,
     /// Frames, mailbox, look-up.
     Micro,
 }
@@ -151,6 +154,7 @@ async fn main() -> Result<()> {
         Part::Mixed => mixed::run(&options).await?,
         Part::Cores => cores::run(&options).await?,
         Part::Store => store::run(&options).await?,
+        Part::Path => path::run(&options).await?,
         Part::Peers => peers::run(&options).await?,
         Part::Memory => memory::run(&options).await?,
         Part::Scale => scale::run(&options).await?,

@@ -102,6 +102,12 @@ pub fn content(target: Value) -> Value {
 pub struct Samples(String);
 
 impl Samples {
+    /// Of an admin port of this host.
+    pub async fn of(http: &reqwest::Client, admin: u16) -> Result<Samples> {
+        let answer = http.get(format!("http://127.0.0.1:{admin}/metrics"));
+        Ok(Samples(answer.send().await?.text().await?))
+    }
+
     /// Over a family, or of one sample of it.
     pub fn sum_of(&self, name: &str) -> f64 {
         let samples = self.0.lines().filter_map(|line| line.strip_prefix(name));
@@ -176,10 +182,7 @@ impl Doors {
 
     /// All of them at one moment.
     pub async fn metrics(&self) -> Result<Samples> {
-        let answer = self
-            .http
-            .get(format!("http://127.0.0.1:{}/metrics", self.admin));
-        Ok(Samples(answer.send().await?.text().await?))
+        Samples::of(&self.http, self.admin).await
     }
 
     /// Until so many clients are open, and the registry knows them.
