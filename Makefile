@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 DATA ?= herald-data
 
-.PHONY: help run test chaos fleet bench bench-peers scale scale-million scale-tls swarm clean
+.PHONY: help run test chaos cluster fleet bench bench-peers scale scale-million scale-tls swarm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,11 @@ test: ## install what is missing, then format, lints, unit, end-to-end, conforma
 
 chaos: ## faults by seed on a real fleet, and the account of every notification; HERALD_SEED repeats
 	@scripts/chaos.sh
+
+cluster: ## a fleet on three nodes of Cassandra: one dies, two die, all are slow
+	@scripts/install.sh test
+	@cargo build --quiet --workspace --bins
+	@cargo test --quiet --test cluster -- --ignored --nocapture
 
 fleet: ## real Redis and Kafka, one dispatcher, two gateways on this machine, until Ctrl-C
 	@scripts/install.sh parts

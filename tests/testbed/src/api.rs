@@ -90,7 +90,7 @@ impl Api {
         body
     }
 
-    async fn get(&self, path: &str) -> (u16, Value) {
+    pub async fn get(&self, path: &str) -> (u16, Value) {
         let request = self.http.get(self.url(path)).bearer_auth(&self.key);
         let answer = request.send().await.expect("it answers");
         let status = answer.status().as_u16();
