@@ -6,7 +6,7 @@ use crate::{flock::Last, producer::Ledger, roster::Roster};
 use serde::Serialize;
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, BufWriter, Write},
     path::Path,
 };
@@ -66,6 +66,20 @@ pub struct Posted {
     pub durability: String,
 }
 
+const RECEIPTS: &str = "receipts";
+const DEVICES: &str = "devices";
+const POSTS: &str = "posts";
+
+/// Whether they can be written.
+pub fn check(directory: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    for name in [RECEIPTS, DEVICES, POSTS] {
+        let file = directory.join(name);
+        OpenOptions::new().append(true).create(true).open(file)?;
+    }
+    Ok(())
+}
+
 impl Accounts {
     pub fn add(&mut self, other: Accounts) {
         self.receipts.extend(other.receipts);
@@ -120,16 +134,16 @@ impl Accounts {
                 device: device(*client),
                 receipt: *receipt,
             });
-        write_lines(&directory.join("receipts"), receipts)?;
+        write_lines(&directory.join(RECEIPTS), receipts)?;
         let devices = lasts.iter().map(|last| Ended {
             device: device(last.number),
             connections: self.connections.get(&last.number).map_or(&[][..], |c| c),
             cursors: &last.cursors,
             has_hole: last.has_hole,
         });
-        write_lines(&directory.join("devices"), devices)?;
+        write_lines(&directory.join(DEVICES), devices)?;
         let posts = ledger.and_then(|ledger| ledger.posts.as_deref());
-        write_lines(&directory.join("posts"), posts.unwrap_or_default())
+        write_lines(&directory.join(POSTS), posts.unwrap_or_default())
     }
 }
 

@@ -14,8 +14,9 @@ use std::path::PathBuf;
 /// cursors, sync over holes, return in the advertised slot), and says what arrived. With --post-url it
 /// posts numbered notifications itself and knows exactly what should have arrived where.
 ///
-/// Exit status: 0 everything arrived · 1 something is missing, a hole stayed open or a client stayed
-/// away · 2 the run could not be set up · 64 the command line or the scenario is wrong.
+/// Exit status: 0 everything arrived · 1 something is missing or reached somebody else, a hole stayed open
+/// or a client stayed away · 2 the run could not be set up, broke off or its result could not be written ·
+/// 64 the command line or the scenario is wrong.
 #[derive(Debug, Parser)]
 #[command(
     name = "swarm",

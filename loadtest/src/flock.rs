@@ -7,6 +7,7 @@ use crate::{
     dialect::Dialect,
     hdr,
     options::Trust,
+    panics::locked,
     roster::Roster,
     rules::{Context, Say, Settings, StreamNames},
     scenario::{Churn, Slow, Storm},
@@ -291,7 +292,7 @@ impl Flock {
 
     fn publish(&mut self) {
         let tally = &mut self.world.tally;
-        let mut published = self.link.published.lock().expect("no panics");
+        let mut published = locked(&self.link.published);
         published.counters = tally.counters;
         if !tally.recent_us.is_empty() {
             let added = published.latency_us.add(&tally.recent_us);

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use swarm::{
     cli::{self, Task},
+    outputs::say,
     run,
 };
 
@@ -23,6 +24,6 @@ fn main() -> ExitCode {
 }
 
 fn failed(status: u8, error: &anyhow::Error) -> ExitCode {
-    eprintln!("swarm: {error:#}");
+    say(&format!("swarm: {error:#}\n"));
     ExitCode::from(status)
 }

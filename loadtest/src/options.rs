@@ -12,6 +12,9 @@ use std::{
     str::FromStr,
 };
 
+/// Of any span: a month.
+const SECONDS_MAX: u64 = 31 * 24 * 3_600;
+
 #[derive(Debug, Parser)]
 pub struct Options {
     /// What is sent and who leaves, from these flags or from a scenario.
@@ -150,7 +153,8 @@ pub struct Options {
     #[arg(long, default_value_t = 100.0, value_name = "N", value_parser = positive, help_heading = "Posting")]
     pub rate: f64,
 
-    /// How many to post; SIGTERM ends it earlier, and the run goes on to its result.
+    /// How many to post. SIGTERM or SIGHUP ends it earlier, and the run goes on to its result; a second one,
+    /// or Ctrl-C, ends the run at once.
     #[arg(
         long,
         default_value_t = 1_000,
@@ -187,6 +191,7 @@ pub struct Options {
         long,
         default_value_t = 0,
         value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(..=SECONDS_MAX),
         help_heading = "Ending and result"
     )]
     pub hold_s: u64,
@@ -195,11 +200,13 @@ pub struct Options {
     #[arg(long, value_name = "N", help_heading = "Ending and result")]
     pub expect: Option<u64>,
 
-    /// Give up on what is missing when nothing arrived for this long.
+    /// Give up on what is missing when nothing arrived for this long; on posts so long after the last was due;
+    /// and on all four times as long after the planned end, whatever still comes.
     #[arg(
         long,
         default_value_t = 30,
         value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(..=SECONDS_MAX),
         help_heading = "Ending and result"
     )]
     pub give_up_s: u64,
@@ -279,8 +286,8 @@ fn tier(text: &str) -> Result<String, String> {
 
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(number) if number > 0.0 && number <= 1e7 => Ok(number),
-        _ => Err("expected a number above 0".into()),
+        Ok(number) if (1e-6..=1e7).contains(&number) => Ok(number),
+        _ => Err("expected a number from 0.000001 to 10000000".into()),
     }
 }
 

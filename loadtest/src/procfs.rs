@@ -119,6 +119,20 @@ pub fn own_threads(prefix: &str) -> BTreeMap<String, Thread> {
     threads
 }
 
+/// Whether this process was started with SIGHUP ignored, as nohup does.
+pub fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored_signals(&status).is_some_and(|ignored| ignored & 1 != 0)
+}
+
+/// Bit n - 1 is signal n.
+fn ignored_signals(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
 /// What a process used in a second: shares of one CPU, and memory.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Usage {
@@ -145,6 +159,13 @@ mod tests {
         }
         drop(told);
         let _ = waiting.join();
+    }
+
+    #[test]
+    fn ignored_signals_are_read_of_their_mask() {
+        let status = "SigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        assert_eq!(ignored_signals(status), Some(0x1001));
+        assert_eq!(ignored_signals("Name:\tswarm\n"), None);
     }
 
     #[test]

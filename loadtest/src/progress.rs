@@ -1,8 +1,8 @@
 //! How the run goes, while it goes: a line that changes on a terminal, a line now and then elsewhere.
 
-use crate::tally::Counters;
+use crate::{outputs, tally::Counters};
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,7 @@ impl Progress {
     /// Something worth a line of its own.
     pub fn say(&self, text: &str) {
         let clear = if self.is_terminal { "\r\x1b[K" } else { "" };
-        eprintln!("{clear}swarm: {text}");
+        outputs::say(&format!("{clear}swarm: {text}\n"));
     }
 
     pub fn show(&mut self, clients: u32, counters: &Counters, ledger: Option<(u64, u64)>) {
@@ -53,17 +53,15 @@ impl Progress {
             counters.repeated(),
             counters.reconnects
         );
-        if self.is_terminal {
-            eprint!("\r\x1b[K{line}");
-            let _ = io::stderr().flush();
-        } else {
-            eprintln!("swarm: {line}");
-        }
+        outputs::say(&match self.is_terminal {
+            true => format!("\r\x1b[K{line}"),
+            false => format!("swarm: {line}\n"),
+        });
     }
 
     pub fn end(&self) {
         if self.is_terminal {
-            eprintln!();
+            outputs::say("\n");
         }
     }
 }

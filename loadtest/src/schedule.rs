@@ -56,6 +56,12 @@ impl Schedule {
             random: SmallRng::seed_from_u64(seed),
         }
     }
+
+    /// When the last one is due at the latest; `None`: there is no end.
+    pub fn span(&self) -> Option<Duration> {
+        let ends = self.lines.iter().map(Line::last_s);
+        Duration::try_from_secs_f64(ends.fold(0.0, f64::max)).ok()
+    }
 }
 
 impl Iterator for Schedule {
@@ -77,6 +83,21 @@ impl Iterator for Schedule {
 impl Line {
     fn is_over(&self) -> bool {
         self.next_s >= self.end_s || self.sending.count.is_some_and(|count| self.sent >= count)
+    }
+
+    fn last_s(&self) -> f64 {
+        let Sending {
+            from_s,
+            rate,
+            count,
+            ..
+        } = self.sending;
+        match count {
+            Some(count) if self.sending.shape.is_empty() => {
+                self.end_s.min(from_s + f64::from(count) / rate)
+            }
+            _ => self.end_s,
+        }
     }
 
     /// Notifications per second at its next moment.
@@ -164,6 +185,19 @@ mod tests {
         let due = due(&[sending(4.0)], 2.0);
         let at: Vec<_> = due.iter().map(|due| due.at.as_millis()).collect();
         assert_eq!(at, [0, 250, 500, 750, 1000, 1250, 1500, 1750]);
+    }
+
+    #[test]
+    fn its_span_ends_with_the_run_or_with_the_last_that_is_counted() {
+        let span = |sendings: &[Sending], duration_s: f64| {
+            Schedule::new(sendings, duration_s, 1, 1).span()
+        };
+        let (endless, mut counted) = (sending(4.0), sending(4.0));
+        (counted.count, counted.from_s) = (Some(8), 1.0);
+        let s = Duration::from_secs;
+        assert_eq!(span(std::slice::from_ref(&counted), 60.0), Some(s(3)));
+        assert_eq!(span(&[counted.clone(), endless.clone()], 60.0), Some(s(60)));
+        assert_eq!(span(&[counted, endless], f64::INFINITY), None);
     }
 
     #[test]

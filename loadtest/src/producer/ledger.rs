@@ -6,7 +6,13 @@ use crate::{
     unrest::is_among,
 };
 use hdrhistogram::Histogram;
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+use tokio::sync::Notify;
+
+const NEVER_LEFT: &str = "never left: too many were without an answer until the end";
 
 #[derive(Debug)]
 pub struct Ledger {
@@ -26,8 +32,8 @@ pub struct Ledger {
     pub refused: BTreeMap<String, u64>,
     /// Each of them, if asked for.
     pub posts: Option<Vec<Posted>>,
-    /// Nothing more is to be posted.
-    pub enough: bool,
+    /// Told that nothing more is to be posted.
+    pub enough: Arc<Notify>,
     pub ended: bool,
 }
 
@@ -44,7 +50,7 @@ impl Ledger {
             repeated: 0,
             refused: BTreeMap::new(),
             posts: with_posts.then(Vec::new),
-            enough: false,
+            enough: Arc::default(),
             ended: false,
         }
     }
@@ -74,6 +80,12 @@ impl Ledger {
     pub fn refused(&mut self, post: &Post, why: &str) {
         self.note(post, None);
         count(&mut self.refused, why);
+    }
+
+    /// It was due, and there was no room for it until the producer's end.
+    pub fn never_left(&mut self) {
+        self.due += 1;
+        count(&mut self.refused, NEVER_LEFT);
     }
 
     fn note(&mut self, post: &Post, answer: Option<Accepted>) {

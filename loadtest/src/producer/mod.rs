@@ -2,7 +2,8 @@
 //! its latency counts from there.
 //!
 //! A post whose answer is unknown is repeated under the same `Idempotency-Key` until it is accepted or
-//! refused, so that "accepted" and "expected" are the same set.
+//! refused, so that "accepted" and "expected" are the same set. `--give-up-s` after the last moment of the schedule
+//! all is over: what has no answer then is given up, and what had no room to leave is counted as that.
 
 mod carrier;
 mod grpc;
@@ -18,6 +19,7 @@ use crate::{
     dialect::Dialect,
     frame::{Mark, Target},
     options::Options,
+    panics::locked,
     roster::{self, Roster},
     rules::unix_us,
     schedule::Schedule,
@@ -29,11 +31,12 @@ use serde_json::json;
 use std::{
     borrow::Cow,
     collections::HashMap,
-    sync::{Arc, Mutex},
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, sleep_until},
 };
 use uuid::Uuid;
@@ -43,6 +46,9 @@ const IN_FLIGHT: usize = 1_024;
 const ANSWER: Duration = Duration::from_secs(10);
 /// Positions of ours: above what a topic holds, so that they only rise; of the first generation.
 const FIRST_POSITION: u64 = (1 << 40) + (1 << 39);
+const UNANSWERED: &str = "no answer until the end, given up";
+/// Of the thread.
+pub const THREAD: &str = "producer";
 /// Pause before an attempt is repeated.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -230,28 +236,59 @@ impl Producer {
         Arc::clone(&self.poster.ledger)
     }
 
+    /// From the first moment to the last at the latest; `None`: until told that it is enough.
+    pub fn span(&self) -> Option<Duration> {
+        self.schedule.span()
+    }
+
     /// On a thread of its own, which nothing else makes late.
     pub fn start(self, roster: Arc<Roster>) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("no runtime")?;
-        let thread = std::thread::Builder::new().name("producer".into());
-        let started = thread.spawn(move || runtime.block_on(self.run(roster)));
-        started.context("no thread").map(drop)
+        let thread = std::thread::Builder::new().name(THREAD.into());
+        let ledger = self.ledger();
+        let started = thread.spawn(move || {
+            runtime.block_on(self.run(roster));
+            // Posts that are still on their way are dropped with it, and so given up.
+            runtime.shutdown_background();
+            locked(&ledger).ended = true;
+        });
+        started.context("no thread for the producer").map(drop)
     }
 
-    /// Posts them all; ends when the last is accepted, refused or given up.
+    /// Posts them all; ends when the last is accepted, refused or given up, and in time in any case.
     async fn run(self, roster: Arc<Roster>) {
-        let Producer { schedule, poster } = self;
+        let Producer {
+            mut schedule,
+            poster,
+        } = self;
         let permits = Arc::new(Semaphore::new(IN_FLIGHT));
         let mut next: HashMap<Option<u32>, u32> = HashMap::new();
         let (start, start_us) = (Instant::now(), unix_us());
-        for due in schedule {
-            wait_until(start + due.at).await;
-            if poster.ledger().enough {
-                break;
-            }
+        let mut end = schedule
+            .span()
+            .and_then(|span| start.checked_add(span + poster.give_up));
+        let told = Arc::clone(&poster.ledger().enough);
+        let enough = told.notified();
+        tokio::pin!(enough);
+        while let Some(due) = schedule.next() {
+            let permit = tokio::select! {
+                biased;
+                () = &mut enough => {
+                    end = Some(Instant::now() + poster.give_up);
+                    break;
+                }
+                permit = room(start + due.at, &permits, end) => permit,
+            };
+            let Some(permit) = permit else {
+                let mut ledger = poster.ledger();
+                std::iter::once(due)
+                    .chain(schedule)
+                    .for_each(|_| ledger.never_left());
+                return;
+            };
             let n = next.entry(due.user).or_default();
             *n += 1;
             let post = Post {
@@ -262,18 +299,44 @@ impl Producer {
                 priority: due.priority,
                 size: due.size as usize,
             };
-            let permit = Arc::clone(&permits).acquire_owned().await;
-            let poster = Arc::clone(&poster);
             poster.ledger().leaves(&post);
+            let leaving = Leaving::new(&poster, post);
             tokio::spawn(async move {
-                poster.post(&post).await;
+                leaving.arrive().await;
                 drop(permit);
             });
         }
         // All permits back: nothing is on its way.
-        let all = permits.acquire_many(IN_FLIGHT as u32).await;
-        poster.ledger().ended = true;
-        drop(all);
+        tokio::select! {
+            _ = permits.acquire_many(IN_FLIGHT as u32) => {}
+            () = until(end) => {}
+        }
+    }
+}
+
+/// Its moment, and room to leave; `None`: there was none before the end.
+async fn room(
+    moment: Instant,
+    permits: &Arc<Semaphore>,
+    end: Option<Instant>,
+) -> Option<OwnedSemaphorePermit> {
+    wait_until(moment).await;
+    if end.is_some_and(|end| Instant::now() >= end) {
+        return None;
+    }
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return Some(permit);
+    }
+    tokio::select! {
+        permit = Arc::clone(permits).acquire_owned() => permit.ok(),
+        () = until(end) => None,
+    }
+}
+
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(end) => sleep_until(end).await,
+        None => pending().await,
     }
 }
 
@@ -287,11 +350,11 @@ async fn wait_until(moment: Instant) {
 }
 
 impl Poster {
-    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
-        self.ledger.lock().expect("no panics")
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        locked(&self.ledger)
     }
 
-    async fn post(&self, post: &Post) {
+    async fn post(&self, post: &Post) -> Result<Option<Accepted>, String> {
         let target = if post.user.is_some() {
             &post.name
         } else {
@@ -314,17 +377,54 @@ impl Poster {
             },
         };
         let give_up_at = Instant::now() + self.give_up;
-        for turn in post.n as usize.. {
+        let mut turn = post.n as usize;
+        loop {
             let (why, pause) = match self.door.attempt(&content, turn).await {
-                Attempt::Accepted(answer) => return self.ledger().accepted(post, answer),
-                Attempt::Refused(why) => return self.ledger().refused(post, &why),
+                Attempt::Accepted(answer) => return Ok(answer),
+                Attempt::Refused(why) => return Err(why),
                 Attempt::Passing(why, pause) => (why, pause),
             };
             if Instant::now() + pause > give_up_at {
-                return self.ledger().refused(post, &format!("{why}, given up"));
+                return Err(format!("{why}, given up"));
             }
             self.ledger().repeated += 1;
             sleep(pause).await;
+            turn += 1;
+        }
+    }
+}
+
+/// A post on its way. One that is dropped before there was an answer counts as given up.
+struct Leaving {
+    poster: Arc<Poster>,
+    post: Post,
+    is_settled: bool,
+}
+
+impl Leaving {
+    fn new(poster: &Arc<Poster>, post: Post) -> Leaving {
+        Leaving {
+            poster: Arc::clone(poster),
+            post,
+            is_settled: false,
+        }
+    }
+
+    async fn arrive(mut self) {
+        let answer = self.poster.post(&self.post).await;
+        self.is_settled = true;
+        let mut ledger = self.poster.ledger();
+        match answer {
+            Ok(answer) => ledger.accepted(&self.post, answer),
+            Err(why) => ledger.refused(&self.post, &why),
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.poster.ledger().refused(&self.post, UNANSWERED);
         }
     }
 }

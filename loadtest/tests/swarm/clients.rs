@@ -1,8 +1,13 @@
 //! Clients as the flags make them: the verdict, its result, and what a server sees of its clients.
 
 use crate::server::{SECRET, Server};
+use clap::Parser;
 use serde_json::{Value, json};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::{
+    io::Read,
+    process::{Child, Command, ExitStatus, Stdio},
+};
+use swarm::options::Options;
 use tempfile::TempDir;
 
 struct Run {
@@ -47,6 +52,12 @@ fn swarm(server: &Server, arguments: &[&str]) -> Run {
 }
 
 impl Run {
+    fn told(&self, signal: &str) {
+        let mut kill = Command::new("kill");
+        let told = kill.arg(signal).arg(self.child.id().to_string()).status();
+        assert!(told.expect("kill is there").success());
+    }
+
     /// Its exit status, JSON result and receipts.
     fn end(&mut self) -> (ExitStatus, Value, Vec<Value>) {
         let status = self.child.wait().expect("it ends");
@@ -236,10 +247,7 @@ fn told_that_it_is_enough_it_posts_no_more_and_waits_for_what_it_posted() {
     let many = ["--count", "1000000", "--rate", "200", "--priority", "mixed"];
     let mut run = swarm(&server, &[&["--post-url", &url][..], &many].concat());
     server.wait("some came", |world| world.acknowledged.len() >= 20);
-    let told = Command::new("kill")
-        .arg(run.child.id().to_string())
-        .status();
-    assert!(told.expect("kill is there").success());
+    run.told("-TERM");
     let (status, result, receipts) = run.end();
     assert!(status.success(), "{result:#}");
     assert_eq!(result["posted"]["accepted"], receipts.len());
@@ -277,6 +285,115 @@ fn a_post_that_was_accepted_and_lost_is_named() {
     assert_eq!(status.code(), Some(1));
     let expected = json!([{"user": "5", "device": 0, "to": "user", "n": 7}]);
     assert_eq!(result["missing_examples"], expected);
+}
+
+#[test]
+fn posts_to_a_server_that_answers_none_are_given_up_together_and_lengthen_no_run() {
+    let server = Server::start();
+    server.world.lock().unwrap().never_answers = true;
+    let url = format!("http://{}", server.address);
+    let many = ["--count", "3000", "--rate", "3000", "--give-up-s", "1"];
+    let mut run = swarm(&server, &[&["--post-url", &url][..], &many].concat());
+    let (status, result, _) = run.end();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(result["posted"]["due"], 3_000);
+    let refused = result["posted"]["refused"].as_object().expect("reasons");
+    let of = |begin: &str| -> u64 {
+        let found = refused.iter().filter(|(why, _)| why.starts_with(begin));
+        found
+            .map(|(_, count)| count.as_u64().expect("a count"))
+            .sum()
+    };
+    // As many as may be on their way at once; the others never had room.
+    assert_eq!((of("no answer"), of("never left")), (1_024, 1_976));
+    assert_eq!(run.lines("accounting/posts").len(), 1_024);
+}
+
+#[test]
+fn a_signal_ends_a_run_whose_posts_are_never_answered() {
+    let server = Server::start();
+    server.world.lock().unwrap().never_answers = true;
+    let url = format!("http://{}", server.address);
+    let hold = ["--count", "1000000", "--hold-s", "3600", "--give-up-s", "1"];
+    for signal in ["-TERM", "-HUP"] {
+        let mut run = swarm(&server, &[&["--post-url", &url][..], &hold].concat());
+        let before = server.world.lock().unwrap().unanswered.len();
+        server.wait("some posts came", |world| {
+            world.unanswered.len() > before + 5
+        });
+        run.told(signal);
+        let (status, result, _) = run.end();
+        assert_eq!(status.code(), Some(1), "{signal}");
+        assert!(result["posted"]["due"].as_u64() > Some(5), "{signal}");
+    }
+}
+
+#[test]
+fn a_thread_that_panics_ends_the_run_with_its_reason() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let url = format!("--url=ws://{}", server.address);
+    let post_url = format!("--post-url=http://{}", server.address);
+    let secret = format!("--secret-file={}", file("secret", SECRET));
+    let key = format!("--api-key-file={}", file("key", "k"));
+    let mut options =
+        Options::parse_from(["swarm", &url, &post_url, &secret, &key, "--users=1..2"]);
+    // What the command line would not let pass: no clock goes so far.
+    let mut sending = options.sending();
+    sending.rate = 1e-300;
+    options.load.sendings = vec![sending];
+    let error = swarm::run::run(&options).expect_err("the producer panics");
+    let error = error.to_string();
+    assert!(error.starts_with("thread \"producer\" panicked"), "{error}");
+}
+
+#[test]
+fn outputs_that_cannot_be_written_are_named_before_anybody_connects() {
+    let server = Server::start();
+    for flag in ["--json", "--html", "--accounting"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, SECRET).expect("written");
+        // Below a file there is no place.
+        let output = Command::new(env!("CARGO_BIN_EXE_swarm"))
+            .arg(format!("--url=ws://{}", server.address))
+            .arg(format!("--secret-file={}", secret.display()))
+            .arg(format!("{flag}={}/result", secret.display()))
+            .output()
+            .expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(flag) && said.contains("secret"), "{said}");
+    }
+    assert_eq!(server.world.lock().unwrap().presented.len(), 0);
+}
+
+#[test]
+fn a_result_that_nobody_reads_any_more_is_no_panic() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, SECRET).expect("written");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_swarm"))
+        .arg(format!("--url=ws://{}", server.address))
+        .arg(format!("--secret-file={}", secret.display()))
+        .args(["--users", "1..2", "--hold-s", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the tool starts");
+    drop(child.stderr.take());
+    let mut result = String::new();
+    let mut out = child.stdout.take().expect("piped");
+    out.read_to_string(&mut result).expect("text");
+    let status = child.wait().expect("it ends");
+    assert!(status.success(), "{status}: {result}");
+    assert!(result.contains("\"ok\": true"), "{result}");
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub struct World {
     pub first_syncs: usize,
     /// Numbers of posts that are accepted and never delivered.
     pub lost_posts: BTreeSet<u64>,
+    /// Posts are read and never answered; where they came from.
+    pub never_answers: bool,
+    pub unanswered: Vec<TcpStream>,
 }
 
 #[derive(Default)]
@@ -253,6 +256,12 @@ impl Server {
                     None => ("204 No Content", String::new()),
                 },
                 _ => {
+                    let mut world = self.world.lock().expect("no panics");
+                    if world.never_answers {
+                        world.unanswered.push(stream);
+                        return Ok(());
+                    }
+                    drop(world);
                     self.take_post(&body);
                     ("202 Accepted", json!({"id": "x"}).to_string())
                 }
