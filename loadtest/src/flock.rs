@@ -403,6 +403,7 @@ impl World {
             streams: &mut self.streams,
             tally: &mut self.tally,
             random: &mut self.random,
+            roster: Some(&self.setup.roster),
             client,
             now_ms: self.now_ms,
         }

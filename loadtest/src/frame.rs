@@ -42,9 +42,18 @@ pub struct ServerFrame<'a> {
     pub after_ms_min: Option<u64>,
     pub after_ms_max: Option<u64>,
     pub after_ms: Option<u64>,
-    // error
+    // error, and close of a stream of events
     #[serde(borrow)]
-    pub code: Option<Cow<'a, str>>,
+    pub code: Option<Code<'a>>,
+}
+
+/// Of an error its name, of a close its number.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Code<'a> {
+    Number(u16),
+    #[serde(borrow)]
+    Name(Cow<'a, str>),
 }
 
 /// Positions `(from, to]`.
@@ -67,18 +76,13 @@ pub struct Mark<'a> {
     /// Which run.
     #[serde(borrow)]
     pub swarm: Cow<'a, str>,
-    pub to: Target,
-    /// Running number among those of the same target (the user's, or all's), from 1.
+    /// Whose it is; not there: everybody's.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Cow<'a, str>>,
+    /// Running number among those of the same target (the user's, or everybody's), from 1.
     pub n: u32,
     /// Unix µs at which the schedule wanted it sent.
     pub at_us: u64,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, serde::Serialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Target {
-    User,
-    All,
 }
 
 impl<'a> ServerFrame<'a> {
@@ -104,14 +108,26 @@ mod tests {
     fn a_notification_is_read_with_its_mark() {
         let text = r#"{"type":"notification","id":"018f0000-0000-7000-8000-000000000001",
             "stream":"user:local","pos":9,"prev":4,"priority":"normal","created_at":1,"later":[1],
-            "notification_type":"swarm","data":{"swarm":"r","to":"all","n":3,"at_us":77}}"#;
+            "notification_type":"swarm","data":{"swarm":"r","to":"7","n":3,"at_us":77}}"#;
         let frame = ServerFrame::parse(text).unwrap();
         assert_eq!(
             (frame.kind.as_ref(), frame.pos, frame.prev),
             ("notification", Some(9), Some(4))
         );
         let mark = frame.mark().unwrap();
-        assert_eq!((mark.to, mark.n, mark.at_us), (Target::All, 3, 77));
+        assert_eq!((mark.to.as_deref(), mark.n, mark.at_us), (Some("7"), 3, 77));
+    }
+
+    #[test]
+    fn a_code_is_a_name_or_a_number() {
+        let code = |text| ServerFrame::parse(text).unwrap().code.unwrap();
+        let close = code(r#"{"type":"close","code":4510,"reason":"x","come_back":false}"#);
+        assert!(matches!(close, Code::Number(4510)), "{close:?}");
+        let error = code(r#"{"type":"error","code":"unavailable","message":"x"}"#);
+        assert!(
+            matches!(&error, Code::Name(name) if name == "unavailable"),
+            "{error:?}"
+        );
     }
 
     #[test]

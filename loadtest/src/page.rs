@@ -53,14 +53,8 @@ fn verdict(report: &Report) -> String {
     match report.ok {
         true => "<p class='verdict good'>Everything arrived.</p>".to_owned(),
         false => format!(
-            "<p class='verdict bad'>{} deliveries missing, {} clients never connected, {} holes open, {} unsynced, \
-             {} gave up, {} posts refused.</p>",
-            report.missing,
-            report.never_connected,
-            report.holes_open,
-            report.unsynced,
-            report.counters.gave_up,
-            report.refused()
+            "<p class='verdict bad'>Not all well: {}.</p>",
+            escaped(&table::faults(report))
         ),
     }
 }

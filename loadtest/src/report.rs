@@ -180,7 +180,7 @@ impl Report {
         let holes_open = count(|last| last.has_hole && !last.is_stalled);
         let unsynced = count(|last| last.ever_welcomed && last.is_syncing && !last.is_stalled);
         let counters = tally.counters;
-        let faults = counters.syncs_false + counters.sse_ids_ahead;
+        let faults = counters.syncs_false + counters.sse_ids_ahead + counters.misdelivered;
         let posted = wanted.ledger.map(Posted::of);
         let refused = posted.as_ref().map_or(0, Posted::refused);
         let all_well =

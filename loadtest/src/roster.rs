@@ -94,6 +94,18 @@ impl Roster {
         }
     }
 
+    /// Whether a client is a device of this user.
+    pub fn is_of(&self, client: u32, user: &str) -> bool {
+        let number = client / self.devices;
+        match &self.users {
+            Users::Minted { prefix, first, .. } => {
+                let digits = user.strip_prefix(prefix.as_str());
+                digits.and_then(|digits| digits.parse().ok()) == Some(first + u64::from(number))
+            }
+            Users::Listed(tokens) => tokens[number as usize].0 == user,
+        }
+    }
+
     /// A token for a connection that is opened now.
     pub fn token(&self, client: u32) -> String {
         let user = client / self.devices;
@@ -205,6 +217,13 @@ mod tests {
         let roster = Roster::new(&minting).unwrap();
         assert_eq!((roster.users(), roster.clients()), (3, 6));
         assert_eq!((roster.user(0), roster.user(2)), ("u7".into(), "u9".into()));
+        let of_u8 = |roster: &Roster| -> Vec<u32> {
+            (0..6)
+                .filter(|&client| roster.is_of(client, "u8"))
+                .collect()
+        };
+        assert_eq!(of_u8(&roster), [2, 3]);
+        assert!(!roster.is_of(2, "8") && !roster.is_of(2, "all"));
 
         let lines: Vec<_> = (0..6)
             .step_by(2)
@@ -219,5 +238,6 @@ mod tests {
         let listed = Roster::new(&listing).unwrap();
         assert_eq!((listed.user(1), listed.clients()), ("u8".into(), 6));
         assert_eq!(listed.token(5), lines[2]);
+        assert_eq!(of_u8(&listed), [2, 3]);
     }
 }

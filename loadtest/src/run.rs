@@ -137,6 +137,7 @@ fn setup(options: &Options, run: &str, roster: &Arc<Roster>) -> Result<(Arc<Setu
         settings: Settings {
             run: run.to_owned(),
             acknowledge: !options.no_ack,
+            events: options.sse,
             tail: options.tail,
             hole_wait_ms: options.hole_wait_ms,
             expect: options.expect,

@@ -84,6 +84,7 @@ pub fn counts(report: &Report) -> Vec<(&'static str, Vec<(String, u64)>)> {
                 ("repeated by sync", counters.repeated_by_sync),
                 ("out of order in a lane", counters.out_of_order),
                 ("missing", report.missing),
+                ("for somebody else", counters.misdelivered),
                 ("stalled at the end", report.stalled),
                 ("acknowledged", counters.acks_sent),
                 ("unreadable", counters.unreadable),
@@ -178,17 +179,34 @@ pub fn text(report: &Report) -> String {
     text
 }
 
+/// What is not as it should be, those parts of it that are there.
+pub fn faults(report: &Report) -> String {
+    let counters = &report.counters;
+    let parts = [
+        (report.missing, "missing"),
+        (counters.misdelivered, "for somebody else"),
+        (report.never_connected, "never connected"),
+        (report.holes_open, "holes open"),
+        (report.unsynced, "unsynced"),
+        (counters.syncs_false, "syncs that recovered over a hole"),
+        (counters.sse_ids_ahead, "event ids ahead of what came"),
+        (counters.gave_up, "gave up"),
+        (report.refused(), "posts refused"),
+    ];
+    let parts = parts.iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<_> = parts
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    match parts.is_empty() {
+        // Its reason stands on a line of its own.
+        true => "the run was broken off".into(),
+        false => parts.join(", "),
+    }
+}
+
 fn verdict(report: &Report) -> String {
     match report.ok {
         true => "Everything arrived.".into(),
-        false => format!(
-            "NOT ALL WELL: {} missing, {} never connected, {} holes open, {} unsynced, {} gave up, {} posts refused.",
-            report.missing,
-            report.never_connected,
-            report.holes_open,
-            report.unsynced,
-            report.counters.gave_up,
-            report.refused()
-        ),
+        false => format!("NOT ALL WELL: {}.", faults(report)),
     }
 }

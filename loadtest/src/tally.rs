@@ -28,6 +28,9 @@ pub struct Counters {
     pub unique: u64,
     /// Distinct (number, device) among those this tool posted.
     pub unique_own: u64,
+    /// Every copy of one that this tool posted for somebody else: a fault of the server.
+    #[serde(default)]
+    pub misdelivered: u64,
     pub repeated_live: u64,
     pub repeated_by_sync: u64,
     /// First seen in a sync, not live.
@@ -68,7 +71,7 @@ impl Counters {
             ($($field:ident)*) => { $(self.$field += other.$field;)* };
         }
         add!(connected ever_connected gave_up connects left reconnects received unique unique_own
-            repeated_live repeated_by_sync by_sync out_of_order read_marks satisfied holes_seen holes_healed
+            misdelivered repeated_live repeated_by_sync by_sync out_of_order read_marks satisfied holes_seen holes_healed
             syncing syncs_asked syncs_recovered syncs_unrecovered syncs_false sse_ids_ahead acks_sent
             pings_sent pings_answered unreadable tls_full tls_resumed bytes);
     }

@@ -220,6 +220,7 @@ impl World {
             streams: &mut self.streams,
             tally: &mut self.tally,
             random: &mut one.random,
+            roster: None,
             client: client as u32,
             now_ms,
         };
@@ -293,6 +294,7 @@ impl World {
             streams: &mut self.streams,
             tally: &mut self.tally,
             random: &mut one.random,
+            roster: None,
             client: client as u32,
             now_ms,
         };

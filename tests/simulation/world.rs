@@ -235,6 +235,7 @@ impl World {
             client_settings: rules::Settings {
                 run: "simulation".into(),
                 acknowledge: true,
+                events: false,
                 tail: false,
                 hole_wait_ms: 2_000,
                 expect: None,

@@ -231,6 +231,9 @@ impl Client {
         match wish {
             Some(Wish::ReconnectAfter(after_ms)) => self.at_ms = world.now_ms + after_ms,
             Some(Wish::RefreshToken) => return self.refresh(world),
+            // A WebSocket says it by a frame of its own.
+            Some(Wish::Close(code)) if world.setup.sse => return Err(End::Closed(Some(code))),
+            Some(Wish::Close(_)) => {}
             None => {}
         }
         Ok(())

@@ -6,7 +6,7 @@ mod outgoing;
 
 use crate::{
     flock::{Last, Target, World},
-    rules::{Rules, Settings, come_back_after_ms, unix_us},
+    rules::{Rules, Settings, come_back_after_ms, comes_back, unix_us},
     sys::{self, Interest},
     tally::count,
     tls::Tls,
@@ -370,10 +370,10 @@ impl Client {
             self.url = ((usize::from(self.url) + step) % targets) as u8;
         }
         let away_ms = match (&end, asked_to_leave_at_ms) {
+            (End::Closed(Some(code)), _) if !comes_back(*code) => None,
             (End::Sent(after_ms) | End::Left(after_ms), _) => Some(*after_ms),
             (End::Cut(false), _) => Some(0),
             (_, Some(at_ms)) => Some(at_ms.saturating_sub(world.now_ms)),
-            (End::Closed(Some(4500..)), _) => None,
             (End::Status(status, None), _) if is_final(*status) => None,
             (End::Status(_, Some(after_s)), _) => {
                 Some(after_s * 1_000 + world.random.random_range(0..1_000))

@@ -17,7 +17,7 @@ pub use ledger::Ledger;
 
 use crate::{
     dialect::Dialect,
-    frame::{Mark, Target},
+    frame::Mark,
     options::Options,
     panics::locked,
     roster::{self, Roster},
@@ -368,10 +368,7 @@ impl Poster {
             body: &self.text[..post.size],
             mark: Mark {
                 swarm: Cow::Borrowed(&self.run),
-                to: match post.user {
-                    Some(_) => Target::User,
-                    None => Target::All,
-                },
+                to: post.user.map(|_| Cow::Borrowed(&*post.name)),
                 n: post.n,
                 at_us: post.at_us,
             },

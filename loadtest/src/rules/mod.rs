@@ -13,7 +13,8 @@ use crate::{
     accounting::Way,
     cursor::{Cursor, Numbers},
     dialect::SILENCE_MS,
-    frame::{Mark, ServerFrame, Slot, Target},
+    frame::{Code, Mark, ServerFrame, Slot},
+    roster::Roster,
     scenario::PRIORITIES,
     tally::{self, Tally},
     unrest::is_among,
@@ -54,6 +55,8 @@ pub struct Settings {
     /// Marks the notifications of this run.
     pub run: String,
     pub acknowledge: bool,
+    /// Connected by a stream of events.
+    pub events: bool,
     /// Start at the first item that arrives instead of asking where the stream stands.
     pub tail: bool,
     pub hole_wait_ms: u64,
@@ -81,6 +84,8 @@ pub struct Context<'a> {
     pub streams: &'a mut StreamNames,
     pub tally: &'a mut Tally,
     pub random: &'a mut SmallRng,
+    /// Whose clients are whose; `None`: nothing of ours is posted.
+    pub roster: Option<&'a Roster>,
     /// Whose turn it is.
     pub client: u32,
     pub now_ms: u64,
@@ -123,6 +128,8 @@ pub enum Wish {
     /// Come back elsewhere after so many ms.
     ReconnectAfter(u64),
     RefreshToken,
+    /// The stream of events ends with this close code.
+    Close(u16),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -274,6 +281,11 @@ impl Rules {
             "error" => self.refused(frame, ctx),
             "reconnect" => wish = Some(Wish::ReconnectAfter(frame.after_ms.unwrap_or(0))),
             "auth_expiring" => wish = Some(Wish::RefreshToken),
+            "close" => {
+                if let Some(Code::Number(code)) = frame.code {
+                    wish = Some(Wish::Close(code));
+                }
+            }
             // "pong", and whatever a later server says.
             _ => {}
         }
@@ -312,7 +324,8 @@ impl Rules {
             .iter()
             .any(|(_, cursor)| cursor.position().is_some());
         self.sync_way = Way::Connect;
-        self.sync = match (presented, ctx.settings.tail) {
+        // The answer to cursors comes unasked; on a stream of events one comes in any case.
+        self.sync = match (presented || ctx.settings.events, ctx.settings.tail) {
             (true, _) => Sync::Asked(narrow(ctx.now_ms)),
             (false, true) => Sync::Idle,
             (false, false) => Sync::Due(narrow(ctx.now_ms)),
@@ -373,16 +386,23 @@ impl Rules {
         let mark = frame
             .mark()
             .filter(|mark| mark.swarm == ctx.settings.run.as_str());
-        let fresh = match &mark {
-            Some(mark) if mark.to == Target::User => self.own.insert(mark.n),
-            Some(mark) => self.all.insert(mark.n),
-            None => self.is_fresh(id),
+        let target = mark.as_ref().map(|mark| mark.to.as_deref());
+        let is_for = |user: &str| match ctx.roster {
+            Some(roster) => roster.is_of(ctx.client, user),
+            None => true,
+        };
+        let fresh = match (target, &mark) {
+            (Some(Some(user)), _) if !is_for(user) => None,
+            (Some(Some(_)), Some(mark)) => Some(self.own.insert(mark.n)),
+            (Some(None), Some(mark)) => Some(self.all.insert(mark.n)),
+            _ => Some(self.is_fresh(id)),
         };
         let live = way == Way::Live;
         match (fresh, live) {
-            (true, _) => self.count_fresh(frame, mark.as_ref(), live, ctx),
-            (false, true) => counters.repeated_live += 1,
-            (false, false) => counters.repeated_by_sync += 1,
+            (None, _) => counters.misdelivered += 1,
+            (Some(true), _) => self.count_fresh(frame, mark.as_ref(), live, ctx),
+            (Some(false), true) => counters.repeated_live += 1,
+            (Some(false), false) => counters.repeated_by_sync += 1,
         }
         if let Some(accounts) = &mut ctx.tally.accounts {
             accounts.received(id, ctx.client, way, unix_us() / 1000);
@@ -390,7 +410,7 @@ impl Rules {
         if ctx.settings.acknowledge {
             self.rare.get_or_insert_default().unacknowledged.push(id);
         }
-        fresh
+        fresh == Some(true)
     }
 
     fn count_fresh(
@@ -491,7 +511,10 @@ impl Rules {
     /// The server did not do what was asked. A sync that was asked for again is unavailable because the answer to the
     /// first is on its way: it is waited for, and longer each time.
     fn refused(&mut self, frame: &ServerFrame<'_>, ctx: &mut Context<'_>) {
-        let code = frame.code.as_deref().unwrap_or("none");
+        let code = match &frame.code {
+            Some(Code::Name(name)) => name.as_ref(),
+            _ => "none",
+        };
         tally::count(&mut ctx.tally.errors, code);
         match (code, self.sync) {
             ("unavailable", Sync::Asked(_)) => self.sync = Sync::Asked(narrow(ctx.now_ms)),
@@ -536,6 +559,11 @@ fn slot_of(frame: &ServerFrame<'_>) -> Slot {
 pub fn unix_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_micros() as u64)
+}
+
+/// Whether a client comes back after the server closed with this code.
+pub fn comes_back(code: u16) -> bool {
+    !matches!(code, 1002 | 1003 | 1007 | 1009 | 4500..)
 }
 
 /// How long to stay away. The first return after a connection that stood is spread over the slot the

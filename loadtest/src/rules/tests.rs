@@ -1,9 +1,12 @@
 //! The rules, stepped by hand.
 
 use super::*;
+use crate::options::Options;
+use clap::Parser;
 use rand::SeedableRng;
 
 struct World {
+    roster: Roster,
     settings: Settings,
     streams: StreamNames,
     tally: Tally,
@@ -14,10 +17,13 @@ struct World {
 
 impl World {
     fn new() -> World {
+        let line = "swarm --url ws://h --dialect plain --no-ack --users 7..9";
         let mut world = World {
+            roster: Roster::new(&Options::parse_from(line.split(' '))).unwrap(),
             settings: Settings {
                 run: "r".into(),
                 acknowledge: true,
+                events: false,
                 tail: false,
                 hole_wait_ms: 1_000,
                 expect: None,
@@ -59,6 +65,7 @@ impl World {
             streams: &mut self.streams,
             tally: &mut self.tally,
             random: &mut self.random,
+            roster: Some(&self.roster),
             client: 0,
             now_ms: self.now_ms,
         };
@@ -73,6 +80,7 @@ impl World {
             streams: &mut self.streams,
             tally: &mut self.tally,
             random: &mut self.random,
+            roster: Some(&self.roster),
             client: 0,
             now_ms: self.now_ms,
         };
@@ -96,6 +104,37 @@ fn a_new_client_asks_where_the_stream_stands() {
     let says = world.due();
     assert_eq!(says[0].json, r#"{"type":"sync","cursors":{},"limit":50}"#);
     assert_eq!(world.whats(), [], "one sync at a time");
+}
+
+#[test]
+fn on_a_stream_of_events_the_first_sync_comes_unasked() {
+    let mut world = World::new();
+    world.settings.events = true;
+    world.hear(r#"{"type":"welcome"}"#);
+    assert_eq!(world.whats(), []);
+    assert!(world.rules.is_syncing());
+    world.hear(r#"{"type":"sync","cursors":{"s":4},"recovered":true,"has_more":false}"#);
+    assert!(!world.rules.is_syncing());
+    assert_eq!(world.rules.cursors_text(&world.streams), "s=4");
+    assert_eq!(world.whats(), []);
+}
+
+#[test]
+fn the_last_event_of_a_stream_is_a_close() {
+    let mut world = World::at(1);
+    let wish = world.hear(r#"{"type":"close","code":4510,"reason":"x","come_back":false}"#);
+    assert_eq!(wish, Some(Wish::Close(4510)));
+    for (code, back) in [
+        (1001, true),
+        (1012, true),
+        (1002, false),
+        (1009, false),
+        (4403, true),
+        (4499, true),
+        (4510, false),
+    ] {
+        assert_eq!(comes_back(code), back, "{code}");
+    }
 }
 
 #[test]
@@ -237,16 +276,34 @@ fn silence_is_first_asked_about_then_given_up() {
 #[test]
 fn numbers_of_ours_are_told_by_target() {
     let mut world = World::at(1);
-    for (to, n) in [("user", 1), ("all", 1), ("user", 1)] {
-        let id = Uuid::now_v7();
-        world.hear(&format!(
-            r#"{{"type":"notification","id":"{id}","stream":"s","pos":2,"prev":1,
-                "data":{{"swarm":"r","to":"{to}","n":{n},"at_us":1}}}}"#
-        ));
+    let own = r#""to":"7","#;
+    for to in [own, "", own] {
+        world.hear(&posted(to));
     }
     let counters = world.tally.counters;
     assert_eq!((counters.unique_own, counters.repeated_live), (2, 1));
     assert_eq!(world.tally.latency_us.len(), 2);
+}
+
+/// The first of its target.
+fn posted(to: &str) -> String {
+    let id = Uuid::now_v7();
+    format!(
+        r#"{{"type":"notification","id":"{id}","stream":"s","pos":2,"prev":1,
+            "data":{{"swarm":"r",{to}"n":1,"at_us":1}}}}"#
+    )
+}
+
+#[test]
+fn what_was_posted_for_somebody_else_is_neither_news_nor_a_repeat() {
+    let mut world = World::at(1);
+    for to in [r#""to":"8","#, r#""to":"7","#, r#""to":"8","#] {
+        world.hear(&posted(to));
+    }
+    let counters = world.tally.counters;
+    assert_eq!((counters.misdelivered, counters.received), (2, 3));
+    assert_eq!((counters.unique, counters.repeated()), (1, 0));
+    assert_eq!(world.tally.latency_us.len(), 1);
 }
 
 #[test]
@@ -292,11 +349,7 @@ fn a_client_that_stops_reading_has_no_latency_and_is_expected_only_if_it_reads_a
     for (slow_return, expected) in [(false, 0), (true, 1)] {
         let mut world = World::at(1);
         (world.settings.slow_share, world.settings.slow_return) = (1.0, slow_return);
-        let id = Uuid::now_v7();
-        world.hear(&format!(
-            r#"{{"type":"notification","id":"{id}","stream":"s","pos":2,"prev":1,
-                "data":{{"swarm":"r","to":"user","n":1,"at_us":1}}}}"#
-        ));
+        world.hear(&posted(r#""to":"7","#));
         assert_eq!(world.tally.latency_us.len(), 0);
         assert_eq!(world.tally.counters.unique_own, expected);
     }

@@ -113,6 +113,9 @@ fn everything_is_received_acknowledged_and_accounted_for_on_each_device() {
             (&json!(0), &json!(true))
         );
         assert_eq!(accounting.len(), 24);
+        // On a stream of events it comes unasked.
+        let asked = if transport.is_empty() { 6 } else { 0 };
+        assert_eq!(result["counters"]["syncs_asked"], asked, "{transport:?}");
         let of_device = |receipt: &&Value| receipt["user"] == "2" && receipt["first"] == "live";
         assert_eq!(accounting.iter().filter(of_device).count(), 8);
     }
@@ -159,6 +162,7 @@ fn clients_come_back_with_their_cursors_and_catch_up() {
         let (status, result, _) = run.end();
         assert!(status.success(), "{result:#}");
         assert_eq!(result["counters"]["reconnects"], 1, "{transport:?}");
+        assert_eq!(result["closes"]["1012"], 1, "{transport:?}: {result:#}");
         assert_eq!(result["counters"]["by_sync"], 1);
         let world = server.world.lock().unwrap();
         assert_eq!(world.presented.len(), 2);
@@ -199,18 +203,21 @@ fn repeats_are_counted_and_not_taken_for_news() {
 
 #[test]
 fn a_client_that_is_told_to_stay_away_does() {
-    let server = Server::start();
-    let mut run = swarm(
-        &server,
-        &["--users", "1..1", "--expect", "1", "--give-up-s", "1"],
-    );
-    everybody_asked_where_the_stream_stands(&server, 1);
-    server.close("1", 4501);
-    let (status, result, _) = run.end();
-    assert_eq!(status.code(), Some(1));
-    assert_eq!(result["counters"]["gave_up"], 1);
-    assert_eq!(result["closes"]["4501"], 1);
-    assert_eq!(server.world.lock().unwrap().presented.len(), 1);
+    for (transport, code) in [(&[][..], 4501), (&["--sse"], 4510)] {
+        let server = Server::start();
+        let one = ["--users", "1..1", "--expect", "1", "--give-up-s", "1"];
+        let mut run = swarm(&server, &[transport, &one].concat());
+        everybody_asked_where_the_stream_stands(&server, 1);
+        server.close("1", code);
+        let (status, result, _) = run.end();
+        assert_eq!(status.code(), Some(1));
+        assert_eq!(
+            result["counters"]["gave_up"], 1,
+            "{transport:?}: {result:#}"
+        );
+        assert_eq!(result["closes"][code.to_string()], 1, "{transport:?}");
+        assert_eq!(server.world.lock().unwrap().presented.len(), 1);
+    }
 }
 
 #[test]
@@ -285,6 +292,22 @@ fn a_post_that_was_accepted_and_lost_is_named() {
     assert_eq!(status.code(), Some(1));
     let expected = json!([{"user": "5", "device": 0, "to": "user", "n": 7}]);
     assert_eq!(result["missing_examples"], expected);
+}
+
+#[test]
+fn what_reaches_somebody_else_is_counted_as_that_and_decides_the_exit_status() {
+    let server = Server::start();
+    server.world.lock().unwrap().stray_posts.insert(1);
+    let url = format!("http://{}", server.address);
+    let mut run = swarm(&server, &["--post-url", &url, "--count", "1"]);
+    let (status, result, _) = run.end();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(result["counters"]["misdelivered"], 2, "{result:#}");
+    assert_eq!(
+        (&result["missing"], &result["repeated"]),
+        (&json!(0), &json!(0))
+    );
+    assert_eq!(result["latency_ms"]["count"], 1);
 }
 
 #[test]

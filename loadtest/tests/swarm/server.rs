@@ -34,6 +34,8 @@ pub struct World {
     pub first_syncs: usize,
     /// Numbers of posts that are accepted and never delivered.
     pub lost_posts: BTreeSet<u64>,
+    /// Numbers of posts that reach everybody, whoever they are for.
+    pub stray_posts: BTreeSet<u64>,
     /// Posts are read and never answered; where they came from.
     pub never_answers: bool,
     pub unanswered: Vec<TcpStream>,
@@ -287,9 +289,15 @@ impl Server {
         {
             return;
         }
+        let strays = self
+            .world
+            .lock()
+            .expect("no panics")
+            .stray_posts
+            .contains(&n);
         match body["target"]["user"].as_str() {
-            Some(user) => self.send(user, true, data),
-            None => {
+            Some(user) if !strays => self.send(user, true, data),
+            _ => {
                 let world = self.world.lock().expect("no panics");
                 let users: Vec<_> = world.users.keys().cloned().collect();
                 drop(world);
@@ -317,15 +325,18 @@ impl Server {
         stream.write_all(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
         )?;
-        let mut opening = vec![welcome()];
-        opening.extend(cursor.map(|cursor| self.sync(user, Some(cursor))));
-        for frame in opening {
+        // Nothing else than a sync can tell where the stream stands: it comes without cursors, too.
+        for frame in [welcome(), self.sync(user, cursor)] {
             write_chunk(&mut stream, &format!("data: {frame}\n\n"))?;
         }
         for event in events {
             match event {
                 Event::Say(frame) => write_chunk(&mut stream, &format!("data: {frame}\n\n"))?,
-                Event::Close(_) => return Ok(()),
+                Event::Close(code) => {
+                    let last = json!({"type": "close", "code": code, "reason": ""});
+                    let last = format!("event: close\ndata: {last}\n\n");
+                    return write_chunk(&mut stream, &last);
+                }
             }
         }
         Ok(())
