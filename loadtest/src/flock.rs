@@ -112,6 +112,8 @@ pub struct Published {
     pub counters: Counters,
     /// µs; since the main thread took it.
     pub latency_us: Histogram<u64>,
+    /// See [`Tally::first_failure`].
+    pub first_failure: Option<String>,
 }
 
 impl Default for Link {
@@ -122,6 +124,7 @@ impl Default for Link {
             published: Mutex::new(Published {
                 counters: Counters::default(),
                 latency_us: hdr::rough(),
+                first_failure: None,
             }),
         }
     }
@@ -148,6 +151,13 @@ pub struct World {
     pub now_ms: u64,
     /// Number of the thread's first client.
     first: u32,
+}
+
+impl Last {
+    /// Nothing is expected of it: the scenario has it so.
+    pub fn is_excused(&self) -> bool {
+        self.is_stalled || self.is_sent_away
+    }
 }
 
 impl World {
@@ -180,6 +190,8 @@ pub struct Last {
     pub is_syncing: bool,
     /// It was not reading.
     pub is_stalled: bool,
+    /// It was away.
+    pub is_sent_away: bool,
     pub ever_welcomed: bool,
 }
 
@@ -294,6 +306,9 @@ impl Flock {
         let tally = &mut self.world.tally;
         let mut published = locked(&self.link.published);
         published.counters = tally.counters;
+        if published.first_failure.is_none() {
+            published.first_failure = tally.first_failure.clone();
+        }
         if !tally.recent_us.is_empty() {
             let added = published.latency_us.add(&tally.recent_us);
             added.expect("same bounds");

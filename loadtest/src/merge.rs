@@ -55,7 +55,8 @@ fn missing_elsewhere(reports: &[Report]) -> Result<u64> {
         .iter()
         .filter(|report| !std::ptr::eq(*report, poster))
     {
-        let reading = u64::from(report.clients).saturating_sub(report.stalled);
+        let excused = report.stalled + report.away;
+        let reading = u64::from(report.clients).saturating_sub(excused);
         for &(from, to) in &poster.to_all.posted {
             let wanted = reading * (u64::from(to - from) + 1);
             missing += wanted.saturating_sub(held(&report.to_all, from, to));
@@ -86,6 +87,7 @@ fn add(sum: &mut Report, report: Report) {
     sum.holes_open += report.holes_open;
     sum.unsynced += report.unsynced;
     sum.stalled += report.stalled;
+    sum.away += report.away;
     sum.repeated += report.repeated;
     sum.posted = match (sum.posted.take(), report.posted) {
         (Some(mut one), Some(other)) => {

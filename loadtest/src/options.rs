@@ -405,6 +405,19 @@ impl Options {
         if self.urls.len() > 255 {
             bail!("--url: 255 at most");
         }
+        for (n, watched) in self.watch.iter().enumerate() {
+            let twice = self.watch[..n]
+                .iter()
+                .find(|other| other.name == watched.name);
+            if let Some(other) = twice {
+                bail!(
+                    "--watch: {} is the name of {} and of {}: give each its own, NAME=PID",
+                    watched.name,
+                    other.pid,
+                    watched.pid
+                );
+            }
+        }
         if self.post_urls.is_empty() && self.api_key_file.is_some() {
             bail!("--api-key-file is of use with --post-url only");
         }

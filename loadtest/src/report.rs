@@ -40,6 +40,9 @@ pub struct Report {
     pub unsynced: u64,
     /// Devices that did not read at the end, as the scenario has it: nothing is expected of them.
     pub stalled: u64,
+    /// Devices that were away at the end, as the scenario has it: nothing is expected of them either.
+    #[serde(default)]
+    pub away: u64,
     pub repeated: u64,
     pub posted: Option<Posted>,
     pub counters: Counters,
@@ -172,13 +175,13 @@ impl Report {
 
     pub fn new(wanted: &Wanted<'_>, tally: Tally, lasts: &[Last], series: Vec<Second>) -> Report {
         let mut missing = MissingList::default();
-        for last in lasts.iter().filter(|last| !last.is_stalled) {
+        for last in lasts.iter().filter(|last| !last.is_excused()) {
             missing.add(wanted, last);
         }
         let count = |is: fn(&Last) -> bool| lasts.iter().filter(|last| is(last)).count() as u64;
         let never_connected = count(|last| !last.ever_welcomed);
-        let holes_open = count(|last| last.has_hole && !last.is_stalled);
-        let unsynced = count(|last| last.ever_welcomed && last.is_syncing && !last.is_stalled);
+        let holes_open = count(|last| last.has_hole && !last.is_excused());
+        let unsynced = count(|last| last.ever_welcomed && last.is_syncing && !last.is_excused());
         let counters = tally.counters;
         let faults = counters.syncs_false + counters.sse_ids_ahead + counters.misdelivered;
         let posted = wanted.ledger.map(Posted::of);
@@ -203,6 +206,7 @@ impl Report {
             holes_open,
             unsynced,
             stalled: count(|last| last.is_stalled),
+            away: count(|last| last.is_sent_away),
             repeated: counters.repeated(),
             posted,
             counters,
@@ -426,6 +430,7 @@ mod tests {
             cursors: String::new(),
             is_syncing: false,
             is_stalled: false,
+            is_sent_away: false,
             ever_welcomed: true,
         }
     }

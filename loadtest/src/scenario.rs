@@ -191,6 +191,15 @@ impl Scenario {
             }
             bail!("{key} = {value}: from {low} to {high}");
         };
+        within("duration_s", self.duration_s as f64, 1.0, SECONDS_MAX)?;
+        // What would begin after the end would look as if it had gone well.
+        let begins = |key: &str, at_s: f64| match at_s < self.duration_s as f64 {
+            true => Ok(()),
+            false => bail!(
+                "{key} = {at_s}: the run is over by then, duration_s = {}",
+                self.duration_s
+            ),
+        };
         within("users", self.users.into(), 1.0, f64::from(1 << 30))?;
         within("devices", self.devices.into(), 1.0, 100.0)?;
         within("connect_rate", self.connect_rate.into(), 1.0, 1e6)?;
@@ -200,6 +209,7 @@ impl Scenario {
             within(&key("at_once"), send.at_once.into(), 1.0, 1e6)?;
             within(&key("size"), send.size.into(), 0.0, 16_384.0)?;
             within(&key("from_s"), send.from_s, 0.0, SECONDS_MAX)?;
+            begins(&key("from_s"), send.from_s)?;
             if let Some(for_s) = send.for_s {
                 within(&key("for_s"), for_s, 0.0, SECONDS_MAX)?;
             }
@@ -232,10 +242,12 @@ impl Scenario {
         if let Some(storm) = &self.storm {
             within("storm.share", storm.share, 0.0, 1.0)?;
             within("storm.at_s", storm.at_s, 0.0, SECONDS_MAX)?;
+            begins("storm.at_s", storm.at_s)?;
         }
         if let Some(slow) = &self.slow {
             within("slow.share", slow.share, 0.0, 1.0)?;
             within("slow.from_s", slow.from_s, 0.0, SECONDS_MAX)?;
+            begins("slow.from_s", slow.from_s)?;
             if let Some(for_s) = slow.for_s {
                 within("slow.for_s", for_s, 0.0, SECONDS_MAX)?;
             }
@@ -284,7 +296,7 @@ fn apply(table: &mut Table, change: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    const SMALL: &str = "about = 'x'\nusers = 5\nduration_s = 1\n[[send]]\nrate = 2.0\n";
+    const SMALL: &str = "about = 'x'\nusers = 5\nduration_s = 9\n[[send]]\nrate = 2.0\n";
 
     fn error(text: &str, changes: &[&str]) -> String {
         let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
@@ -321,6 +333,19 @@ mod tests {
             let storm = format!("storm.at_s={moment}");
             assert!(error(SMALL, &[&storm]).contains("storm.at_s"), "{moment}");
         }
+    }
+
+    #[test]
+    fn what_would_begin_after_the_end_is_refused_by_key() {
+        for key in ["storm.at_s", "slow.from_s", "send.0.from_s"] {
+            let changes = [&format!("{key}=9.0"), "slow.share=0.1"];
+            let error = error(SMALL, &changes);
+            assert!(
+                error.contains(key) && error.contains("duration_s = 9"),
+                "{error}"
+            );
+        }
+        assert!(error(SMALL, &["duration_s=0"]).contains("duration_s"));
     }
 
     #[test]

@@ -86,6 +86,7 @@ pub fn counts(report: &Report) -> Vec<(&'static str, Vec<(String, u64)>)> {
                 ("missing", report.missing),
                 ("for somebody else", counters.misdelivered),
                 ("stalled at the end", report.stalled),
+                ("away at the end", report.away),
                 ("acknowledged", counters.acks_sent),
                 ("unreadable", counters.unreadable),
             ]),

@@ -88,6 +88,8 @@ pub struct Tally {
     pub failures: BTreeMap<String, u64>,
     pub gaps: BTreeMap<String, u64>,
     pub errors: BTreeMap<String, u64>,
+    /// Why the first client that did not get in did not.
+    pub first_failure: Option<String>,
     /// µs from the intended moment of sending to the first copy a device got.
     pub latency_us: Histogram<u64>,
     /// The same by tier, in the order of [`PRIORITIES`].
@@ -112,6 +114,7 @@ impl Tally {
             failures: BTreeMap::new(),
             gaps: BTreeMap::new(),
             errors: BTreeMap::new(),
+            first_failure: None,
             latency_us: hdr::exact(),
             by_priority_us: std::array::from_fn(|_| hdr::exact()),
             recent_us: hdr::rough(),

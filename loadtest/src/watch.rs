@@ -44,6 +44,8 @@ pub struct Watch<'a> {
     /// The same of clients that came for the first time.
     came: Instant,
     there: u64,
+    /// It was said why somebody does not get in.
+    has_said_why: bool,
     /// Was told that it is enough.
     is_told: bool,
     /// When it should be over; `None`: not known.
@@ -71,6 +73,7 @@ impl<'a> Watch<'a> {
             before: (0, 0),
             came: now,
             there: 0,
+            has_said_why: false,
             is_told: false,
             planned_end: None,
         }
@@ -162,9 +165,30 @@ impl<'a> Watch<'a> {
             (self.there, self.came) = (counters.ever_connected, Instant::now());
             self.moved = self.came;
         }
+        self.say_why();
         self.progress
             .show(self.setup.roster.clients(), &counters, ledger);
         counters
+    }
+
+    /// The first reason at once: the others are in the table at the end.
+    fn say_why(&mut self) {
+        if self.has_said_why {
+            return;
+        }
+        let published = self.flocks.iter().map(|flock| &flock.link.published);
+        let why = published
+            .into_iter()
+            .find_map(|of| locked(of).first_failure.clone());
+        if let Some(why) = why {
+            let hint = match why.contains("UnknownIssuer") {
+                true => "; who signed it: --ca-file",
+                false => "",
+            };
+            self.progress
+                .say(&format!("a client does not get in: {why}{hint}"));
+            self.has_said_why = true;
+        }
     }
 
     fn record(&mut self, counters: &Counters, accepted: u64) {

@@ -14,7 +14,7 @@ use crate::{
     wire::{head::Request, sse::Body, ws},
 };
 use rand::{Rng, RngExt};
-use std::{io, mem::size_of, net::TcpStream};
+use std::{borrow::Cow, io, mem::size_of, net::TcpStream};
 
 /// From `connect` to `welcome`.
 const OPENING_MS: u64 = 20_000;
@@ -39,6 +39,8 @@ pub struct Client {
     wants_write: bool,
     /// Does not read, as the scenario has it.
     is_stalled: bool,
+    /// Is away as the scenario has it, and its time to come back is still to come.
+    is_sent_away: bool,
     /// Whether it is among those counted as syncing.
     pub counted_syncing: bool,
     work: Option<Box<Work>>,
@@ -110,6 +112,7 @@ impl Client {
             ever_welcomed: false,
             wants_write: false,
             is_stalled: false,
+            is_sent_away: false,
             counted_syncing: false,
             work: None,
             tls: None,
@@ -128,6 +131,7 @@ impl Client {
             has_hole: self.rules.has_hole(),
             is_syncing: self.rules.is_syncing(),
             is_stalled: self.is_stalled,
+            is_sent_away: self.is_sent_away,
             ever_welcomed: self.ever_welcomed,
             own: self.rules.own,
             all: self.rules.all,
@@ -173,6 +177,7 @@ impl Client {
         let target = &setup.targets[usize::from(self.url)];
         self.rules.connecting(world.now_ms);
         self.generation = self.generation.wrapping_add(1);
+        self.is_sent_away = false;
         self.at_ms = world.now_ms + OPENING_MS;
         world.tally.counters.connects += 1;
 
@@ -360,11 +365,12 @@ impl Client {
             work.lost_us = world.now_us();
         }
         self.is_stalled = false;
+        self.is_sent_away = matches!(end, End::Left(_) | End::Cut(_));
         let asked_to_leave_at_ms = match self.rules.is_welcomed() {
             true if self.at_ms != u64::MAX => Some(self.at_ms),
             _ => None,
         };
-        let targets = world.setup.targets.len();
+        let (targets, url) = (world.setup.targets.len(), self.url);
         if targets > 1 && !matches!(end, End::Status(503, Some(_))) {
             let step = world.random.random_range(1..targets);
             self.url = ((usize::from(self.url) + step) % targets) as u8;
@@ -386,6 +392,10 @@ impl Client {
             )),
         };
         self.attempt = self.attempt.saturating_add(1);
+        if !self.ever_welcomed && world.tally.first_failure.is_none() {
+            let host = &world.setup.targets[usize::from(url)].host;
+            world.tally.first_failure = failure(&end).map(|why| format!("{host}: {why}"));
+        }
         note(&end, world);
         // No longer welcomed: the next connection starts anew.
         self.rules.connecting(world.now_ms);
@@ -408,18 +418,30 @@ fn is_final(status: u16) -> bool {
     matches!(status, 204 | 400..=499) && !matches!(status, 408 | 429)
 }
 
+/// What went wrong, in words; `None`: nothing did, it is as it was asked for.
+fn failure(end: &End) -> Option<Cow<'static, str>> {
+    Some(match end {
+        End::Closed(Some(code)) => format!("closed with {code}").into(),
+        End::Closed(None) => "closed without a code".into(),
+        // The shaping of a crowd rests on it.
+        End::Status(503, None) => "HTTP 503 without Retry-After".into(),
+        End::Status(status, _) => format!("HTTP {status}").into(),
+        End::Broken(what) => (*what).into(),
+        End::Tls(error) => format!("TLS: {error}").into(),
+        End::Failed(error) => error.kind().to_string().into(),
+        End::Sent(_) | End::Left(_) | End::Cut(_) => return None,
+    })
+}
+
 fn note(end: &End, world: &mut World) {
     let tally = &mut world.tally;
     match end {
         End::Closed(Some(code)) => count(&mut tally.closes, &code.to_string()),
         End::Closed(None) => count(&mut tally.closes, "none"),
-        // The shaping of a crowd rests on it.
-        End::Status(503, None) => count(&mut tally.failures, "HTTP 503 without Retry-After"),
-        End::Status(status, _) => count(&mut tally.failures, &format!("HTTP {status}")),
-        End::Broken(what) => count(&mut tally.failures, what),
-        End::Tls(error) => count(&mut tally.failures, &format!("TLS: {error}")),
-        End::Failed(error) => count(&mut tally.failures, &error.kind().to_string()),
         End::Sent(_) => count(&mut tally.closes, "asked to reconnect"),
         End::Left(_) | End::Cut(_) => tally.counters.left += 1,
+        End::Status(..) | End::Broken(_) | End::Tls(_) | End::Failed(_) => {
+            count(&mut tally.failures, &failure(end).unwrap_or_default());
+        }
     }
 }

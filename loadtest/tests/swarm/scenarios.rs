@@ -6,6 +6,8 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -100,6 +102,53 @@ fn clients_that_leave_come_back_and_get_everything() {
         json!(null),
         "who leaves on purpose was not lost"
     );
+}
+
+#[test]
+fn nothing_is_expected_of_clients_that_are_still_away_as_they_were_told() {
+    let server = Server::start();
+    let long = "[churn]\nrate = 10.0\naway_ms = 60_000\n";
+    let scenario = format!("{HEAD}{TO_ALL}{long}");
+    let mut run = run(&server, &scenario, &["--give-up-s", "1"]);
+    let (status, result) = run.end();
+    assert!(status.success(), "{result:#}");
+    assert!(result["away"].as_u64() > Some(0), "{result:#}");
+    assert_eq!(
+        (&result["unsynced"], &result["missing"]),
+        (&json!(0), &json!(0))
+    );
+}
+
+#[test]
+fn why_nobody_gets_in_is_said_while_they_try() {
+    let server = Server::start();
+    let front = tls::Front::start(&server.address);
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let closed = port.local_addr().expect("bound").to_string();
+    drop(port);
+    for (url, why) in [
+        (format!("wss://{}", front.address), "--ca-file"),
+        (format!("ws://{closed}"), "connection refused"),
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, SECRET).expect("written");
+        let child = Command::new(env!("CARGO_BIN_EXE_swarm"))
+            .args(["run", "idle", "--clients", "2", "--target", &url])
+            .arg("--secret-file")
+            .arg(secret)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the tool starts");
+        let mut run = Run { child, dir };
+        let lines = BufReader::new(run.child.stderr.take().expect("piped")).lines();
+        let said = lines
+            .map_while(Result::ok)
+            .find(|line| line.contains("does not get in"));
+        let said = said.expect("the reason");
+        assert!(said.contains(why) && said.contains("127.0.0.1:"), "{said}");
+    }
 }
 
 #[test]
@@ -226,6 +275,15 @@ fn what_nobody_knows_is_refused_by_name_with_status_64() {
         (vec!["run", "idle", "--set", "durations=3"], "durations"),
         (vec!["run", "idle", "--clients", "many"], "--clients"),
         (vec!["run", "unicast"], "--post-url"),
+        (vec!["run", "idle", "--duration", "0"], "duration_s"),
+        (
+            vec!["run", "idle", "--duration", "9", "--set", "storm.at_s=9.0"],
+            "storm.at_s",
+        ),
+        (
+            vec!["run", "idle", "--watch", "a=1", "--watch", "a=2"],
+            "--watch",
+        ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_swarm"))
             .args(&arguments)
