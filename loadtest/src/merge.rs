@@ -1,45 +1,134 @@
 //! Results of several hosts that shared a run, as one.
 
 use crate::{
-    report::{Report, ToAll},
+    report::{Report, ToAll, Users},
     series::Second,
 };
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use std::{collections::BTreeMap, path::PathBuf};
 
+/// A longer gap is one of the clock.
+const GAP_S_MAX: u64 = 3_600;
 /// Examples kept of what is missing.
 const EXAMPLES_MAX: usize = 20;
 
-pub fn read(files: &[PathBuf]) -> Result<Report> {
-    let mut reports = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("can't read {}", file.display()))?;
-        let report = serde_json::from_str(&text);
-        reports.push(report.with_context(|| format!("{} is no result of swarm", file.display()))?);
-    }
-    merged(reports)
+/// A result and where it was read.
+struct Part {
+    file: String,
+    report: Report,
 }
 
-pub fn merged(reports: Vec<Report>) -> Result<Report> {
+pub fn read(files: &[PathBuf]) -> Result<Report> {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut known: BTreeMap<PathBuf, &PathBuf> = BTreeMap::new();
+    for file in files {
+        let read =
+            || -> std::io::Result<_> { Ok((file.canonicalize()?, std::fs::read_to_string(file)?)) };
+        let (path, text) = read().with_context(|| format!("can't read {}", file.display()))?;
+        if let Some(other) = known.insert(path, file) {
+            bail!(
+                "{} and {} are the same file: give each once",
+                other.display(),
+                file.display()
+            );
+        }
+        let report = serde_json::from_str(&text);
+        parts.push(Part {
+            report: report.with_context(|| format!("{} is no result of swarm", file.display()))?,
+            file: file.display().to_string(),
+        });
+    }
+    merged(parts)
+}
+
+fn merged(mut parts: Vec<Part>) -> Result<Report> {
+    for (n, part) in parts.iter().enumerate() {
+        for other in &parts[..n] {
+            together(other, part)?;
+        }
+    }
+    for part in &mut parts {
+        fill(part);
+    }
+    let reports: Vec<Report> = parts.into_iter().map(|part| part.report).collect();
     let elsewhere = missing_elsewhere(&reports)?;
     let mut reports = reports.into_iter();
     let mut sum = reports.next().context("nothing to merge")?;
     for report in reports {
-        if report.run != sum.run {
-            bail!(
-                "runs {} and {} are not the same: give each swarm the same --run",
-                sum.run,
-                report.run
-            );
-        }
         add(&mut sum, report);
     }
     sum.missing += elsewhere;
     sum.ok &= elsewhere == 0;
     sum.summarize();
     Ok(sum)
+}
+
+/// Whether two results can be of hosts that shared a run.
+fn together(one: &Part, other: &Part) -> Result<()> {
+    let (mine, theirs) = (&one.report, &other.report);
+    if mine.run != theirs.run {
+        bail!(
+            "{} is of run {} and {} of run {}: give each swarm the same --run",
+            one.file,
+            mine.run,
+            other.file,
+            theirs.run
+        );
+    }
+    for my in &mine.users {
+        let common = |their: &&Users| {
+            my.prefix == their.prefix && my.first <= their.last && their.first <= my.last
+        };
+        if let Some(their) = theirs.users.iter().find(common) {
+            bail!(
+                "{} has users {} and {} has users {}, some of them twice: give each swarm its own --users, and \
+                 each of its results once",
+                one.file,
+                written(my),
+                other.file,
+                written(their)
+            );
+        }
+    }
+    Ok(())
+}
+
+fn written(users: &Users) -> String {
+    let Users {
+        prefix,
+        first,
+        last,
+    } = users;
+    match prefix.as_str() {
+        "" => format!("{first}..{last}"),
+        _ => format!("{first}..{last} of prefix {prefix:?}"),
+    }
+}
+
+/// A second in which a host's tool was held up has no figures, and would look as if its clients had been gone: what
+/// stood before it stood in it, too.
+fn fill(part: &mut Part) {
+    let seconds = std::mem::take(&mut part.report.series);
+    let (mut filled, mut first_s): (Vec<Second>, _) = (Vec::new(), None);
+    for second in seconds {
+        while let Some(before) = filled.last()
+            && (2..GAP_S_MAX).contains(&second.unix_s.saturating_sub(before.unix_s))
+        {
+            let still = before.still();
+            first_s = first_s.or(Some(still.unix_s));
+            filled.push(still);
+        }
+        filled.push(second);
+    }
+    if let Some(first_s) = first_s {
+        part.report.remarks.push(format!(
+            "{} skips seconds, the first one {first_s} (Unix time): the tool was held up there, and what it counted \
+             stands in the second after",
+            part.file
+        ));
+    }
+    part.report.series = filled;
 }
 
 /// What one host posted to everybody, and other hosts' clients did not get.
@@ -78,6 +167,8 @@ fn held(to_all: &ToAll, from: u32, to: u32) -> u64 {
 fn add(sum: &mut Report, report: Report) {
     sum.ok &= report.ok;
     sum.hosts.extend(report.hosts.clone());
+    sum.users.extend(report.users);
+    sum.remarks.extend(report.remarks);
     sum.seconds = sum.seconds.max(report.seconds);
     sum.clients += report.clients;
     sum.never_connected += report.never_connected;
@@ -158,12 +249,101 @@ fn seconds(one: Vec<Second>, other: Vec<Second>) -> Vec<Second> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        hdr,
+        options::{Load, Options},
+        report::Wanted,
+        roster::Roster,
+        series::Recorder,
+        tally::{Counters, Tally},
+    };
+    use clap::Parser;
+    use std::time::Duration;
 
     fn received(runs: &[(u32, u32, u64)]) -> ToAll {
         ToAll {
             posted: Vec::new(),
             received: runs.to_vec(),
         }
+    }
+
+    fn users(prefix: &str, first: u64, last: u64) -> Users {
+        Users {
+            prefix: prefix.into(),
+            first,
+            last,
+        }
+    }
+
+    /// A result of these users, with figures of these seconds.
+    fn part(file: &str, users: Users, seconds: &[u64]) -> Part {
+        let line = "swarm --url ws://h --dialect plain --no-ack --users 1..2";
+        let roster = Roster::new(&Options::parse_from(line.split(' '))).unwrap();
+        let wanted = Wanted {
+            run: "r",
+            load: &Load::default(),
+            roster: &roster,
+            ledger: None,
+            expect: None,
+            elapsed: Duration::ZERO,
+            began_unix_s: None,
+            producer_short: 0,
+        };
+        let mut recorder = Recorder::new(&[]).unwrap();
+        let mut counters = Counters::default();
+        for second in seconds {
+            (counters.connected, counters.received) = (2, counters.received + 5);
+            recorder.look(&counters, 0, hdr::rough());
+            recorder.seconds.last_mut().unwrap().unix_s = *second;
+        }
+        let mut report = Report::new(&wanted, Tally::new(false), &[], recorder.seconds);
+        report.users = vec![users];
+        Part {
+            file: file.into(),
+            report,
+        }
+    }
+
+    #[test]
+    fn users_that_two_results_have_are_refused_with_both_files() {
+        for (other, common) in [
+            (users("", 6, 9), false),
+            (users("", 5, 9), true),
+            (users("", 2, 3), true),
+            (users("x", 1, 5), false),
+        ] {
+            let parts = vec![
+                part("a.json", users("", 1, 5), &[]),
+                part("b.json", other, &[]),
+            ];
+            let error = merged(parts).err().map(|error| error.to_string());
+            assert_eq!(error.is_some(), common, "{error:?}");
+            let named = error.unwrap_or("a.json b.json".into());
+            assert!(
+                named.contains("a.json") && named.contains("b.json"),
+                "{named}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_skipped_second_is_told_with_its_file_and_its_clients_are_not_gone() {
+        let parts = vec![
+            part("a.json", users("", 1, 2), &[100, 101, 102, 103]),
+            part("b.json", users("", 3, 4), &[100, 103]),
+        ];
+        let sum = merged(parts).unwrap();
+        let seconds: Vec<_> = sum
+            .series
+            .iter()
+            .map(|second| (second.unix_s, second.connected, second.received))
+            .collect();
+        assert_eq!(
+            seconds,
+            [(100, 4, 10), (101, 4, 5), (102, 4, 5), (103, 4, 10)]
+        );
+        assert_eq!(sum.remarks.len(), 1);
+        assert!(sum.remarks[0].starts_with("b.json skips seconds, the first one 101"));
     }
 
     #[test]

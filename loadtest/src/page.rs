@@ -26,11 +26,11 @@ pub fn html(report: &Report) -> String {
     );
     tiles(report, &mut page);
     if !report.bottlenecks.is_empty() {
-        page.push_str("<aside><b>The load tool was at its limit.</b> Figures may be its own:<ul>");
-        for one in &report.bottlenecks {
-            let _ = write!(page, "<li>{}</li>", escaped(one));
-        }
-        page.push_str("</ul></aside>");
+        let title = "<b>The load tool was at its limit.</b> Figures may be its own:";
+        aside(title, &report.bottlenecks, &mut page);
+    }
+    if !report.remarks.is_empty() {
+        aside("<b>Known beside.</b>", &report.remarks, &mut page);
     }
     page.push_str("<section class=charts>");
     for chart in charts(report) {
@@ -47,6 +47,14 @@ pub fn html(report: &Report) -> String {
         env!("CARGO_PKG_VERSION")
     );
     page
+}
+
+fn aside(title: &str, lines: &[String], page: &mut String) {
+    let _ = write!(page, "<aside>{title}<ul>");
+    for one in lines {
+        let _ = write!(page, "<li>{}</li>", escaped(one));
+    }
+    page.push_str("</ul></aside>");
 }
 
 fn verdict(report: &Report) -> String {

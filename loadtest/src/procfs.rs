@@ -94,8 +94,8 @@ pub struct Thread {
     pub waited: Duration,
 }
 
-/// This process's threads whose names start so.
-pub fn own_threads(prefix: &str) -> BTreeMap<String, Thread> {
+/// This process's threads whose names start with one of these.
+pub fn own_threads(prefixes: &[&str]) -> BTreeMap<String, Thread> {
     let mut threads = BTreeMap::new();
     for task in fs::read_dir("/proc/self/task")
         .into_iter()
@@ -104,11 +104,12 @@ pub fn own_threads(prefix: &str) -> BTreeMap<String, Thread> {
     {
         let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
         let name = read("comm").trim().to_owned();
+        let is_asked_for = prefixes.iter().any(|prefix| name.starts_with(prefix));
         let schedstat = read("schedstat");
         let mut ns = schedstat
             .split(' ')
             .filter_map(|text| text.trim().parse().ok());
-        if let (true, Some(ran), Some(waited)) = (name.starts_with(prefix), ns.next(), ns.next()) {
+        if let (true, Some(ran), Some(waited)) = (is_asked_for, ns.next(), ns.next()) {
             let thread = Thread {
                 ran: Duration::from_nanos(ran),
                 waited: Duration::from_nanos(waited),
@@ -154,7 +155,7 @@ mod tests {
         let (told, tell) = std::sync::mpsc::channel::<()>();
         let waiting = thread.spawn(move || tell.recv()).unwrap();
         // A thread names itself when it begins.
-        while own_threads("seen-by").is_empty() {
+        while own_threads(&["seen-by"]).is_empty() {
             std::thread::yield_now();
         }
         drop(told);

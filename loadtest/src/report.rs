@@ -6,7 +6,7 @@ use crate::{
     options::Load,
     producer::Ledger,
     roster::Roster,
-    series::{CLIENT, Second, bottlenecks},
+    series::{CLIENT, Lateness, Second, bottlenecks},
     table,
     tally::{Counters, Tally},
 };
@@ -27,6 +27,9 @@ pub struct Report {
     pub about: String,
     /// Whose results are in it.
     pub hosts: Vec<String>,
+    /// Whose clients these are, of each host that made them up; hosts that share a run have none in common.
+    #[serde(default)]
+    pub users: Vec<Users>,
     pub seconds: f64,
     pub clients: u32,
     /// Never welcomed at all.
@@ -62,6 +65,9 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// Why figures may be this tool's and not the server's; empty: they are the server's.
     pub bottlenecks: Vec<String>,
+    /// What else is known of the run that figures lean on.
+    #[serde(default)]
+    pub remarks: Vec<String>,
     /// The longest one of this tool's threads did not look at its sockets: a latency near it is its own.
     pub away_ms_max: f64,
     /// The most this tool had in memory while the run went on, per client.
@@ -71,6 +77,14 @@ pub struct Report {
     pub to_all: ToAll,
     pub histograms_us: Histograms,
     pub series: Vec<Second>,
+}
+
+/// A prefix and the numbers behind it, both ends included.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Users {
+    pub prefix: String,
+    pub first: u64,
+    pub last: u64,
 }
 
 /// What must be known of other hosts' clients to judge a notification to everybody.
@@ -165,6 +179,7 @@ pub struct Wanted<'a> {
     pub expect: Option<u64>,
     pub elapsed: Duration,
     pub began_unix_s: Option<u64>,
+    pub producer_short: usize,
 }
 
 impl Report {
@@ -192,12 +207,17 @@ impl Report {
         let lag = wanted
             .ledger
             .map_or_else(hdr::exact, |ledger| ledger.lag_us.clone());
+        let lateness = wanted
+            .ledger
+            .map(|ledger| Lateness::of(ledger, wanted.producer_short));
+        let (bottlenecks, remarks) = bottlenecks(&series, cpus(), lateness.unwrap_or_default());
         let mut report = Report {
             ok: all_well && counters.gave_up == 0,
             run: wanted.run.to_owned(),
             scenario: wanted.load.scenario.clone(),
             about: wanted.load.about.clone(),
             hosts: vec![host()],
+            users: wanted.roster.range().into_iter().collect(),
             seconds: wanted.elapsed.as_secs_f64(),
             clients,
             never_connected,
@@ -220,7 +240,8 @@ impl Report {
             failures: tally.failures,
             gaps: tally.gaps,
             errors: tally.errors,
-            bottlenecks: bottlenecks(&series, cpus(), &lag),
+            bottlenecks,
+            remarks,
             away_ms_max: tally.away_max.as_secs_f64() * 1_000.0,
             memory_bytes_per_client: table::peaks(&series).get(CLIENT).unwrap_or(&0)
                 / u64::from(clients.max(1)),

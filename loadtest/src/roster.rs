@@ -1,6 +1,6 @@
 //! Who the clients are: users, devices and their tokens.
 
-use crate::options::Options;
+use crate::{options::Options, report};
 use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -91,6 +91,23 @@ impl Roster {
         match &self.users {
             Users::Minted { prefix, first, .. } => format!("{prefix}{}", first + u64::from(user)),
             Users::Listed(tokens) => tokens[user as usize].0.clone(),
+        }
+    }
+
+    /// `None`: they are listed.
+    pub fn range(&self) -> Option<report::Users> {
+        match &self.users {
+            Users::Minted {
+                prefix,
+                first,
+                count,
+                ..
+            } => Some(report::Users {
+                prefix: prefix.clone(),
+                first: *first,
+                last: first + u64::from(count - 1),
+            }),
+            Users::Listed(_) => None,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     report::{Report, Wanted},
     roster::Roster,
     rules::Settings,
-    series::Recorder,
+    series::{FLOCKS, Recorder},
     sys,
     tally::Tally,
     watch::Watch,
@@ -46,7 +46,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut watch = Watch::new(options, &setup, &flocks, ledger.as_deref(), recorder);
     let followed = runtime.block_on(watch.follow(producer));
     drop(runtime);
-    let (series, began_unix_s) = watch.end();
+    let (recorder, began_unix_s) = watch.end();
 
     let started = setup.started;
     let (tally, lasts) = match stop(flocks, options.accounting.is_some()) {
@@ -63,6 +63,7 @@ pub fn run(options: &Options) -> Result<bool> {
         expect: options.expect,
         elapsed: started.elapsed(),
         began_unix_s,
+        producer_short: recorder.producer_short,
     };
     let accounted = match (&options.accounting, &tally.accounts) {
         (Some(directory), Some(accounts)) => {
@@ -71,7 +72,7 @@ pub fn run(options: &Options) -> Result<bool> {
         }
         _ => Ok(()),
     };
-    let mut report = Report::new(&wanted, tally, &lasts, series);
+    let mut report = Report::new(&wanted, tally, &lasts, recorder.seconds);
     report.ok &= followed.is_ok();
     let written = outputs.write(&report);
     followed.and(accounted).and(written)?;
@@ -183,7 +184,7 @@ fn start(setup: &Arc<Setup>, threads: usize, connect_rate: u32) -> Result<Vec<Ru
                 Ok(Flock::new(setup, numbers, connects_per_s, linked)?.run()?)
             };
             let thread = std::thread::Builder::new()
-                .name(format!("flock-{n}"))
+                .name(format!("{FLOCKS}{n}"))
                 .spawn(work)
                 .context("no thread")?;
             Ok(Running { thread, link })

@@ -3,6 +3,7 @@
 use crate::{
     hdr,
     procfs::{Machine, Process, Usage, own_threads},
+    producer::{self, Ledger},
     tally::Counters,
 };
 use anyhow::{Result, bail};
@@ -11,9 +12,12 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     str::FromStr,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+const THREADS: [&str; 2] = [FLOCKS, producer::THREAD];
+/// How the names of threads of clients begin.
+pub const FLOCKS: &str = "flock-";
 /// Name of this process among those that are watched.
 pub const CLIENT: &str = "swarm";
 /// A thread that ran so large a part of a second could hardly do more.
@@ -73,6 +77,20 @@ pub struct Second {
 }
 
 impl Second {
+    /// The second after it, in which nothing happened.
+    pub fn still(&self) -> Second {
+        Second {
+            unix_s: self.unix_s + 1,
+            connects: 0,
+            welcomes: 0,
+            received: 0,
+            bytes: 0,
+            posted: 0,
+            latency: hdr::rough(),
+            ..self.clone()
+        }
+    }
+
     pub fn add(&mut self, other: &Second) {
         self.connected += other.connected;
         self.connects += other.connects;
@@ -99,12 +117,16 @@ impl Second {
 pub struct Recorder {
     watched: Vec<Watched>,
     looked: Instant,
+    /// That of the last look.
+    second: u64,
     counters: Counters,
     posted: u64,
     processes: BTreeMap<String, Process>,
     machine: Machine,
     threads: BTreeMap<String, crate::procfs::Thread>,
     pub seconds: Vec<Second>,
+    /// Seconds in which the producer's thread was short of CPU time.
+    pub producer_short: usize,
 }
 
 impl Recorder {
@@ -124,31 +146,34 @@ impl Recorder {
         Ok(Recorder {
             watched,
             looked: Instant::now(),
+            second: unix_s(),
             counters: Counters::default(),
             posted: 0,
             processes,
             machine: Machine::look(),
-            threads: own_threads("flock-"),
+            threads: own_threads(&THREADS),
             seconds: Vec::new(),
+            producer_short: 0,
         })
     }
 
+    /// Once in each second of the clock, so that those of several hosts stand side by side.
     pub fn is_due(&self) -> bool {
-        self.looked.elapsed() >= Duration::from_secs(1)
+        self.second != unix_s()
     }
 
     /// `counters` and `posted` are those since the start; `latency` is that since the last look.
     pub fn look(&mut self, counters: &Counters, posted: u64, latency: Histogram<u64>) {
         let length_s = self.looked.elapsed().as_secs_f64().max(0.001);
-        self.looked = Instant::now();
+        (self.looked, self.second) = (Instant::now(), unix_s());
         let usage = self.usage(length_s);
         let (machine, before) = (Machine::look(), self.machine);
         self.machine = machine;
         let (thread_ran, thread_waited) = self.busiest(length_s);
-        let (before_it, since) = (self.counters, SystemTime::now().duration_since(UNIX_EPOCH));
+        let before_it = self.counters;
         let welcomes = |of: &Counters| of.ever_connected + of.reconnects;
         self.seconds.push(Second {
-            unix_s: since.map_or(0, |since| since.as_secs()),
+            unix_s: self.second,
             connected: counters.connected,
             connects: counters.connects - before_it.connects,
             welcomes: welcomes(counters) - welcomes(&before_it),
@@ -186,21 +211,63 @@ impl Recorder {
     }
 
     fn busiest(&mut self, length_s: f64) -> (f64, f64) {
-        let threads = own_threads("flock-");
+        let threads = own_threads(&THREADS);
         let (mut ran, mut waited) = (0.0_f64, 0.0_f64);
         for (name, now) in &threads {
             let before = self.threads.get(name).copied().unwrap_or_default();
-            ran = ran.max((now.ran.saturating_sub(before.ran)).as_secs_f64());
-            waited = waited.max((now.waited.saturating_sub(before.waited)).as_secs_f64());
+            let it_ran = now.ran.saturating_sub(before.ran).as_secs_f64() / length_s;
+            let it_waited = now.waited.saturating_sub(before.waited).as_secs_f64() / length_s;
+            if name.starts_with(FLOCKS) {
+                (ran, waited) = (ran.max(it_ran), waited.max(it_waited));
+            } else if it_ran > BUSY || it_waited > STARVED {
+                self.producer_short += 1;
+            }
         }
         self.threads = threads;
-        (ran / length_s, waited / length_s)
+        (ran, waited)
     }
 }
 
-/// Why figures of the run may be the tool's and not the server's; empty: they are the server's.
-pub fn bottlenecks(seconds: &[Second], cpus: usize, lag_us: &Histogram<u64>) -> Vec<String> {
-    let mut found = Vec::new();
+fn unix_s() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// How late posts left, and for want of what.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lateness {
+    pub due: u64,
+    /// 99 % of them left within it.
+    pub lag_ms: f64,
+    /// For want of answers.
+    pub held_back: u64,
+    /// Later than they should, and not for that.
+    pub late: u64,
+    /// Seconds in which the producer's thread was short of CPU time.
+    pub producer_short: usize,
+}
+
+impl Lateness {
+    pub fn of(ledger: &Ledger, producer_short: usize) -> Lateness {
+        Lateness {
+            due: ledger.due,
+            lag_ms: ledger.lag_us.value_at_quantile(0.99) as f64 / 1_000.0,
+            held_back: ledger.held_back,
+            late: ledger.late,
+            producer_short,
+        }
+    }
+
+    /// More than one in a hundred.
+    fn is_more(&self, count: u64) -> bool {
+        count * 100 > self.due
+    }
+}
+
+/// Why figures of the run may be the tool's and not the server's (empty: they are the server's), and what is known of
+/// it beside.
+pub fn bottlenecks(seconds: &[Second], cpus: usize, posts: Lateness) -> (Vec<String>, Vec<String>) {
+    let (mut found, mut remarks) = (Vec::new(), Vec::new());
     let of_all = seconds.len().max(1);
     let mut often = |count: usize, text: &str| {
         // A tenth of the run, or two seconds of a short one.
@@ -221,13 +288,24 @@ pub fn bottlenecks(seconds: &[Second], cpus: usize, lag_us: &Histogram<u64>) -> 
         count(&|second| second.machine_cpus > cpus as f64 * 0.95),
         "this machine had no CPU time left",
     );
-    let late_ms = lag_us.value_at_quantile(0.99) as f64 / 1_000.0;
-    if !lag_us.is_empty() && late_ms > 5.0 {
+    often(
+        posts.producer_short,
+        "the thread that posts was short of CPU time",
+    );
+    let had_cpu = found.is_empty();
+    let lag_ms = posts.lag_ms;
+    if posts.is_more(posts.late) || (posts.is_more(posts.held_back) && !had_cpu) {
         found.push(format!(
-            "posts left late: 99 % within {late_ms:.1} ms of their moment"
+            "posts left late: 99 % within {lag_ms:.1} ms of their moment"
+        ));
+    } else if posts.is_more(posts.held_back) {
+        remarks.push(format!(
+            "{} of {} posts left late or never (99 % of those that left: within {lag_ms:.1} ms of their moment) because the \
+             server had not answered the {} before them; the tool's threads had CPU time",
+            posts.held_back, posts.due, producer::IN_FLIGHT
         ));
     }
-    found
+    (found, remarks)
 }
 
 #[cfg(test)]
@@ -296,11 +374,42 @@ mod tests {
     #[test]
     fn a_tool_that_was_at_its_limit_says_so() {
         let quiet: Vec<_> = (0..10).map(|_| second(0.2)).collect();
-        assert!(bottlenecks(&quiet, 2, &hdr::exact()).is_empty());
+        let on_time = Lateness {
+            due: 1_000,
+            lag_ms: 50.0,
+            late: 10,
+            ..Lateness::default()
+        };
+        assert_eq!(bottlenecks(&quiet, 2, on_time), (vec![], vec![]));
         let busy: Vec<_> = (0..10).map(|_| second(0.95)).collect();
-        assert!(bottlenecks(&busy, 2, &hdr::exact())[0].contains("90 %"));
-        let mut late = hdr::exact();
-        late.saturating_record(50_000);
-        assert!(bottlenecks(&quiet, 2, &late)[0].contains("50"));
+        assert!(bottlenecks(&busy, 2, on_time).0[0].contains("90 %"));
+        let late = Lateness {
+            late: 11,
+            ..on_time
+        };
+        assert!(bottlenecks(&quiet, 2, late).0[0].contains("50"));
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_not_the_tools_limit_unless_the_tool_was_short_of_cpu() {
+        let quiet: Vec<_> = (0..10).map(|_| second(0.2)).collect();
+        let held_back = Lateness {
+            due: 1_000,
+            lag_ms: 50.0,
+            held_back: 400,
+            ..Lateness::default()
+        };
+        let (found, remarks) = bottlenecks(&quiet, 2, held_back);
+        assert_eq!((found.len(), remarks.len()), (0, 1));
+        assert!(
+            remarks[0].starts_with("400 of 1000 posts left late or never"),
+            "{remarks:?}"
+        );
+        let short = Lateness {
+            producer_short: 9,
+            ..held_back
+        };
+        let (found, remarks) = bottlenecks(&quiet, 2, short);
+        assert_eq!((found.len(), remarks.len()), (2, 0), "{found:?}");
     }
 }

@@ -176,6 +176,9 @@ pub fn text(report: &Report) -> String {
     for one in &report.bottlenecks {
         let _ = writeln!(text, "\nThe tool's own limit: {one}.");
     }
+    for one in &report.remarks {
+        let _ = writeln!(text, "\nKnown beside: {one}.");
+    }
     let _ = writeln!(text, "\n{}", verdict(report));
     text
 }

@@ -13,7 +13,7 @@ use crate::{
     producer::{Ledger, Producer},
     progress::Progress,
     run::Running,
-    series::{Recorder, Second},
+    series::Recorder,
     tally::Counters,
 };
 use anyhow::{Context, Result, bail};
@@ -80,9 +80,9 @@ impl<'a> Watch<'a> {
     }
 
     /// What was seen second by second, and the Unix second at which everybody was there.
-    pub fn end(self) -> (Vec<Second>, Option<u64>) {
+    pub fn end(self) -> (Recorder, Option<u64>) {
         self.progress.end();
-        (self.recorder.seconds, self.began_unix_s)
+        (self.recorder, self.began_unix_s)
     }
 
     pub async fn follow(&mut self, producer: Option<Producer>) -> Result<()> {

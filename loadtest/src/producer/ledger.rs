@@ -12,6 +12,8 @@ use std::{
 };
 use tokio::sync::Notify;
 
+/// A post that leaves later after its moment makes figures of its own.
+const LATE_US: u64 = 5_000;
 const NEVER_LEFT: &str = "never left: too many were without an answer until the end";
 
 #[derive(Debug)]
@@ -25,6 +27,11 @@ pub struct Ledger {
     pub expected: u64,
     /// µs by which posts left after their moment.
     pub lag_us: Histogram<u64>,
+    /// Of those that were later than [`LATE_US`]: they had to wait until one before them was answered, or were behind
+    /// one that had to; or never left for that.
+    pub held_back: u64,
+    /// The others.
+    pub late: u64,
     pub due: u64,
     pub accepted: u64,
     pub repeated: u64,
@@ -45,6 +52,8 @@ impl Ledger {
             to_all: Numbers::default(),
             expected: 0,
             lag_us: hdr::exact(),
+            held_back: 0,
+            late: 0,
             due: 0,
             accepted: 0,
             repeated: 0,
@@ -55,11 +64,16 @@ impl Ledger {
         }
     }
 
-    /// It leaves now, at its moment or after it.
-    pub fn leaves(&mut self, post: &Post) {
+    /// It leaves now, at its moment or after it; `is_held_back` for want of answers.
+    pub fn leaves(&mut self, post: &Post, is_held_back: bool) {
         self.due += 1;
         let lag_us = unix_us().saturating_sub(post.at_us);
         self.lag_us.saturating_record(lag_us.max(1));
+        match (lag_us > LATE_US, is_held_back) {
+            (true, true) => self.held_back += 1,
+            (true, false) => self.late += 1,
+            (false, _) => {}
+        }
     }
 
     pub fn accepted(&mut self, post: &Post, answer: Option<Accepted>) {
@@ -85,6 +99,7 @@ impl Ledger {
     /// It was due, and there was no room for it until the producer's end.
     pub fn never_left(&mut self) {
         self.due += 1;
+        self.held_back += 1;
         count(&mut self.refused, NEVER_LEFT);
     }
 

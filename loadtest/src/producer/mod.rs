@@ -42,7 +42,7 @@ use tokio::{
 use uuid::Uuid;
 
 /// Posts on their way at once. Beyond, posts leave late, and their latency says so.
-const IN_FLIGHT: usize = 1_024;
+pub const IN_FLIGHT: usize = 1_024;
 const ANSWER: Duration = Duration::from_secs(10);
 /// Positions of ours: above what a topic holds, so that they only rise; of the first generation.
 const FIRST_POSITION: u64 = (1 << 40) + (1 << 39);
@@ -273,16 +273,17 @@ impl Producer {
         let told = Arc::clone(&poster.ledger().enough);
         let enough = told.notified();
         tokio::pin!(enough);
+        let mut is_held_back = false;
         while let Some(due) = schedule.next() {
-            let permit = tokio::select! {
+            let room = tokio::select! {
                 biased;
                 () = &mut enough => {
                     end = Some(Instant::now() + poster.give_up);
                     break;
                 }
-                permit = room(start + due.at, &permits, end) => permit,
+                room = room(start + due.at, &permits, end) => room,
             };
-            let Some(permit) = permit else {
+            let Some((permit, pace)) = room else {
                 let mut ledger = poster.ledger();
                 std::iter::once(due)
                     .chain(schedule)
@@ -299,7 +300,12 @@ impl Producer {
                 priority: due.priority,
                 size: due.size as usize,
             };
-            poster.ledger().leaves(&post);
+            is_held_back = match pace {
+                Pace::OnTime => false,
+                Pace::Late => is_held_back,
+                Pace::Waited => true,
+            };
+            poster.ledger().leaves(&post, is_held_back);
             let leaving = Leaving::new(&poster, post);
             tokio::spawn(async move {
                 leaving.arrive().await;
@@ -314,21 +320,30 @@ impl Producer {
     }
 }
 
+/// How a post came to leave.
+enum Pace {
+    OnTime,
+    /// Its moment had passed.
+    Late,
+    /// As many as may be were on their way, and one had to be answered first.
+    Waited,
+}
+
 /// Its moment, and room to leave; `None`: there was none before the end.
 async fn room(
     moment: Instant,
     permits: &Arc<Semaphore>,
     end: Option<Instant>,
-) -> Option<OwnedSemaphorePermit> {
-    wait_until(moment).await;
+) -> Option<(OwnedSemaphorePermit, Pace)> {
+    let pace = wait_until(moment).await;
     if end.is_some_and(|end| Instant::now() >= end) {
         return None;
     }
     if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-        return Some(permit);
+        return Some((permit, pace));
     }
     tokio::select! {
-        permit = Arc::clone(permits).acquire_owned() => permit.ok(),
+        permit = Arc::clone(permits).acquire_owned() => Some((permit.ok()?, Pace::Waited)),
         () = until(end) => None,
     }
 }
@@ -341,12 +356,13 @@ async fn until(end: Option<Instant>) {
 }
 
 /// What is due is not slept for: timers wake late, by up to a millisecond.
-async fn wait_until(moment: Instant) {
+async fn wait_until(moment: Instant) -> Pace {
     if moment > Instant::now() {
         sleep_until(moment).await;
-    } else {
-        tokio::task::yield_now().await;
+        return Pace::OnTime;
     }
+    tokio::task::yield_now().await;
+    Pace::Late
 }
 
 impl Poster {

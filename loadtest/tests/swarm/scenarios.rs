@@ -242,6 +242,23 @@ fn results_of_swarms_that_share_a_run_are_joined() {
         (&json!(4), &json!(4))
     );
     assert_eq!(merged["latency_ms"]["count"], 8);
+
+    // By another name it is the same file, and a copy has the same users.
+    let dir = tempfile::tempdir().expect("a directory");
+    let (link, copy) = (dir.path().join("link"), dir.path().join("copy"));
+    std::os::unix::fs::symlink(one.result(), &link).expect("linked");
+    std::fs::copy(one.result(), &copy).expect("copied");
+    for (again, why) in [(link, "the same file"), (copy, "--users")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_swarm"))
+            .arg("merge")
+            .args([&one.result(), &again])
+            .output()
+            .expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        let name = again.display().to_string();
+        assert!(said.contains(why) && said.contains(&name), "{said}");
+    }
 }
 
 #[test]
