@@ -2,14 +2,19 @@
 //! addresses with ports of their own. What is too low is named with the command that raises it.
 
 use crate::sys;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::{
-    fs,
+    fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    thread,
 };
 
 /// Descriptors a thread needs beside its clients: epoll, the lines of its courier, the process's own.
 const SPARE: u64 = 200;
+/// Fewer leave no room for a thread's clients.
+const DESCRIPTORS_MIN: u64 = SPARE + 56;
+/// Beside those of clients: the main one, the producer's, librdkafka's, look-ups of names.
+const THREADS_SPARE: usize = 64;
 const THREADS_MAX: usize = 1024;
 /// Share of a range of ports that may be used; the last ones are slow to find.
 const PORTS_PERCENT: u64 = 85;
@@ -31,6 +36,8 @@ pub struct Machine {
     pub descriptors: u64,
     /// Threads may have tables of their own.
     pub own_tables: bool,
+    /// No limit of descriptors can be set above it.
+    pub descriptors_max: u64,
     /// Descriptors of the whole machine: free, and the limit.
     pub files_free: u64,
     pub files_max: u64,
@@ -40,6 +47,13 @@ pub struct Machine {
 
 impl Machine {
     pub fn look() -> Result<Machine> {
+        let descriptors = sys::raise_descriptor_limit().context("can't read the limits")?;
+        if descriptors < DESCRIPTORS_MIN {
+            bail!(
+                "a process may have {descriptors} descriptors here, {DESCRIPTORS_MIN} are the least; raise the limit \
+                 in this shell, as root if it has to be: ulimit -n {DESCRIPTORS_MIN}"
+            );
+        }
         let numbers = |path: &str| -> Result<Vec<u64>> {
             let text = fs::read_to_string(path).with_context(|| format!("can't read {path}"))?;
             Ok(text.split_whitespace().flat_map(str::parse).collect())
@@ -47,14 +61,19 @@ impl Machine {
         let files = numbers("/proc/sys/fs/file-nr")?;
         let (used, files_max) = (files[0], *files.last().context("file-nr is empty")?);
         let range = numbers("/proc/sys/net/ipv4/ip_local_port_range")?;
-        let probe = std::thread::spawn(sys::own_descriptor_table).join();
+        let probe = thread::Builder::new().spawn(sys::own_descriptor_table);
+        let probe = probe.map_err(|error| no_thread(1, &error))?.join();
         Ok(Machine {
-            descriptors: sys::raise_descriptor_limit().context("can't read the limits")?,
+            descriptors,
             own_tables: matches!(probe, Ok(Ok(()))),
+            descriptors_max: numbers("/proc/sys/fs/nr_open")?
+                .first()
+                .copied()
+                .unwrap_or(u64::MAX),
             files_free: files_max.saturating_sub(used),
             files_max,
             ports: range[1].saturating_sub(range[0]) + 1,
-            cpus: std::thread::available_parallelism().map_or(1, Into::into),
+            cpus: thread::available_parallelism().map_or(1, Into::into),
         })
     }
 
@@ -87,19 +106,19 @@ impl Machine {
     fn threads(&self, clients: u64, wanted: usize) -> Result<usize> {
         let per_table = self.descriptors.saturating_sub(SPARE).max(1);
         let tables = clients.div_ceil(per_table) as usize;
-        let raise = clients + SPARE;
+        let raise = self.raise(clients + SPARE);
         if tables > 1 && !self.own_tables {
             bail!(
                 "{clients} connections need more than the {} descriptors a process may have here, and \
                  threads may not have tables of their own (unshare was refused); raise the limit in \
-                 this shell: ulimit -n {raise}",
+                 this shell: {raise}",
                 self.descriptors
             );
         }
         if tables > THREADS_MAX {
             bail!(
                 "{clients} connections need {tables} descriptor tables of {}, the most is \
-                 {THREADS_MAX}; raise the limit in this shell: ulimit -n {raise}",
+                 {THREADS_MAX}; raise the limit in this shell: {raise}",
                 self.descriptors
             );
         }
@@ -110,6 +129,14 @@ impl Machine {
         Ok(chosen
             .clamp(tables, THREADS_MAX)
             .min(clients.max(1) as usize))
+    }
+
+    /// The command that sets a limit of so many descriptors.
+    fn raise(&self, descriptors: u64) -> String {
+        match descriptors > self.descriptors_max {
+            true => format!("sysctl -w fs.nr_open={descriptors}; ulimit -n {descriptors}"),
+            false => format!("ulimit -n {descriptors}"),
+        }
     }
 
     fn sources(
@@ -136,6 +163,16 @@ impl Machine {
     }
 }
 
+/// So many threads are needed, and one could not be started.
+pub fn no_thread(threads: usize, error: &io::Error) -> anyhow::Error {
+    let more = threads + THREADS_SPARE;
+    anyhow!(
+        "{threads} threads are needed and not all can be started ({error}); raise the limit in this shell, which counts \
+         all that the user runs: ulimit -u {more}; or that of the control group (TasksMax={more} of a unit, a \
+         container's limit of pids)"
+    )
+}
+
 /// Other ones each time: ports of the last run stay taken for a minute.
 fn loopback_addresses(count: u64) -> Vec<IpAddr> {
     if count <= 1 {
@@ -157,6 +194,7 @@ mod tests {
     const MACHINE: Machine = Machine {
         descriptors: 20_000,
         own_tables: true,
+        descriptors_max: 1_048_576,
         files_free: 1_000_000,
         files_max: 1_000_000,
         ports: 28_000,
@@ -194,13 +232,27 @@ mod tests {
             ..MACHINE
         };
         let far = vec!["10.0.0.1:80".parse().unwrap()];
+        let capped = Machine {
+            descriptors_max: 20_000,
+            ..shared
+        };
         for (machine, targets, fix) in [
-            (shared, local(), "ulimit -n 50200"),
+            (shared, local(), "shell: ulimit -n 50200"),
+            (
+                capped,
+                local(),
+                "shell: sysctl -w fs.nr_open=50200; ulimit -n 50200",
+            ),
             (full, local(), "sysctl -w fs.file-max=1100200"),
             (MACHINE, far, "--source"),
         ] {
             let error = machine.plan(50_000, 0, &[], &targets).unwrap_err();
             assert!(error.to_string().contains(fix), "{error}");
         }
+        let error = no_thread(8, &io::Error::from_raw_os_error(libc::EAGAIN)).to_string();
+        assert!(
+            error.contains("8 threads") && error.contains("ulimit -u 72"),
+            "{error}"
+        );
     }
 }

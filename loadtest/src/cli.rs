@@ -145,6 +145,7 @@ fn of_scenario(raw: &[String], run: &Run) -> Result<Options> {
     let run = *run;
     let mut options = run.options;
     options.load = Load {
+        users: run.clients.map(|_| scenario.users),
         scenario: run.scenario,
         about: scenario.about,
         sendings: scenario.send,

@@ -56,7 +56,8 @@ pub struct Options {
     #[arg(long, value_name = "FILE", help_heading = "Who")]
     pub secret_file: Option<PathBuf>,
 
-    /// Tokens to use instead, one a line; their `sub` are the users, and --users is not used.
+    /// Tokens to use instead, one a line; their `sub` are the users, and --users is not used. Of a scenario's
+    /// --clients there must be as many as it takes.
     #[arg(
         long,
         value_name = "FILE",
@@ -248,6 +249,8 @@ pub struct Load {
     /// Of the scenario; empty: by flags.
     pub scenario: String,
     pub about: String,
+    /// As many as were asked for by --clients.
+    pub users: Option<u32>,
     pub sendings: Vec<Sending>,
     /// No sending goes on after it.
     pub duration_s: Option<u64>,

@@ -1,10 +1,13 @@
 //! How the run goes, while it goes: a line that changes on a terminal, a line now and then elsewhere.
 
-use crate::{outputs, tally::Counters};
+use crate::{outputs, sys, tally::Counters};
 use std::{
     io::{self, IsTerminal},
     time::{Duration, Instant},
 };
+
+/// Of a terminal that does not say.
+const COLUMNS: usize = 80;
 
 /// All of it on stderr.
 pub struct Progress {
@@ -54,7 +57,7 @@ impl Progress {
             counters.reconnects
         );
         outputs::say(&match self.is_terminal {
-            true => format!("\r\x1b[K{line}"),
+            true => format!("\r\x1b[K{}", fitting(&line, sys::terminal_columns())),
             false => format!("swarm: {line}\n"),
         });
     }
@@ -63,5 +66,25 @@ impl Progress {
         if self.is_terminal {
             outputs::say("\n");
         }
+    }
+}
+
+/// A line that is longer than the terminal is wide would be wrapped, and could not be written over. The last column is
+/// left to the cursor.
+fn fitting(line: &str, columns: Option<usize>) -> &str {
+    let most = columns.unwrap_or(COLUMNS).saturating_sub(1);
+    let end = line.char_indices().nth(most);
+    end.map_or(line, |(end, _)| &line[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_to_the_terminal_and_not_within_a_letter() {
+        assert_eq!(fitting("ten · letters", Some(6)), "ten ·");
+        assert_eq!(fitting("ten · letters", Some(80)), "ten · letters");
+        assert_eq!(fitting(&"x".repeat(90), None).len(), 79);
     }
 }

@@ -56,7 +56,7 @@ struct Claims<'a> {
 impl Roster {
     pub fn new(options: &Options) -> Result<Roster> {
         let users = match (&options.token_file, &options.secret_file) {
-            (Some(file), _) => Users::Listed(listed(file)?),
+            (Some(file), _) => Users::Listed(enough(listed(file)?, file, options)?),
             (None, Some(file)) => minted(options, Some(mint(options, file)?))?,
             (None, None) if options.dialect.only_carries() => minted(options, None)?,
             (None, None) => bail!("give --secret-file or --token-file"),
@@ -191,6 +191,27 @@ fn listed(file: &Path) -> Result<Vec<(String, String)>> {
         .collect()
 }
 
+/// As many as were asked for.
+fn enough(
+    mut tokens: Vec<(String, String)>,
+    file: &Path,
+    options: &Options,
+) -> Result<Vec<(String, String)>> {
+    if let Some(users) = options.load.users {
+        if tokens.len() < users as usize {
+            bail!(
+                "--token-file {}: {} tokens, and --clients asks for {users} users of {} devices: add tokens, or leave \
+                 --clients out",
+                file.display(),
+                tokens.len(),
+                options.devices
+            );
+        }
+        tokens.truncate(users as usize);
+    }
+    Ok(tokens)
+}
+
 /// `sub` of a token; whether it is valid is the gateway's business.
 fn subject(token: &str) -> Option<String> {
     #[derive(Deserialize)]
@@ -251,6 +272,21 @@ mod tests {
             common
                 .into_iter()
                 .chain(["--token-file", tokens.to_str().unwrap()]),
+        );
+        let asking = |users: u32| {
+            let mut options = Options::parse_from(
+                common
+                    .into_iter()
+                    .chain(["--token-file", tokens.to_str().unwrap()]),
+            );
+            options.load.users = Some(users);
+            Roster::new(&options)
+        };
+        assert_eq!(asking(2).unwrap().users(), 2);
+        let error = asking(4).unwrap_err().to_string();
+        assert!(
+            error.contains("3 tokens") && error.contains("4 users"),
+            "{error}"
         );
         let listed = Roster::new(&listing).unwrap();
         assert_eq!((listed.user(1), listed.clients()), ("u8".into(), 6));

@@ -2,7 +2,7 @@
 
 use crate::{
     accounting,
-    capacity::Machine,
+    capacity::{self, Machine},
     cli::Merge,
     dialect::Dialect,
     flock::{Flock, Last, Link, Setup, Target},
@@ -29,12 +29,14 @@ use std::{
 /// Says whether all went well.
 pub fn run(options: &Options) -> Result<bool> {
     panics::note();
+    // First of all: with too few descriptors nothing else can be read.
+    let machine = Machine::look()?;
     let roster = Arc::new(Roster::new(options)?);
     let run = options.run.clone();
     let run = run.unwrap_or_else(|| format!("{:08x}", rand::random::<u32>()));
     let producer = Producer::new(options, &roster, &run)?;
     let recorder = Recorder::new(&options.watch)?;
-    let (setup, threads) = setup(options, &run, &roster)?;
+    let (setup, threads) = setup(&machine, options, &run, &roster)?;
     let outputs = outputs(options)?;
     // Before the runtime opens descriptors of its own, which every thread would have copies of.
     let flocks = start(&setup, threads, options.connect_rate)?;
@@ -105,7 +107,12 @@ pub fn merge(merge: &Merge) -> Result<bool> {
     Ok(report.ok)
 }
 
-fn setup(options: &Options, run: &str, roster: &Arc<Roster>) -> Result<(Arc<Setup>, usize)> {
+fn setup(
+    machine: &Machine,
+    options: &Options,
+    run: &str,
+    roster: &Arc<Roster>,
+) -> Result<(Arc<Setup>, usize)> {
     let path = match options.dialect {
         Dialect::Herald if options.sse => "/sse/notifications",
         Dialect::Herald => "/ws/notifications",
@@ -128,7 +135,7 @@ fn setup(options: &Options, run: &str, roster: &Arc<Roster>) -> Result<(Arc<Setu
         })
         .collect::<Result<Vec<_>>>()?;
     let addresses: Vec<_> = targets.iter().map(|target| target.address).collect();
-    let plan = Machine::look()?.plan(
+    let plan = machine.plan(
         roster.clients(),
         options.threads,
         &options.sources,
@@ -186,7 +193,7 @@ fn start(setup: &Arc<Setup>, threads: usize, connect_rate: u32) -> Result<Vec<Ru
             let thread = std::thread::Builder::new()
                 .name(format!("{FLOCKS}{n}"))
                 .spawn(work)
-                .context("no thread")?;
+                .map_err(|error| capacity::no_thread(threads, &error))?;
             Ok(Running { thread, link })
         })
         .collect()

@@ -16,6 +16,7 @@ mod stream;
 pub use ledger::Ledger;
 
 use crate::{
+    capacity,
     dialect::Dialect,
     frame::Mark,
     options::Options,
@@ -255,7 +256,9 @@ impl Producer {
             runtime.shutdown_background();
             locked(&ledger).ended = true;
         });
-        started.context("no thread for the producer").map(drop)
+        started
+            .map(drop)
+            .map_err(|error| capacity::no_thread(1, &error))
     }
 
     /// Posts them all; ends when the last is accepted, refused or given up, and in time in any case.
