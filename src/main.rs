@@ -63,8 +63,23 @@ impl File {
     }
 }
 
+/// What `check` is asked in a wrong way is a wrong configuration; clap has another status for that.
+fn leave(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    let asks = std::env::args().nth(1);
+    match u8::try_from(error.exit_code()) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) if asks.as_deref() == Some("check") => ExitCode::from(config::EXIT_CONFIG),
+        status => ExitCode::from(status.unwrap_or(u8::MAX)),
+    }
+}
+
 fn main() -> ExitCode {
-    let ended = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return leave(&error),
+    };
+    let ended = match cli.command {
         Command::Standalone { file, data } => process::standalone::run(move || {
             file.load(|config: &mut config::StandaloneConfig| {
                 if let Some(data) = &data {

@@ -455,6 +455,32 @@ fn ctl_names_the_argument_that_is_wrong() {
 }
 
 #[test]
+fn check_refuses_a_wrong_command_line_as_a_wrong_configuration_and_names_who_has_its_address() {
+    let check = |arguments: &[&str], listen: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_herald"))
+            .arg("check")
+            .args(arguments)
+            .env("HERALD_GATEWAY__LISTEN", listen)
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    for wrong in [&["--connections", "0"][..], &["--conections", "5"]] {
+        let (status, said) = check(wrong, "127.0.0.1:0");
+        assert_eq!(status, Some(64), "{said}");
+        assert!(said.contains(wrong[0]), "{said}");
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (status, said) = check(&["--connections", "5"], &address);
+    assert_eq!(status, Some(1), "{said}");
+    let named = format!("gateway.listen: {address} is taken by ");
+    let ours = format!("process {}", std::process::id());
+    assert!(said.contains(&named) && said.contains(&ours), "{said}");
+}
+
+#[test]
 fn ctl_topics_without_a_broker_says_what_it_waits_for_and_why_it_gave_up() {
     let brokers = format!("127.0.0.1:{}", free_port());
     for what in ["--check", "--apply"] {

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Exit status: 0 this host will do (advice may remain) · 1 something stands against what is configured · 64
-/// the configuration is wrong.
+/// the configuration, or the command line, is wrong.
 #[derive(Debug, Args)]
 pub struct Check {
     /// The gateway's configuration; without one the defaults are looked at, and what they lack is no error.
@@ -41,7 +41,12 @@ pub fn main(check: &Check) -> Result<ExitCode, ConfigError> {
     };
     config.gateway.check()?;
     let host = Host::new(Path::new("/"));
-    let needs = Needs::new(&config.gateway, check.connections, &host);
+    let needs = Needs::new(
+        &config.gateway,
+        config.admin.listen,
+        check.connections,
+        &host,
+    );
     let findings = needs.findings(&host);
     match check.json {
         true => println!("{}", told::json(&needs, &findings)),

@@ -8,6 +8,7 @@ use crate::{
     sys,
 };
 use serde::Serialize;
+use std::net::{IpAddr, SocketAddr};
 
 /// Descriptors of a table that are no clients: files, pipes, what talks to Redis, Kafka and dispatchers.
 const DESCRIPTORS_SPARE: u64 = 512;
@@ -21,6 +22,9 @@ const CLOCKS: [&str; 5] = [
     "arch_sys_counter",
     "pvclock",
 ];
+/// Name of our processes.
+const PROGRAM: &str = "herald";
+
 /// Something that differs.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -38,11 +42,18 @@ pub struct Needs {
     pub budget_bytes: u64,
     pub contract: Contract,
     gateway: Gateway,
+    /// Key and address of what listens.
+    listens: Vec<(&'static str, SocketAddr)>,
 }
 
 impl Needs {
     /// For as many as the soft limit allows, or as are asked about.
-    pub fn new(gateway: &Gateway, connections: Option<u64>, host: &Host) -> Needs {
+    pub fn new(
+        gateway: &Gateway,
+        admin: SocketAddr,
+        connections: Option<u64>,
+        host: &Host,
+    ) -> Needs {
         let cores = match gateway.cores {
             0 => sys::cpus().map_or(1, |cpus| cpus.len()),
             cores => cores,
@@ -59,14 +70,24 @@ impl Needs {
             budget_bytes,
             contract: Contract::new(gateway, cores, budget_bytes, host.tcp_bytes_max()),
             gateway: gateway.clone(),
+            listens: [
+                ("gateway.listen", Some(gateway.listen)),
+                ("gateway.tls_listen", gateway.tls_listen),
+                ("admin.listen", Some(admin)),
+            ]
+            .into_iter()
+            .filter_map(|(key, address)| Some((key, address?)))
+            .collect(),
         }
     }
 
     pub fn findings(&self, host: &Host) -> Vec<Finding> {
-        let looks: [fn(&Needs, &Host, &mut Vec<Finding>); 11] = [
+        let looks: [fn(&Needs, &Host, &mut Vec<Finding>); 13] = [
+            Needs::listen,
             Needs::memory,
             Needs::descriptors,
             Needs::threads,
+            Needs::cpus,
             Needs::conntrack,
             Needs::io_uring,
             Needs::backlog,
@@ -82,6 +103,56 @@ impl Needs {
         }
         findings.sort_by_key(|finding| !finding.is_serious);
         findings
+    }
+
+    /// A gateway that runs has its own addresses.
+    fn listen(&self, host: &Host, findings: &mut Vec<Finding>) {
+        for &(key, address) in &self.listens {
+            let mut listeners = host.listeners(address.port()).into_iter();
+            let Some(listener) = listeners.find(|listener| clash(address, listener.address)) else {
+                continue;
+            };
+            let holder = host.holder(listener);
+            let (by, is_serious) = match holder {
+                Some((name, _)) if name == PROGRAM => continue,
+                Some((name, pid)) => (format!("by {name}, process {pid}"), true),
+                // It may be the gateway that this host runs.
+                None => (
+                    "by a process that this user can't see".into(),
+                    !host.runs(PROGRAM),
+                ),
+            };
+            // One of IPv6 alone leaves the other to us.
+            let is_certain = listener.address.is_ipv4() == address.is_ipv4();
+            findings.push(Finding {
+                is_serious: is_serious && is_certain,
+                what: format!(
+                    "{key}: {address} is taken {by}, which listens on {}",
+                    listener.address
+                ),
+                why: "the gateway does not start where it can't listen",
+                mend: format!("end that process, or set {key} to another port"),
+            });
+        }
+    }
+
+    /// Cores beyond the quota are stopped all together, each period anew.
+    fn cpus(&self, host: &Host, findings: &mut Vec<Finding>) {
+        let (cores, milli) = (self.cores, host.group_cpus_milli());
+        let Some(milli) = milli.filter(|milli| *milli < cores * 1_000) else {
+            return;
+        };
+        let granted = milli as f64 / 1_000.0;
+        findings.push(Finding {
+            is_serious: false,
+            what: format!("gateway.cores: {cores} are to run, the control group grants {granted:.2} CPUs"),
+            why: "when they have used them up all are stopped until the next period, and what they hold waits as long",
+            mend: format!(
+                "CPUQuota={}% in the unit (the container's limit of CPUs: {cores}), or gateway.cores = {}",
+                cores * 100,
+                (milli / 1_000).max(1)
+            ),
+        });
     }
 
     fn memory(&self, host: &Host, findings: &mut Vec<Finding>) {
@@ -327,12 +398,7 @@ impl Needs {
         let mut reserved = host
             .text("proc/sys/net/ipv4/ip_local_reserved_ports")
             .unwrap_or_default();
-        let plain = ("gateway.listen", self.gateway.listen);
-        let tls = self
-            .gateway
-            .tls_listen
-            .map(|tls| ("gateway.tls_listen", tls));
-        for (key, address) in [Some(plain), tls].into_iter().flatten() {
+        for &(key, address) in &self.listens {
             let port = u64::from(address.port());
             if !(first..=last).contains(&port) || holds(&reserved, port) {
                 continue;
@@ -385,6 +451,15 @@ fn mended_by(name: &str, is: u64, needed: u64, is_serious: bool, why: &'static s
         why,
         mend: format!("sysctl -w {name}={needed}"),
     }
+}
+
+/// Whether both can't be listened on.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let (one, other) = (one.ip(), other.ip());
+    // An IPv6 socket of all addresses takes IPv4 too, unless it is told not to.
+    let covers =
+        |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one == other || covers(one, other) || covers(other, one)
 }
 
 /// `8080,9148-9150`

@@ -25,15 +25,31 @@ pub fn group_limit(root: &Path) -> Option<u64> {
 /// The least that a file says in the control groups this process is in, from its own up to the root: of version
 /// 2 and, by its controller's name, of version 1.
 pub fn least_group_limit(root: &Path, controller: &str, file: &str) -> Option<u64> {
+    let groups = own_and_above(root, controller);
+    let limits = groups.iter().filter_map(|group| limit(&group.join(file)));
+    limits.min()
+}
+
+/// Thousandths of a CPU that those groups grant, of which the least counts.
+pub fn group_cpus_milli(root: &Path) -> Option<u64> {
+    let groups = own_and_above(root, "cpu");
+    let grants = groups.iter().filter_map(|group| {
+        let read = |file: &str| fs::read_to_string(group.join(file)).ok();
+        // "max", and -1 of version 1, is none.
+        let text = read("cpu.max")
+            .or_else(|| Some(read("cpu.cfs_quota_us")? + " " + &read("cpu.cfs_period_us")?))?;
+        let mut numbers = text.split_whitespace().map(str::parse::<u64>);
+        let (quota, period) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        quota.saturating_mul(1_000).checked_div(period)
+    });
+    grants.min()
+}
+
+fn own_and_above(root: &Path, controller: &str) -> Vec<PathBuf> {
     let v2 = root.join("sys/fs/cgroup");
     let v1 = v2.join(controller);
     let own = own_groups(root, controller);
-    let all = [groups(&v2, &own.v2), groups(&v1, &own.v1)];
-    let limits = all
-        .iter()
-        .flatten()
-        .filter_map(|group| limit(&group.join(file)));
-    limits.min()
+    [groups(&v2, &own.v2), groups(&v1, &own.v1)].concat()
 }
 
 /// Bytes that TCP sockets may hold together: the kernel takes none beyond. `u64::MAX` where it is not said, as in a
@@ -126,6 +142,26 @@ mod tests {
         let root = host(&[MEMINFO]);
         assert_eq!(granted(root.path()), 16 << 20);
         assert_eq!(group_limit(root.path()), None);
+    }
+
+    #[test]
+    fn cpus_are_granted_by_the_narrowest_group_of_either_version() {
+        let group = ("proc/self/cgroup", "0::/a/b\n");
+        let of = |files: &[(&str, &str)]| group_cpus_milli(host(files).path());
+        assert_eq!(of(&[group]), None);
+        assert_eq!(
+            of(&[group, ("sys/fs/cgroup/a/b/cpu.max", "max 100000\n")]),
+            None
+        );
+        let narrow = ("sys/fs/cgroup/a/cpu.max", "150000 100000\n");
+        let wide = ("sys/fs/cgroup/a/b/cpu.max", "400000 100000\n");
+        assert_eq!(of(&[group, narrow, wide]), Some(1_500));
+        let v1 = [
+            ("proc/self/cgroup", "4:cpu,cpuacct:/a\n"),
+            ("sys/fs/cgroup/cpu/a/cpu.cfs_quota_us", "200000\n"),
+            ("sys/fs/cgroup/cpu/a/cpu.cfs_period_us", "100000\n"),
+        ];
+        assert_eq!(of(&v1), Some(2_000));
     }
 
     #[test]

@@ -7,6 +7,11 @@ struct Written(BTreeMap<String, String>);
 
 const CLOCK: &str = "sys/devices/system/clocksource/clocksource0/current_clocksource";
 
+/// As it is without a configuration.
+fn admin() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9150))
+}
+
 impl Written {
     /// A host of 32 GB that has all that half a million connections on 8 cores need.
     fn good() -> Written {
@@ -72,7 +77,7 @@ impl Written {
         };
         adapt(&mut gateway);
         let (_root, host) = self.host();
-        Needs::new(&gateway, None, &host).findings(&host)
+        Needs::new(&gateway, admin(), None, &host).findings(&host)
     }
 
     /// The only finding with this change, and whether it is serious.
@@ -262,10 +267,86 @@ fn a_port_that_an_outgoing_connection_may_take_is_pointed_out() {
         finding.mend.ends_with("=9092,9150-9151,8080"),
         "{finding:?}"
     );
+    let admin_only = |written: &mut Written| {
+        range(written);
+        written.sysctl("net.ipv4.ip_local_reserved_ports", "8080");
+    };
+    let finding = Written::finding(admin_only, |_| {});
+    assert!(finding.what.contains("9150 of admin.listen"), "{finding:?}");
     let mut reserved = Written::good();
     range(&mut reserved);
-    reserved.sysctl("net.ipv4.ip_local_reserved_ports", "8000-8100");
+    reserved.sysctl("net.ipv4.ip_local_reserved_ports", "8000-8100,9150");
     assert_eq!(reserved.findings(|_| {}), []);
+}
+
+/// In /proc/net/tcp: address and port in hexadecimal, and the state, of which 0A listens.
+fn sockets(lines: &[(&str, &str)]) -> String {
+    let mut text =
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when\n".to_owned();
+    for (local, state) in lines {
+        text += &format!(
+            "   0: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0        0 77 1\n"
+        );
+    }
+    text
+}
+
+#[test]
+fn an_address_that_somebody_else_listens_on_is_named_with_its_key() {
+    for (local, key) in [
+        ("0100007F:1F90", "gateway.listen"),
+        ("00000000:1F90", "gateway.listen"),
+        ("0100007F:23BE", "admin.listen"),
+    ] {
+        let taken = |written: &mut Written| {
+            let table = sockets(&[("0100007F:0016", "0A"), (local, "0A")]);
+            written.file("proc/net/tcp", &table);
+        };
+        let finding = Written::finding(taken, |_| {});
+        assert!(finding.is_serious, "{finding:?}");
+        assert!(finding.what.starts_with(key), "{finding:?}");
+    }
+    // Connections, other ports, and other addresses are not in the way.
+    let mut free = Written::good();
+    let others = [
+        ("0200007F:23BE", "0A"),
+        ("0100007F:1F91", "0A"),
+        ("0100007F:1F90", "01"),
+    ];
+    free.file("proc/net/tcp", &sockets(&others));
+    assert_eq!(free.findings(|_| {}), []);
+    // Of IPv6 it may leave IPv4 alone.
+    let any = |written: &mut Written| {
+        let any = format!("{}:1F90", "0".repeat(32));
+        written.file("proc/net/tcp6", &sockets(&[(&any, "0A")]));
+    };
+    let finding = Written::finding(any, |_| {});
+    assert!(
+        !finding.is_serious && finding.what.contains("[::]:8080"),
+        "{finding:?}"
+    );
+    // A gateway of this host that this user can't look into.
+    let ours = |written: &mut Written| {
+        written.file("proc/net/tcp", &sockets(&[("00000000:1F90", "0A")]));
+        written.file("proc/4000000000/comm", "herald\n");
+    };
+    assert!(!Written::finding(ours, |_| {}).is_serious);
+}
+
+#[test]
+fn more_cores_than_the_control_group_grants_are_pointed_out() {
+    let quota = |text: &'static str| {
+        move |written: &mut Written| written.file("sys/fs/cgroup/herald/cpu.max", text)
+    };
+    let finding = Written::finding(quota("250000 100000"), |_| {});
+    assert!(finding.what.contains("8 are to run") && finding.what.contains("2.50 CPUs"));
+    assert!(finding.mend.contains("CPUQuota=800%"), "{finding:?}");
+    assert!(finding.mend.ends_with("gateway.cores = 2"), "{finding:?}");
+    for enough in ["800000 100000", "max 100000"] {
+        let mut written = Written::good();
+        quota(enough)(&mut written);
+        assert_eq!(written.findings(|_| {}), []);
+    }
 }
 
 #[test]
@@ -302,7 +383,7 @@ fn the_shipped_sysctls_leave_nothing_to_be_said() {
     ] {
         written.sysctl(name, value);
     }
-    assert_eq!(written.findings(|_| {}).len(), 6);
+    assert_eq!(written.findings(|_| {}).len(), 7);
     let shipped = include_str!("../../../tuning/sysctl.d/60-herald.conf");
     for line in shipped
         .lines()
