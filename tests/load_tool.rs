@@ -133,3 +133,35 @@ async fn what_goes_in_by_grpc_and_straight_into_kafka_arrives_too() {
         assert!(posted(&report) > 100, "{door}: {report:#}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_events_that_an_operator_ends_is_synced_unasked_and_not_opened_again() {
+    let herald = Standalone::start(&[]).await;
+    let url = format!("http://127.0.0.1:{}", herald.client_port);
+    let mut command = scenario("idle", &url);
+    command
+        .arg("--secret-file")
+        .arg(herald.file("token.key"))
+        .args(["--sse", "--users=42..42", "--duration=4"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let swarm = Guarded::spawn(command).expect("the load tool starts");
+    let output = tokio::task::spawn_blocking(|| swarm.output());
+    herald
+        .eventually("it is connected", async || {
+            herald.api.fetch("/v1/users/42/presence").await["connected"] == true
+        })
+        .await;
+    let request = reqwest::Client::new().post(herald.api.url("/v1/users/42/disconnect"));
+    let answer = request.bearer_auth(herald.api_key()).send().await;
+    assert_eq!(answer.expect("it answers").status().as_u16(), 202);
+    let output = output.await.expect("it is waited for");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    assert_eq!(report["closes"]["4510"], 1, "{report:#}");
+    let counters = &report["counters"];
+    for (name, count) in [("gave_up", 1), ("connects", 1), ("syncs_asked", 0)] {
+        assert_eq!(counters[name], count, "{name}: {report:#}");
+    }
+}
