@@ -31,7 +31,12 @@ enum Way {
 
 pub async fn run(options: &Options) -> Result<()> {
     let mut figures = Vec::new();
-    for name in ["plain", "TLS 1.3, full", "TLS 1.3, resumed"] {
+    for name in [
+        "plain",
+        "TLS 1.3, full",
+        "TLS 1.3, resumed",
+        "TLS 1.2, resumed",
+    ] {
         figures.push(Figure::new(format!("connect, {name}"), "us"));
         figures.push(Figure::new(format!("idle, {name}"), "B"));
     }
@@ -48,24 +53,24 @@ pub async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn ways(folder: &Folder) -> [Way; 3] {
-    let config = |resumption| {
+fn ways(folder: &Folder) -> [Way; 4] {
+    let config = |resumption, version| {
         let x25519 = CryptoProvider {
             kx_groups: vec![aws_lc_rs::kx_group::X25519],
             ..aws_lc_rs::default_provider()
         };
-        let versions = [&rustls::version::TLS13];
-        let mut config = certificates::client_by(x25519, &folder.join(""), &versions);
+        let mut config = certificates::client_by(x25519, &folder.join(""), &[version]);
         config.resumption = resumption;
         Arc::new(config)
     };
+    let resumes = || Resumption::in_memory_sessions(8);
+    let (tls12, tls13) = (&rustls::version::TLS12, &rustls::version::TLS13);
     [
         Way::Plain,
-        Way::Tls(config(Resumption::disabled()), HandshakeKind::Full),
-        Way::Tls(
-            config(Resumption::in_memory_sessions(8)),
-            HandshakeKind::Resumed,
-        ),
+        Way::Tls(config(Resumption::disabled(), tls13), HandshakeKind::Full),
+        Way::Tls(config(resumes(), tls13), HandshakeKind::Resumed),
+        // It exchanges no key anew.
+        Way::Tls(config(resumes(), tls12), HandshakeKind::Resumed),
     ]
 }
 
