@@ -363,6 +363,7 @@ pub fn open_writer(path: &Path, namespace: &Namespace) -> Result<Connection, Sto
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "journal_size_limit", limits::STORE_WAL_BYTES)?;
+        connection.pragma_update(None, "wal_autocheckpoint", limits::STORE_CHECKPOINT_PAGES)?;
         prepare_tables(&connection, namespace)?;
         Ok(connection)
     })
