@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 ulimit -n "$(ulimit -Hn)"
 export HERALD_CACHE=${HERALD_CACHE:-$PWD/.cache}
 # What tests make do with collects its garbage all the time.
-export HERALD_CASSANDRA_HEAP=${HERALD_CASSANDRA_HEAP:-1g}
+export HERALD_CASSANDRA_JVM=${HERALD_CASSANDRA_JVM:--Xms1g -Xmx1g -XX:+UseSerialGC}
 
 # Each by itself: so the server has the features it is shipped with, not those of its neighbours.
 cargo build --release --quiet --bin herald

@@ -6,7 +6,8 @@
 #   cassandra.sh stop DATADIR           stop it and wait for its end
 #   cassandra.sh run PORT DATADIR       become the node: this very process, for those who watch over it
 #
-# Nodes talk to each other on HERALD_CASSANDRA_STORAGE, by default PORT + 1. HERALD_CASSANDRA_HEAP is its heap (256m).
+# Nodes talk to each other on HERALD_CASSANDRA_STORAGE, by default PORT + 1. HERALD_CASSANDRA_JVM replaces
+# the options of its JVM, which are as small as tests need: what lives for a minute is not worth the second compiler.
 # HERALD_CASSANDRA_LASTS=true: its tables, too, are there after it was killed; each takes longer to make.
 # The file HERALD_CASSANDRA_YAML adds to its configuration, and replaces what stands there already.
 # Needs a JDK 17 and Maven.
@@ -30,9 +31,9 @@ prepare() { # PORT DATADIR
 run() { # PORT DATADIR
   prepare "$1" "$2"
   echo $$ >"$2/pid"
-  local heap=${HERALD_CASSANDRA_HEAP:-256m}
   # The last four: one node has nobody to wait for, and its tables come and go.
-  exec java "-Xms$heap" "-Xmx$heap" -XX:+UseSerialGC -XX:MaxDirectMemorySize=256m -XX:+ExitOnOutOfMemoryError \
+  exec java ${HERALD_CASSANDRA_JVM:--Xms256m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1} \
+    -XX:MaxDirectMemorySize=256m -XX:+ExitOnOutOfMemoryError \
     @"$files/jvm.args" -javaagent:"$lib/jamm-0.4.0.jar" \
     -Dcassandra.config="file://$2/cassandra.yaml" -Dcassandra.storagedir="$2" \
     -Dlogback.configurationFile="$files/logback.xml" -Dcassandra-foreground=yes \

@@ -38,7 +38,7 @@ prepare() { # PORT DATADIR
 run() { # PORT DATADIR
   prepare "$1" "$2"
   echo $$ >"$2/pid"
-  exec java ${HERALD_KAFKA_JVM:--Xms64m -Xmx256m -XX:+UseSerialGC -XX:MaxDirectMemorySize=128m} \
+  exec java ${HERALD_KAFKA_JVM:--Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:MaxDirectMemorySize=128m} \
     -Dlog4j2.configurationFile="$files/log4j2.properties" \
     -cp "$lib/*" kafka.Kafka "$2/server.properties" >>"$2/broker.log" 2>&1 </dev/null
 }
