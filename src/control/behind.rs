@@ -13,13 +13,7 @@ use crate::{
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use rand::RngExt;
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::Notify;
 
 /// Why a connection may have missed something.
@@ -57,10 +51,17 @@ pub struct Behind {
     marked: Mutex<HashMap<Missed, HashSet<ConnId>>>,
     /// To be told; a connection may stand here twice, which costs it one needless frame.
     to_tell: Mutex<VecDeque<ConnId>>,
-    /// Another round follows when all of these are told: see [`Behind::tell_round`].
-    is_round_asked: AtomicBool,
+    round: Mutex<Round>,
     added: Notify,
     metrics: Arc<ControlMetrics>,
+}
+
+/// Everyone, of whom most have missed nothing: told while nobody waits who may have.
+#[derive(Default)]
+struct Round {
+    to_tell: VecDeque<ConnId>,
+    /// Another one follows when all of these are told: see [`Behind::tell_round`].
+    is_asked: bool,
 }
 
 impl Behind {
@@ -68,7 +69,7 @@ impl Behind {
         Behind {
             marked: Mutex::default(),
             to_tell: Mutex::default(),
-            is_round_asked: AtomicBool::new(false),
+            round: Mutex::default(),
             added: Notify::new(),
             metrics,
         }
@@ -99,12 +100,7 @@ impl Behind {
         let mut to_tell = self.to_tell.lock();
         let before = to_tell.len();
         to_tell.extend(conns);
-        let count = to_tell.len() - before;
-        if count > 0 {
-            let behind = self.metrics.behind.with_label_values(&[cause.as_str()]);
-            behind.inc_by(count as u64);
-            self.added.notify_one();
-        }
+        self.count(cause, to_tell.len() - before);
     }
 
     /// Everyone connected here may have.
@@ -114,26 +110,37 @@ impl Behind {
         }
     }
 
-    /// As [`Behind::tell_all`] of what may come again and again: while somebody is still to be told, one round follows,
-    /// however many are asked for. So nobody stands here more often than once for it.
+    /// As [`Behind::tell_all`] of what may come again and again, and after all others: while somebody of a round is still
+    /// to be told, one round follows, however many are asked for. So nobody stands here more often than once for it.
     pub fn tell_round(&self, table: &Table) {
-        if self.to_tell.lock().is_empty() {
-            return self.tell_all(Missed::Tagged, table);
+        let mut round = self.round.lock();
+        match round.to_tell.is_empty() {
+            true => self.begin(&mut round, table),
+            false => round.is_asked = true,
         }
-        self.is_round_asked.store(true, Ordering::Release);
-        self.added.notify_one();
+    }
+
+    fn begin(&self, round: &mut Round, table: &Table) {
+        round.is_asked = false;
+        let conns = (0..PARTS).flat_map(|part| table.connections_in(part));
+        round.to_tell.extend(conns);
+        self.count(Missed::Tagged, round.to_tell.len());
+    }
+
+    fn count(&self, cause: Missed, count: usize) {
+        if count > 0 {
+            let behind = self.metrics.behind.with_label_values(&[cause.as_str()]);
+            behind.inc_by(count as u64);
+            self.added.notify_one();
+        }
     }
 
     /// Tells for ever, [`limits::BEHIND_PER_S`] at most: each of them asks for a sync, and of those there are no more
     /// than dispatchers answer.
     pub async fn run(&self, outboxes: &Outboxes, table: &Table) {
         loop {
-            let batch = self.take(self.told_per_s() as usize / 10);
+            let batch = self.take(self.told_per_s() as usize / 10, table);
             if batch.is_empty() {
-                if self.is_round_asked.swap(false, Ordering::AcqRel) {
-                    self.tell_all(Missed::Tagged, table);
-                    continue;
-                }
                 self.added.notified().await;
                 continue;
             }
@@ -158,9 +165,75 @@ impl Behind {
         }
     }
 
-    fn take(&self, count: usize) -> Vec<ConnId> {
-        let mut to_tell = self.to_tell.lock();
-        let count = count.min(to_tell.len());
-        to_tell.drain(..count).collect()
+    /// The next ones, of a round only where the others are not so many.
+    fn take(&self, count: usize, table: &Table) -> Vec<ConnId> {
+        let mut batch: Vec<ConnId> = {
+            let mut to_tell = self.to_tell.lock();
+            let first = count.min(to_tell.len());
+            to_tell.drain(..first).collect()
+        };
+        let mut round = self.round.lock();
+        if round.is_asked && round.to_tell.is_empty() {
+            self.begin(&mut round, table);
+        }
+        let rest = (count - batch.len()).min(round.to_tell.len());
+        batch.extend(round.to_tell.drain(..rest));
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn conn(slot: u32) -> ConnId {
+        ConnId {
+            slot,
+            core: 0,
+            reuse: 0,
+        }
+    }
+
+    fn with_connections(count: u32) -> (Behind, Table) {
+        let table = Table::default();
+        for slot in 0..count {
+            table.open(&slot.to_string().parse().unwrap(), conn(slot));
+        }
+        let metrics = ControlMetrics::new(&Metrics::default());
+        (Behind::new(Arc::new(metrics)), table)
+    }
+
+    #[test]
+    fn who_missed_something_is_told_before_the_rest_of_a_round() {
+        let (behind, table) = with_connections(10);
+        behind.tell_round(&table);
+        let mut told = behind.take(4, &table);
+        assert_eq!(told.len(), 4);
+        let missed = [conn(100), conn(101), conn(102)];
+        behind.tell(Missed::Dispatcher, missed);
+        assert_eq!(behind.take(2, &table), missed[..2]);
+        let next = behind.take(4, &table);
+        assert_eq!(next[0], missed[2]);
+        told.extend(&next[1..]);
+        told.extend(behind.take(100, &table));
+        told.sort();
+        let everyone: Vec<ConnId> = (0..10).map(conn).collect();
+        assert_eq!(told, everyone);
+    }
+
+    #[test]
+    fn one_round_follows_another_however_many_are_asked_for() {
+        let (behind, table) = with_connections(3);
+        // Others who are to be told make it no second one.
+        behind.tell(Missed::Shard, [conn(0)]);
+        behind.tell_round(&table);
+        assert_eq!(behind.take(2, &table).len(), 2);
+        for _ in 0..5 {
+            behind.tell_round(&table);
+        }
+        assert_eq!(behind.take(100, &table).len(), 2);
+        assert_eq!(behind.take(100, &table).len(), 3);
+        assert_eq!(behind.take(100, &table), []);
     }
 }
