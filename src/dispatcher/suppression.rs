@@ -2,6 +2,8 @@
 //!
 //! Of an address that went with its forgotten user a mark is kept for as long as the erasure is known: by it a bounce is
 //! recognised that is told of afterwards, and the address is not stored once more. The mark does not say what it was.
+//! Somebody else may have the same mailbox: what is told of a mail that was sent later counts, and without the moment at
+//! which it was sent what is told so late that it is hardly of before.
 
 use super::{
     devices::{Device, DeviceKind},
@@ -84,6 +86,17 @@ pub struct Returned {
     pub sent_ms: Option<u64>,
 }
 
+impl Returned {
+    /// Whether the mail may have been to a user of whom it was asked at this moment to be forgotten. Of a later one
+    /// somebody else has the address, or its user has come back.
+    fn may_be_of_before(&self, erased_ms: u64) -> bool {
+        match self.sent_ms {
+            Some(sent_ms) => sent_ms <= erased_ms + ON_ITS_WAY_MS,
+            None => self.suppression.at_ms <= erased_ms + COMES_BACK_MS,
+        }
+    }
+}
+
 /// Without what is of mails to those who are forgotten since; and how much that was.
 pub async fn left(
     store: &SharedStore,
@@ -96,9 +109,8 @@ pub async fn left(
     let marks = store.suppressed(&marks).await?;
     let count = returned.len();
     let is_left = |(one, mark): &(Returned, Option<Suppression>)| {
-        let last_ms = mark.as_ref().map(|mark| mark.at_ms + ON_ITS_WAY_MS);
-        // Of a later one somebody else has the address, or its user has come back.
-        last_ms.is_none_or(|last_ms| one.sent_ms.is_some_and(|sent_ms| sent_ms > last_ms))
+        let mark = mark.as_ref();
+        mark.is_none_or(|mark| !one.may_be_of_before(mark.at_ms))
     };
     let left = returned.into_iter().zip(marks).filter(is_left);
     let left: Vec<Suppression> = left.map(|(one, _)| one.suppression).collect();
@@ -121,6 +133,8 @@ pub async fn enter(store: &SharedStore, device: &Device) -> Result<(), StoreErro
 
 /// How long after an order to forget its user a mail may still be handed over.
 const ON_ITS_WAY_MS: u64 = limits::ERASED_ON_ITS_WAY.as_millis() as u64;
+/// How long after it a mail may come back.
+const COMES_BACK_MS: u64 = limits::ERASED_COMES_BACK.as_millis() as u64;
 
 /// Stands in the place of an address, and is none.
 pub fn mark_of(address: &str) -> String {
@@ -146,4 +160,36 @@ pub fn addresses<'a>(devices: impl IntoIterator<Item = &'a Device>) -> BTreeSet<
     let mails = devices.into_iter();
     let mails = mails.filter(|device| device.kind == DeviceKind::Email);
     mails.map(|device| normal(&device.address)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ERASED_MS: u64 = 1_798_131_600_000;
+
+    fn may_be_of_before(told_ms: u64, sent_ms: Option<u64>) -> bool {
+        let returned = Returned {
+            suppression: Suppression::new("a@b.c", SuppressedFor::Complaint, "", told_ms),
+            sent_ms,
+        };
+        returned.may_be_of_before(ERASED_MS)
+    }
+
+    #[test]
+    fn without_a_moment_of_sending_only_what_comes_back_soon_is_taken_for_a_forgotten_users() {
+        let last_ms = ERASED_MS + COMES_BACK_MS;
+        assert!(may_be_of_before(ERASED_MS, None));
+        assert!(may_be_of_before(last_ms, None));
+        assert!(!may_be_of_before(last_ms + 1, None));
+    }
+
+    #[test]
+    fn a_moment_of_sending_decides_whenever_it_is_told() {
+        let last_ms = ERASED_MS + ON_ITS_WAY_MS;
+        for told_ms in [ERASED_MS + COMES_BACK_MS, ERASED_MS + 10 * COMES_BACK_MS] {
+            assert!(may_be_of_before(told_ms, Some(last_ms)));
+            assert!(!may_be_of_before(told_ms, Some(last_ms + 1)));
+        }
+    }
 }

@@ -199,3 +199,6 @@ pub const ERASE_ROWS: usize = 1_000;
 /// A mail that was sent so long after an order may still be of before: every dispatcher had to learn of the order, and the
 /// relay's clock may differ.
 pub const ERASED_ON_ITS_WAY: Duration = Duration::from_secs(300);
+/// What is told of so long after an order may be of before, where nobody says when the mail was sent: mail servers give up
+/// after five days, and say so within another. Later: it counts, for somebody else may have the mailbox.
+pub const ERASED_COMES_BACK: Duration = Duration::from_secs(6 * 24 * 3600);
