@@ -175,10 +175,12 @@ pub const SNS_ARN_BYTES: usize = 512;
 pub const SNS_URL_BYTES: usize = 2 * super::KIB;
 /// SNS tries to hand a message over for up to an hour; beside that clocks differ. Over: 403.
 pub const SNS_AGE: Duration = Duration::from_secs(3_600 + 300);
-/// One request to SNS, and its certificates that are asked for at once. Over: 503, and it comes again by itself.
+/// One request to SNS, and the wait for one's turn; its certificates that are asked for at once, and how many more wait for
+/// it. Over: 503, and it comes again by itself.
 pub const SNS_TIMEOUT: Duration = Duration::from_secs(5);
 pub const SNS_FETCHES: usize = 4;
-/// Certificates that are kept, and how long. Over: all are fetched anew.
+pub const SNS_FETCHES_WAITING: usize = 64;
+/// Certificates that are kept, and how long before they are asked for again. Over: all are fetched anew.
 pub const SNS_CERTIFICATES: usize = 16;
 pub const SNS_CERTIFICATE_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Of why an address is suppressed. Over: cut off.

@@ -2,6 +2,9 @@
 //!
 //! The file that SNS gives out has no certificate of who signed it, so what vouches for it is the host that it is fetched
 //! from, by TLS; beside that it has to be good now, and to name SNS.
+//!
+//! Whoever knows the name of a topic can have certificates asked for that are not there. So one that is held stays in use
+//! until it ends, while it can't be fetched again.
 
 use super::{SnsError, message::Topic};
 use crate::{dispatcher::channel::http, limits};
@@ -16,6 +19,7 @@ pub struct Certificates {
     client: Client,
     held: Mutex<HashMap<String, Held>>,
     fetching: Semaphore,
+    waiting: Semaphore,
 }
 
 /// Of a certificate, by its URL.
@@ -23,7 +27,8 @@ pub struct Certificates {
 struct Held {
     /// The public key, in DER.
     key: Arc<[u8]>,
-    until_ms: u64,
+    fetch_again_ms: u64,
+    ends_ms: u64,
 }
 
 impl Certificates {
@@ -32,17 +37,37 @@ impl Certificates {
             client,
             held: Mutex::default(),
             fetching: Semaphore::new(limits::SNS_FETCHES),
+            waiting: Semaphore::new(limits::SNS_FETCHES_WAITING),
         }
     }
 
     /// The public key of the certificate that lies there.
     pub async fn key(&self, url: &str, topic: &Topic, now_ms: u64) -> Result<Arc<[u8]>, SnsError> {
         let held = self.held.lock().get(url).cloned();
-        if let Some(held) = held.filter(|held| now_ms < held.until_ms) {
-            return Ok(held.key);
+        let held = held.filter(|held| now_ms < held.ends_ms);
+        let fetched = match &held {
+            Some(held) if now_ms < held.fetch_again_ms => return Ok(held.key.clone()),
+            Some(_) => self.fetch_at_once(url).await,
+            None => self.fetch_in_turn(url).await,
+        };
+        let kept = fetched.and_then(|pem| self.keep(url, &pem, topic, now_ms));
+        match (kept, held) {
+            (Err(error), Some(held)) => {
+                tracing::debug!(%error, url, "the certificate that is held goes on counting");
+                Ok(held.key)
+            }
+            (kept, _) => kept,
         }
-        let pem = self.fetch(url).await?;
-        let (key, ends_ms) = read(&pem, topic, now_ms).map_err(|problem| {
+    }
+
+    fn keep(
+        &self,
+        url: &str,
+        pem: &[u8],
+        topic: &Topic,
+        now_ms: u64,
+    ) -> Result<Arc<[u8]>, SnsError> {
+        let (key, ends_ms) = read(pem, topic, now_ms).map_err(|problem| {
             SnsError::unsigned(
                 "SigningCertURL",
                 format!("has a certificate that {problem}"),
@@ -50,7 +75,8 @@ impl Certificates {
         })?;
         let held = Held {
             key: key.into(),
-            until_ms: ends_ms.min(now_ms + limits::SNS_CERTIFICATE_AGE.as_millis() as u64),
+            fetch_again_ms: now_ms + limits::SNS_CERTIFICATE_AGE.as_millis() as u64,
+            ends_ms,
         };
         let mut all = self.held.lock();
         if all.len() >= limits::SNS_CERTIFICATES && !all.contains_key(url) {
@@ -60,13 +86,23 @@ impl Certificates {
         Ok(held.key)
     }
 
-    async fn fetch(&self, url: &str) -> Result<Vec<u8>, SnsError> {
-        let away = |problem: String| SnsError::Away {
-            what: "its certificate",
-            problem,
+    async fn fetch_at_once(&self, url: &str) -> Result<Vec<u8>, SnsError> {
+        let _turn = self.fetching.try_acquire().map_err(|_| too_many())?;
+        self.fetch(url).await
+    }
+
+    async fn fetch_in_turn(&self, url: &str) -> Result<Vec<u8>, SnsError> {
+        let _turn = {
+            // Each of them has one of the places that all requests to us share.
+            let _place = self.waiting.try_acquire().map_err(|_| too_many())?;
+            let turn = tokio::time::timeout(limits::SNS_TIMEOUT, self.fetching.acquire()).await;
+            let turn = turn.map_err(|_| too_many())?;
+            turn.expect("it is never closed")
         };
-        let turn = self.fetching.try_acquire();
-        let _turn = turn.map_err(|_| away("too many are asked for at once".into()))?;
+        self.fetch(url).await
+    }
+
+    async fn fetch(&self, url: &str) -> Result<Vec<u8>, SnsError> {
         let request = self.client.get(url).timeout(limits::SNS_TIMEOUT);
         let response = request.send().await;
         let response = response.map_err(|error| away(http::cause(&error)))?;
@@ -77,6 +113,17 @@ impl Certificates {
             false => Err(away(http::reason(status, &body))),
         }
     }
+}
+
+fn away(problem: String) -> SnsError {
+    SnsError::Away {
+        what: "its certificate",
+        problem,
+    }
+}
+
+fn too_many() -> SnsError {
+    away("too many are asked for at once".into())
 }
 
 /// Key and end of a certificate that is good for this topic now, else what is wrong with it.
@@ -123,7 +170,7 @@ fn names<'a>(certificate: &'a X509Certificate<'_>) -> Vec<&'a str> {
 mod tests {
     use super::*;
     use std::time::{SystemTime, UNIX_EPOCH};
-    use testbed::certificates;
+    use testbed::{SnsServer, certificates};
 
     const DAY_MS: u64 = 24 * 3600 * 1_000;
 
@@ -166,5 +213,51 @@ mod tests {
             );
         }
         assert!(read(b"<html>", &topic, now_ms()).is_err());
+    }
+
+    /// What asks a server of SNS, one of its topics, and where its certificate lies.
+    fn of(sns: &SnsServer) -> (Certificates, Topic, String) {
+        let arn = sns.topic("ses");
+        let topic = Topic::parse(&arn).unwrap();
+        let builder = http::builder("email.sns_ca_file", Some(&sns.ca_file())).unwrap();
+        let client = builder.resolve(&topic.host, sns.address()).build().unwrap();
+        let message = sns.notification(&arn, "2", "{}");
+        let url = message["SigningCertURL"].as_str().unwrap().to_owned();
+        (Certificates::new(client), topic, url)
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_can_not_be_fetched_again_counts_until_it_ends() {
+        let sns = SnsServer::start().await;
+        let (certificates, topic, url) = of(&sns);
+        let key = certificates.key(&url, &topic, now_ms()).await.unwrap();
+        let due_ms = now_ms() + DAY_MS;
+        let all = limits::SNS_FETCHES as u32;
+        let others = certificates.fetching.acquire_many(all).await.unwrap();
+        let without_turn = certificates.key(&url, &topic, due_ms).await;
+        assert_eq!(without_turn.unwrap(), key);
+        assert_eq!(sns.fetched(), 1);
+        drop(others);
+        sns.set_down(true);
+        assert_eq!(certificates.key(&url, &topic, due_ms).await.unwrap(), key);
+        assert_eq!(sns.fetched(), 2, "it was asked for");
+        let ended = certificates.key(&url, &topic, due_ms + 3 * DAY_MS).await;
+        assert!(matches!(ended, Err(SnsError::Away { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_first_certificate_waits_for_its_turn_and_not_too_many_do() {
+        let sns = SnsServer::start().await;
+        let (certificates, topic, url) = of(&sns);
+        let all = limits::SNS_FETCHES as u32;
+        let others = certificates.fetching.acquire_many(all).await.unwrap();
+        let waiting = limits::SNS_FETCHES_WAITING as u32;
+        let places = certificates.waiting.acquire_many(waiting).await.unwrap();
+        let refused = certificates.key(&url, &topic, now_ms()).await;
+        assert!(matches!(refused, Err(SnsError::Away { .. })));
+        drop(places);
+        let release = async { drop(others) };
+        let (key, ()) = tokio::join!(certificates.key(&url, &topic, now_ms()), release);
+        assert!(key.is_ok());
     }
 }
