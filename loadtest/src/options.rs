@@ -197,7 +197,8 @@ pub struct Options {
     )]
     pub hold_s: u64,
 
-    /// Every device must receive this many distinct notifications (what the first sync brings counts).
+    /// Every device must receive this many distinct notifications (what the first sync brings counts). Where somebody else
+    /// posts, --hold-s should be as long as that.
     #[arg(long, value_name = "N", help_heading = "Ending and result")]
     pub expect: Option<u64>,
 

@@ -1,8 +1,9 @@
 //! Follows a run until its goals are reached or given up, and tells how it goes.
 //!
 //! A run ends within bounds whatever the server does: the producer is done [`Options::give_up_s`] after the last
-//! moment of its schedule, and nothing is waited for longer than [`PATIENCE`] of those after the planned end. SIGTERM
-//! and SIGHUP move the planned end to now, SIGINT and a second one of them end the run at once.
+//! moment of its schedule, and nothing is waited for longer than [`PATIENCE`] of those after the planned end, which without
+//! a producer is that of `--hold-s`. SIGTERM and SIGHUP move the planned end to now, SIGINT and a second one of them end the
+//! run at once.
 
 use crate::{
     flock::Setup,
@@ -106,7 +107,7 @@ impl<'a> Watch<'a> {
                 all_there = Some(Instant::now());
                 self.begin();
                 let producer = waiting.take();
-                self.planned_end = producer.as_ref().and_then(|producer| self.plan(producer));
+                self.planned_end = self.plan(producer.as_ref());
                 if let Some(producer) = producer {
                     producer.start(Arc::clone(&self.setup.roster))?;
                 }
@@ -123,9 +124,9 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// When a run that posts should be over.
-    fn plan(&self, producer: &Producer) -> Option<Instant> {
-        let span = producer.span()?;
+    /// When a run that begins now should be over.
+    fn plan(&self, producer: Option<&Producer>) -> Option<Instant> {
+        let span = producer.map_or(Some(Duration::ZERO), Producer::span)?;
         let held = Duration::from_secs(self.options.hold_s);
         Instant::now().checked_add(span.max(held))
     }

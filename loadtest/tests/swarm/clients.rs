@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::{
     io::Read,
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 use swarm::options::Options;
 use tempfile::TempDir;
@@ -185,6 +186,21 @@ fn what_never_arrives_is_counted_named_and_decides_the_exit_status() {
     let missing = result["missing_examples"].as_array().unwrap();
     let users: Vec<_> = missing.iter().map(|one| one["user"].as_str()).collect();
     assert_eq!(users, [Some("1"), Some("3")]);
+}
+
+#[test]
+fn a_run_that_only_listens_is_given_up_though_something_still_arrives() {
+    let server = Server::start();
+    let one = ["--users", "1..1", "--expect", "100000", "--give-up-s", "1"];
+    let mut run = swarm(&server, &one);
+    everybody_asked_where_the_stream_stands(&server, 1);
+    while run.child.try_wait().expect("it is ours").is_none() {
+        server.send("1", true, json!({}));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (status, result, accounting) = run.end();
+    assert_eq!(status.code(), Some(1), "{result:#}");
+    assert!(!accounting.is_empty() && accounting.len() < 100_000);
 }
 
 #[test]
