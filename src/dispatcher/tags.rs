@@ -1,7 +1,8 @@
 //! Broadcasts to a part of everyone: each says in its content which tags it is for, a user's tags stand in the preferences, and
 //! whose it is is decided when it is read.
 //!
-//! So nothing is stored per user, and whoever is given a tag later sees what went to it before.
+//! So nothing is stored per user, and whoever is given a tag later sees in the inbox what went to it before, and by a sync
+//! without a cursor; other syncs ask only for what is behind their cursor, which has passed it.
 
 use super::store::{Row, SharedStore, StoreError};
 use crate::{
