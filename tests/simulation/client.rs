@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::collections::{BTreeMap, BTreeSet};
 use swarm::{
     frame::ServerFrame,
-    rules::{Context, Rules, Wish, come_back_after_ms},
+    rules::{self, Context, Rules, Wish, come_back_after_ms},
 };
 
 /// Between two looks at what is due, where something may be; otherwise only silence is.
@@ -50,6 +50,20 @@ pub struct Client {
     pub received: BTreeSet<NotificationId>,
     /// Copies that came live.
     copies: BTreeMap<NotificationId, u32>,
+}
+
+/// Of every client: it acknowledges, and waits for holes as a patient one does.
+pub fn settings() -> rules::Settings {
+    rules::Settings {
+        run: "simulation".into(),
+        acknowledge: true,
+        events: false,
+        tail: false,
+        hole_wait_ms: 2_000,
+        expect: None,
+        slow_share: 0.0,
+        slow_return: false,
+    }
 }
 
 impl Client {

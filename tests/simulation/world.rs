@@ -7,7 +7,7 @@
 //! * after each event the promises are looked at; the first that is broken ends the run.
 
 use crate::{
-    client::Client,
+    client::{self, Client},
     dispatcher::{Dispatcher, Group},
     faults::{IN_CALM_MS, Troubles},
     gateway::{ConnEvent, Gateway, GatewayEvent},
@@ -232,16 +232,7 @@ impl World {
                 .collect(),
             tally: Tally::new(true),
             streams: rules::StreamNames::default(),
-            client_settings: rules::Settings {
-                run: "simulation".into(),
-                acknowledge: true,
-                events: false,
-                tail: false,
-                hole_wait_ms: 2_000,
-                expect: None,
-                slow_share: 0.0,
-                slow_return: false,
-            },
+            client_settings: client::settings(),
             ledger: Ledger::new(plan.copies_bound()),
             troubles: Troubles::default(),
             began: tokio::time::Instant::now(),
