@@ -399,6 +399,8 @@ pub const OUTCOMES_RETRY_MAX: Duration = Duration::from_secs(1);
 /// A batch of outcomes, a sync: no answer by then is none.
 pub const REPORT_WAIT: Duration = Duration::from_secs(5);
 pub const SYNC_WAIT: Duration = Duration::from_secs(2);
+/// After that a dispatcher gives a sync up by itself: before whoever asked does, so that none it works at is nobody's.
+pub const SYNC_SERVED: Duration = Duration::from_millis(1_500);
 /// Connections told a second that they may be behind; while more jobs wait than [`BEHIND_WAITING`], what a dispatcher
 /// answers in a second or two, so many only: those who are told would only wait behind the others.
 pub const BEHIND_PER_S: u32 = 5_000;

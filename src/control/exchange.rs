@@ -57,9 +57,10 @@ impl<R: Numbered> Exchange<R> {
     pub async fn run<Q: Numbered>(
         &mut self,
         queue: &mut mpsc::Receiver<Asked<Q, R>>,
-        outgoing: mpsc::Sender<Q>,
+        outgoing: &mpsc::Sender<Q>,
         replies: &mut Streaming<R>,
     ) -> Option<UpstreamError> {
+        let mut room = None;
         loop {
             tokio::select! {
                 reply = replies.message() => match reply {
@@ -74,12 +75,23 @@ impl<R: Numbered> Exchange<R> {
                     }
                     Err(status) => return Some(refusal(&status)),
                 },
-                asked = queue.recv() => {
-                    let Asked { mut question, answer } = asked?;
-                    *question.sequence() = self.number(answer);
-                    if outgoing.send(question).await.is_err() {
+                // Replies are read meanwhile: a dispatcher that can't get rid of them takes no more questions.
+                reserved = outgoing.reserve(), if room.is_none() => match reserved {
+                    Ok(permit) => room = Some(permit),
+                    Err(_) => {
                         let text = "the stream is closed".to_owned();
                         return Some(UpstreamError::Unavailable(text));
+                    }
+                },
+                asked = queue.recv(), if room.is_some() => {
+                    let Asked { mut question, answer } = asked?;
+                    // Nobody waits for it any more.
+                    if answer.is_closed() {
+                        continue;
+                    }
+                    if let Some(room) = room.take() {
+                        *question.sequence() = self.number(answer);
+                        room.send(question);
                     }
                 }
             }

@@ -328,7 +328,7 @@ async fn stream(
     tracing::info!(address = shared.addresses[current], "outcome stream open");
     let mut exchange = Exchange::default();
     let ended = tokio::select! {
-        ended = exchange.run(queue, messages, &mut replies) => ended,
+        ended = exchange.run(queue, &messages, &mut replies) => ended,
         () = shared.stuck.notified() => Some(late()),
         never = shared.syncs.keep_open(shared.clients[current].clone()) => match never {},
     };

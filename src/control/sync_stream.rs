@@ -57,7 +57,7 @@ impl SyncStream {
                     *self.queue.write() = Some(queue);
                     let mut exchange = Exchange::default();
                     let mut replies = opened.into_inner();
-                    let ended = exchange.run(&mut asked, outgoing, &mut replies).await;
+                    let ended = exchange.run(&mut asked, &outgoing, &mut replies).await;
                     *self.queue.write() = None;
                     if let Some(error) = ended {
                         exchange.fail(&error);

@@ -90,7 +90,9 @@ async fn serve(sync: &Sync, request: api::SyncRequest) -> Result<api::SyncReply,
         0 => limits::SYNC_ITEMS,
         limit => limit as usize,
     };
-    let reply = sync.serve(&user, cursors, limit).await;
+    let served = sync.serve(&user, cursors, limit);
+    let reply = tokio::time::timeout(limits::SYNC_SERVED, served).await;
+    let reply = reply.map_err(|_| Status::deadline_exceeded("the store did not answer in time"))?;
     let reply = reply.map_err(|error| Status::unavailable(error.to_string()))?;
     Ok(convert::sync_reply_to_wire(reply))
 }
