@@ -141,6 +141,8 @@ impl Check {
     /// Records that follow: to the channels, or to be looked at again. What is not to be sent ends here, visibly.
     pub async fn decide(&self, due: Vec<Due>) -> Result<Vec<(Target, Record)>, Stopped> {
         let users: Vec<UserId> = due.iter().map(|one| one.parcel.user.clone()).collect();
+        // Before anything is looked at: what was not there then may have come in between.
+        let is_settling = Instant::now() < self.settled_at;
         let (seen, wishes) = tokio::try_join!(
             self.patience.until_done("fallback", || {
                 try_join_all(due.iter().map(|one| self.seen(one)))
@@ -153,7 +155,6 @@ impl Check {
         let looked_for =
             looked_for.filter(|(one, seen)| **seen != Seen::Acknowledged && one.may_wait(now_ms));
         let behind = self.behind(looked_for.collect()).await;
-        let is_settling = Instant::now() < self.settled_at;
         let (mut records, mut log) = (Vec::new(), Vec::new());
         for ((one, seen), wishes) in due.into_iter().zip(seen).zip(wishes) {
             let (channel, is_known) = (one.channel, one.is_retry() || !one.is_in_chain());
