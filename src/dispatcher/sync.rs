@@ -12,8 +12,9 @@ use super::{
     frame,
     intake::GENERATION,
     metrics::DispatcherMetrics,
-    store::{Row, RowsAfter, SharedStore, StoreError},
-    tags, unix_ms,
+    store::{RowsAfter, SharedStore, StoreError},
+    tags::{self, Hidden},
+    unix_ms,
 };
 use crate::{
     control::upstream::SyncReply,
@@ -98,12 +99,12 @@ impl Sync {
             Part::new(&self.user_stream, user_after, user_rows),
             Part::new(&self.broadcast_stream, all_after, all_rows),
         ];
+        let left_out = self.flag_broadcasts(user, &mut parts[1]).await?;
         let doubt = parts
             .iter()
             .fold(doubt, |doubt, part| doubt.or(part.doubt()));
-        let dismissed = self.flag_broadcasts(user, &mut parts[1].rows.rows).await?;
         for part in &mut parts {
-            part.render(unix_ms(), &dismissed);
+            part.render(unix_ms(), &left_out);
         }
         fill(&mut parts, limit);
         let result = doubt.unwrap_or("recovered");
@@ -135,8 +136,9 @@ impl Sync {
     async fn flag_broadcasts(
         &self,
         user: &UserId,
-        rows: &mut [Row],
+        part: &mut Part<'_>,
     ) -> Result<Vec<NotificationId>, StoreError> {
+        let rows = &mut part.rows.rows;
         if rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -149,7 +151,10 @@ impl Sync {
         for row in rows {
             row.read = read.contains(&row.id);
         }
-        left_out.extend(hidden);
+        match hidden {
+            Hidden::Unknown(ids) => part.cut_before(&ids),
+            known => left_out.extend(known.ids()),
+        }
         Ok(left_out)
     }
 }
@@ -184,6 +189,22 @@ impl<'a> Part<'a> {
             Some("ahead_of_store")
         } else {
             None
+        }
+    }
+
+    /// Whether the first of these is the user's is not known now: it and what follows it is left to a later sync.
+    fn cut_before(&mut self, unknown: &[NotificationId]) {
+        let rows = &mut self.rows;
+        let Some(first) = rows.rows.iter().position(|row| unknown.contains(&row.id)) else {
+            return;
+        };
+        rows.covered = rows.rows[first].prev;
+        rows.rows.truncate(first);
+        rows.has_more = false;
+        rows.at_quorum = false;
+        if self.after.is_none() {
+            rows.head = rows.covered;
+            self.begins = rows.covered;
         }
     }
 
@@ -332,7 +353,10 @@ fn reply(mut parts: [Part<'_>; 2], recovered: bool) -> SyncReply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{dispatcher::store::RowKind, envelope::Priority};
+    use crate::{
+        dispatcher::store::{Row, RowKind},
+        envelope::Priority,
+    };
 
     fn at(offset: u64) -> Position {
         Position::new(1, offset).unwrap()
@@ -431,6 +455,32 @@ mod tests {
         ];
         fill(&mut parts, 50);
         assert_eq!(parts[0].range(), (at(1), at(2)));
+    }
+
+    #[test]
+    fn what_may_be_for_others_is_not_covered_while_nobody_knows() {
+        for (after, from) in [(Some(0), 0), (None, 1)] {
+            let rows: Vec<Row> = (1..=4).map(|n| row(n, n, 1)).collect();
+            let unknown = [rows[2].id, rows[3].id];
+            let head = at(4);
+            let rows = RowsAfter {
+                rows,
+                covered: head,
+                has_more: true,
+                head,
+                at_quorum: true,
+                complete: true,
+            };
+            let mut all = Part::new("s", after.map(at), rows);
+            all.cut_before(&unknown);
+            assert_eq!(all.doubt(), Some("no_quorum"));
+            all.render(1_000_000, &[]);
+            let mut parts = [part(Some(0), Vec::new()), all];
+            // One of the two fits; a sync without a cursor gives the newest.
+            fill(&mut parts, if after.is_none() { 2 } else { 50 });
+            assert_eq!(parts[1].range(), (at(from), at(2)));
+            assert!(!parts[1].has_more());
+        }
     }
 
     #[test]

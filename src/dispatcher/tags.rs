@@ -11,26 +11,56 @@ use crate::{
 };
 use serde::Deserialize;
 
-/// Which of these broadcasts are not for the user.
+/// What a user is not shown.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub enum Hidden {
+    /// No broadcast of these is for certain tags only.
+    #[default]
+    Nothing,
+    /// What is not for the user.
+    Others(Vec<NotificationId>),
+    /// All that are for certain tags: without a quorum nobody knows the user's.
+    Unknown(Vec<NotificationId>),
+}
+
+impl Hidden {
+    pub fn ids(&self) -> &[NotificationId] {
+        match self {
+            Hidden::Nothing => &[],
+            Hidden::Others(ids) | Hidden::Unknown(ids) => ids,
+        }
+    }
+}
+
+/// Which of these broadcasts the user is not shown.
 pub async fn hidden(
     store: &SharedStore,
     user: &UserId,
     rows: impl IntoIterator<Item = &Row>,
-) -> Result<Vec<NotificationId>, StoreError> {
+) -> Result<Hidden, StoreError> {
     let tagged = rows
         .into_iter()
         .filter_map(|row| Some((row.id, tags(&row.content)?)));
     let tagged: Vec<(NotificationId, Vec<String>)> = tagged.collect();
     // So it is most of the time.
     if tagged.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Hidden::Nothing);
     }
-    let wishes = store.preferences(std::slice::from_ref(user)).await?;
+    let wishes = match store.preferences(std::slice::from_ref(user)).await {
+        Ok(wishes) => wishes,
+        // They are read at a quorum; what else is shown is not, and goes on.
+        Err(StoreError::Unavailable(_)) => {
+            return Ok(Hidden::Unknown(
+                tagged.into_iter().map(|(id, _)| id).collect(),
+            ));
+        }
+        Err(error) => return Err(error),
+    };
     let own = wishes.into_iter().next().unwrap_or_default().tags;
     let hidden = tagged
         .into_iter()
         .filter(|(_, tags)| !tags.iter().any(|tag| own.contains(tag)));
-    Ok(hidden.map(|(id, _)| id).collect())
+    Ok(Hidden::Others(hidden.map(|(id, _)| id).collect()))
 }
 
 /// What the user has not read, without what is not for the user.
@@ -39,7 +69,7 @@ pub async fn unread(store: &SharedStore, user: &UserId) -> Result<u64, StoreErro
         .broadcast_page(None, limits::UNREAD_BROADCASTS)
         .await?;
     let hidden = hidden(store, user, &newest).await?;
-    store.unread(user, &hidden).await
+    store.unread(user, hidden.ids()).await
 }
 
 /// `None`: it is for everyone.

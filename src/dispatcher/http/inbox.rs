@@ -191,7 +191,7 @@ async fn seen_broadcasts(
         shared.store.dismissed_among(user, &ids),
         tags::hidden(&shared.store, user, rows),
     )?;
-    left_out.extend(hidden);
+    left_out.extend(hidden.ids());
     Ok([read, left_out].map(|ids| ids.into_iter().collect()))
 }
 
