@@ -55,5 +55,5 @@ case "${1:-} $#" in
 "start 3") start "$2" "$(absolute "$3")" ;;
 "run 3") run "$2" "$(absolute "$3")" ;;
 "stop 2") dir=$(absolute "$2") && stop "$dir" "$dir/server.properties" ;;
-*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 esac
