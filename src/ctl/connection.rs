@@ -4,8 +4,8 @@ use super::CtlError;
 use crate::config::{ConfigError, Secret};
 use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{RequestBuilder, header::HeaderValue};
-use serde::{Deserialize, Serialize};
+use reqwest::{ClientBuilder, RequestBuilder, header::HeaderValue};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -90,13 +90,24 @@ impl Endpoint {
 
     pub async fn request(&self, path: &str) -> Result<Value, CtlError> {
         let (url, key) = self.resolve()?;
-        let request = client()?.get(format!("{url}{path}"));
+        let request = client(ClientBuilder::timeout)?.get(format!("{url}{path}"));
         answer(url, request.bearer_auth(key.expose())).await
+    }
+
+    /// As it came, once it is whole.
+    pub async fn request_text(&self, path: &str) -> Result<String, CtlError> {
+        let (url, key) = self.resolve()?;
+        let request = client(ClientBuilder::read_timeout)?.get(format!("{url}{path}"));
+        let text = body(&url, request.bearer_auth(key.expose())).await?;
+        match serde_json::from_str::<IgnoredAny>(&text) {
+            Ok(_) => Ok(text),
+            Err(_) => Err(CtlError::Stranger { url, status: 200 }),
+        }
     }
 
     pub async fn delete(&self, path: &str) -> Result<Value, CtlError> {
         let (url, key) = self.resolve()?;
-        let request = client()?.delete(format!("{url}{path}"));
+        let request = client(ClientBuilder::timeout)?.delete(format!("{url}{path}"));
         answer(url, request.bearer_auth(key.expose())).await
     }
 
@@ -107,7 +118,9 @@ impl Endpoint {
         idempotency_key: Option<String>,
     ) -> Result<Value, CtlError> {
         let (url, key) = self.resolve()?;
-        let mut request = client()?.post(format!("{url}{path}")).json(body);
+        let mut request = client(ClientBuilder::timeout)?
+            .post(format!("{url}{path}"))
+            .json(body);
         if let Some(idempotency_key) = idempotency_key {
             let idempotency_key = HeaderValue::from_str(&idempotency_key)
                 .map_err(|_| ConfigError::new("--idempotency-key", "has no control characters"))?;
@@ -117,10 +130,11 @@ impl Endpoint {
     }
 }
 
-fn client() -> Result<reqwest::Client, CtlError> {
-    reqwest::Client::builder()
-        // A drain is checked, ordered and answered well within.
-        .timeout(Duration::from_secs(15))
+/// A drain is checked, ordered and answered well within; what is long comes a part at a time.
+fn client(
+    limit: fn(ClientBuilder, Duration) -> ClientBuilder,
+) -> Result<reqwest::Client, CtlError> {
+    limit(reqwest::Client::builder(), Duration::from_secs(15))
         .build()
         .map_err(|error| CtlError::Other(error.to_string()))
 }
@@ -135,26 +149,37 @@ fn root_cause(error: &reqwest::Error) -> String {
 }
 
 async fn answer(url: String, request: RequestBuilder) -> Result<Value, CtlError> {
-    let response = match request.send().await {
-        Ok(response) => response,
-        Err(error) => {
-            return Err(CtlError::Unreachable {
-                url,
-                cause: root_cause(&error),
-            });
-        }
-    };
+    match body(&url, request).await? {
+        nothing if nothing.is_empty() => Ok(Value::Null),
+        text => serde_json::from_str(&text).map_err(|_| CtlError::Stranger { url, status: 200 }),
+    }
+}
+
+/// Of a success. One that broke off is an error: what is missing in it would be taken for what is not there.
+async fn body(url: &str, request: RequestBuilder) -> Result<String, CtlError> {
+    let response = request.send().await;
+    let response = response.map_err(|error| CtlError::Unreachable {
+        url: url.to_owned(),
+        cause: root_cause(&error),
+    })?;
     let status = response.status();
-    let body: Value = response.json().await.unwrap_or_default();
+    let text = response.text().await.map_err(|error| CtlError::BrokeOff {
+        url: url.to_owned(),
+        cause: root_cause(&error),
+    })?;
     if status.is_success() {
-        return Ok(body);
+        return Ok(text);
     }
     let status = status.as_u16();
-    match body["error"]["message"].as_str() {
+    let told: Value = serde_json::from_str(&text).unwrap_or_default();
+    match told["error"]["message"].as_str() {
         Some(message) => Err(CtlError::Refused {
             status,
             message: message.to_owned(),
         }),
-        None => Err(CtlError::Stranger { url, status }),
+        None => Err(CtlError::Stranger {
+            url: url.to_owned(),
+            status,
+        }),
     }
 }

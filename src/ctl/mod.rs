@@ -129,6 +129,8 @@ pub enum CtlError {
     Config(#[from] ConfigError),
     #[error("{url} does not answer: {cause}. Is the dispatcher (or the standalone) running?")]
     Unreachable { url: String, cause: String },
+    #[error("the answer of {url} broke off: {cause}. Try again")]
+    BrokeOff { url: String, cause: String },
     #[error("{status}: {message}")]
     Refused { status: u16, message: String },
     #[error(

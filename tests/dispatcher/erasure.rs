@@ -274,3 +274,25 @@ async fn only_an_admin_may_have_a_user_forgotten_or_exported() {
     assert_eq!(nothing["inbox"], json!([]));
     assert_eq!(nothing["deliveries"], json!([]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_has_the_content_as_it_came_with_numbers_that_nobody_else_can_hold() {
+    let rig = Rig::start().await;
+    let data = r#"{"n":1e999,"digits":123456789012345678901234567890}"#;
+    for (title, at) in [("now", 0), ("later", in_s(3600))] {
+        let when = match at {
+            0 => String::new(),
+            at => format!(r#","schedule_at":{at}"#),
+        };
+        let body = format!(
+            r#"{{"target":{{"user":"{USER}"}},"type":"x","title":"{title}","data":{data}{when}}}"#
+        );
+        assert_eq!(rig.post_text(&body).await.status, 202);
+    }
+    rig.routed().await;
+    let url = format!("http://{}/v1/users/{USER}/export", rig.addresses.http);
+    let request = reqwest::Client::new().get(url).bearer_auth(&rig.admin_key);
+    let text = request.send().await.unwrap().text().await.unwrap();
+    assert_eq!(text.matches(data).count(), 2, "{text}");
+    assert!(text.ends_with("]}"), "it is whole: {text}");
+}

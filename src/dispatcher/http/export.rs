@@ -11,6 +11,7 @@ use crate::{
         store::{DeliveryState, Mark, Row, RowKind, Scheduled, StoreError},
         suppression,
     },
+    envelope::Priority,
     ids::{NotificationId, UserId},
     limits,
     position::Position,
@@ -21,6 +22,7 @@ use axum::{
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio_stream::wrappers::ReceiverStream;
@@ -69,7 +71,6 @@ async fn beginning(shared: &Shared, user: &UserId) -> Result<String, StoreError>
     let suppressed = suppressed.iter().flatten().map(suppressions::describe);
     let suppressed: Vec<Value> = suppressed.collect();
     let devices: Vec<Value> = devices.iter().map(devices::describe).collect();
-    let scheduled: Vec<Value> = scheduled.iter().map(describe_scheduled).collect();
     let preferences = preferences.into_iter().next().unwrap_or_default();
     let text = json!({
         "user": user,
@@ -77,10 +78,14 @@ async fn beginning(shared: &Shared, user: &UserId) -> Result<String, StoreError>
         "suppressions": suppressed,
         "segments": segments,
         "preferences": preferences,
-        "scheduled": scheduled,
     });
     let mut text = text.to_string();
     text.pop();
+    let mut list = List::new("scheduled");
+    for one in &scheduled {
+        list.add(&ExportedSchedule::of(one));
+    }
+    text.push_str(&list.take(true));
     Ok(text)
 }
 
@@ -140,7 +145,7 @@ impl Export {
             let store = &self.shared.store;
             let rows = store.rows_of(&self.user, after, limits::PAGE_ITEMS).await?;
             for row in &rows {
-                list.add(&describe_row(row));
+                list.add(&ExportedRow::of(row));
                 after = row.pos;
             }
             let is_last = rows.len() < limits::PAGE_ITEMS;
@@ -214,12 +219,13 @@ impl List {
         }
     }
 
-    fn add(&mut self, item: &Value) {
+    fn add(&mut self, item: &impl Serialize) {
         if self.is_begun {
             self.text.push(',');
         }
         self.is_begun = true;
-        self.text.push_str(&item.to_string());
+        let text = serde_json::to_string(item).expect("an item is plain data");
+        self.text.push_str(&text);
     }
 
     fn take(&mut self, is_last: bool) -> String {
@@ -230,26 +236,54 @@ impl List {
     }
 }
 
-fn describe_row(row: &Row) -> Value {
-    let text = String::from_utf8_lossy(&row.content).into_owned();
-    let content = RawValue::from_string(text).ok();
-    json!({
-        "kind": match row.kind {
-            RowKind::Notification => "notification",
-            RowKind::Read => "read",
-        },
-        "id": row.id,
-        "pos": row.pos,
-        "priority": row.priority,
-        "created_at": row.created_ms,
-        "expires_at": row.expires_ms,
-        "collapse_key": row.collapse_key,
-        "read": row.read,
-        "content": content,
-    })
+/// What it says is written as it came: a [`Value`] would change it, and can't hold every number of JSON.
+#[derive(Serialize)]
+struct ExportedRow<'a> {
+    kind: &'static str,
+    id: NotificationId,
+    pos: Position,
+    priority: Priority,
+    created_at: u64,
+    expires_at: Option<u64>,
+    collapse_key: Option<&'a str>,
+    read: bool,
+    content: Option<Box<RawValue>>,
+}
+
+impl ExportedRow<'_> {
+    fn of(row: &Row) -> ExportedRow<'_> {
+        let text = String::from_utf8_lossy(&row.content).into_owned();
+        ExportedRow {
+            kind: match row.kind {
+                RowKind::Notification => "notification",
+                RowKind::Read => "read",
+            },
+            id: row.id,
+            pos: row.pos,
+            priority: row.priority,
+            created_at: row.created_ms,
+            expires_at: row.expires_ms,
+            collapse_key: row.collapse_key.as_deref(),
+            read: row.read,
+            content: RawValue::from_string(text).ok(),
+        }
+    }
 }
 
 /// Of a list, not who else is on it.
-fn describe_scheduled(one: &Scheduled) -> Value {
-    json!({ "id": one.id, "due_at": one.due_ms, "content": one.content() })
+#[derive(Serialize)]
+struct ExportedSchedule {
+    id: NotificationId,
+    due_at: u64,
+    content: Option<Box<RawValue>>,
+}
+
+impl ExportedSchedule {
+    fn of(one: &Scheduled) -> ExportedSchedule {
+        ExportedSchedule {
+            id: one.id,
+            due_at: one.due_ms,
+            content: one.content(),
+        }
+    }
 }
