@@ -1,6 +1,6 @@
 //! `herald ctl dlq`: what was given up, and what to do with it.
 
-use super::{CtlError, Endpoint};
+use super::{CtlError, Endpoint, show::printable};
 use crate::config::ConfigError;
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -165,7 +165,7 @@ fn path(at: &str) -> Result<String, CtlError> {
 }
 
 fn print(item: &Value) {
-    let text = |name: &str| item[name].as_str().unwrap_or("-");
+    let text = |name: &str| printable(item[name].as_str().unwrap_or("-"));
     println!(
         "{:<10} {:<8} {:<10} {} user {} {}{}",
         text("at"),

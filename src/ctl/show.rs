@@ -1,6 +1,7 @@
 //! Answers as an operator reads them.
 
 use serde_json::Value;
+use std::borrow::Cow;
 
 pub fn user(answer: &Value) {
     println!("user      {}", text(&answer["user"]));
@@ -35,7 +36,7 @@ pub fn user(answer: &Value) {
 fn said_by(outcome: &Value) -> String {
     let error = outcome["error"].as_str();
     match outcome["attempts"].as_u64() {
-        None => text(&outcome["gateway"]).to_owned(),
+        None => text(&outcome["gateway"]).into_owned(),
         Some(attempts) => {
             let error = error.map_or_else(String::new, |error| format!(", {error}"));
             format!("{attempts} attempts{error}")
@@ -102,8 +103,20 @@ fn life(lease: &Value) -> &'static str {
     }
 }
 
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
+fn text(value: &Value) -> Cow<'_, str> {
+    printable(value.as_str().unwrap_or("-"))
+}
+
+/// In one line, and without what a terminal would carry out: some of it is the word of strangers.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let shown = text.chars().map(|one| match one.is_control() {
+        true => one.escape_default().to_string(),
+        false => one.to_string(),
+    });
+    Cow::Owned(shown.collect())
 }
 
 fn array(value: &Value) -> &[Value] {
@@ -114,6 +127,13 @@ fn array(value: &Value) -> &[Value] {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_word_of_a_stranger_stays_in_its_line_and_commands_no_terminal() {
+        assert_eq!(printable("550 5.1.1 Größe"), "550 5.1.1 Größe");
+        let forged = printable("550\nx@example.com complaint \u{1b}[2J\u{9b}0m");
+        assert_eq!(forged, "550\\nx@example.com complaint \\u{1b}[2J\\u{9b}0m");
+    }
 
     #[test]
     fn a_gateway_that_is_being_emptied_is_not_shown_as_any_other() {

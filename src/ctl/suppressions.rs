@@ -1,6 +1,6 @@
 //! `herald ctl suppressions`: e-mail addresses that are not sent to.
 
-use super::{CtlError, Endpoint, connection::path_segment};
+use super::{CtlError, Endpoint, connection::path_segment, show::printable};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ async fn list(endpoint: &Endpoint, as_json: bool) -> Result<(), CtlError> {
         return Ok(());
     }
     for item in &items {
-        let text = |name: &str| item[name].as_str().unwrap_or_default();
+        let text = |name: &str| printable(item[name].as_str().unwrap_or_default());
         println!(
             "{:<40} {:<12} {}",
             text("address"),
