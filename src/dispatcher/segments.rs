@@ -69,17 +69,33 @@ impl SegmentWorker {
             self.metrics.segment_users.inc_by(users.len() as u64);
             send.after = users.last().cloned().or(send.after);
             if users.len() < limits::FAN_OUT_CHUNK {
-                send.state = SendProgress::Done;
+                send.state = self.end(&send).await?;
                 // A name that nobody needs any more.
                 send.after = None;
             }
             let advance = || self.store.advance_send(&send, lease_ms());
             let goes_on = self.patience.until_done("advance_send", advance).await?;
-            if !goes_on || send.state == SendProgress::Done {
+            if !goes_on || send.state != SendProgress::Running {
                 return Ok(());
             }
             tokio::time::sleep_until(began + pace(&send, before)).await;
         }
+    }
+
+    /// A segment that was removed meanwhile did not get it to its end.
+    async fn end(&self, send: &SegmentSend) -> Result<SendProgress, Stopped> {
+        let segment = || self.store.segment(send.segment);
+        if self
+            .patience
+            .until_done("segment", segment)
+            .await?
+            .is_some()
+        {
+            return Ok(SendProgress::Done);
+        }
+        let (id, sent, of) = (send.id, send.sent, send.users);
+        tracing::warn!(%id, sent, of, "the segment was removed while it was sent to");
+        Ok(SendProgress::Cancelled)
     }
 
     fn records(&self, send: &SegmentSend, users: &[UserId]) -> Vec<(Target, Record)> {

@@ -206,6 +206,7 @@ async fn segments(rig: &Rig) {
     let sent = rig.post(to).await;
     let progress = format!("/v1/notifications/{sent}/progress");
     call(rig, Method::GET, &progress, None).await;
+    eventually(|| async { (rig.get(&progress).await["state"] == "done").then_some(()) }).await;
     call(rig, Method::DELETE, &path, None).await;
 }
 

@@ -95,6 +95,24 @@ async fn what_is_cancelled_is_never_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_cancels_what_another_producer_has_scheduled_but_an_admin() {
+    let rig = Rig::start().await;
+    let other = rig.key_of("store").await;
+    let to_one = schedule(&rig, json!({ "user": "42" }), hour()).await;
+    let to_list = schedule(&rig, json!({ "users": ["1", "2"] }), hour()).await;
+    for id in [to_one, to_list] {
+        let path = format!("/v1/notifications/{id}");
+        let delete = async |key: &str| {
+            let answer = rig.call_as(key, Method::DELETE, &path, None, None).await;
+            answer.status
+        };
+        assert_eq!(delete(&other).await, 404);
+        assert!(rig.store.scheduled(id).await.unwrap().is_some());
+        assert_eq!(delete(&rig.admin_key).await, 204);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_has_taken_is_on_its_way() {
     let rig = Rig::start().await;
     let id = schedule(&rig, json!({ "user": "42" }), hour()).await;

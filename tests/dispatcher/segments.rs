@@ -4,7 +4,7 @@ use crate::rig::{Answer, Rig, eventually, id_of, rows};
 use herald::{
     api::{NotifyRequest, notifications_client::NotificationsClient, notify_request::Target},
     bus::Topic,
-    dispatcher::{api_keys, store::Segment},
+    dispatcher::store::Segment,
     ids::{NotificationId, SegmentId},
 };
 use reqwest::Method;
@@ -72,8 +72,7 @@ async fn every_user_of_a_segment_gets_one_row_under_the_one_id() {
 async fn a_segment_is_its_producers_own_and_what_is_wrong_with_it_is_named() {
     let rig = Rig::start().await;
     let segment = uploaded(&rig, 1).await;
-    let (other, stored) = api_keys::generate("store", false, 1).unwrap();
-    rig.store.put_api_key(stored).await.unwrap();
+    let other = rig.key_of("store").await;
     let path = format!("/v1/segments/{segment}");
     let hidden = rig.call_as(&other, Method::GET, &path, None, None).await;
     assert_eq!(hidden.status, 404);
@@ -171,4 +170,56 @@ async fn a_segment_is_sent_to_by_grpc_and_at_its_time_and_until_then_it_can_be_c
     assert!(since.as_millis() as u64 >= now_ms + 3_000);
     let path = format!("/v1/notifications/{soon}/progress");
     eventually(|| async { (rig.get(&path).await["state"] == "done").then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_promised_a_notification_is_not_removed_until_that_is_done_or_cancelled()
+{
+    let rig = Rig::start().await;
+    let other = rig.key_of("store").await;
+    let segment = uploaded(&rig, 2).await;
+    let mut body = to(&segment);
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    body["schedule_at"] = json!(now_ms.as_millis() as u64 + 600_000);
+    let id = rig.post(body).await;
+    let path = format!("/v1/segments/{segment}");
+    let refused = rig.call(Method::DELETE, &path, None).await;
+    assert_eq!(refused.status, 409, "{}", refused.body);
+    assert_eq!(rig.get(&path).await["users"], 2);
+
+    let send = format!("/v1/notifications/{id}");
+    let stranger = rig.call_as(&other, Method::DELETE, &send, None, None).await;
+    assert_eq!(stranger.status, 404, "{}", stranger.body);
+    let progress = format!("{send}/progress");
+    let stranger = rig
+        .call_as(&other, Method::GET, &progress, None, None)
+        .await;
+    assert_eq!(stranger.status, 404, "{}", stranger.body);
+    assert_eq!(rig.get(&progress).await["state"], "scheduled");
+    assert_eq!(rig.call(Method::DELETE, &send, None).await.status, 204);
+    assert_eq!(rig.call(Method::DELETE, &path, None).await.status, 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_to_a_segment_that_was_removed_under_it_does_not_say_that_it_is_done() {
+    let rig = Rig::start().await;
+    let segment = uploaded(&rig, 2).await;
+    let mut body = to(&segment);
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    body["schedule_at"] = json!(now_ms.as_millis() as u64 + 1_000);
+    let id = rig.post(body).await;
+    // As by a dispatcher that looked just before.
+    let removed = rig.store.remove_segment(segment.parse().unwrap()).await;
+    assert_eq!(removed, Ok(true));
+    let path = format!("/v1/notifications/{id}/progress");
+    let ended = eventually(|| async {
+        let progress = rig.get(&path).await;
+        let waits = progress["state"] == "scheduled" || progress["state"] == "running";
+        (!waits).then_some(progress)
+    })
+    .await;
+    assert_eq!(
+        (&ended["state"], &ended["sent"]),
+        (&json!("cancelled"), &json!(0))
+    );
 }

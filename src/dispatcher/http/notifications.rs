@@ -56,24 +56,39 @@ pub async fn submit(
 /// Of one that is scheduled, until it is due; of one to a segment, until its last batch.
 pub async fn cancel(
     State(shared): State<Shared>,
-    _: Producer,
+    producer: Producer,
     PathText(id): PathText,
 ) -> Result<StatusCode, ApiError> {
     let id = parse_id("id", &id)?;
-    let cancelled = match shared.intake.cancel(id).await? {
-        // To a segment, then, if it is anything.
-        Cancelled::Unknown => shared.store.cancel_send(id).await?,
-        known => known,
-    };
-    match cancelled {
+    if let Some(scheduled) = shared.store.scheduled(id).await? {
+        if !producer.owns(scheduled.producer()) {
+            return Err(not_scheduled());
+        }
+        return match shared.intake.cancel(id).await? {
+            Cancelled::Yes => Ok(StatusCode::NO_CONTENT),
+            Cancelled::TooLate => Err(ApiError::conflict(
+                "it is on its way: it can't be cancelled",
+            )),
+            Cancelled::Unknown => Err(not_scheduled()),
+        };
+    }
+    // To a segment, then, if it is anything.
+    let send = shared.store.segment_send(id).await?;
+    if !send.is_some_and(|send| producer.owns(send.producer())) {
+        return Err(not_scheduled());
+    }
+    match shared.store.cancel_send(id).await? {
         Cancelled::Yes => Ok(StatusCode::NO_CONTENT),
         Cancelled::TooLate => Err(ApiError::conflict(
-            "it is on its way: it can't be cancelled",
+            "it went to its whole segment, or was cancelled before: its progress says which",
         )),
-        Cancelled::Unknown => Err(ApiError::not_found(
-            "no such notification is scheduled: it never was, or it was sent",
-        )),
+        Cancelled::Unknown => Err(not_scheduled()),
     }
+}
+
+/// Of another producer it is as if there were none.
+fn not_scheduled() -> ApiError {
+    ApiError::not_found("no such notification is scheduled: it never was, or it was sent")
 }
 
 #[derive(Deserialize)]
@@ -96,11 +111,11 @@ pub async fn delivery(
         .delivery(id, user.as_ref(), limits::DELIVERY_STATES)
         .await?;
     if states.is_empty()
-        && let Some(due_ms) = shared.store.scheduled(id).await?
+        && let Some(scheduled) = shared.store.scheduled(id).await?
     {
         let none: [Value; 0] = [];
         return Ok(Json(
-            json!({ "id": id, "states": none, "scheduled_at": due_ms }),
+            json!({ "id": id, "states": none, "scheduled_at": scheduled.due_ms }),
         ));
     }
     if states.is_empty() && !is_stored(&shared, id, user.as_ref()).await? {

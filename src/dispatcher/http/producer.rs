@@ -13,6 +13,13 @@ pub struct Producer(pub Arc<ApiKey>);
 /// A producer whose key may administer.
 pub struct Admin;
 
+impl Producer {
+    /// Whether what this one sent is the caller's.
+    pub fn owns(&self, producer: Option<String>) -> bool {
+        self.0.admin || producer.is_some_and(|producer| producer == self.0.producer)
+    }
+}
+
 impl FromRequestParts<Shared> for Producer {
     type Rejection = ApiError;
 

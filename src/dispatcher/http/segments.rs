@@ -75,6 +75,12 @@ pub async fn remove(
     PathText(id): PathText,
 ) -> Result<StatusCode, ApiError> {
     let segment = own(&shared, &producer, &id).await?;
+    // Who was promised a notification would not get it, and nobody would be told.
+    if shared.store.is_sent_to(segment.id).await? {
+        return Err(ApiError::conflict(
+            "a notification to it is scheduled or on its way: cancel it, or wait until it is done",
+        ));
+    }
     shared.store.remove_segment(segment.id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -82,11 +88,12 @@ pub async fn remove(
 /// How far a notification to a segment is.
 pub async fn progress(
     State(shared): State<Shared>,
-    _: Producer,
+    producer: Producer,
     PathText(id): PathText,
 ) -> Result<Json<Value>, ApiError> {
     let id = parse_id("id", &id)?;
     let found = shared.store.segment_send(id).await?;
+    let found = found.filter(|send| producer.owns(send.producer()));
     let send = found.ok_or_else(|| ApiError::not_found("no such notification to a segment"))?;
     Ok(Json(json!({
         "id": send.id,

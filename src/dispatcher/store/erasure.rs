@@ -8,7 +8,7 @@ use super::{DeliveryState, Row, Scheduled, StoreError};
 use crate::{
     bus::Topic,
     dispatcher::{devices::Device, intake::List, suppression::addresses},
-    envelope::{Head, Outcome},
+    envelope::{Content, Head, Outcome},
     ids::{NotificationId, SegmentId, UserId},
     position::Position,
 };
@@ -73,6 +73,12 @@ impl Scheduled {
             Topic::FanOut => self.list().map(|list| list.content),
             _ => serde_json::from_slice(&self.record.value).ok(),
         }
+    }
+
+    /// Who sent it.
+    pub fn producer(&self) -> Option<String> {
+        let content: Content = serde_json::from_str(self.content()?.get()).ok()?;
+        Some(content.producer)
     }
 
     /// What its record holds without this user; `None`: nobody is left.

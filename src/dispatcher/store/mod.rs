@@ -508,8 +508,8 @@ pub trait Store: Forget + Segments + Send + Sync + 'static {
     /// Keeps it until it is due. Told twice, it is kept once.
     async fn schedule(&self, scheduled: Scheduled) -> Result<(), StoreError>;
 
-    /// When it is due, while it is kept.
-    async fn scheduled(&self, id: NotificationId) -> Result<Option<u64>, StoreError>;
+    /// While it is kept.
+    async fn scheduled(&self, id: NotificationId) -> Result<Option<Scheduled>, StoreError>;
 
     /// Takes up to `limit` of those that are due and that nobody has taken, or not finished in time, the earliest
     /// first: until then nobody else is given them.

@@ -9,6 +9,7 @@
 use super::{Cancelled, StoreError};
 use crate::{
     bus::Record,
+    envelope::Content,
     ids::{NotificationId, SegmentId, UserId},
 };
 use async_trait::async_trait;
@@ -34,6 +35,14 @@ pub struct SegmentSend {
     /// The last user it went to.
     pub after: Option<UserId>,
     pub state: SendProgress,
+}
+
+impl SegmentSend {
+    /// Who sent it.
+    pub fn producer(&self) -> Option<String> {
+        let content: Content = serde_json::from_slice(&self.record.value).ok()?;
+        Some(content.producer)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +96,9 @@ pub trait Segments {
         after: Option<&UserId>,
         limit: usize,
     ) -> Result<Vec<UserId>, StoreError>;
+
+    /// Whether a send to it is not at its end.
+    async fn is_sent_to(&self, id: SegmentId) -> Result<bool, StoreError>;
 
     /// With all that is in it; whether it was there.
     async fn remove_segment(&self, id: SegmentId) -> Result<bool, StoreError>;

@@ -218,6 +218,13 @@ impl Rig {
         }
     }
 
+    /// A key of another producer.
+    pub async fn key_of(&self, producer: &str) -> String {
+        let (clear, key) = api_keys::generate(producer, false, 1).unwrap();
+        self.store.put_api_key(key).await.unwrap();
+        clear
+    }
+
     /// Of a store in SQLite.
     pub fn store_file(&self) -> PathBuf {
         self.dir.path().join(FILE)

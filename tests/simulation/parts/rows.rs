@@ -210,6 +210,9 @@ impl Segments for Rows {
     ) -> Result<Vec<UserId>, StoreError> {
         unreachable!("there are no segments")
     }
+    async fn is_sent_to(&self, _: SegmentId) -> Result<bool, StoreError> {
+        unreachable!("there are no segments")
+    }
     async fn remove_segment(&self, _: SegmentId) -> Result<bool, StoreError> {
         unreachable!("there are no segments")
     }
@@ -508,7 +511,7 @@ impl Store for Rows {
         unreachable!("all is sent at once")
     }
 
-    async fn scheduled(&self, _: NotificationId) -> Result<Option<u64>, StoreError> {
+    async fn scheduled(&self, _: NotificationId) -> Result<Option<Scheduled>, StoreError> {
         unreachable!("all is sent at once")
     }
 

@@ -27,7 +27,7 @@ pub async fn what_is_scheduled_comes_when_it_is_due_and_to_one_at_a_time(home: &
     }
     drop(store);
     let store = home.open();
-    assert_eq!(store.scheduled(late.id).await, Ok(Some(2_000)));
+    assert_eq!(store.scheduled(late.id).await, Ok(Some(late.clone())));
     assert_eq!(store.take_due(999, 5_000, 9).await, Ok(vec![]));
     let first = store.take_due(3_000, 5_000, 1).await;
     assert_eq!(first, Ok(vec![early.clone()]));

@@ -88,6 +88,7 @@ pub async fn a_send_to_a_segment_is_at_one_place_and_goes_on_where_it_stood(home
     let store = home.open();
     let id = made(&store, &users(3)).await;
     let mut one = send(id, 3);
+    assert_eq!(store.is_sent_to(id).await, Ok(false));
     for _ in 0..2 {
         store.begin_send(&one, 900).await.unwrap();
     }
@@ -97,6 +98,7 @@ pub async fn a_send_to_a_segment_is_at_one_place_and_goes_on_where_it_stood(home
     assert_eq!(take(4_000, 8_000).await, None);
     (one.sent, one.after) = (2, Some(user("u1")));
     assert_eq!(store.advance_send(&one, 9_000).await, Ok(true));
+    assert_eq!(store.is_sent_to(id).await, Ok(true));
     assert_eq!(take(8_000, 12_000).await, None);
     // Whoever had it died.
     let store = home.open();
@@ -105,6 +107,7 @@ pub async fn a_send_to_a_segment_is_at_one_place_and_goes_on_where_it_stood(home
     (one.sent, one.state) = (3, SendProgress::Done);
     assert_eq!(store.advance_send(&one, 12_000).await, Ok(true));
     assert_eq!(store.take_send(99_000, 100_000).await, Ok(None));
+    assert_eq!(store.is_sent_to(id).await, Ok(false));
     assert_eq!(store.segment_send(one.id).await, Ok(Some(one.clone())));
     assert_eq!(store.cancel_send(one.id).await, Ok(Cancelled::TooLate));
 }

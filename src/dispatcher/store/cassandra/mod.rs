@@ -400,8 +400,8 @@ impl Store for CassandraStore {
         scheduled::put(self.link()?, &scheduled).await
     }
 
-    async fn scheduled(&self, id: NotificationId) -> Result<Option<u64>, StoreError> {
-        scheduled::due_ms(self.link()?, id).await
+    async fn scheduled(&self, id: NotificationId) -> Result<Option<Scheduled>, StoreError> {
+        scheduled::find(self.link()?, id).await
     }
 
     async fn take_due(

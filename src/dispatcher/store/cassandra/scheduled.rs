@@ -48,14 +48,14 @@ pub async fn put(link: &Link, scheduled: &Scheduled) -> Result<(), StoreError> {
     answer.await.map(drop)
 }
 
-pub async fn due_ms(link: &Link, id: NotificationId) -> Result<Option<u64>, StoreError> {
+pub async fn find(link: &Link, id: NotificationId) -> Result<Option<Scheduled>, StoreError> {
     let Some(due_ms) = indexed(link, id).await? else {
         return Ok(None);
     };
     let reader = link.reader(Level::Quorum);
     let values = (due_ms / HOUR_MS, due_ms, id.0);
-    let found = reader.first::<(i64,)>(&link.statements.taken_until, values);
-    Ok(found.await?.map(|_| due_ms.max(0) as u64))
+    let found = reader.first::<Stored>(&link.statements.scheduled_at, values);
+    found.await?.map(read).transpose()
 }
 
 async fn indexed(link: &Link, id: NotificationId) -> Result<Option<i64>, StoreError> {
@@ -155,7 +155,7 @@ pub async fn cancel(link: &Link, id: NotificationId) -> Result<Cancelled, StoreE
         link.write(&link.statements.remove_due, (id.0,)).await?;
         return Ok(Cancelled::Yes);
     }
-    Ok(match self::due_ms(link, id).await? {
+    Ok(match find(link, id).await? {
         Some(_) => Cancelled::TooLate,
         None => Cancelled::Unknown,
     })

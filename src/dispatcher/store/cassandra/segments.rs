@@ -121,6 +121,20 @@ impl Segments for CassandraStore {
         Ok(users)
     }
 
+    async fn is_sent_to(&self, id: SegmentId) -> Result<bool, StoreError> {
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.running_sends;
+        let running = reader.rows::<(Uuid,)>(statement, ()).await?;
+        let sends = running
+            .into_iter()
+            .map(|(send,)| self.stored_send(NotificationId(send)));
+        let is_open = |stored: &Stored| {
+            stored.segment == id.0 && stored.state == SendProgress::Running.as_str()
+        };
+        let sends = all(sends.collect()).await?;
+        Ok(sends.iter().flatten().any(is_open))
+    }
+
     async fn remove_segment(&self, id: SegmentId) -> Result<bool, StoreError> {
         let statements = &self.link()?.statements;
         let was_there = self.segment(id).await?.is_some();

@@ -438,9 +438,9 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn scheduled(&self, id: NotificationId) -> Result<Option<u64>, StoreError> {
+    async fn scheduled(&self, id: NotificationId) -> Result<Option<Scheduled>, StoreError> {
         self.readers
-            .read(move |connection| scheduled::due_ms(connection, id))
+            .read(move |connection| scheduled::find(connection, id))
             .await
     }
 

@@ -7,7 +7,7 @@ use crate::{
     ids::{NotificationId, UserId},
 };
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 pub fn put(connection: &Connection, scheduled: &Scheduled) -> Result<(), Failure> {
@@ -27,10 +27,12 @@ pub fn put(connection: &Connection, scheduled: &Scheduled) -> Result<(), Failure
     Ok(())
 }
 
-pub fn due_ms(connection: &Connection, id: NotificationId) -> Result<Option<u64>, Failure> {
-    let mut statement = connection.prepare_cached("SELECT due_ms FROM scheduled WHERE id = ?1")?;
-    let found = statement.query_row([id.0.as_bytes()], |row| encode::read_ms(row, 0));
-    Ok(found.optional()?)
+pub fn find(connection: &Connection, id: NotificationId) -> Result<Option<Scheduled>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, due_ms, topic, key, value, headers FROM scheduled WHERE id = ?1",
+    )?;
+    let mut rows = statement.query([id.0.as_bytes()])?;
+    rows.next()?.map(read).transpose()
 }
 
 pub fn is_due(connection: &Connection, now_ms: u64) -> Result<bool, Failure> {
@@ -106,7 +108,7 @@ pub fn cancel(connection: &Connection, id: NotificationId) -> Result<Cancelled, 
     if statement.execute([id.0.as_bytes()])? > 0 {
         return Ok(Cancelled::Yes);
     }
-    Ok(match due_ms(connection, id)? {
+    Ok(match find(connection, id)? {
         Some(_) => Cancelled::TooLate,
         None => Cancelled::Unknown,
     })

@@ -103,6 +103,18 @@ impl Segments for SqliteStore {
             .await
     }
 
+    async fn is_sent_to(&self, id: SegmentId) -> Result<bool, StoreError> {
+        self.readers
+            .read(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM segment_sends
+                        WHERE state = 'running' AND segment = ?1)",
+                )?;
+                Ok(statement.query_row([id.0.as_bytes()], |row| row.get(0))?)
+            })
+            .await
+    }
+
     async fn remove_segment(&self, id: SegmentId) -> Result<bool, StoreError> {
         self.writer
             .write(move |connection| {
