@@ -223,3 +223,28 @@ async fn a_send_to_a_segment_that_was_removed_under_it_does_not_say_that_it_is_d
         (&json!("cancelled"), &json!(0))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_of_what_was_accepted_gets_its_answer_also_when_the_segment_is_gone() {
+    let rig = Rig::start().await;
+    let segment = uploaded(&rig, 1).await;
+    let send = async |key: &str| {
+        let (method, path) = (Method::POST, "/v1/notifications");
+        rig.call_as(&rig.key, method, path, Some(to(&segment)), Some(key))
+            .await
+    };
+    let first = send("k").await;
+    assert_eq!(first.status, 202, "{}", first.body);
+    let path = format!("/v1/notifications/{}/progress", id_of(&first.body));
+    eventually(|| async { (rig.get(&path).await["state"] == "done").then_some(()) }).await;
+    let path = format!("/v1/segments/{segment}");
+    assert_eq!(rig.call(Method::DELETE, &path, None).await.status, 204);
+
+    let again = send("k").await;
+    assert_eq!((again.status, again.body), (first.status, first.body));
+    for _ in 0..2 {
+        let fresh = send("another").await;
+        assert_eq!(fresh.status, 422, "{}", fresh.body);
+        assert_eq!(fresh.body["error"]["field"], "target.segment");
+    }
+}

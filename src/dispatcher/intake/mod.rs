@@ -132,20 +132,58 @@ impl Intake {
         hash: [u8; 32],
         idempotency_key: Option<&str>,
     ) -> Result<Receipt, Refusal> {
-        schedule::check(submission.schedule_at, unix_ms())?;
-        self.check_segment(producer, submission).await?;
-        self.quotas.take(producer, submission.content.priority)?;
-        // Of another day's budget nothing is known.
-        if submission.schedule_at.is_none() {
-            self.spending.check(&submission.content).await?;
+        let mut fits = self.check_now(producer, submission).await;
+        if fits.is_ok() || idempotency_key.is_some() {
+            self.quotas.take(producer, submission.content.priority)?;
         }
-        match idempotency_key {
-            None => {
+        // Of another day's budget nothing is known.
+        if fits.is_ok() && submission.schedule_at.is_none() {
+            fits = self.spending.check(&submission.content).await;
+        }
+        match (fits, idempotency_key) {
+            (Ok(()), None) => {
                 let id = NotificationId::generate();
                 let written = self.write(id, submission, false).await;
                 written.map(|durability| Receipt { id, durability })
             }
-            Some(key) => self.accept_once(producer, key, hash, submission).await,
+            (Ok(()), Some(key)) => self.accept_once(producer, key, hash, submission).await,
+            (Err(refusal @ Refusal::Away { .. }), _) | (Err(refusal), None) => Err(refusal),
+            (Err(refusal), Some(key)) => {
+                let before = self
+                    .accepted_before(producer, key, hash, submission)
+                    .await?;
+                before.ok_or(refusal)
+            }
+        }
+    }
+
+    /// What another moment may judge otherwise.
+    async fn check_now(&self, producer: &str, submission: &Submission) -> Result<(), Refusal> {
+        schedule::check(submission.schedule_at, unix_ms())?;
+        self.check_segment(producer, submission).await
+    }
+
+    /// Of a repetition that would not be accepted any more: its time is over, or its segment gone.
+    async fn accepted_before(
+        &self,
+        producer: &str,
+        key: &str,
+        hash: [u8; 32],
+        submission: &Submission,
+    ) -> Result<Option<Receipt>, Refusal> {
+        check_key(key)?;
+        let fresh = NotificationId::generate();
+        let claim = self
+            .store
+            .claim(producer, key, hash, fresh, unix_ms())
+            .await;
+        match claim.map_err(store_away)? {
+            Idempotency::Done(id) => Ok(Some(receipt_again(id, submission))),
+            Idempotency::Claimed => {
+                let released = self.store.release_claim(producer, key).await;
+                released.map_err(store_away).map(|()| None)
+            }
+            Idempotency::Pending(_) | Idempotency::Conflict => Ok(None),
         }
     }
 
@@ -156,28 +194,16 @@ impl Intake {
         hash: [u8; 32],
         submission: &Submission,
     ) -> Result<Receipt, Refusal> {
-        let fits = (1..=limits::IDEMPOTENCY_KEY_BYTES).contains(&key.len());
-        if !fits || key.chars().any(char::is_control) {
-            let problem = format!("has 1 to {} bytes", limits::IDEMPOTENCY_KEY_BYTES);
-            return Err(Refusal::field("idempotency-key", problem));
-        }
-        let away = |_| Refusal::Away { part: "the store" };
+        check_key(key)?;
         let fresh = NotificationId::generate();
         let claim = self
             .store
             .claim(producer, key, hash, fresh, unix_ms())
             .await;
-        let (id, again) = match claim.map_err(away)? {
+        let (id, again) = match claim.map_err(store_away)? {
             Idempotency::Claimed => (fresh, false),
             Idempotency::Pending(id) => (id, true),
-            Idempotency::Done(id) => {
-                let is_segment = matches!(submission.audience, Audience::Segment(_));
-                let durability = match submission.schedule_at.is_some() || is_segment {
-                    false => Durability::Bus,
-                    true => Durability::Stored,
-                };
-                return Ok(Receipt { id, durability });
-            }
+            Idempotency::Done(id) => return Ok(receipt_again(id, submission)),
             Idempotency::Conflict => return Err(Refusal::Conflict),
         };
         match self.write(id, submission, again).await {
@@ -188,7 +214,7 @@ impl Intake {
                 self.store
                     .release_claim(producer, key)
                     .await
-                    .map_err(away)?;
+                    .map_err(store_away)?;
                 Err(refusal)
             }
             // Left pending: a repetition learns where it is durable by then.
@@ -390,6 +416,31 @@ impl Intake {
 enum NotProduced {
     Refused(Refusal),
     Away(BusError),
+}
+
+fn check_key(key: &str) -> Result<(), Refusal> {
+    let fits = (1..=limits::IDEMPOTENCY_KEY_BYTES).contains(&key.len());
+    match fits && !key.chars().any(char::is_control) {
+        true => Ok(()),
+        false => {
+            let problem = format!("has 1 to {} bytes", limits::IDEMPOTENCY_KEY_BYTES);
+            Err(Refusal::field("idempotency-key", problem))
+        }
+    }
+}
+
+/// As it was when it was accepted.
+fn receipt_again(id: NotificationId, submission: &Submission) -> Receipt {
+    let is_segment = matches!(submission.audience, Audience::Segment(_));
+    let durability = match submission.schedule_at.is_some() || is_segment {
+        false => Durability::Bus,
+        true => Durability::Stored,
+    };
+    Receipt { id, durability }
+}
+
+fn store_away<E>(_: E) -> Refusal {
+    Refusal::Away { part: "the store" }
 }
 
 fn too_large() -> Refusal {
