@@ -92,6 +92,27 @@ async fn an_acknowledgement_on_any_device_ends_the_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_later_one_of_its_collapse_key_replaced_is_not_sent_any_more() {
+    let server = SmtpServer::start();
+    let rig = rig(&server).await;
+    let update = async |title: &str| {
+        let body = json!({
+            "target": { "user": "42" }, "type": "x", "priority": "high", "title": title, "collapse_key": "order-7"
+        });
+        rig.post(body).await
+    };
+    let (first, last) = (update("packed").await, update("shipped").await);
+    let shown = state(&rig, first, is("skipped")).await;
+    assert_eq!(shown["error"], "collapsed");
+    state(&rig, last, is("sent")).await;
+    over(&rig).await;
+    let mails = server.mails();
+    assert_eq!(mails.len(), 1);
+    assert!(mails[0].text.contains("shipped"), "{}", mails[0].text);
+    assert!(followed(&rig, "collapsed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_read_in_the_inbox_is_acknowledged_too() {
     let server = SmtpServer::start();
     let rig = rig(&server).await;

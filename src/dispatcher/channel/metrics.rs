@@ -98,7 +98,7 @@ impl ChannelMetrics {
             ),
             fallbacks: metrics.counters(
                 "fallbacks_total",
-                "Channels whose turn came later, by result (begins, acknowledged, switched_off, quiet, waits: outcomes are not all accepted).",
+                "Channels whose turn came later, by result (begins, acknowledged, collapsed, switched_off, quiet, waits: outcomes are not all accepted).",
                 &["channel", "result"],
             ),
         }

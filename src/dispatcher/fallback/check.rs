@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! * what a device acknowledged is not sent, and not tried again, by any other channel of its chain;
+//! * what a later notification of its collapse key replaced is not sent any more: nobody is shown it to acknowledge it;
 //! * while the outcomes that may hold the acknowledgement are not accepted yet, a link waits; at most as long again as
 //!   it was to wait anyway, so that a gateway that never answers holds nobody's fallback for ever;
 //! * a dispatcher that has just started may be the first that gateways find for a while: what they hold comes first;
@@ -57,10 +58,18 @@ pub struct Due {
 /// What the store knows of the notification.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Seen {
+    /// By a later one of its collapse key.
+    Replaced,
     Acknowledged,
     /// No gateway said what became of it in-app.
     Unanswered,
     Unacknowledged,
+}
+
+impl Seen {
+    fn is_the_end(self) -> bool {
+        matches!(self, Seen::Replaced | Seen::Acknowledged)
+    }
 }
 
 impl Due {
@@ -153,13 +162,16 @@ impl Check {
         let now_ms = unix_ms();
         let looked_for = due.iter().zip(&seen);
         let looked_for =
-            looked_for.filter(|(one, seen)| **seen != Seen::Acknowledged && one.may_wait(now_ms));
+            looked_for.filter(|(one, seen)| !seen.is_the_end() && one.may_wait(now_ms));
         let behind = self.behind(looked_for.collect()).await;
         let (mut records, mut log) = (Vec::new(), Vec::new());
         for ((one, seen), wishes) in due.into_iter().zip(seen).zip(wishes) {
             let (channel, is_known) = (one.channel, one.is_retry() || !one.is_in_chain());
             let quiet = self.quiet(&one, &wishes, now_ms);
-            let result = if seen == Seen::Acknowledged {
+            let result = if seen == Seen::Replaced {
+                log.push(one.told(SendState::Skipped, "collapsed", now_ms));
+                "collapsed"
+            } else if seen == Seen::Acknowledged {
                 log.push(one.told(SendState::Skipped, "acknowledged", now_ms));
                 "acknowledged"
             } else if self.is_off(&one, &wishes) {
@@ -210,6 +222,9 @@ impl Check {
     }
 
     async fn seen(&self, one: &Due) -> Result<Seen, StoreError> {
+        if self.is_replaced(one).await? {
+            return Ok(Seen::Replaced);
+        }
         if !one.is_in_chain() {
             return Ok(Seen::Unacknowledged);
         }
@@ -224,6 +239,20 @@ impl Check {
         } else {
             Seen::Unacknowledged
         })
+    }
+
+    /// Its row is left out of what begins with it.
+    async fn is_replaced(&self, one: &Due) -> Result<bool, StoreError> {
+        let (parcel, store) = (&one.parcel, &self.store);
+        if parcel.content.collapse_key.is_none() {
+            return Ok(false);
+        }
+        let Some(row) = store.row(&parcel.user, parcel.head.id).await? else {
+            return Ok(false);
+        };
+        let from = store.rows_after(&parcel.user, Some(row.prev), 1).await?;
+        let is_there = from.rows.first().is_some_and(|first| first.pos <= row.pos);
+        Ok(from.at_quorum && from.covered >= row.pos && !is_there)
     }
 
     /// Where accepted outcomes lag, of what these are waiting for.
