@@ -205,6 +205,8 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("web_push.contact", "mailto:ops@example.com"),
         ("web_push.vapid_key_file", "DIR/token.key"),
         ("web_push.hosts", "[\"\"]"),
+        ("web_push.hosts", "[\"https://fcm.googleapis.com\"]"),
+        ("limits.producers", "{ \"A shop\" = 1 }"),
         ("fcm.service_account_file", "DIR/token.key"),
         ("fcm.url", "fcm.googleapis.com"),
         ("apns.address", "api.push.apple.com"),
@@ -218,6 +220,25 @@ fn a_dispatcher_refuses_a_wrong_value_before_it_opens_anything() {
         ("log.level", "foo"),
     ] {
         refuses("dispatcher", &[(key, value)], key);
+    }
+    // A file of authorities that holds none: nobody would be reached.
+    for (key, needs) in [
+        ("email.ca_file", ("email.relay", "smtp.example.com:587")),
+        (
+            "email.sns_ca_file",
+            (
+                "email.sns_topics",
+                "[\"arn:aws:sns:eu-central-1:123456789012:ses\"]",
+            ),
+        ),
+    ] {
+        let from = ("email.from", "no-reply@example.com");
+        let relay = ("email.relay", "smtp.example.com:587");
+        refuses(
+            "dispatcher",
+            &[relay, from, needs, (key, "DIR/token.key")],
+            key,
+        );
     }
 }
 

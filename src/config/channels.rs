@@ -291,8 +291,22 @@ impl WebPush {
                 "one of them is empty: it would stand for all",
             );
         }
+        let is_name = |host: &String| {
+            let (name, port) = host.rsplit_once(':').unwrap_or((host, "443"));
+            let is_part =
+                |one: char| one.is_alphanumeric() || matches!(one, '.' | '-' | '[' | ']' | ':');
+            !name.is_empty() && name.chars().all(is_part) && port.parse::<u16>().is_ok()
+        };
+        if let Some(host) = self.hosts.iter().find(|host| !is_name(host)) {
+            let problem = format!("{host:?} is no host or host:port, e.g. fcm.googleapis.com");
+            return wrong("web_push.hosts", &problem);
+        }
         let contact = self.contact.as_deref();
         match (&self.vapid_key_file, contact) {
+            (Some(_), Some(_)) if self.hosts.is_empty() => wrong(
+                "web_push.hosts",
+                "is empty: no push service would be asked; leave it out for all of them",
+            ),
             (None, None) => Ok(()),
             (Some(_), None) => wrong(
                 "web_push.contact",

@@ -88,6 +88,15 @@ impl Limits {
             return Err(ConfigError::new("limits.producers", problem));
         }
         for (name, count) in &self.producers {
+            // Of a name that no producer can have it would bound nobody.
+            let fits = (1..=limits::PRODUCER_NAME_BYTES).contains(&name.len());
+            let is_label = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+            if !fits || !name.bytes().all(is_label) {
+                let most = limits::PRODUCER_NAME_BYTES;
+                let problem =
+                    format!("{name:?} is no producer's name: 1 to {most} of a-z, 0-9 and -");
+                return Err(ConfigError::new("limits.producers", problem));
+            }
             within(&format!("limits.producers.{name}"), *count, rates.clone())?;
         }
         within("limits.design_per_s", self.design_per_s, rates)

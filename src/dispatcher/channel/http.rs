@@ -6,8 +6,13 @@ use reqwest::{
     Certificate, Client, ClientBuilder, RequestBuilder, Response, StatusCode, header::RETRY_AFTER,
     redirect::Policy,
 };
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use std::{
     error::Error,
+    io,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -35,11 +40,28 @@ pub fn builder(key: &str, ca_file: Option<&Path>) -> Result<ClientBuilder, Confi
     let Some(path) = ca_file else {
         return Ok(builder);
     };
+    let (pem, _) = authorities(key, path)?;
+    let authority = Certificate::from_pem(&pem)
+        .map_err(|error| ConfigError::new(key, format!("{}: {error}", path.display())))?;
+    Ok(builder.tls_certs_only([authority]))
+}
+
+/// Who may sign certificates: a file of PEM, as it is and as it is understood. One that holds none would let nobody be
+/// reached, which clients of TLS find out at their first connection only.
+pub fn authorities(key: &str, path: &Path) -> Result<(Vec<u8>, RootCertStore), ConfigError> {
     let refused = |problem: String| ConfigError::new(key, format!("{} {problem}", path.display()));
     let pem = std::fs::read(path).map_err(|error| refused(format!("can't be read: {error}")))?;
-    let authority = Certificate::from_pem(&pem)
-        .map_err(|error| refused(format!("is no certificate: {error}")))?;
-    Ok(builder.tls_certs_only([authority]))
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let added = certificate
+            .map_err(io::Error::other)
+            .and_then(|certificate| roots.add(certificate).map_err(io::Error::other));
+        added.map_err(|error| refused(format!("is no certificate: {error}")))?;
+    }
+    match roots.is_empty() {
+        true => Err(refused("has no certificate, as PEM".into())),
+        false => Ok((pem, roots)),
+    }
 }
 
 /// `host[:port]` of a URL that is only that.

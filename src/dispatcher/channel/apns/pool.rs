@@ -6,7 +6,9 @@
 //!   is sent again at once, on another connection; any other is not;
 //! * a connection on which a request got no answer in time is not used for new ones.
 
-use crate::{config::ConfigError, limits};
+use crate::{
+    config::ConfigError, dispatcher::channel::http::authorities as authorities_in, limits,
+};
 use bytes::Bytes;
 use futures::future::poll_fn;
 use http::{Request, Response};
@@ -17,14 +19,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use std::{
     error::Error,
     future::Future,
-    io,
     path::Path,
     pin::pin,
     sync::{
@@ -342,19 +340,5 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, ConfigError> {
             _ => Ok(roots),
         };
     };
-    let refused = |problem: String| {
-        let problem = format!("{} {problem}", path.display());
-        ConfigError::new("apns.ca_file", problem)
-    };
-    let pem = std::fs::read(path).map_err(|error| refused(format!("can't be read: {error}")))?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let added = certificate
-            .map_err(io::Error::other)
-            .and_then(|certificate| roots.add(certificate).map_err(io::Error::other));
-        added.map_err(|error| refused(format!("is no certificate: {error}")))?;
-    }
-    match roots.is_empty() {
-        true => Err(refused("has no certificate".into())),
-        false => Ok(roots),
-    }
+    Ok(authorities_in("apns.ca_file", path)?.1)
 }

@@ -12,7 +12,7 @@ pub mod events;
 pub mod sns;
 pub mod unsubscribe;
 
-use super::{Answer, Message, Pace, Provider};
+use super::{Answer, Message, Pace, Provider, http};
 use crate::{
     config::{self, ConfigError, EmailTls, Secret},
     dispatcher::{
@@ -366,12 +366,10 @@ impl Security {
 }
 
 fn certificate(path: &Path) -> Result<Certificate, ConfigError> {
-    let refused = |problem: String| {
-        let problem = format!("{} {problem}", path.display());
-        ConfigError::new("email.ca_file", problem)
-    };
-    let pem = std::fs::read(path).map_err(|error| refused(format!("can't be read: {error}")))?;
-    Certificate::from_pem(&pem).map_err(|error| refused(format!("is no certificate: {error}")))
+    let key = "email.ca_file";
+    let (pem, _) = http::authorities(key, path)?;
+    Certificate::from_pem(&pem)
+        .map_err(|error| ConfigError::new(key, format!("{}: {error}", path.display())))
 }
 
 impl Login {
