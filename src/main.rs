@@ -35,7 +35,8 @@ enum Command {
         #[command(subcommand)]
         task: Option<DispatcherTask>,
     },
-    /// What the configured connections cost in memory, and whether this host is set up for them.
+    /// What the configured connections cost in memory, and whether this host is set up for them; or whether a dispatcher's
+    /// configuration is in order.
     Check(check::Check),
     /// Ask and command a running Herald.
     Ctl(Box<ctl::Ctl>),

@@ -502,6 +502,40 @@ fn check_refuses_a_wrong_command_line_as_a_wrong_configuration_and_names_who_has
 }
 
 #[test]
+fn check_judges_the_configuration_of_a_dispatcher_and_of_a_standalone_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("herald.toml");
+    let place = directory.path().display();
+    let store = format!("[store]\npath = \"{place}/store\"\n[spool]\npath = \"{place}/spool\"\n");
+    let standalone = format!("[gateway]\ncores = 1\n[store]\npath = \"{place}/data\"\n");
+    for (own, section, status, told) in [
+        (&store, "", 0, "in order"),
+        (&store, "[email]\nrelay = \"nowhere\"\n", 64, "email.relay"),
+        (
+            &store,
+            "[templates]\npath = \"/nonexistent\"\n",
+            64,
+            "templates.path",
+        ),
+        (&standalone, "[fcm]\nat_once = 0\n", 64, "fcm.at_once"),
+        (&standalone, "[garage]\ndoors = 2\n", 64, "garage"),
+    ] {
+        std::fs::write(&file, format!("{own}{section}")).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_herald"))
+            .args(["check", "--config"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{section}: {said}");
+        assert!(said.contains(told), "{section}: {said}");
+    }
+    let made: Vec<_> = names_in(directory.path());
+    assert_eq!(made, ["herald.toml"], "nothing is made");
+}
+
+#[test]
 fn ctl_topics_without_a_broker_says_what_it_waits_for_and_why_it_gave_up() {
     let brokers = format!("127.0.0.1:{}", free_port());
     for what in ["--check", "--apply"] {

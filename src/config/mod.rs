@@ -322,6 +322,29 @@ impl Shipped for StandaloneConfig {
     const FILE: &str = include_str!("../../config/standalone.toml");
 }
 
+/// Whose a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    Gateway,
+    Dispatcher,
+    Standalone,
+}
+
+/// By its sections; what nobody knows all of is taken for a gateway's.
+pub fn owner(path: &Path) -> Result<Owner, ConfigError> {
+    let given = read(path)?;
+    let knows = |file: &str| {
+        let known: toml::Table = file.parse().expect("the shipped file is checked by a test");
+        given.keys().all(|section| known.contains_key(section))
+    };
+    Ok(match () {
+        () if knows(GatewayConfig::FILE) => Owner::Gateway,
+        () if knows(DispatcherConfig::FILE) => Owner::Dispatcher,
+        () if knows(StandaloneConfig::FILE) => Owner::Standalone,
+        () => Owner::Gateway,
+    })
+}
+
 /// Reads the shipped file, then the operator's (if any), then the environment.
 pub fn load<T: Shipped>(
     path: Option<&Path>,
