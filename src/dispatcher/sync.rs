@@ -12,7 +12,7 @@ use super::{
     frame,
     intake::GENERATION,
     metrics::DispatcherMetrics,
-    store::{RowsAfter, SharedStore, StoreError},
+    store::{Row, RowsAfter, SharedStore, StoreError},
     tags::{self, Hidden},
     unix_ms,
 };
@@ -138,20 +138,13 @@ impl Sync {
         user: &UserId,
         part: &mut Part<'_>,
     ) -> Result<Vec<NotificationId>, StoreError> {
-        let rows = &mut part.rows.rows;
-        if rows.is_empty() {
-            return Ok(Vec::new());
+        let rows: Vec<&Row> = part.rows.rows.iter().collect();
+        let seen = tags::seen(&self.store, user, &rows).await?;
+        for row in &mut part.rows.rows {
+            row.read = seen.read.contains(&row.id);
         }
-        let ids: Vec<NotificationId> = rows.iter().map(|row| row.id).collect();
-        let (read, mut left_out, hidden) = tokio::try_join!(
-            self.store.read_among(user, &ids),
-            self.store.dismissed_among(user, &ids),
-            tags::hidden(&self.store, user, &*rows),
-        )?;
-        for row in rows {
-            row.read = read.contains(&row.id);
-        }
-        match hidden {
+        let mut left_out = seen.dismissed;
+        match seen.hidden {
             Hidden::Unknown(ids) => part.cut_before(&ids),
             known => left_out.extend(known.ids()),
         }
@@ -353,10 +346,7 @@ fn reply(mut parts: [Part<'_>; 2], recovered: bool) -> SyncReply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        dispatcher::store::{Row, RowKind},
-        envelope::Priority,
-    };
+    use crate::{dispatcher::store::RowKind, envelope::Priority};
 
     fn at(offset: u64) -> Position {
         Position::new(1, offset).unwrap()

@@ -32,14 +32,35 @@ impl Hidden {
     }
 }
 
-/// Which of these broadcasts the user is not shown.
-pub async fn hidden(
-    store: &SharedStore,
-    user: &UserId,
-    rows: impl IntoIterator<Item = &Row>,
-) -> Result<Hidden, StoreError> {
+/// What a user has made of some broadcasts, and what of them is not for the user.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub read: Vec<NotificationId>,
+    pub dismissed: Vec<NotificationId>,
+    pub hidden: Hidden,
+}
+
+/// A broadcast is one row for everyone; this is what of it differs from user to user.
+pub async fn seen(store: &SharedStore, user: &UserId, rows: &[&Row]) -> Result<Seen, StoreError> {
+    if rows.is_empty() {
+        return Ok(Seen::default());
+    }
+    let ids: Vec<NotificationId> = rows.iter().map(|row| row.id).collect();
+    let (read, dismissed, hidden) = tokio::try_join!(
+        store.read_among(user, &ids),
+        store.dismissed_among(user, &ids),
+        hidden(store, user, rows),
+    )?;
+    Ok(Seen {
+        read,
+        dismissed,
+        hidden,
+    })
+}
+
+async fn hidden(store: &SharedStore, user: &UserId, rows: &[&Row]) -> Result<Hidden, StoreError> {
     let tagged = rows
-        .into_iter()
+        .iter()
         .filter_map(|row| Some((row.id, tags(&row.content)?)));
     let tagged: Vec<(NotificationId, Vec<String>)> = tagged.collect();
     // So it is most of the time.
@@ -68,6 +89,7 @@ pub async fn unread(store: &SharedStore, user: &UserId) -> Result<u64, StoreErro
     let newest = store
         .broadcast_page(None, limits::UNREAD_BROADCASTS)
         .await?;
+    let newest: Vec<&Row> = newest.iter().collect();
     let hidden = hidden(store, user, &newest).await?;
     store.unread(user, hidden.ids()).await
 }

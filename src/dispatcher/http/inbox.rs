@@ -10,7 +10,7 @@ use super::{
 use crate::{
     dispatcher::{
         intake::{fields::Fields, request::Refusal},
-        store::{Row, StoreError},
+        store::Row,
         tags, unix_ms,
     },
     envelope::{Content, Priority, is_expired},
@@ -21,7 +21,7 @@ use crate::{
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
-use std::{collections::HashSet, iter::Peekable};
+use std::iter::Peekable;
 
 #[derive(Deserialize)]
 pub struct PageQuery {
@@ -69,7 +69,10 @@ pub async fn page(
         Some(last) if has_more => Some(last.cursor.to_string()),
         _ => None,
     };
-    let [read, left_out] = seen_broadcasts(&shared, &user, &page).await?;
+    let broadcasts = page.iter().filter(|entry| entry.is_broadcast);
+    let broadcasts: Vec<&Row> = broadcasts.map(|entry| &entry.row).collect();
+    let seen = tags::seen(&shared.store, &user, &broadcasts).await?;
+    let left_out = [&seen.dismissed, seen.hidden.ids()].concat();
     let node = &shared.node;
     let streams = [node.region.user_stream(), node.region.broadcast_stream()];
     let now_ms = unix_ms();
@@ -77,7 +80,7 @@ pub async fn page(
         .iter()
         .filter(|entry| !is_expired(entry.row.expires_ms, now_ms))
         .filter(|entry| !left_out.contains(&entry.row.id))
-        .filter_map(|entry| describe(entry, &streams, &read))
+        .filter_map(|entry| describe(entry, &streams, &seen.read))
         .collect();
     Ok(Json(Page {
         items,
@@ -174,27 +177,6 @@ fn merge(own: Vec<Row>, broadcasts: Vec<Row>, start: PageCursor) -> impl Iterato
     })
 }
 
-/// Those that the user read, and those that the user dismissed or was not meant to get.
-async fn seen_broadcasts(
-    shared: &Shared,
-    user: &UserId,
-    page: &[Entry],
-) -> Result<[HashSet<NotificationId>; 2], StoreError> {
-    let broadcasts = page.iter().filter(|entry| entry.is_broadcast);
-    let rows: Vec<&Row> = broadcasts.map(|entry| &entry.row).collect();
-    let ids: Vec<NotificationId> = rows.iter().map(|row| row.id).collect();
-    if ids.is_empty() {
-        return Ok(Default::default());
-    }
-    let (read, mut left_out, hidden) = tokio::try_join!(
-        shared.store.read_among(user, &ids),
-        shared.store.dismissed_among(user, &ids),
-        tags::hidden(&shared.store, user, rows),
-    )?;
-    left_out.extend(hidden.ids());
-    Ok([read, left_out].map(|ids| ids.into_iter().collect()))
-}
-
 /// A row as an inbox shows it.
 #[derive(Serialize)]
 struct Item {
@@ -220,7 +202,7 @@ struct Item {
 fn describe(
     entry: &Entry,
     [user_stream, broadcast_stream]: &[String; 2],
-    read: &HashSet<NotificationId>,
+    read: &[NotificationId],
 ) -> Option<Item> {
     let row = &entry.row;
     let content: Content = serde_json::from_slice(&row.content)
