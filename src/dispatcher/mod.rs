@@ -72,6 +72,7 @@ use spool::{OpenError, Spool};
 use std::{net::SocketAddr, sync::Arc};
 use store::SharedStore;
 use sync::Sync;
+use tags::NewestTags;
 use templates::Templates;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
@@ -199,6 +200,7 @@ struct Shared {
     spending: Spending,
     tracker: Arc<Tracker>,
     sync: Arc<Sync>,
+    newest_tags: NewestTags,
     keys: Arc<ApiKeys>,
     health: Arc<Health>,
     gateways: Gateways,
@@ -367,6 +369,7 @@ impl Shared {
                 &region,
                 metrics.clone(),
             )),
+            newest_tags: NewestTags::default(),
             keys: Arc::new(ApiKeys::new(store.clone(), admin_key)),
             health: Arc::new(Health::new(
                 bus.clone(),

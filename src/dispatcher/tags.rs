@@ -4,12 +4,15 @@
 //! So nothing is stored per user, and whoever is given a tag later sees in the inbox what went to it before, and by a sync
 //! without a cursor; other syncs ask only for what is behind their cursor, which has passed it.
 
-use super::store::{Row, SharedStore, StoreError};
+use super::store::{Row, SharedStore, StoreError, Unread};
 use crate::{
     ids::{NotificationId, UserId},
     limits,
 };
+use hashbrown::HashMap;
+use parking_lot::Mutex;
 use serde::Deserialize;
+use std::sync::Arc;
 
 /// What a user is not shown.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -62,7 +65,15 @@ async fn hidden(store: &SharedStore, user: &UserId, rows: &[&Row]) -> Result<Hid
     let tagged = rows
         .iter()
         .filter_map(|row| Some((row.id, tags(&row.content)?)));
-    let tagged: Vec<(NotificationId, Vec<String>)> = tagged.collect();
+    for_others(store, user, tagged.collect()).await
+}
+
+/// Which of these have none of the user's tags.
+async fn for_others(
+    store: &SharedStore,
+    user: &UserId,
+    tagged: Vec<(NotificationId, Vec<String>)>,
+) -> Result<Hidden, StoreError> {
     // So it is most of the time.
     if tagged.is_empty() {
         return Ok(Hidden::Nothing);
@@ -84,14 +95,48 @@ async fn hidden(store: &SharedStore, user: &UserId, rows: &[&Row]) -> Result<Hid
     Ok(Hidden::Others(hidden.map(|(id, _)| id).collect()))
 }
 
-/// What the user has not read, without what is not for the user.
-pub async fn unread(store: &SharedStore, user: &UserId) -> Result<u64, StoreError> {
-    let newest = store
-        .broadcast_page(None, limits::UNREAD_BROADCASTS)
-        .await?;
-    let newest: Vec<&Row> = newest.iter().collect();
-    let hidden = hidden(store, user, &newest).await?;
-    store.unread(user, hidden.ids()).await
+/// Tags of the newest broadcasts, of those for everyone none. A broadcast never changes, so what was read once holds.
+#[derive(Clone, Default)]
+pub struct NewestTags(Arc<Mutex<Arc<TagsById>>>);
+
+type TagsById = HashMap<NotificationId, Vec<String>>;
+
+impl NewestTags {
+    /// What the user has not read, without what is not for the user.
+    pub async fn unread(&self, store: &SharedStore, user: &UserId) -> Result<u64, StoreError> {
+        let Unread { own, broadcasts } = store.unread(user).await?;
+        let newest = self.of(store, &broadcasts).await?;
+        // What is not among them is older than they are by now.
+        let newest: Vec<(NotificationId, &Vec<String>)> = broadcasts
+            .iter()
+            .filter_map(|id| Some((*id, newest.get(id)?)))
+            .collect();
+        let tagged = newest.iter().filter(|(_, tags)| !tags.is_empty());
+        let tagged = tagged.map(|(id, tags)| (*id, (*tags).clone())).collect();
+        let hidden = for_others(store, user, tagged).await?;
+        Ok(own + (newest.len() - hidden.ids().len()) as u64)
+    }
+
+    /// They are read anew when one of these is not known.
+    async fn of(
+        &self,
+        store: &SharedStore,
+        ids: &[NotificationId],
+    ) -> Result<Arc<TagsById>, StoreError> {
+        let known = self.0.lock().clone();
+        if ids.iter().all(|id| known.contains_key(id)) {
+            return Ok(known);
+        }
+        let rows = store
+            .broadcast_page(None, limits::UNREAD_BROADCASTS)
+            .await?;
+        let tags = rows
+            .iter()
+            .map(|row| (row.id, tags(&row.content).unwrap_or_default()));
+        let read = Arc::new(tags.collect::<TagsById>());
+        *self.0.lock() = read.clone();
+        Ok(read)
+    }
 }
 
 /// `None`: it is for everyone.

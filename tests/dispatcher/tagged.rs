@@ -79,6 +79,34 @@ async fn a_broadcast_to_tags_is_seen_by_who_has_one_and_is_no_hole_for_the_other
     assert_eq!(inbox(&rig, "ada").await, (vec![everyone], 1));
 }
 
+/// Every inbox and every look at a user counts them.
+#[tokio::test(flavor = "multi_thread")]
+async fn for_whom_a_broadcast_is_is_read_once_and_counted_from_then_on() {
+    let rig = Rig::start().await;
+    let unread = async |user: &str| rig.get(&format!("/v1/users/{user}")).await["unread"].clone();
+    tag(&rig, "ada", json!(["pro"])).await;
+    to_tags(&rig, json!(["pro"])).await;
+    assert_eq!(
+        (unread("ada").await, unread("bob").await),
+        (1.into(), 0.into())
+    );
+    let file = rusqlite::Connection::open(rig.store_file()).unwrap();
+    let spoilt = file.execute("UPDATE broadcasts SET content = x''", []);
+    assert_eq!(spoilt, Ok(1));
+    tag(&rig, "bob", json!(["pro"])).await;
+    assert_eq!(
+        (unread("ada").await, unread("bob").await),
+        (1.into(), 1.into())
+    );
+    // One that came since is read.
+    to_tags(&rig, json!(["beta"])).await;
+    assert_eq!(
+        unread("eve").await,
+        1,
+        "nothing says any more that the first is for some"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn gateways_are_told_that_there_is_something_and_not_what() {
     let rig = Rig::start().await;

@@ -60,7 +60,7 @@ pub async fn page(
     let (own, broadcasts, unread) = tokio::try_join!(
         shared.store.page(&user, cursor.user, limit + 1),
         shared.store.broadcast_page(cursor.broadcast, limit + 1),
-        tags::unread(&shared.store, &user),
+        shared.newest_tags.unread(&shared.store, &user),
     )?;
     let mut merged = merge(own, broadcasts, cursor);
     let page: Vec<Entry> = merged.by_ref().take(limit).collect();

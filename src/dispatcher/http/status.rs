@@ -6,7 +6,6 @@ use super::{
 };
 use crate::{
     bus::Topic,
-    dispatcher::tags,
     limits,
     registry::{GatewayLease, Route, ShardLease},
 };
@@ -22,7 +21,7 @@ pub async fn user(
 ) -> Result<Json<Value>, ApiError> {
     let user = parse_user(&user)?;
     let (unread, recent) = tokio::try_join!(
-        tags::unread(&shared.store, &user),
+        shared.newest_tags.unread(&shared.store, &user),
         shared
             .store
             .deliveries_of(&user, None, limits::RECENT_STATES),

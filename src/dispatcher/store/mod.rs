@@ -100,6 +100,15 @@ pub struct RowsAfter {
     pub complete: bool,
 }
 
+/// What a user has not read, of what is neither superseded nor expired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Notifications of the user stream.
+    pub own: u64,
+    /// Broadcasts that are not dismissed either, newest first; for whom they are is not looked at.
+    pub broadcasts: Vec<NotificationId>,
+}
+
 /// A broadcast (`all`): one row for everyone, in a stream of its own.
 #[derive(Clone, Debug)]
 pub struct NewBroadcast {
@@ -323,8 +332,9 @@ pub trait Store: Forget + Segments + Send + Sync + 'static {
 
     async fn row(&self, user: &UserId, id: NotificationId) -> Result<Option<Row>, StoreError>;
 
-    /// Unread notifications of the user stream, and broadcasts that are neither read nor dismissed, `but` these.
-    async fn unread(&self, user: &UserId, but: &[NotificationId]) -> Result<u64, StoreError>;
+    /// Looks at the newest [`limits::UNREAD_ROWS`](crate::limits::UNREAD_ROWS) rows of the user and at the newest
+    /// [`limits::UNREAD_BROADCASTS`](crate::limits::UNREAD_BROADCASTS) broadcasts, and at no content.
+    async fn unread(&self, user: &UserId) -> Result<Unread, StoreError>;
 
     /// Which of these ids the user may mark read: those the user has ([`Store::record`]) and has not read.
     async fn unread_among(

@@ -11,7 +11,7 @@ use herald::{
             ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Erasure,
             Forget, Handled, Idempotency, Mark, NewBroadcast, NewRow, Quarantined, Release,
             Removed, Row, RowsAfter, Scheduled, Segment, SegmentSend, Segments, Store, StoreError,
-            rank, state,
+            Unread, rank, state,
         },
         suppression::Suppression,
     },
@@ -301,7 +301,7 @@ impl Store for Rows {
         Ok(row)
     }
 
-    async fn unread(&self, _: &UserId, _: &[NotificationId]) -> Result<u64, StoreError> {
+    async fn unread(&self, _: &UserId) -> Result<Unread, StoreError> {
         unreachable!("nobody counts the unread")
     }
 

@@ -3,7 +3,7 @@
 use super::{Home, offsets, prev_of};
 use crate::build::*;
 use herald::{
-    dispatcher::store::{NewRow, RowKind, StoreError},
+    dispatcher::store::{NewRow, RowKind, StoreError, Unread},
     limits,
     position::Position,
 };
@@ -89,7 +89,7 @@ pub async fn an_unknown_user_has_an_empty_stream(home: &impl Home) {
         assert!(page.rows.is_empty() && page.complete && !page.has_more);
         assert_eq!(page.head, Position::START);
     }
-    assert_eq!(store.unread(&nobody, &[]).await.unwrap(), 0);
+    assert_eq!(store.unread(&nobody).await, Ok(Unread::default()));
 }
 pub async fn a_read_mark_takes_a_position_and_marks_its_ids(home: &impl Home) {
     let (store, ada) = (home.open(), user("ada"));
@@ -123,9 +123,8 @@ pub async fn a_read_mark_of_a_broadcast_counts_for_its_user_only(home: &impl Hom
         .unwrap();
     assert_eq!(store.read_among(&ada, &[id]).await.unwrap(), [id]);
     assert_eq!(store.read_among(&bob, &[id]).await.unwrap(), []);
-    assert_eq!(store.unread(&ada, &[]).await.unwrap(), 0);
-    assert_eq!(store.unread(&bob, &[]).await.unwrap(), 1);
-    assert_eq!(store.unread(&bob, &[id]).await.unwrap(), 0);
+    assert_eq!(store.unread(&ada).await.unwrap().broadcasts, []);
+    assert_eq!(store.unread(&bob).await.unwrap().broadcasts, [id]);
 }
 
 pub async fn a_read_mark_that_cannot_be_parsed_is_refused(home: &impl Home) {
@@ -192,9 +191,15 @@ pub async fn unread_counts_what_is_neither_read_superseded_nor_expired(home: &im
         read_mark(&ada, at(6), &ids[..1]),
     ];
     store.append(more).await.unwrap();
-    for offset in [1, 2] {
-        announce(&*store, broadcast(at(offset))).await;
+    let announced = [1, 2].map(|offset| broadcast(at(offset)));
+    for row in announced.clone() {
+        announce(&*store, row).await;
     }
-    // Row 2, the last score, and two broadcasts.
-    assert_eq!(store.unread(&ada, &[]).await.unwrap(), 4);
+    let [earlier, later] = announced.map(|row| row.id);
+    let unread = Unread {
+        // Row 2 and the last score.
+        own: 2,
+        broadcasts: vec![later, earlier],
+    };
+    assert_eq!(store.unread(&ada).await, Ok(unread));
 }

@@ -61,7 +61,7 @@ mod way;
 use super::{
     ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
     Idempotency, NewBroadcast, NewRow, Quarantined, Release, Row, RowsAfter, Scheduled, Store,
-    StoreError,
+    StoreError, Unread,
 };
 use crate::{
     config::{DispatcherStore, Node},
@@ -186,8 +186,8 @@ impl Store for CassandraStore {
         self.row_by_id(user, id).await
     }
 
-    async fn unread(&self, user: &UserId, but: &[NotificationId]) -> Result<u64, StoreError> {
-        self.count_unread(user, but, unix_ms()).await
+    async fn unread(&self, user: &UserId) -> Result<Unread, StoreError> {
+        self.unread_of(user, unix_ms()).await
     }
 
     async fn unread_among(

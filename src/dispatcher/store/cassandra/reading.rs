@@ -14,7 +14,7 @@ use super::{
     unix_ms,
 };
 use crate::{
-    dispatcher::store::{Row, RowKind, RowsAfter, StoreError},
+    dispatcher::store::{Row, RowKind, RowsAfter, StoreError, Unread},
     envelope::EXPIRY_TOLERANCE_MS,
     ids::{NotificationId, UserId},
     limits,
@@ -415,28 +415,23 @@ impl CassandraStore {
         Ok(rows)
     }
 
-    /// Counts among the user's newest [`limits::UNREAD_ROWS`] rows and the newest [`limits::UNREAD_BROADCASTS`]
-    /// broadcasts, without what is read, superseded or expired.
-    pub(super) async fn count_unread(
-        &self,
-        user: &UserId,
-        but: &[NotificationId],
-        now_ms: u64,
-    ) -> Result<u64, StoreError> {
+    pub(super) async fn unread_of(&self, user: &UserId, now_ms: u64) -> Result<Unread, StoreError> {
         let reader = self.link()?.reader(Level::OrOne);
         let user = user.as_str();
-        let (own, all) = tokio::try_join!(
+        let (own, mut all) = tokio::try_join!(
             self.alive(&reader, user, limits::UNREAD_ROWS, now_ms),
             self.alive(&reader, BROADCASTS, limits::UNREAD_BROADCASTS, now_ms),
         )?;
-        let ids = [own, all].concat();
+        let ids = [&own[..], &all].concat();
         let (read, dismissed) = tokio::try_join!(
             self.receipts(&reader, user, &ids),
-            self.dismissals(&reader, user, &ids),
+            self.dismissals(&reader, user, &all),
         )?;
-        let is_seen =
-            |id: &NotificationId| read.contains(id) || dismissed.contains(id) || but.contains(id);
-        Ok(ids.iter().filter(|id| !is_seen(id)).count() as u64)
+        all.retain(|id| !read.contains(id) && !dismissed.contains(id));
+        Ok(Unread {
+            own: own.iter().filter(|id| !read.contains(*id)).count() as u64,
+            broadcasts: all,
+        })
     }
 
     /// Notifications among the stream's newest rows that are neither superseded nor expired.

@@ -26,7 +26,7 @@ mod writer;
 use super::{
     ApiKey, Appended, Attempted, Cancelled, DeadLetterAt, DeliveryState, Entered, Handled,
     Idempotency, NewBroadcast, NewRow, Quarantined, Release, Row, RowsAfter, Scheduled, Store,
-    StoreError,
+    StoreError, Unread,
 };
 use crate::{
     config::Node,
@@ -122,10 +122,10 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn unread(&self, user: &UserId, but: &[NotificationId]) -> Result<u64, StoreError> {
-        let (user, but) = (user.clone(), but.to_vec());
+    async fn unread(&self, user: &UserId) -> Result<Unread, StoreError> {
+        let user = user.clone();
         self.readers
-            .read(move |connection| reading::unread(connection, &user, &but, unix_ms()))
+            .read(move |connection| reading::unread(connection, &user, unix_ms()))
             .await
     }
 

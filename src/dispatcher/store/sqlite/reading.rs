@@ -9,7 +9,7 @@ use super::{
     schema::Failure,
 };
 use crate::{
-    dispatcher::store::{Row, RowsAfter},
+    dispatcher::store::{Row, RowsAfter, Unread},
     envelope::EXPIRY_TOLERANCE_MS,
     ids::{NotificationId, UserId},
     limits,
@@ -190,16 +190,9 @@ pub fn row(
     Ok(found.optional()?)
 }
 
-/// Counts among the user's newest [`limits::UNREAD_ROWS`] rows and the newest
-/// [`limits::UNREAD_BROADCASTS`] broadcasts, without what is read, superseded or expired. Whether the
-/// user was there when a broadcast went out makes no difference, as in the inbox page: the store is not
+/// Whether the user was there when a broadcast went out makes no difference, as in the inbox page: the store is not
 /// told of users who only ever connected, and a count that falls when the first row comes would be odd.
-pub fn unread(
-    connection: &Connection,
-    user: &UserId,
-    but: &[NotificationId],
-    now_ms: u64,
-) -> Result<u64, Failure> {
+pub fn unread(connection: &Connection, user: &UserId, now_ms: u64) -> Result<Unread, Failure> {
     let alive_ms = encode::ms(now_ms.saturating_sub(EXPIRY_TOLERANCE_MS));
     let mut statement = connection.prepare_cached(concat!(
         "SELECT count(*) FROM (
@@ -211,12 +204,12 @@ pub fn unread(
         " AND NOT ",
         read!()
     ))?;
-    let rows: i64 = statement.query_row(
+    let own: i64 = statement.query_row(
         params![user.as_str(), limits::UNREAD_ROWS as i64, alive_ms],
         |row| row.get(0),
     )?;
     let mut statement = connection.prepare_cached(
-        "SELECT count(*) FROM (
+        "SELECT id FROM (
             SELECT pos, id, expires_ms, collapse_key FROM broadcasts ORDER BY pos DESC LIMIT ?2
          ) AS newest
          WHERE (expires_ms IS NULL OR expires_ms >= ?3)
@@ -225,23 +218,14 @@ pub fn unread(
             WHERE later.collapse_key = newest.collapse_key AND later.pos > newest.pos))
          AND NOT EXISTS (SELECT 1 FROM receipts WHERE user = ?1 AND id = newest.id)
          AND NOT EXISTS (SELECT 1 FROM dismissals WHERE user = ?1 AND id = newest.id)
-         AND hex(id) NOT IN (SELECT value FROM json_each(?4))",
+         ORDER BY pos DESC",
     )?;
-    let but: Vec<String> = but
-        .iter()
-        .map(|id| format!("{:X}", id.0.simple()))
-        .collect();
-    let but = serde_json::to_string(&but).expect("a list of texts");
-    let broadcasts: i64 = statement.query_row(
-        params![
-            user.as_str(),
-            limits::UNREAD_BROADCASTS as i64,
-            alive_ms,
-            but
-        ],
-        |row| row.get(0),
-    )?;
-    Ok((rows + broadcasts) as u64)
+    let values = params![user.as_str(), limits::UNREAD_BROADCASTS as i64, alive_ms];
+    let broadcasts = statement.query_map(values, |row| encode::read_id(row, 0))?;
+    Ok(Unread {
+        own: own as u64,
+        broadcasts: broadcasts.collect::<Result<_, _>>()?,
+    })
 }
 
 /// The user has it: a notification of the inbox, a broadcast, or one whose fate is logged already (a record
