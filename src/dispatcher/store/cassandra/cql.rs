@@ -52,6 +52,10 @@ impl Profiles {
             .request_timeout(Some(Duration::from_millis(config.timeout_ms)))
             .consistency(Consistency::LocalQuorum)
             .serial_consistency(Some(SerialConsistency::LocalSerial));
+        // This is against a slow or dead coordinator. Those that live may wait for the same dead replica, and against that only
+        // the tables' `speculative_retry` helps. Its default, the 99th percentile of reads that the node saw of the table,
+        // is enough once it saw some (20 in a trial); before the first it is half a read's timeout, as is `MIN(99p,50ms)`.
+        // `50ms` is not, and made syncs after a death four times as slow where reads had been seen.
         let speculation = SimpleSpeculativeExecutionPolicy {
             max_retry_count: limits::CASSANDRA_SPECULATIONS,
             retry_interval: limits::CASSANDRA_SPECULATE_AFTER,
