@@ -8,6 +8,8 @@ mod dlq;
 mod fsync;
 #[path = "standalone/greeting.rs"]
 mod greeting;
+#[path = "standalone/memory.rs"]
+mod memory;
 #[path = "standalone/presence.rs"]
 mod presence;
 #[path = "standalone/privacy.rs"]

@@ -68,7 +68,7 @@ impl Needs {
             connections_hard: connections.map_or(hard, |asked| asked + asked / 5),
             cores: cores as u64,
             budget_bytes,
-            contract: Contract::new(gateway, cores, budget_bytes, host.tcp_bytes_max()),
+            contract: Contract::new(gateway, cores, host.tcp_bytes_max()),
             gateway: gateway.clone(),
             listens: [
                 ("gateway.listen", Some(gateway.listen)),
@@ -157,7 +157,10 @@ impl Needs {
 
     fn memory(&self, host: &Host, findings: &mut Vec<Finding>) {
         let idle = self.contract.idle(self.connections).total();
-        let worst = self.contract.worst(self.connections).total();
+        let worst = self
+            .contract
+            .worst(self.connections, self.budget_bytes)
+            .total();
         let budget_bytes = self.budget_bytes;
         let source = match (self.gateway.memory_bytes_max, host.group_memory()) {
             (0, Some(_)) => "the control group grants",

@@ -15,7 +15,7 @@ fn memory(text: &mut String, needs: &Needs) -> std::fmt::Result {
     let (connections, cores) = (needs.connections, needs.cores);
     let (idle, worst) = (
         needs.contract.idle(connections),
-        needs.contract.worst(connections),
+        needs.contract.worst(connections, needs.budget_bytes),
     );
     writeln!(
         text,
@@ -89,7 +89,7 @@ pub fn json(needs: &Needs, findings: &[Finding]) -> Value {
         "cores": needs.cores,
         "memory_budget_bytes": needs.budget_bytes,
         "memory_idle_bytes": by_kind(needs.contract.idle(needs.connections)),
-        "memory_worst_bytes": by_kind(needs.contract.worst(needs.connections)),
+        "memory_worst_bytes": by_kind(needs.contract.worst(needs.connections, needs.budget_bytes)),
         "connections_max": needs.contract.connections_max(needs.budget_bytes),
         "findings": findings,
     })

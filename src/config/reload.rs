@@ -89,6 +89,7 @@ impl Gateway {
             cores: self.cores,
             engine: self.engine,
             pin: self.pin,
+            steer: self.steer,
             own_fd_table: self.own_fd_table,
             send_buffer_bytes: self.send_buffer_bytes,
             ..fresh.clone()

@@ -247,6 +247,7 @@ impl Control {
         move |gateway| {
             let gateway = Arc::new(gateway);
             host.gateway.store(gateway.clone());
+            host.outboxes.link().memory().reload(&gateway);
             host.outboxes.send_all(|| ToCore::Reload(gateway.clone()));
         }
     }

@@ -169,22 +169,9 @@ pub fn start(
     let Addresses { plain, tls } = listen;
     let by_tls = tls.map(tracing::field::display);
     tracing::info!(engine = engine.as_str(), cores = count, listen = %plain, tls = by_tls, "accepting clients");
-    warn_of_memory(cfg, &memory);
+    memory.warn(cfg);
     let (names, canary) = (settings.names.clone(), settings.canary.clone());
     Ok(queues::control_ends(
         wirings, listen, threads, names, canary, memory,
     ))
-}
-
-fn warn_of_memory(cfg: &config::Gateway, memory: &Memory) {
-    let fit = memory.connections_max();
-    if fit < cfg.connections_soft as u64 {
-        tracing::warn!(
-            fit,
-            connections_soft = cfg.connections_soft,
-            budget_bytes = memory.budget_bytes(),
-            "memory is for fewer connections than configured: more get 503; give the host or its control group \
-             more, or set gateway.connections_soft lower (herald check shows the sum)"
-        );
-    }
 }

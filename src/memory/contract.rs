@@ -121,23 +121,16 @@ pub struct Contract {
     /// Clients may come by TLS; then every connection is counted as one that does.
     has_tls: bool,
     send_buffer_bytes: u64,
-    budget_bytes: u64,
     /// Above it the kernel takes no more for any TCP socket (the third figure of `net.ipv4.tcp_mem`).
     tcp_bytes_max: u64,
 }
 
 impl Contract {
-    pub fn new(
-        gateway: &config::Gateway,
-        cores: usize,
-        budget_bytes: u64,
-        tcp_bytes_max: u64,
-    ) -> Contract {
+    pub fn new(gateway: &config::Gateway, cores: usize, tcp_bytes_max: u64) -> Contract {
         Contract {
             cores: cores as u64,
             has_tls: gateway.tls_listen.is_some(),
             send_buffer_bytes: gateway.send_buffer_bytes as u64,
-            budget_bytes,
             tcp_bytes_max,
         }
     }
@@ -159,14 +152,14 @@ impl Contract {
             )
     }
 
-    /// The same connections with everything that is bounded at its bound at the same time.
-    pub fn worst(&self, connections: u64) -> Footprint {
+    /// The same connections with everything that is bounded at its bound at the same time, within this budget.
+    pub fn worst(&self, connections: u64, budget_bytes: u64) -> Footprint {
         let idle = self.idle(connections);
         let more = |kind: Kind, bytes: u64| idle.bytes(kind) + bytes;
         let listeners = 1 + u64::from(self.has_tls);
         let waiting = self.cores * (listeners * LISTEN_BACKLOG as u64 + REFUSED_AT_ONCE as u64);
         let socket = 2 * self.send_buffer_bytes + (WRITE_BYTES + 2 * RECEIVE_BUFFER_BYTES) as u64;
-        let lanes = self.lanes_max() + connections * HELD_SPARED_BYTES as u64;
+        let lanes = lanes_max(budget_bytes) + connections * HELD_SPARED_BYTES as u64;
         let servers = SERVER_CONNECTIONS + ADMIN_CONNECTIONS;
         idle.with(
             Kind::KernelSockets,
@@ -201,11 +194,6 @@ impl Contract {
         fit
     }
 
-    /// What waits in all connections together.
-    pub fn lanes_max(&self) -> u64 {
-        self.budget_bytes / 100 * LANES_PERCENT
-    }
-
     pub fn kernel_sockets(&self, connections: u64) -> u64 {
         connections * KERNEL_SOCKET_BYTES
     }
@@ -227,6 +215,11 @@ impl Contract {
         self.cores * (CORE_INBOX * TO_CORE_BYTES) as u64
             + self.cores * to_control * FROM_CORE_BYTES as u64
     }
+}
+
+/// What waits in all connections together.
+pub fn lanes_max(budget_bytes: u64) -> u64 {
+    budget_bytes / 100 * LANES_PERCENT
 }
 
 /// Slots are doubled when 7/8 of them are taken, part by part.
@@ -257,7 +250,7 @@ mod tests {
     use super::*;
 
     fn contract() -> Contract {
-        Contract::new(&config::Gateway::default(), 8, 16 << 30, 4 << 30)
+        Contract::new(&config::Gateway::default(), 8, 4 << 30)
     }
 
     #[test]
@@ -271,7 +264,7 @@ mod tests {
 
     #[test]
     fn everything_at_its_bound_at_once_stays_within_16_gb() {
-        let worst = contract().worst(500_000);
+        let worst = contract().worst(500_000, 16 << 30);
         assert!(worst.total() < 16 << 30, "{worst:?}");
         for (kind, bytes) in contract().idle(500_000).by_kind() {
             assert!(worst.bytes(kind) >= bytes, "{kind:?}");
@@ -284,7 +277,7 @@ mod tests {
             tls_listen: Some(([0, 0, 0, 0], 8443).into()),
             ..config::Gateway::default()
         };
-        let (plain, tls) = (contract(), Contract::new(&gateway, 8, 16 << 30, 4 << 30));
+        let (plain, tls) = (contract(), Contract::new(&gateway, 8, 4 << 30));
         assert_eq!(plain.idle(1_000).bytes(Kind::Tls), 0);
         let more = tls.idle(1_000).total() - plain.idle(1_000).total();
         assert_eq!(more, 1_000 * TLS_CONNECTION_BYTES);

@@ -58,7 +58,8 @@ impl Shortage {
 #[derive(Debug)]
 pub struct Memory {
     contract: Contract,
-    budget_bytes: u64,
+    /// As the configuration has it that was read last.
+    budget_bytes: AtomicU64,
     /// Client sockets of all cores.
     population: Arc<AtomicUsize>,
     /// Bytes that wait in connections: unsent items and control frames, messages that came in part.
@@ -81,16 +82,11 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// `gateway.memory_bytes_max`, or what the host grants.
     pub fn new(gateway: &config::Gateway, cores: usize, population: Arc<AtomicUsize>) -> Memory {
-        let root = Path::new("/");
-        let budget_bytes = match gateway.memory_bytes_max {
-            0 => budget::granted(root) / 100 * MEMORY_BUDGET_PERCENT,
-            bytes => bytes,
-        };
+        let tcp_bytes_max = budget::tcp_bytes_max(Path::new("/"));
         Memory {
-            contract: Contract::new(gateway, cores, budget_bytes, budget::tcp_bytes_max(root)),
-            budget_bytes,
+            contract: Contract::new(gateway, cores, tcp_bytes_max),
+            budget_bytes: budget_bytes(gateway).into(),
             population,
             held: AtomicI64::new(0),
             entries: AtomicU64::new(0),
@@ -100,14 +96,40 @@ impl Memory {
         }
     }
 
-    pub fn budget_bytes(&self) -> u64 {
+    /// Takes over the budget of another `[gateway]`: for newcomers, and for what waits from now on.
+    pub fn reload(&self, gateway: &config::Gateway) {
         self.budget_bytes
+            .store(budget_bytes(gateway), Ordering::Relaxed);
+        self.warn(gateway);
+    }
+
+    /// Where fewer connections fit than are configured.
+    pub fn warn(&self, gateway: &config::Gateway) {
+        let fit = self.connections_max();
+        if fit < gateway.connections_soft as u64 {
+            tracing::warn!(
+                fit,
+                connections_soft = gateway.connections_soft,
+                budget_bytes = self.budget_bytes(),
+                "memory is for fewer connections than configured: more get 503; give the host or its control group \
+                 more, or set gateway.connections_soft lower (herald check shows the sum)"
+            );
+        }
+    }
+
+    fn budget_bytes(&self) -> u64 {
+        self.budget_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What waits in all connections together.
+    fn lanes_max(&self) -> u64 {
+        contract::lanes_max(self.budget_bytes())
     }
 
     /// Why so many connections can't be, if they can't.
     pub fn shortage(&self, connections: usize) -> Option<Shortage> {
         let idle_bytes = self.contract.idle(connections as u64).total();
-        if idle_bytes + self.beyond_bytes() > self.budget_bytes {
+        if idle_bytes + self.beyond_bytes() > self.budget_bytes() {
             return Some(Shortage::Budget);
         }
         let sockets_full = self.sockets_full.load(Ordering::Relaxed);
@@ -116,7 +138,7 @@ impl Memory {
 
     /// Connections that fit in all, as things stand.
     pub fn connections_max(&self) -> u64 {
-        let budget_bytes = self.budget_bytes.saturating_sub(self.beyond_bytes());
+        let budget_bytes = self.budget_bytes().saturating_sub(self.beyond_bytes());
         let fit = self.contract.connections_max(budget_bytes);
         match self.sockets_full.load(Ordering::Relaxed) {
             true => fit.min(self.population()),
@@ -133,12 +155,12 @@ impl Memory {
             Priority::Normal => LANES_NORMAL_PERCENT,
             Priority::Low => LANES_LOW_PERCENT,
         };
-        self.held_bytes(change) < self.contract.lanes_max() / 100 * percent
+        self.held_bytes(change) < self.lanes_max() / 100 * percent
     }
 
     /// The share of what waits is used up.
     pub fn is_full(&self, change: i64) -> bool {
-        self.held_bytes(change) >= self.contract.lanes_max()
+        self.held_bytes(change) >= self.lanes_max()
     }
 
     /// More or less waits than before.
@@ -226,7 +248,7 @@ impl Memory {
         });
         let help = "Memory within which newcomers are let in.";
         metrics.computed("memory_budget_bytes", help, move || {
-            shared.budget_bytes as i64
+            shared.budget_bytes() as i64
         });
         let help = "What the buffers of sockets may take of this host before newcomers are refused; -1 where it does \
                     not say.";
@@ -253,6 +275,14 @@ impl Memory {
         self.beyond_bytes
             .load(Ordering::Relaxed)
             .max(self.held_bytes(0))
+    }
+}
+
+/// `gateway.memory_bytes_max`, or what the host grants.
+fn budget_bytes(gateway: &config::Gateway) -> u64 {
+    match gateway.memory_bytes_max {
+        0 => budget::granted(Path::new("/")) / 100 * MEMORY_BUDGET_PERCENT,
+        bytes => bytes,
     }
 }
 
@@ -361,7 +391,7 @@ mod tests {
     fn what_waits_is_bounded_over_all_and_the_low_goes_first() {
         let memory = memory(1 << 30);
         let kept = |used_percent: u64| {
-            let change = (memory.contract.lanes_max() / 100 * used_percent) as i64;
+            let change = (memory.lanes_max() / 100 * used_percent) as i64;
             let tiers = [
                 Priority::Low,
                 Priority::Normal,
@@ -375,6 +405,6 @@ mod tests {
         assert_eq!(kept(85), [false, false, true, true]);
         assert_eq!(kept(95), [false, false, false, true]);
         assert_eq!(kept(100), [false; 4]);
-        assert!(memory.is_full(memory.contract.lanes_max() as i64 + 100));
+        assert!(memory.is_full(memory.lanes_max() as i64 + 100));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{on_both_engines, support::*};
 use herald::{
-    config::Engine,
+    config::{self, Engine},
     envelope::Priority,
     gateway::mailbox::{ConnId, Delivery, ToCore},
     limits,
@@ -13,6 +13,7 @@ use std::{fs, process::Command, time::Instant};
 
 on_both_engines!(
     also_by_tls: where_one_more_would_not_stay_within_the_budget_it_is_told_when_to_come_back,
+    a_budget_that_is_changed_counts_for_the_next_newcomer_and_drops_nobody,
     a_client_that_stops_reading_costs_256_kb_at_most,
     a_sync_that_nobody_reads_stays_within_it_too;
     while_the_sockets_of_the_host_hold_nearly_all_they_may_newcomers_are_told_when_to_come_back,
@@ -38,6 +39,32 @@ fn where_one_more_would_not_stay_within_the_budget_it_is_told_when_to_come_back(
         .collect();
     gateway.await_metric("herald_refused_total{cause=\"memory_unanswered\"}", 10.0);
     drop(silent);
+}
+
+fn a_budget_that_is_changed_counts_for_the_next_newcomer_and_drops_nobody(engine: Engine) {
+    let mut gateway = Gateway::start(engine);
+    let mut client = gateway.connect("42");
+    gateway.opened();
+    let with = |bytes: u64| {
+        let cfg = config::Gateway {
+            memory_bytes_max: bytes,
+            ..config::Gateway::default()
+        };
+        gateway.cores.memory().reload(&cfg);
+        let head = "GET /nowhere HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        exchange(gateway.address(), head.as_bytes())
+    };
+    let refused = with(1 << 20);
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.contains("Retry-After: "), "{refused}");
+    let answered = with(1 << 40);
+    assert!(answered.starts_with("HTTP/1.1 404 "), "{answered}");
+    assert_eq!(
+        gateway.metric("herald_refused_total{cause=\"memory\"}"),
+        1.0
+    );
+    client.say(r#"{"type":"ping"}"#);
+    client.hear_type("pong");
 }
 
 fn while_the_sockets_of_the_host_hold_nearly_all_they_may_newcomers_are_told_when_to_come_back(
