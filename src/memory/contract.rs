@@ -36,7 +36,7 @@ const OUTCOME_BYTES: u64 = 256;
 /// TLS 1.2 it is 3,500; admission sees those by what is held beyond the prediction.
 pub const TLS_CONNECTION_BYTES: u64 = 1_250;
 /// A gateway that holds nobody: the program, its runtimes, librdkafka, Redis. Measured, see benches/RESULTS.md.
-const PROCESS_BYTES: u64 = 22 << 20;
+const PROCESS_BYTES: u64 = 26 << 20;
 /// What each core adds: its receive buffer, ring, wheel, stack.
 const CORE_BYTES: u64 = 320 << 10;
 /// What the allocator keeps beyond what is in use, per connection, after so many have come. Measured.
