@@ -1,7 +1,6 @@
 //! An established TLS connection (or one on its way there): opens what arrives, seals what leaves.
 //!
-//! rustls makes the handshake. From TLS 1.3 on it hands the keys over, and the rest of the connection is
-//! [`Records`]; one of TLS 1.2 stays with it.
+//! rustls makes the handshake. Then it hands the keys over, and the rest of the connection is [`Records`].
 //!
 //! Invariants:
 //! * what is opened, sealed and put together lies in buffers of the core ([`Scratch`]). A connection owns
@@ -187,9 +186,7 @@ impl Channel {
         let Session::Rustls(session) = &self.session else {
             return Ok(());
         };
-        let is_over = !session.is_handshaking()
-            && session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
-        if !is_over || !self.incoming.is_empty() {
+        if session.is_handshaking() || !self.incoming.is_empty() {
             return Ok(());
         }
         if let Session::Rustls(session) = std::mem::replace(&mut self.session, Session::Lost) {

@@ -1,12 +1,13 @@
-//! Records of an established TLS 1.3 connection, which is nothing but its keys here.
+//! Records of an established TLS connection, which is nothing but its keys here.
 //!
 //! A connection is silent nearly all of its life. rustls keeps the expanded state of two ciphers, queues, and what
 //! the handshake left behind, 3 KB, so that the next record begins at once. Here each record sets its cipher up
 //! anew, which costs far less than the write it leads to. Handshakes, and the keys that follow from
 //! others, stay with rustls, sealing and opening with aws-lc.
 //!
-//! Invariants (RFC 8446, section 5):
-//! * a number is used once under a key, and what is sent changes keys before they are worn out;
+//! Invariants (RFC 8446, section 5; RFC 5246, section 6, with RFC 5288 and 7905):
+//! * a number is used once under a key, and what is sent changes keys before they are worn out; in TLS 1.2, where
+//!   that can't be, the connection ends;
 //! * what arrives is answered by nothing but one alert, the last: whoever does not read piles nothing up here;
 //! * nothing of a record is looked at before it was opened, but the five bytes of its header;
 //! * what is not allowed ends the connection, by the alert that is due, as the last record.
@@ -15,11 +16,12 @@ use super::channel::{Arrived, Sealed};
 use crate::limits::{TLS_EMPTY_RECORDS, TLS_KEY_RECORDS, TLS_RECORD_BYTES};
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN,
-    Nonce as OnceNonce, UnboundKey,
+    NONCE_LEN, Nonce as OnceNonce, UnboundKey,
 };
 use rustls::{
     AlertDescription, ConnectionTrafficSecrets, ContentType, Error, InvalidMessage, PeerMisbehaved,
-    crypto::cipher::{AeadKey, Iv, Nonce},
+    ProtocolVersion,
+    crypto::cipher::{AeadKey, Iv, Nonce, make_tls12_aad},
     kernel::KernelConnection,
     server::{ServerConnectionData, UnbufferedServerConnection},
 };
@@ -29,6 +31,12 @@ const HEADER_BYTES: usize = 5;
 const INNER_BYTES_MAX: usize = TLS_RECORD_BYTES + 1;
 /// Of a record behind its header: RFC 8446 leaves every cipher this much.
 const SEALED_BYTES_MAX: usize = TLS_RECORD_BYTES + 256;
+
+/// Of what TLS 1.2 seals.
+const PLAIN_BYTES_MAX: usize = TLS_RECORD_BYTES;
+/// The part of a nonce of AES-GCM that a record of TLS 1.2 carries; the rest stays the same.
+const EXPLICIT_BYTES: usize = 8;
+const SALT_BYTES: usize = NONCE_LEN - EXPLICIT_BYTES;
 
 const LEVEL_WARNING: u8 = 1;
 const LEVEL_FATAL: u8 = 2;
@@ -40,8 +48,8 @@ const NOT_REQUESTED: u8 = 0;
 const REQUESTED: u8 = 1;
 
 pub(super) struct Records {
-    /// What further keys follow from.
-    secrets: KernelConnection<ServerConnectionData>,
+    /// What further keys follow from; none do in TLS 1.2.
+    secrets: Option<KernelConnection<ServerConnectionData>>,
     sending: Keys,
     receiving: Keys,
     message: Message,
@@ -60,11 +68,21 @@ struct Message {
 
 /// Of one direction.
 struct Keys {
+    form: Form,
     algorithm: &'static Algorithm,
     key: AeadKey,
     iv: Iv,
     /// Of the next record.
     number: u64,
+}
+
+/// How a record is put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Its kind is sealed in, and padding; its nonce is known.
+    Tls13,
+    /// Its kind is in the header, and with AES-GCM a part of its nonce lies before what is sealed.
+    Tls12,
 }
 
 /// An error, and the alert that tells it to the other side.
@@ -77,13 +95,17 @@ impl From<Error> for Refused {
 }
 
 impl Records {
-    /// Of a session that is over its handshake, speaks TLS 1.3 and has nothing left to send.
+    /// Of a session that is over its handshake and has nothing left to send.
     pub fn of(session: UnbufferedServerConnection) -> Result<Records, Error> {
+        let form = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => Form::Tls12,
+            _ => Form::Tls13,
+        };
         let (extracted, secrets) = session.dangerous_into_kernel_connection()?;
         Ok(Records {
-            secrets,
-            sending: Keys::of(extracted.tx)?,
-            receiving: Keys::of(extracted.rx)?,
+            secrets: (form == Form::Tls13).then_some(secrets),
+            sending: Keys::of(form, extracted.tx)?,
+            receiving: Keys::of(form, extracted.rx)?,
             message: Message::default(),
             owes_keys: false,
             empty_left: TLS_EMPTY_RECORDS,
@@ -116,7 +138,7 @@ impl Records {
         let mut consumed = 0;
         let mut arrived = Arrived::default();
         while !arrived.peer_ended
-            && let Some(length) = record_length(&input[consumed..])?
+            && let Some(length) = self.receiving.form.record_length(&input[consumed..])?
         {
             let record = &mut input[consumed..consumed + length];
             consumed += length;
@@ -135,18 +157,24 @@ impl Records {
     ) -> Result<(), Refused> {
         let in_pieces = self.message.length > 0;
         match (kind, content) {
-            (ContentType::Handshake, [_, ..]) => self.key_update(content),
+            (ContentType::Handshake, [_, ..]) => match self.receiving.form {
+                Form::Tls13 => self.key_update(content),
+                Form::Tls12 => Err(renegotiation()),
+            },
             (ContentType::ApplicationData, []) if !in_pieces => self.spend_empty(),
             (ContentType::ApplicationData, _) if !in_pieces => {
                 self.empty_left = TLS_EMPTY_RECORDS;
                 plain.extend_from_slice(content);
                 Ok(())
             }
-            (ContentType::Alert, [_, description]) if !in_pieces => {
+            (ContentType::Alert, [level, description]) if !in_pieces => {
+                // TLS 1.3 knows no warnings.
+                let warns = self.receiving.form == Form::Tls12 && *level == LEVEL_WARNING;
                 match AlertDescription::from(*description) {
                     AlertDescription::CloseNotify => arrived.peer_ended = true,
                     // Says that the end which follows is nobody's fault.
                     AlertDescription::UserCanceled => self.spend_empty()?,
+                    _ if warns => self.spend_empty()?,
                     other => return Err(Refused(Error::AlertReceived(other), None)),
                 }
                 Ok(())
@@ -160,7 +188,8 @@ impl Records {
             return Ok(());
         };
         self.spend_empty()?;
-        self.receiving = Keys::of(self.secrets.update_rx_secret()?)?;
+        let secrets = self.secrets.as_mut().ok_or_else(no_further_keys)?;
+        self.receiving = Keys::of(Form::Tls13, secrets.update_rx_secret()?)?;
         self.owes_keys |= requested;
         Ok(())
     }
@@ -215,10 +244,11 @@ impl Records {
 
     /// What follows is sealed with new keys.
     fn renew(&mut self, sealed: &mut Sealed) -> Result<(), Error> {
+        let secrets = self.secrets.as_mut().ok_or_else(no_further_keys)?;
         let said = [&KEY_UPDATE[..], &[NOT_REQUESTED]];
         self.sending
             .seal(ContentType::Handshake, said.into_iter(), sealed)?;
-        self.sending = Keys::of(self.secrets.update_tx_secret()?)?;
+        self.sending = Keys::of(Form::Tls13, secrets.update_tx_secret()?)?;
         self.owes_keys = false;
         Ok(())
     }
@@ -255,7 +285,7 @@ impl Message {
 }
 
 impl Keys {
-    fn of((number, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Keys, Error> {
+    fn of(form: Form, (number, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Keys, Error> {
         let (algorithm, key, iv) = match secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
@@ -263,6 +293,7 @@ impl Keys {
             _ => return Err(Error::General("an unknown cipher".into())),
         };
         Ok(Keys {
+            form,
             algorithm,
             key,
             iv,
@@ -270,24 +301,56 @@ impl Keys {
         })
     }
 
-    /// The cipher, and what the next record is sealed or opened under.
-    fn next(&mut self) -> Result<(LessSafeKey, OnceNonce), Error> {
+    /// Bytes of a nonce that stand before what is sealed.
+    fn explicit_bytes(&self) -> usize {
+        match self.form == Form::Tls12 && self.algorithm != &CHACHA20_POLY1305 {
+            true => EXPLICIT_BYTES,
+            false => 0,
+        }
+    }
+
+    fn cipher(&self) -> Result<LessSafeKey, Error> {
         let key = UnboundKey::new(self.algorithm, self.key.as_ref());
         let key = key.map_err(|_| Error::General("a key of another cipher".into()))?;
-        let nonce = OnceNonce::assume_unique_for_key(Nonce::new(&self.iv, self.number).0);
+        Ok(LessSafeKey::new(key))
+    }
+
+    /// The number of the next record, and the nonce that follows from it.
+    fn next(&mut self) -> (u64, [u8; NONCE_LEN]) {
+        let number = self.number;
         self.number += 1;
-        Ok((LessSafeKey::new(key), nonce))
+        (number, Nonce::new(&self.iv, number).0)
     }
 
     /// What a whole record says, and of which kind it is.
     fn open<'a>(&mut self, record: &'a mut [u8]) -> Result<(ContentType, &'a [u8]), Refused> {
         let (header, body) = record.split_at_mut(HEADER_BYTES);
-        let (cipher, nonce) = self.next()?;
-        let opened = cipher.open_in_place(nonce, Aad::from(header), body);
-        let inner = &*opened
-            .map_err(|_| Refused(Error::DecryptError, Some(AlertDescription::BadRecordMac)))?;
-        if inner.len() > INNER_BYTES_MAX {
+        let (number, mut nonce) = self.next();
+        let explicit = self.explicit_bytes();
+        let beside = explicit + self.algorithm.tag_len();
+        let length = body.len().checked_sub(beside).ok_or_else(unopened)?;
+        let (said, body) = body.split_at_mut(explicit);
+        if explicit > 0 {
+            nonce[SALT_BYTES..].copy_from_slice(said);
+        }
+        let (kind, nonce) = (
+            ContentType::from(header[0]),
+            OnceNonce::assume_unique_for_key(nonce),
+        );
+        let cipher = self.cipher()?;
+        let opened = match self.form {
+            Form::Tls13 => cipher.open_in_place(nonce, Aad::from(header), body),
+            Form::Tls12 => {
+                let beside = make_tls12_aad(number, kind, ProtocolVersion::TLSv1_2, length);
+                cipher.open_in_place(nonce, Aad::from(beside), body)
+            }
+        };
+        let inner = &*opened.map_err(|_| unopened())?;
+        if inner.len() > self.form.inner_bytes_max() {
             return Err(oversized());
+        }
+        if self.form == Form::Tls12 {
+            return Ok((kind, inner));
         }
         // Padding has no other end than the last byte that is not zero.
         let last = inner.iter().rposition(|byte| *byte != 0);
@@ -303,41 +366,86 @@ impl Keys {
     ) -> Result<usize, Error> {
         let offered: usize = pieces.clone().map(<[u8]>::len).sum();
         let length = offered.min(TLS_RECORD_BYTES);
-        let behind = length + 1 + self.algorithm.tag_len();
+        let (explicit, tag) = (self.explicit_bytes(), self.algorithm.tag_len());
+        let (said, kind_inside) = match self.form {
+            Form::Tls13 => (ContentType::ApplicationData, 1),
+            Form::Tls12 => (kind, 0),
+        };
+        let behind = explicit + length + kind_inside + tag;
         let [high, low] = (behind as u16).to_be_bytes();
-        let header = [ContentType::ApplicationData.into(), 3, 3, high, low];
-        let (cipher, nonce) = self.next()?;
+        let header = [said.into(), 3, 3, high, low];
+        let cipher = self.cipher()?;
+        let (number, nonce) = self.next();
         let record = sealed.room_for(HEADER_BYTES + behind);
         record[..HEADER_BYTES].copy_from_slice(&header);
-        let (inner, tag) = record[HEADER_BYTES..].split_at_mut(length + 1);
+        let (carried, rest) = record[HEADER_BYTES..].split_at_mut(explicit);
+        carried.copy_from_slice(&nonce[NONCE_LEN - explicit..]);
+        let (inner, tag) = rest.split_at_mut(length + kind_inside);
         let mut at = 0;
         for piece in pieces {
             let piece = &piece[..piece.len().min(length - at)];
             inner[at..at + piece.len()].copy_from_slice(piece);
             at += piece.len();
         }
-        inner[length] = kind.into();
-        let made = cipher.seal_in_place_separate_tag(nonce, Aad::from(header), inner);
+        inner[length..].fill(kind.into());
+        let nonce = OnceNonce::assume_unique_for_key(nonce);
+        let made = match self.form {
+            Form::Tls13 => cipher.seal_in_place_separate_tag(nonce, Aad::from(header), inner),
+            Form::Tls12 => {
+                let beside = make_tls12_aad(number, kind, ProtocolVersion::TLSv1_2, length);
+                cipher.seal_in_place_separate_tag(nonce, Aad::from(beside), inner)
+            }
+        };
         tag.copy_from_slice(made.map_err(|_| Error::EncryptError)?.as_ref());
         Ok(length)
     }
 }
 
-/// Bytes of the record that `input` begins with, once it is whole. One that can't become whole is refused at once.
-fn record_length(input: &[u8]) -> Result<Option<usize>, Refused> {
-    let [kind, _, _, high, low, ..] = input else {
-        return Ok(None);
-    };
-    let kind = ContentType::from(*kind);
-    if kind != ContentType::ApplicationData {
-        return Err(unexpected(kind));
+impl Form {
+    fn inner_bytes_max(self) -> usize {
+        match self {
+            Form::Tls13 => INNER_BYTES_MAX,
+            Form::Tls12 => PLAIN_BYTES_MAX,
+        }
     }
-    let behind = usize::from(u16::from_be_bytes([*high, *low]));
-    if behind > SEALED_BYTES_MAX {
-        return Err(oversized());
+
+    /// Bytes of the record that `input` begins with, once it is whole. One that can't become whole is refused at once.
+    fn record_length(self, input: &[u8]) -> Result<Option<usize>, Refused> {
+        let [kind, _, _, high, low, ..] = input else {
+            return Ok(None);
+        };
+        let kind = ContentType::from(*kind);
+        let is_known = match self {
+            Form::Tls13 => kind == ContentType::ApplicationData,
+            Form::Tls12 => matches!(
+                kind,
+                ContentType::ApplicationData | ContentType::Alert | ContentType::Handshake
+            ),
+        };
+        if !is_known {
+            return Err(unexpected(kind));
+        }
+        let behind = usize::from(u16::from_be_bytes([*high, *low]));
+        if behind > SEALED_BYTES_MAX {
+            return Err(oversized());
+        }
+        let length = HEADER_BYTES + behind;
+        Ok((input.len() >= length).then_some(length))
     }
-    let length = HEADER_BYTES + behind;
-    Ok((input.len() >= length).then_some(length))
+}
+
+fn unopened() -> Refused {
+    Refused(Error::DecryptError, Some(AlertDescription::BadRecordMac))
+}
+
+/// A client of TLS 1.2 wants to shake hands anew: nobody here does that.
+fn renegotiation() -> Refused {
+    let Refused(error, _) = unexpected(ContentType::Handshake);
+    Refused(error, Some(AlertDescription::NoRenegotiation))
+}
+
+fn no_further_keys() -> Error {
+    Error::General("the keys of TLS 1.2 are worn out".into())
 }
 
 fn unexpected(kind: ContentType) -> Refused {
@@ -355,83 +463,7 @@ fn oversized() -> Refused {
     )
 }
 
-const _: () = assert!(MAX_TAG_LEN <= SEALED_BYTES_MAX - INNER_BYTES_MAX);
+const _: () = assert!(MAX_TAG_LEN + EXPLICIT_BYTES <= SEALED_BYTES_MAX - INNER_BYTES_MAX);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        config,
-        gateway::tls::{
-            certificate::Certificate,
-            channel::{Scratch, shake_hands},
-            provider, server_config,
-            tickets::Tickets,
-        },
-    };
-    use rustls::{ClientConnection, pki_types::ServerName, version};
-    use std::{io::Read, sync::Arc};
-
-    /// Both ends after a handshake, without a socket between them.
-    fn established() -> (Records, ClientConnection) {
-        let directory = tempfile::tempdir().unwrap();
-        testbed::certificates::make(directory.path(), &["gateway"]);
-        let files = config::Tls {
-            certificate_file: Some(directory.path().join("gateway.pem")),
-            key_file: Some(directory.path().join("gateway.key")),
-            ticket_keys_file: None,
-        };
-        let certificate = Certificate::from_config(&files, &provider()).unwrap();
-        let config = server_config(certificate, &Arc::new(Tickets::new(None).unwrap()));
-        let mut session = UnbufferedServerConnection::new(config).unwrap();
-        let config = testbed::certificates::client(directory.path(), &[&version::TLS13]);
-        let name = ServerName::try_from("127.0.0.1").unwrap();
-        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
-        while client.is_handshaking() || session.is_handshaking() {
-            let (mut said, mut scratch) = (Vec::new(), Scratch::default());
-            client.write_tls(&mut said).unwrap();
-            shake_hands(&mut session, &mut said, &mut scratch).unwrap();
-            hear(&mut client, scratch.sealed.bytes());
-        }
-        (Records::of(session).unwrap(), client)
-    }
-
-    fn hear(client: &mut ClientConnection, mut sealed: &[u8]) -> Vec<u8> {
-        let mut plain = Vec::new();
-        while !sealed.is_empty() {
-            client.read_tls(&mut sealed).unwrap();
-            client.process_new_packets().unwrap();
-            // Nothing more is not the end.
-            let _ = client.reader().read_to_end(&mut plain);
-        }
-        plain
-    }
-
-    #[test]
-    fn keys_are_renewed_before_they_are_worn_out() {
-        let (mut records, mut client) = established();
-        let mut renewals = 0;
-        for _ in 0..10 {
-            let mut sealed = Sealed::default();
-            let before = records.sending.number;
-            let pieces = [&b"one "[..], b"", b"record"].into_iter();
-            assert_eq!(
-                records.seal_by_keys_for(3, pieces, &mut sealed).unwrap(),
-                10
-            );
-            renewals += u32::from(records.sending.number < before);
-            assert_eq!(hear(&mut client, sealed.bytes()), b"one record");
-        }
-        assert!(renewals >= 3, "{renewals}");
-    }
-
-    #[test]
-    fn a_record_takes_no_more_than_tls_allows() {
-        let (mut records, mut client) = established();
-        let long = vec![7; TLS_RECORD_BYTES];
-        let mut sealed = Sealed::default();
-        let pieces = [&b"before"[..], &long].into_iter();
-        assert_eq!(records.seal(pieces, &mut sealed).unwrap(), TLS_RECORD_BYTES);
-        assert_eq!(hear(&mut client, sealed.bytes()).len(), TLS_RECORD_BYTES);
-    }
-}
+mod tests;
