@@ -14,7 +14,11 @@ use super::{
     tls::handshake::{self, Handshaking},
     wire::Wire,
 };
-use crate::{limits::HELD_SPARED_BYTES, memory::contract as memory, proto::close::CloseCode};
+use crate::{
+    limits::HELD_SPARED_BYTES,
+    memory::contract as memory,
+    proto::{close::CloseCode, session::Framing},
+};
 use std::net::TcpStream;
 
 pub(super) struct Conn {
@@ -107,17 +111,17 @@ impl Conn {
 
     /// The peer will send no more. It may still read: what is being said to it is said to the end, and a
     /// request that is whole gets its answer. But one that can't speak any more is not served any further.
+    /// A WebSocket would say by a frame that it ends: without one nobody is left to read, and where a crowd is cut
+    /// off at once, a last word to each would be met by as many resets, and cost more than all else of its end.
     /// Told again while an answer is awaited, and that does no harm.
     pub fn peer_ended(&mut self, id: ConnId, context: &mut Context) {
         self.peer_ended = true;
         match &mut self.state {
             State::Closing(_) => Closing::peer_ended(self, context),
             State::Posting(posting) if posting.is_whole() => {}
-            State::Proving(_) => {
-                context.stats.refused("left");
-                Proving::end(self, Ending::Left, id, context);
+            State::Open(open) if open.session.framing() == Framing::Sse => {
+                Open::end(self, Ending::Left, id, context);
             }
-            State::Open(_) => Open::end(self, Ending::Left, id, context),
             _ => self.lost("left", id, context),
         }
     }

@@ -63,7 +63,7 @@ pub(super) enum Ending {
     Ours(CloseCode, &'static str),
     /// By the client's close frame, which is answered.
     Theirs(Option<u16>),
-    /// By the client's end without one: what it may still read is why.
+    /// By the client's end without one; of an event stream, which may still be read: what it is told is why.
     Left,
 }
 

@@ -14,7 +14,7 @@ on_both_engines!(also_by_tls:
     a_wrong_websocket_version_is_answered_426,
     a_half_closed_newcomer_is_let_go,
     a_half_closed_request_gets_its_answer,
-    a_half_closed_websocket_gets_a_close_and_is_gone,
+    a_half_closed_websocket_is_gone_without_a_word,
     a_wrong_method_is_answered_405,
     an_unmasked_frame_is_closed_1002,
     text_that_is_not_utf8_is_closed_1007,
@@ -109,9 +109,9 @@ fn a_half_closed_request_gets_its_answer(engine: Engine) {
     gateway.await_gone();
 }
 
-fn a_half_closed_websocket_gets_a_close_and_is_gone(engine: Engine) {
+fn a_half_closed_websocket_is_gone_without_a_word(engine: Engine) {
     let mut gateway = Gateway::start(engine);
-    let going_away = [0x88, 21, 0x03, 0xe9];
+    let close = 0x88;
     let mut open = raw_client(&mut gateway);
     let mut proving = tcp(gateway.address());
     let upgrade = "GET /connect HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -121,10 +121,8 @@ fn a_half_closed_websocket_gets_a_close_and_is_gone(engine: Engine) {
         stream.shutdown(Shutdown::Write).unwrap();
         let mut heard = Vec::new();
         stream.read_to_end(&mut heard).unwrap();
-        assert!(
-            heard.windows(4).any(|bytes| bytes == going_away),
-            "{heard:?}"
-        );
+        // The answer to the upgrade, which may be on its way yet, is text.
+        assert!(!heard.contains(&close), "{heard:?}");
     }
     gateway.await_gone();
     assert_eq!(gateway.metric("herald_closed_total{code=\"left\"}"), 1.0);
