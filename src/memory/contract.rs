@@ -32,8 +32,8 @@ pub const TO_CORE_BYTES: usize = 80;
 pub const FROM_CORE_BYTES: usize = 72;
 /// An outcome that waits for a dispatcher.
 const OUTCOME_BYTES: u64 = 256;
-/// What idle TLS 1.3 adds: its keys, and what further ones follow from. Measured: 1,533 less the 340 of a plain one. Of
-/// TLS 1.2 it is 3,500; admission sees those by what is held beyond the prediction.
+/// What idle TLS adds: its keys, and in 1.3 what further ones follow from. Measured with 1.3: 1,533 less the 340 of a plain
+/// one. Until its first answer, while rustls has it, it is 3,500; admission sees those by what is held beyond the prediction.
 pub const TLS_CONNECTION_BYTES: u64 = 1_250;
 /// A gateway that holds nobody: the program, its runtimes, librdkafka, Redis. Measured, see benches/RESULTS.md.
 const PROCESS_BYTES: u64 = 26 << 20;
