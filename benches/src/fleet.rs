@@ -16,6 +16,7 @@ pub struct Fleet {
     pub doors: Doors,
     /// Admin port of the dispatcher; that of `doors` is the gateway's.
     pub dispatcher_admin: u16,
+    pub dispatcher_grpc: u16,
     pub redis: Server,
     pub kafka: Server,
 }
@@ -118,6 +119,7 @@ impl Fleet {
             dispatcher,
             doors,
             dispatcher_admin,
+            dispatcher_grpc: grpc,
             redis,
             kafka,
         })

@@ -85,8 +85,5 @@ async fn of_a_ping(process: &Process, empty_per_s: Cpu, clients: u32) -> Result<
     let used = process.cpu()?.since(before);
     let seconds = (ROUND * ROUNDS).as_secs_f64();
     let pings = f64::from(clients * ROUNDS);
-    Ok(Cpu {
-        cores_us: (used.cores_us - empty_per_s.cores_us * seconds) / pings,
-        whole_us: (used.whole_us - empty_per_s.whole_us * seconds) / pings,
-    })
+    Ok(used.each(pings, empty_per_s, seconds))
 }

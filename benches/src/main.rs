@@ -58,7 +58,7 @@ pub struct Options {
     /// `centrifugo` is started and spoken to as Centrifugo 6.
     #[arg(long, value_name = "NAME=PATH")]
     peer: Vec<String>,
-    /// Measure only these of the peers, by name.
+    /// Measure only these: of `peers`, by name; of the stores of `path`, `sqlite` or `cassandra`.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Notifications to one user each, per run.

@@ -11,18 +11,55 @@ use std::{
 /// Names of the gateway's core threads start with it.
 const THREAD_PREFIX: &str = "core-";
 
-/// CPU time of a process: its core threads, and all of it.
+/// Names of threads that only call SQLite.
+const STORE_PREFIX: &str = "store-";
+/// And of those that librdkafka makes, and of the one that takes its reports.
+const KAFKA_PREFIXES: [&str; 2] = ["rdk:", "producer pollin"];
+
+/// CPU time of a process: its core threads, those of its store and of its Kafka client, and all of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
     pub cores_us: f64,
+    pub store_us: f64,
+    pub kafka_us: f64,
     pub whole_us: f64,
 }
 
 impl Cpu {
     pub fn since(self, before: Cpu) -> Cpu {
+        self.with(before, |now, before| now - before)
+    }
+
+    /// For each of `count` things done in `seconds`, what is used at rest left out.
+    pub fn each(self, count: f64, at_rest_per_s: Cpu, seconds: f64) -> Cpu {
+        self.with(at_rest_per_s, |used, at_rest| {
+            (used - at_rest * seconds) / count
+        })
+    }
+
+    fn plus(self, other: Cpu) -> Cpu {
+        self.with(other, |one, other| one + other)
+    }
+
+    fn with(self, other: Cpu, each: impl Fn(f64, f64) -> f64) -> Cpu {
         Cpu {
-            cores_us: self.cores_us - before.cores_us,
-            whole_us: self.whole_us - before.whole_us,
+            cores_us: each(self.cores_us, other.cores_us),
+            store_us: each(self.store_us, other.store_us),
+            kafka_us: each(self.kafka_us, other.kafka_us),
+            whole_us: each(self.whole_us, other.whole_us),
+        }
+    }
+
+    fn of_thread(name: &str, us: f64) -> Cpu {
+        let among = |prefixes: &[&str]| match prefixes.iter().any(|one| name.starts_with(one)) {
+            true => us,
+            false => 0.0,
+        };
+        Cpu {
+            cores_us: among(&[THREAD_PREFIX]),
+            store_us: among(&[STORE_PREFIX]),
+            kafka_us: among(&KAFKA_PREFIXES),
+            whole_us: us,
         }
     }
 }
@@ -48,11 +85,7 @@ impl Meter {
         process.settle().await?;
         let used = process.cpu()?.since(self.before);
         let seconds = self.began.elapsed().as_secs_f64();
-        let each = |used: f64, at_rest: f64| (used - at_rest * seconds) / count;
-        Ok(Cpu {
-            cores_us: each(used.cores_us, self.at_rest_per_s.cores_us),
-            whole_us: each(used.whole_us, self.at_rest_per_s.whole_us),
-        })
+        Ok(used.each(count, self.at_rest_per_s, seconds))
     }
 }
 
@@ -175,9 +208,7 @@ impl Process {
     pub fn cpu(&self) -> Result<Cpu> {
         let mut sum = Cpu::default();
         for process in self.family() {
-            let cpu = cpu_of(process)?;
-            sum.whole_us += cpu.whole_us;
-            sum.cores_us += cpu.cores_us;
+            sum = sum.plus(cpu_of(process)?);
         }
         Ok(sum)
     }
@@ -208,11 +239,7 @@ impl Process {
         let before = self.cpu()?;
         tokio::time::sleep(Duration::from_secs(SECONDS.into())).await;
         let used = self.cpu()?.since(before);
-        let per_s = |us: f64| us / f64::from(SECONDS);
-        Ok(Cpu {
-            cores_us: per_s(used.cores_us),
-            whole_us: per_s(used.whole_us),
-        })
+        Ok(used.each(SECONDS.into(), Cpu::default(), 0.0))
     }
 
     /// Until it has used less than 3 % of a CPU for a second, or for ten seconds at most.
@@ -251,10 +278,7 @@ pub fn cpu_of(process: u32) -> Result<Cpu> {
             continue;
         };
         let ns: f64 = text.split(' ').next().unwrap_or("0").parse()?;
-        cpu.whole_us += ns / 1_000.0;
-        if name.starts_with(THREAD_PREFIX) {
-            cpu.cores_us += ns / 1_000.0;
-        }
+        cpu = cpu.plus(Cpu::of_thread(&name, ns / 1_000.0));
     }
     Ok(cpu)
 }

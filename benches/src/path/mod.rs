@@ -4,17 +4,18 @@
 //! The users are connected. Their gateway stands still from the first request until all is on the bus, so that what it
 //! tells the dispatcher then, the outcomes, is counted by itself. Nothing is bound to a CPU.
 
+mod posts;
+
 use crate::{
     Options,
     fleet::Fleet,
     parts::Folder,
-    process::{Meter, cpu_of, sibling},
-    standalone::{Samples, content},
+    process::{Cpu, Meter, cpu_of, sibling},
+    standalone::Samples,
     swarm::Swarm,
 };
-use anyhow::{Context, Result, bail, ensure};
-use futures::{StreamExt, TryStreamExt, stream};
-use serde_json::json;
+use anyhow::{Result, ensure};
+use posts::{Door, Posts};
 use std::{
     process::Command,
     time::{Duration, Instant},
@@ -22,26 +23,19 @@ use std::{
 use testbed::cassandra::{CassandraNode, DATACENTER, fresh_keyspace};
 
 const USERS: u32 = 2_000;
-const RATES: [u32; 3] = [500, 1_000, 2_000];
+const SQLITE_RATES: [u32; 4] = [500, 1_000, 2_000, 8_000];
+/// More than one node on the same CPUs takes leaves the gateway none, whose lease then ends.
+const CASSANDRA_RATES: [u32; 2] = [500, 1_000];
 const WARM_S: u32 = 10;
 /// A gateway that stands still for longer than its lease is another case.
 const POSTS_S: u32 = 4;
 const STILL_MAX: Duration = Duration::from_secs(9);
-const AT_ONCE: usize = 256;
 
 type Settings = Vec<(&'static str, String)>;
 
-/// How it is posted.
-#[derive(Clone, Copy)]
-struct Posts {
-    rate: u32,
-    /// With an `Idempotency-Key` each, as most producers do: two more writes of the store.
-    keyed: bool,
-}
-
 /// µs of the dispatcher's CPU for each notification, and ms that a producer waited for its answer.
 struct Measured {
-    to_bus_us: f64,
+    to_bus: Cpu,
     outcomes_us: f64,
     /// What the store's own process took meanwhile.
     store_us: Option<f64>,
@@ -56,26 +50,57 @@ pub async fn run(options: &Options) -> Result<()> {
          What an idle dispatcher takes is not counted.\n"
     );
     println!(
-        "| | dispatcher, µs CPU each: to the bus | outcomes | Cassandra | answer, ms: 50 %, 99 % |"
+        "| | dispatcher, µs CPU each: to the bus | of it threads of SQLite, of librdkafka, others | outcomes | \
+         Cassandra | answer, ms: 50 %, 99 % |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|");
+    let wants =
+        |store: &str| options.only.is_empty() || options.only.iter().any(|one| one == store);
     for run in 1..=options.runs {
-        measure("SQLite", run, options, &Settings::new(), None).await?;
-        let node = tokio::task::spawn_blocking(CassandraNode::start).await?;
-        let settings = on(&node);
-        let migrated = Command::new(sibling("herald")?)
-            .args(["dispatcher", "migrate"])
-            .envs(settings.iter().map(|(key, value)| (key, value)))
-            .stdout(std::io::stderr())
-            .status()?;
-        ensure!(migrated.success(), "no tables: {migrated}");
-        let pid = Some(node.pid());
-        measure("Cassandra", run, options, &settings, pid).await?;
+        if wants("sqlite") {
+            let on = On {
+                name: "SQLite",
+                settings: Settings::new(),
+                node: None,
+                rates: &SQLITE_RATES,
+            };
+            measure(on, run, options).await?;
+        }
+        if wants("cassandra") {
+            // Held until it was measured.
+            let node = tokio::task::spawn_blocking(CassandraNode::start).await?;
+            measure(on_cassandra(&node)?, run, options).await?;
+        }
     }
     Ok(())
 }
 
-fn on(node: &CassandraNode) -> Settings {
+/// What stores.
+struct On {
+    name: &'static str,
+    settings: Settings,
+    /// Its own process.
+    node: Option<u32>,
+    rates: &'static [u32],
+}
+
+fn on_cassandra(node: &CassandraNode) -> Result<On> {
+    let settings = settings_of(node);
+    let migrated = Command::new(sibling("herald")?)
+        .args(["dispatcher", "migrate"])
+        .envs(settings.iter().map(|(key, value)| (key, value)))
+        .stdout(std::io::stderr())
+        .status()?;
+    ensure!(migrated.success(), "no tables: {migrated}");
+    Ok(On {
+        name: "Cassandra",
+        settings,
+        node: Some(node.pid()),
+        rates: &CASSANDRA_RATES,
+    })
+}
+
+fn settings_of(node: &CassandraNode) -> Settings {
     vec![
         ("HERALD_STORE__KIND", "cassandra".into()),
         (
@@ -88,37 +113,31 @@ fn on(node: &CassandraNode) -> Settings {
     ]
 }
 
-async fn measure(
-    store: &str,
-    run: usize,
-    options: &Options,
-    settings: &Settings,
-    node: Option<u32>,
-) -> Result<()> {
+async fn measure(on: On, run: usize, options: &Options) -> Result<()> {
+    let (store, node) = (on.name, on.node);
     eprintln!("path: {store}, run {run} of {}", options.runs);
     let folder = Folder::new()?;
     let more = [("HERALD_GATEWAY__PIN", "false")];
-    let mut fleet = Fleet::start_on(&folder, &more, settings).await?;
+    let mut fleet = Fleet::start_on(&folder, &more, &on.settings).await?;
     let secret = folder.text("token.key");
     let swarm = Swarm::start(&folder, fleet.doors.clients, &secret, USERS, true)?;
     fleet.doors.connected(USERS).await?;
     let rates = match options.rate[..] {
-        [] => RATES.to_vec(),
+        [] => on.rates.to_vec(),
         _ => options.rate.clone(),
     };
     let warm = Posts {
         rate: rates[0],
-        keyed: true,
+        door: Door::HttpKeyed,
     };
-    let mut posted = post(&fleet, warm, WARM_S).await?.len() as f64;
+    let mut posted = posts::send(&fleet, warm, WARM_S, USERS).await?.len() as f64;
     fleet.doors.sends(posted).await?;
     for rate in rates {
-        for keyed in [false, true] {
-            let posts = Posts { rate, keyed };
+        for door in Door::ALL {
+            let posts = Posts { rate, door };
             posted += f64::from(rate * POSTS_S);
             let measured = of_each(&mut fleet, posts, posted, node).await?;
-            let key = if keyed { ", with a key" } else { "" };
-            println!("| {store}, run {run}: {rate}/s{key} | {measured} |");
+            println!("| {store}, run {run}: {rate}/s {door} | {measured} |");
         }
     }
     let seen = swarm.finish().await?;
@@ -147,7 +166,7 @@ async fn of_each(
     );
     fleet.gateway.signal("STOP")?;
     let began = Instant::now();
-    let mut answers = post(fleet, posts, POSTS_S).await?;
+    let mut answers = posts::send(fleet, posts, POSTS_S, USERS).await?;
     let count = answers.len() as f64;
     while on_bus(fleet).await? < before + count {
         ensure!(began.elapsed() < STILL_MAX, "too much for this machine");
@@ -163,7 +182,7 @@ async fn of_each(
     answers.sort();
     let ms = |share: usize| answers[answers.len() * share / 100].as_secs_f64() * 1_000.0;
     Ok(Measured {
-        to_bus_us: to_bus.whole_us,
+        to_bus,
         outcomes_us: outcomes.whole_us,
         store_us: store_us.map(|(after, before)| (after - before) / count),
         answers_ms: [ms(50), ms(99)],
@@ -175,44 +194,21 @@ async fn on_bus(fleet: &Fleet) -> Result<f64> {
     Ok(samples.sum_of("herald_records_out_total{topic=\"in_app\"}"))
 }
 
-/// Each when it is due; how long its answer took from then.
-async fn post(fleet: &Fleet, posts: Posts, for_s: u32) -> Result<Vec<Duration>> {
-    let doors = &fleet.doors;
-    let key = std::fs::read_to_string(&doors.api_key).context("no API key")?;
-    let (key, began) = (key.trim(), Instant::now());
-    let url = format!("http://127.0.0.1:{}/v1/notifications", doors.producers);
-    let each = stream::iter(0..posts.rate * for_s).map(|n| {
-        let url = &url;
-        async move {
-            let due = began + Duration::from_secs_f64(f64::from(n) / f64::from(posts.rate));
-            tokio::time::sleep_until(due.into()).await;
-            let target = json!({ "user": (1 + n % USERS).to_string() });
-            let mut request = doors.http.post(url).bearer_auth(key).json(&content(target));
-            if posts.keyed {
-                request = request.header(
-                    "Idempotency-Key",
-                    format!("{:032x}", rand::random::<u128>()),
-                );
-            }
-            let answer = request.send().await?;
-            if answer.status() != 202 {
-                bail!("refused: {} {}", answer.status(), answer.text().await?);
-            }
-            answer.bytes().await?;
-            Ok(due.elapsed())
-        }
-    });
-    each.buffer_unordered(AT_ONCE).try_collect().await
-}
-
 impl std::fmt::Display for Measured {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let store = self.store_us.map_or("".into(), |us| format!("{us:.0}"));
         let [half, most] = self.answers_ms;
+        let Cpu {
+            store_us,
+            kafka_us,
+            whole_us,
+            ..
+        } = self.to_bus;
+        let rest_us = whole_us - store_us - kafka_us;
         write!(
             out,
-            "{:.0} | {:.0} | {store} | {half:.1}, {most:.1}",
-            self.to_bus_us, self.outcomes_us
+            "{whole_us:.0} | {store_us:.0}, {kafka_us:.0}, {rest_us:.0} | {:.0} | {store} | {half:.1}, {most:.1}",
+            self.outcomes_us
         )
     }
 }
