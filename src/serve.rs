@@ -29,15 +29,17 @@ use prometheus::IntCounterVec;
 use std::{
     io,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -176,11 +178,10 @@ impl Connection {
     async fn hold(self, stream: TcpStream, router: Router, shutdown: CancellationToken) {
         // An answer is small and waited for. A socket that refuses the option is about to fail anyway.
         let _ = stream.set_nodelay(true);
-        let (at_work, mut seen) = watch::channel(0);
-        let at_work = Arc::new(at_work);
+        let usage = Arc::new(Usage::new());
         let router = TowerToHyperService::new(router);
         let service = service_fn(|request: Request<hyper::body::Incoming>| {
-            let place = AtWork::enter(&at_work);
+            let place = AtWork::enter(&usage);
             let answer = router.call(request);
             async move {
                 let answer = answer.await?;
@@ -201,7 +202,7 @@ impl Connection {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
             }
-            unused = unused(&mut seen, self.bounds) => match unused {
+            unused = unused(&usage, self.bounds) => match unused {
                 Unused::Head => self.refused.with_label_values(&["head"]).inc(),
                 Unused::Idle => {
                     // A request that is on its way is told not to have been taken (HTTP/2).
@@ -234,35 +235,69 @@ fn protocol(port: Port) -> auto::Builder<TokioExecutor> {
 }
 
 /// Ends when the connection has been without a request for as long as it may.
-async fn unused(at_work: &mut watch::Receiver<usize>, bounds: Bounds) -> Unused {
-    if timeout(bounds.head, at_work.changed()).await.is_err() {
-        return Unused::Head;
-    }
+async fn unused(usage: &Usage, bounds: Bounds) -> Unused {
     loop {
-        let idle = *at_work.borrow_and_update() == 0;
-        // The sender lives as long as the connection: a change is the only way to get on.
-        let changed = at_work.changed();
-        if !idle {
-            let _ = changed.await;
-        } else if timeout(bounds.idle, changed).await.is_err() {
+        let now = Instant::now();
+        if !usage.began.load(Ordering::Relaxed) {
+            let until = usage.accepted + bounds.head;
+            if until <= now {
+                return Unused::Head;
+            }
+            // A request that comes meanwhile may have been idle for long by then.
+            tokio::time::sleep_until(until.min(now + bounds.idle)).await;
+            continue;
+        }
+        let until = usage.idle_since().unwrap_or(now) + bounds.idle;
+        if until <= now {
             return Unused::Idle;
         }
+        tokio::time::sleep_until(until).await;
+    }
+}
+
+/// What requests leave for the one timer that looks after their connection, so that none of them has to wake it.
+struct Usage {
+    accepted: Instant,
+    began: AtomicBool,
+    at_work: AtomicUsize,
+    /// When the last one ended, in µs from the accept.
+    ended_us: AtomicU64,
+}
+
+impl Usage {
+    fn new() -> Usage {
+        Usage {
+            accepted: Instant::now(),
+            began: AtomicBool::new(false),
+            at_work: AtomicUsize::new(0),
+            ended_us: AtomicU64::new(0),
+        }
+    }
+
+    /// `None` while a request is at work.
+    fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.at_work.load(Ordering::Acquire) == 0;
+        let ended = Duration::from_micros(self.ended_us.load(Ordering::Relaxed));
+        is_idle.then(|| self.accepted + ended)
     }
 }
 
 /// A request at work, from its head to the end of its answer.
-struct AtWork(Arc<watch::Sender<usize>>);
+struct AtWork(Arc<Usage>);
 
 impl AtWork {
-    fn enter(at_work: &Arc<watch::Sender<usize>>) -> AtWork {
-        at_work.send_modify(|count| *count += 1);
-        AtWork(at_work.clone())
+    fn enter(usage: &Arc<Usage>) -> AtWork {
+        usage.at_work.fetch_add(1, Ordering::Relaxed);
+        usage.began.store(true, Ordering::Relaxed);
+        AtWork(usage.clone())
     }
 }
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        let ended_us = self.0.accepted.elapsed().as_micros() as u64;
+        self.0.ended_us.store(ended_us, Ordering::Relaxed);
+        self.0.at_work.fetch_sub(1, Ordering::Release);
     }
 }
 
