@@ -35,10 +35,30 @@ fn append_one(
     region: &Region,
     now_ms: u64,
 ) -> Result<Appended, Failure> {
+    let (head, lost) = heads(connection, &row.user)?;
+    // Most rows are new, which only a place in the indices tells that has to be found anyway.
+    let is_new = row.pos > head.max(lost) && insert(connection, row, head, now_ms)?;
+    if !is_new {
+        return former(connection, at, row, head, lost);
+    }
+    advance_head(connection, row, region)?;
+    if row.kind == RowKind::Read {
+        insert_receipts(connection, row, now_ms)?;
+    }
+    Ok(Appended::Stored { prev: head })
+}
+
+/// What a row becomes that can't be stored: it is there already, or retention removed it, or it went back.
+fn former(
+    connection: &Connection,
+    at: usize,
+    row: &NewRow,
+    head: Position,
+    lost: Position,
+) -> Result<Appended, Failure> {
     if let Some(existing) = existing(connection, row)? {
         return Ok(existing);
     }
-    let (head, lost) = heads(connection, &row.user)?;
     if row.pos <= lost {
         // Read again after retention removed it: nobody waits for it any more.
         return Ok(Appended::Existing {
@@ -47,20 +67,12 @@ fn append_one(
             written: true,
         });
     }
-    if row.pos <= head {
-        return Err(Failure::from(StoreError::from(WentBack {
-            topic: "raw",
-            row: at,
-            pos: row.pos,
-            head,
-        })));
-    }
-    insert(connection, row, head, now_ms)?;
-    advance_head(connection, row, region)?;
-    if row.kind == RowKind::Read {
-        insert_receipts(connection, row, now_ms)?;
-    }
-    Ok(Appended::Stored { prev: head })
+    Err(Failure::from(StoreError::from(WentBack {
+        topic: "raw",
+        row: at,
+        pos: row.pos,
+        head,
+    })))
 }
 
 fn existing(connection: &Connection, row: &NewRow) -> Result<Option<Appended>, Failure> {
@@ -128,18 +140,19 @@ pub fn heads(connection: &Connection, user: &UserId) -> Result<(Position, Positi
     Ok(found.unwrap_or_default())
 }
 
+/// `false`: its position or its id has a row.
 fn insert(
     connection: &Connection,
     row: &NewRow,
     prev: Position,
     now_ms: u64,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO inbox (user, pos, prev, kind, id, priority, created_ms, expires_ms, collapse_key,
                             content, stored_ms, v)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING",
     )?;
-    statement.execute(params![
+    let inserted = statement.execute(params![
         row.user.as_str(),
         encode::position(row.pos),
         encode::position(prev),
@@ -153,7 +166,7 @@ fn insert(
         encode::ms(now_ms),
         VERSION,
     ])?;
-    Ok(())
+    Ok(inserted == 1)
 }
 
 fn advance_head(connection: &Connection, row: &NewRow, region: &Region) -> Result<(), Failure> {
