@@ -31,7 +31,6 @@ mod status;
 mod suppressions;
 mod unsubscribe;
 
-use super::Shared;
 use crate::limits;
 use axum::{
     Router,
@@ -42,12 +41,17 @@ use axum::{
     routing::{MethodRouter, delete, get, post},
 };
 use error::ApiError;
+use std::sync::Arc;
+
+/// Cloned for every request, by each layer: one count, and not one for each of its parts.
+type Shared = Arc<super::Shared>;
 
 /// `openapi.json`, as it is served.
 const DOCUMENT: &str = include_str!("openapi.json");
 
 /// The whole API, and the pages beside it.
-pub fn router(shared: Shared, origins: Vec<String>, pages: Option<Router>) -> Router {
+pub fn router(shared: super::Shared, origins: Vec<String>, pages: Option<Router>) -> Router {
+    let shared = Arc::new(shared);
     let paths = routes().into_iter();
     let api = paths
         .fold(Router::new(), |api, (path, methods)| {

@@ -108,10 +108,9 @@ impl Intake {
             Ok(mut submission) => {
                 priority = submission.content.priority.as_str();
                 // Hashed without the producer: claims are per producer already.
-                let hash = hash(&submission);
+                let claim = idempotency_key.map(|key| (key, hash(&submission)));
                 submission.content.producer = producer.to_owned();
-                self.accept_checked(producer, &submission, hash, idempotency_key)
-                    .await
+                self.accept_checked(producer, &submission, claim).await
             }
         };
         let label = result.as_ref().map_or_else(Refusal::code, |_| "accepted");
@@ -129,26 +128,25 @@ impl Intake {
         &self,
         producer: &str,
         submission: &Submission,
-        hash: [u8; 32],
-        idempotency_key: Option<&str>,
+        claim: Option<(&str, [u8; 32])>,
     ) -> Result<Receipt, Refusal> {
         let mut fits = self.check_now(producer, submission).await;
-        if fits.is_ok() || idempotency_key.is_some() {
+        if fits.is_ok() || claim.is_some() {
             self.quotas.take(producer, submission.content.priority)?;
         }
         // Of another day's budget nothing is known.
         if fits.is_ok() && submission.schedule_at.is_none() {
             fits = self.spending.check(&submission.content).await;
         }
-        match (fits, idempotency_key) {
+        match (fits, claim) {
             (Ok(()), None) => {
                 let id = NotificationId::generate();
                 let written = self.write(id, submission, false).await;
                 written.map(|durability| Receipt { id, durability })
             }
-            (Ok(()), Some(key)) => self.accept_once(producer, key, hash, submission).await,
+            (Ok(()), Some((key, hash))) => self.accept_once(producer, key, hash, submission).await,
             (Err(refusal @ Refusal::Away { .. }), _) | (Err(refusal), None) => Err(refusal),
-            (Err(refusal), Some(key)) => {
+            (Err(refusal), Some((key, hash))) => {
                 let before = self
                     .accepted_before(producer, key, hash, submission)
                     .await?;
