@@ -5,7 +5,8 @@ use herald::{
     api::{NotifyRequest, notifications_client::NotificationsClient, notify_request::Target},
     bus::Topic,
     dispatcher::store::Segment,
-    ids::{NotificationId, SegmentId},
+    ids::{NotificationId, SegmentId, UserId},
+    limits,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -247,4 +248,24 @@ async fn a_repetition_of_what_was_accepted_gets_its_answer_also_when_the_segment
         assert_eq!(fresh.status, 422, "{}", fresh.body);
         assert_eq!(fresh.body["error"]["field"], "target.segment");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_part_of_a_full_segment_may_come_again_and_nobody_else_fits_in() {
+    let rig = Rig::start().await;
+    let segment = uploaded(&rig, 2).await;
+    let id = SegmentId(segment.parse().unwrap());
+    let names = |from: u64, to: u64| (from..to).map(|n| format!("u{n}"));
+    for from in (0..limits::SEGMENT_USERS).step_by(100_000) {
+        let users = names(from, from + 100_000).map(|name| name.parse().unwrap());
+        let users: Vec<UserId> = users.collect();
+        rig.store.add_to_segment(id, &users, 1).await.unwrap();
+    }
+    let path = format!("/v1/segments/{segment}/users");
+    let last: Vec<String> = names(limits::SEGMENT_USERS - 5_000, limits::SEGMENT_USERS).collect();
+    let again = post(&rig, &path, json!({ "users": last })).await;
+    assert_eq!(again.status, 200, "{}", again.body);
+    assert_eq!(again.body["users"], limits::SEGMENT_USERS);
+    let more = post(&rig, &path, json!({ "users": [last[0], "another"] })).await;
+    assert_eq!(more.status, 413, "{}", more.body);
 }

@@ -14,11 +14,12 @@ use crate::{
         unix_ms,
     },
     envelope::Head,
-    ids::{IdError, SegmentId},
+    ids::{IdError, SegmentId, UserId},
     limits,
 };
 use axum::{Json, extract::State, http::StatusCode};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 pub async fn make(
     State(shared): State<Shared>,
@@ -55,7 +56,14 @@ pub async fn add(
     let users = list("users", fields.demand("users", "a list of strings")?)?;
     fields.finish("a part of a segment")?;
     let store = &shared.store;
-    if store.segment_size(segment.id).await? + users.len() as u64 > limits::SEGMENT_USERS {
+    let unknown: BTreeSet<UserId> = users.iter().cloned().collect();
+    let mut size = store.segment_size(segment.id).await? + unknown.len() as u64;
+    if size > limits::SEGMENT_USERS {
+        // A part that comes again, because its answer was lost, fits as it did.
+        let unknown: Vec<UserId> = unknown.into_iter().collect();
+        size -= store.count_in_segment(segment.id, &unknown).await?;
+    }
+    if size > limits::SEGMENT_USERS {
         let most = limits::SEGMENT_USERS;
         let problem = format!("a segment has at most {most} users: `all` with `tags` reaches more");
         return Err(Refusal::TooLarge {

@@ -89,6 +89,9 @@ pub trait Segments {
     /// How many users it has.
     async fn segment_size(&self, id: SegmentId) -> Result<u64, StoreError>;
 
+    /// How many of these are in it.
+    async fn count_in_segment(&self, id: SegmentId, users: &[UserId]) -> Result<u64, StoreError>;
+
     /// Up to `limit` users behind this one, in their order.
     async fn segment_users(
         &self,

@@ -210,6 +210,9 @@ impl Segments for Rows {
     ) -> Result<Vec<UserId>, StoreError> {
         unreachable!("there are no segments")
     }
+    async fn count_in_segment(&self, _: SegmentId, _: &[UserId]) -> Result<u64, StoreError> {
+        unreachable!("there are no segments")
+    }
     async fn is_sent_to(&self, _: SegmentId) -> Result<bool, StoreError> {
         unreachable!("there are no segments")
     }

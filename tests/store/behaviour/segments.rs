@@ -64,6 +64,8 @@ pub async fn a_segment_has_its_users_once_and_in_an_order_that_stays(home: &impl
     assert_eq!(seen.len(), 50);
     let seen: BTreeSet<UserId> = seen.into_iter().collect();
     assert_eq!(seen, all.iter().cloned().collect());
+    let some = [all[0].clone(), user("nobody"), all[49].clone()];
+    assert_eq!(store.count_in_segment(id, &some).await, Ok(2));
     // Whoever is forgotten is in none.
     let erasure = Erasure {
         user: all[0].clone(),

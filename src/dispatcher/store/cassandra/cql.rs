@@ -273,6 +273,7 @@ statements! {
     put_segment: Write "INSERT INTO {k}.segments (id, producer, created_ms) VALUES (?, ?, ?)",
     remove_segment: Write "DELETE FROM {k}.segments WHERE id = ?",
     segment_users: Read "SELECT user FROM {k}.segment_users WHERE segment = ? AND slice = ? AND user > ? LIMIT ?",
+    segment_user: Read "SELECT user FROM {k}.segment_users WHERE segment = ? AND slice = ? AND user = ?",
     count_segment_users: Read "SELECT COUNT(*) FROM {k}.segment_users WHERE segment = ? AND slice = ?",
     put_segment_user: Write "INSERT INTO {k}.segment_users (segment, slice, user) VALUES (?, ?, ?)",
     remove_segment_user: Write "DELETE FROM {k}.segment_users WHERE segment = ? AND slice = ? AND user = ?",

@@ -91,6 +91,17 @@ impl Segments for CassandraStore {
             .sum())
     }
 
+    async fn count_in_segment(&self, id: SegmentId, users: &[UserId]) -> Result<u64, StoreError> {
+        let reader = self.link()?.reader(Level::Quorum);
+        let statement = &self.link()?.statements.segment_user;
+        let found = users.iter().map(|user| {
+            let values = (id.0, slice_of(user), user.as_str());
+            reader.first::<(String,)>(statement, values)
+        });
+        let found = all(found.collect()).await?;
+        Ok(found.iter().flatten().count() as u64)
+    }
+
     async fn segment_users(
         &self,
         id: SegmentId,

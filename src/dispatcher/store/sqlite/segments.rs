@@ -91,6 +91,24 @@ impl Segments for SqliteStore {
             .await
     }
 
+    async fn count_in_segment(&self, id: SegmentId, users: &[UserId]) -> Result<u64, StoreError> {
+        let users = users.to_vec();
+        self.readers
+            .read(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT count(*) FROM segment_users WHERE segment = ?1 AND user = ?2",
+                )?;
+                let mut count = 0;
+                for user in &users {
+                    let values = params![id.0.as_bytes(), user.as_str()];
+                    let found: i64 = statement.query_row(values, |row| row.get(0))?;
+                    count += found as u64;
+                }
+                Ok(count)
+            })
+            .await
+    }
+
     async fn segment_users(
         &self,
         id: SegmentId,
