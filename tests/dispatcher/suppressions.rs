@@ -188,7 +188,7 @@ async fn a_report_that_is_not_signed_by_the_secret_or_too_old_suppresses_nobody(
     let (status, answer) = tell_as(&rig, SECRET, 0, r#"{"events":[{"type":"complaint"}]}"#).await;
     assert_eq!(
         (status, &answer["error"]["field"]),
-        (422, &json!("events.address"))
+        (422, &json!("events[0].address"))
     );
     let listed = as_admin(&rig, Method::GET, LIST).await.body;
     assert_eq!(listed, json!({ "items": [], "next": null }));

@@ -6,13 +6,13 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// What has not been taken yet.
 pub struct Fields<'b> {
     left: BTreeMap<String, &'b RawValue>,
     /// The field whose value this object is.
-    within: Option<&'static str>,
+    within: Option<Cow<'static, str>>,
 }
 
 impl<'b> Fields<'b> {
@@ -24,18 +24,23 @@ impl<'b> Fields<'b> {
 
     /// The object that is the value of a field.
     pub fn within(
-        field: &'static str,
+        field: impl Into<Cow<'static, str>>,
         object: &'b RawValue,
         expected: &str,
     ) -> Result<Fields<'b>, Refusal> {
-        let pairs = serde_json::from_str(object.get());
-        let pairs: Pairs<'b> =
-            pairs.map_err(|_| Refusal::field(field, format!("is not {expected}")))?;
-        Fields::of(pairs, Some(field))
+        let field = field.into();
+        let pairs: Result<Pairs<'b>, _> = serde_json::from_str(object.get());
+        match pairs {
+            Ok(pairs) => Fields::of(pairs, Some(field)),
+            Err(_) => Err(Refusal::field(field, format!("is not {expected}"))),
+        }
     }
 
     /// Of two fields of one name nobody knows which was meant.
-    fn of(Pairs(pairs): Pairs<'b>, within: Option<&'static str>) -> Result<Fields<'b>, Refusal> {
+    fn of(
+        Pairs(pairs): Pairs<'b>,
+        within: Option<Cow<'static, str>>,
+    ) -> Result<Fields<'b>, Refusal> {
         let mut fields = Fields {
             left: BTreeMap::new(),
             within,
@@ -84,7 +89,7 @@ impl<'b> Fields<'b> {
     }
 
     fn path(&self, field: &str) -> String {
-        match self.within {
+        match &self.within {
             Some(outer) => format!("{outer}.{field}"),
             None => field.to_owned(),
         }

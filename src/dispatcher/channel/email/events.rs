@@ -164,8 +164,9 @@ fn own(body: &[u8], now_ms: u64) -> Result<Told, Refusal> {
         ));
     }
     let mut told = Told::default();
-    for event in events {
-        let mut event = Fields::within("events", event, "a list of events, each an object")?;
+    for (n, event) in events.into_iter().enumerate() {
+        let at = format!("events[{n}]");
+        let mut event = Fields::within(at.clone(), event, "an event, an object")?;
         let of_type: String = event.demand("type", "a string")?;
         let address: String = event.demand("address", "a string")?;
         let permanent = event.take("permanent", "true or false")?.unwrap_or(false);
@@ -179,7 +180,7 @@ fn own(body: &[u8], now_ms: u64) -> Result<Told, Refusal> {
         };
         let mail = (address.as_str(), sent_ms);
         told.add(cause, mail, &reason, now_ms)
-            .map_err(|problem| Refusal::field("events.address", problem))?;
+            .map_err(|problem| Refusal::field(format!("{at}.address"), problem))?;
     }
     Ok(told)
 }
@@ -443,15 +444,18 @@ mod tests {
             ("[]", None),
             ("{", None),
             ("{}", Some("events")),
-            (r#"{"events":[1]}"#, Some("events")),
-            (r#"{"events":[{"type":"bounce"}]}"#, Some("events.address")),
+            (r#"{"events":[1]}"#, Some("events[0]")),
             (
-                r#"{"events":[{"type":"bounce","address":"ada","permanent":true}]}"#,
-                Some("events.address"),
+                r#"{"events":[{"type":"bounce"}]}"#,
+                Some("events[0].address"),
+            ),
+            (
+                r#"{"events":[{"type":"open","address":"a@b.c"},{"type":"bounce","address":"ada","permanent":true}]}"#,
+                Some("events[1].address"),
             ),
             (
                 r#"{"events":[{"type":"bounce","address":"a@b.c","sent_at":"soon"}]}"#,
-                Some("events.sent_at"),
+                Some("events[0].sent_at"),
             ),
             (r#"{"events":[],"colour":1}"#, Some("colour")),
             (r#"{"notificationType":"Bounce","bounce":{}}"#, Some("body")),
