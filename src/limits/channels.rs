@@ -154,6 +154,8 @@ pub const EMAIL_CONNECTIONS: usize = 8;
 pub const EMAIL_CONNECTIONS_ALLOWED: RangeInclusive<usize> = 1..=256;
 /// Mails of one connection; then it is closed. Relays count them, and some refuse what comes after the hundredth.
 pub const EMAIL_CONNECTION_MAILS: u32 = 100;
+/// Characters of a subject: a line of a mail has at most 998 bytes, and a title without blanks can't be folded. Over: cut off.
+pub const EMAIL_SUBJECT_CHARS: usize = 250;
 /// Keys that sign one mail: an old and a new one, of two kinds. Over: refused at the start.
 pub const DKIM_KEYS: usize = 4;
 /// Below it anybody signs, above it receivers need not read it (RFC 8301).

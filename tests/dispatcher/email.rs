@@ -114,6 +114,23 @@ async fn a_notification_goes_to_each_address_of_its_user_once_and_the_log_says_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_title_without_blanks_and_end_is_cut_and_its_mail_is_taken() {
+    let server = SmtpServer::start();
+    let rig = Rig::with_email(&relay(server.address())).await;
+    enter(&rig, "42", "work", "ada@example.com").await;
+    let id = rig
+        .post(json!({
+            "target": { "user": "42" }, "type": "order", "channels": ["email"],
+            "title": "x".repeat(5_000), "body": "Here is more."
+        }))
+        .await;
+    state(&rig, id, is("sent")).await;
+    let mails = server.mails();
+    let subject = header(&mails[0], "Subject: ");
+    assert_eq!(subject, format!("{}...", "x".repeat(250)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_mails_share_the_connections_there_may_be() {
     let server = SmtpServer::start();
     let mut email = relay(server.address());

@@ -185,16 +185,11 @@ impl Smtp {
             .parse()
             .map_err(|error| format!("its address: {error}"))?;
         let title = content.title.as_ref().unwrap_or(&content.notification_type);
-        // A header is one line.
-        let subject: String = title
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
         let text = content.body.as_ref().unwrap_or(title);
         let mut mail = lettre::Message::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, address))
-            .subject(subject)
+            .subject(subject_of(title))
             .date(UNIX_EPOCH + Duration::from_millis(head.created_ms))
             .message_id(Some(self.message_id(message)))
             .raw_header(header("Auto-Submitted", "auto-generated"));
@@ -303,6 +298,17 @@ fn signing_keys(
         Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes(line)?))
     });
     keys.collect::<Result<_, _>>().map(Some)
+}
+
+/// A header is one line, and not an endless one.
+fn subject_of(title: &str) -> String {
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    let mut subject: String = title.chars().map(printable).collect();
+    if let Some((end, _)) = subject.char_indices().nth(limits::EMAIL_SUBJECT_CHARS) {
+        subject.truncate(end);
+        subject.push_str("...");
+    }
+    subject
 }
 
 fn header(name: &'static str, value: &str) -> HeaderValue {
