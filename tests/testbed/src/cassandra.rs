@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -144,7 +144,21 @@ impl CassandraNode {
                 scope.spawn(|| assert!(node.launch(), "{}", node.log()));
             }
         });
+        nodes.iter().for_each(|node| node.wait_for_others(&nodes));
         nodes
+    }
+
+    /// One that does not know the others yet takes a schema that they never hear of.
+    fn wait_for_others(&self, nodes: &[CassandraNode]) {
+        let began = Instant::now();
+        let others = nodes.iter().filter(|node| node.host != self.host);
+        let known: Vec<String> = others
+            .map(|node| format!("/{}:{} is now UP", node.host, node.storage))
+            .collect();
+        while !known.iter().all(|line| self.log().contains(line)) {
+            assert!(began.elapsed() < START_MAX, "{}", self.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// On the same ports with the same data.
