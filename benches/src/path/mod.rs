@@ -1,4 +1,4 @@
-//! The dispatcher's CPU for a notification, from its request by HTTP to the record in the gateway's shard: intake, `raw`,
+//! The dispatcher's CPU for a notification, from its request to the record in the gateway's shard: intake, `raw`,
 //! router, store, look-up, `in_app`; on a real Kafka and Redis, with the store on SQLite and on one node of Cassandra.
 //!
 //! The users are connected. Their gateway stands still from the first request until all is on the bus, so that what it
@@ -43,7 +43,7 @@ struct Measured {
 }
 
 pub async fn run(options: &Options) -> Result<()> {
-    println!("\n### From a request to the gateway's shard, {USERS} users, 200 B, by HTTP\n");
+    println!("\n### From a request to the gateway's shard, {USERS} users, 200 B\n");
     println!(
         "CPU of the dispatcher for each notification through intake, `raw`, router, store, look-up and `in_app` (\"to the \
          bus\"), then for what the gateway tells it of the delivery (\"outcomes\"); meanwhile that of Cassandra's process. \
