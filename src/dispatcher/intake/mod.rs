@@ -169,13 +169,7 @@ impl Intake {
         hash: [u8; 32],
         submission: &Submission,
     ) -> Result<Option<Receipt>, Refusal> {
-        check_key(key)?;
-        let fresh = NotificationId::generate();
-        let claim = self
-            .store
-            .claim(producer, key, hash, fresh, unix_ms())
-            .await;
-        match claim.map_err(store_away)? {
+        match self.claim(producer, key, hash).await?.1 {
             Idempotency::Done(id) => Ok(Some(receipt_again(id, submission))),
             Idempotency::Claimed => {
                 let released = self.store.release_claim(producer, key).await;
@@ -185,6 +179,22 @@ impl Intake {
         }
     }
 
+    /// Under an id that counts if nobody claimed the key before.
+    async fn claim(
+        &self,
+        producer: &str,
+        key: &str,
+        hash: [u8; 32],
+    ) -> Result<(NotificationId, Idempotency), Refusal> {
+        check_key(key)?;
+        let fresh = NotificationId::generate();
+        let claim = self
+            .store
+            .claim(producer, key, hash, fresh, unix_ms())
+            .await;
+        Ok((fresh, claim.map_err(store_away)?))
+    }
+
     async fn accept_once(
         &self,
         producer: &str,
@@ -192,13 +202,8 @@ impl Intake {
         hash: [u8; 32],
         submission: &Submission,
     ) -> Result<Receipt, Refusal> {
-        check_key(key)?;
-        let fresh = NotificationId::generate();
-        let claim = self
-            .store
-            .claim(producer, key, hash, fresh, unix_ms())
-            .await;
-        let (id, again) = match claim.map_err(store_away)? {
+        let (fresh, claim) = self.claim(producer, key, hash).await?;
+        let (id, again) = match claim {
             Idempotency::Claimed => (fresh, false),
             Idempotency::Pending(id) => (id, true),
             Idempotency::Done(id) => return Ok(receipt_again(id, submission)),
