@@ -1,5 +1,6 @@
 //! Names and the grammar they keep. Parsed once at the edge; inside, a value of these types is valid.
 
+use crate::limits;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr, sync::Arc};
 use thiserror::Error;
@@ -103,7 +104,12 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// `[a-z0-9-]` of bounded length: gateway ids, regions and namespaces share the grammar.
+/// That of an API key, which limits name too.
+pub fn check_producer(name: &str) -> Result<(), IdError> {
+    label("a producer's name", name, limits::PRODUCER_NAME_BYTES).map(drop)
+}
+
+/// `[a-z0-9-]` of bounded length: gateway ids, regions, namespaces and producers' names share the grammar.
 fn label(what: &'static str, text: &str, length_max: usize) -> Result<Arc<str>, IdError> {
     let fits = (1..=length_max).contains(&text.len())
         && text

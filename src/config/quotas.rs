@@ -4,7 +4,7 @@ use super::{
     ConfigError,
     check::{notification_types, within},
 };
-use crate::limits;
+use crate::{ids::check_producer, limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -89,9 +89,7 @@ impl Limits {
         }
         for (name, count) in &self.producers {
             // Of a name that no producer can have it would bound nobody.
-            let fits = (1..=limits::PRODUCER_NAME_BYTES).contains(&name.len());
-            let is_label = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-            if !fits || !name.bytes().all(is_label) {
+            if check_producer(name).is_err() {
                 let most = limits::PRODUCER_NAME_BYTES;
                 let problem =
                     format!("{name:?} is no producer's name: 1 to {most} of a-z, 0-9 and -");

@@ -4,7 +4,11 @@ use super::{
     store::{ApiKey, SharedStore, StoreError},
     unix_ms,
 };
-use crate::{config::Secret, ids::IdError, limits};
+use crate::{
+    config::Secret,
+    ids::{IdError, check_producer},
+    limits,
+};
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -26,16 +30,7 @@ pub enum KeyError {
 
 /// A new key in clear (shown once, kept nowhere) and what is stored of it.
 pub fn generate(producer: &str, admin: bool, created_ms: u64) -> Result<(String, ApiKey), IdError> {
-    let fits = (1..=limits::PRODUCER_NAME_BYTES).contains(&producer.len())
-        && producer
-            .bytes()
-            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    if !fits {
-        return Err(IdError::Label(
-            "a producer's name",
-            limits::PRODUCER_NAME_BYTES,
-        ));
-    }
+    check_producer(producer)?;
     let secret: [u8; 32] = rand::random();
     let clear = format!("{KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
     let key = ApiKey {
