@@ -470,7 +470,7 @@ fn ctl_names_the_argument_that_is_wrong() {
     let said = ctl_exits(64, &["token", "--user", "42", "--secret-file", key], &[]);
     assert!(said.contains("--secret-file"), "{said}");
     let said = ctl_exits(2, &["send", "--title", "x"], &[]);
-    for target in ["--user", "--users", "--all"] {
+    for target in ["--user", "--users", "--segment", "--all"] {
         assert!(said.contains(target), "{said}");
     }
 }

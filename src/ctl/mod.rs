@@ -6,6 +6,7 @@ mod dlq;
 mod drain;
 mod privacy;
 mod quarantine;
+mod send;
 mod show;
 mod suppressions;
 mod topics;
@@ -13,12 +14,11 @@ mod topics;
 use crate::{
     auth,
     config::{ConfigError, Secret},
-    envelope::{Channel, Priority},
     ids::{IdError, UserId},
     process::StartError,
     sys,
 };
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{Args, Subcommand};
 pub use connection::{Endpoint, StandaloneFile};
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
@@ -57,7 +57,7 @@ enum Command {
         admin: bool,
     },
     /// Send a notification.
-    Send(Send),
+    Send(Box<send::Send>),
     /// Where a user is connected, what is unread, the latest outcomes.
     User { user: String },
     /// Forget a user: everything of before this order, in every store.
@@ -85,41 +85,6 @@ enum Command {
     Spend,
     /// Check or create the Kafka topics of a dispatcher's configuration.
     Topics(topics::Topics),
-}
-
-#[derive(Debug, Args)]
-#[command(group(ArgGroup::new("target").required(true).args(["user", "users", "all"])))]
-struct Send {
-    /// To one user.
-    #[arg(long)]
-    user: Option<String>,
-    /// To several, separated by commas.
-    #[arg(long, value_delimiter = ',')]
-    users: Option<Vec<String>>,
-    /// To everyone.
-    #[arg(long)]
-    all: bool,
-    #[arg(long = "type", default_value = "message")]
-    notification_type: String,
-    #[arg(long)]
-    title: Option<String>,
-    #[arg(long)]
-    body: Option<String>,
-    /// A JSON object, passed through.
-    #[arg(long)]
-    data: Option<String>,
-    /// critical, high, normal or low.
-    #[arg(long, default_value = "normal")]
-    priority: String,
-    /// in_app, push, email, sms; separated by commas.
-    #[arg(long, value_delimiter = ',')]
-    channels: Option<Vec<String>>,
-    #[arg(long)]
-    ttl_s: Option<u32>,
-    #[arg(long)]
-    collapse_key: Option<String>,
-    #[arg(long)]
-    idempotency_key: Option<String>,
 }
 
 /// What went wrong, with what to do about it.
@@ -175,16 +140,9 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
                 println!("{}", answer["key"].as_str().unwrap_or_default())
             });
         }
-        Command::Send(send) => {
-            let key = send.idempotency_key.clone();
-            let answer = ctl
-                .endpoint
-                .post("/v1/notifications", &send.body()?, key)
-                .await?;
-            print(&answer, |answer| {
-                println!("{}", answer["id"].as_str().unwrap_or_default())
-            });
-        }
+        Command::Send(send) => print(&send.run(&ctl.endpoint).await?, |answer| {
+            println!("{}", answer["id"].as_str().unwrap_or_default())
+        }),
         Command::User { user } => {
             let user = user_id("USER", &user)?;
             let path = format!("/v1/users/{}", connection::path_segment(user.as_str()));
@@ -234,45 +192,4 @@ fn token(
 fn user_id(argument: &str, text: &str) -> Result<UserId, ConfigError> {
     let user = text.parse();
     user.map_err(|error: IdError| ConfigError::new(argument, error.to_string()))
-}
-
-impl Send {
-    /// The request body; what the server would refuse anyway is left to it to name.
-    fn body(self) -> Result<Value, CtlError> {
-        let target = match (self.user, self.users, self.all) {
-            (Some(user), _, _) => json!({ "user": user }),
-            (_, Some(users), _) => json!({ "users": users }),
-            _ => json!({ "all": true }),
-        };
-        let priority: Priority = self.priority.parse().map_err(|()| {
-            ConfigError::new("--priority", "must be critical, high, normal or low")
-        })?;
-        let mut body = json!({
-            "target": target,
-            "type": self.notification_type,
-            "priority": priority,
-        });
-        if let Some(channels) = self.channels {
-            let channels: Result<Vec<Channel>, ()> = channels.iter().map(|c| c.parse()).collect();
-            body["channels"] = json!(channels.map_err(|()| {
-                ConfigError::new("--channels", "must be of in_app, push, email and sms")
-            })?);
-        }
-        if let Some(data) = self.data {
-            body["data"] = serde_json::from_str(&data)
-                .map_err(|error| ConfigError::new("--data", format!("is not JSON: {error}")))?;
-        }
-        let optional = [
-            ("title", self.title.map(Value::from)),
-            ("body", self.body.map(Value::from)),
-            ("ttl_s", self.ttl_s.map(Value::from)),
-            ("collapse_key", self.collapse_key.map(Value::from)),
-        ];
-        for (key, value) in optional {
-            if let Some(value) = value {
-                body[key] = value;
-            }
-        }
-        Ok(body)
-    }
 }

@@ -1,6 +1,7 @@
 //! `herald ctl` as an operator types it: a token that connects, a key that sends, what is shown after that.
 
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 use std::process::{Command, Output, Stdio};
 use testbed::{Client, Standalone, herald::binary, keep_secret};
 
@@ -118,5 +119,92 @@ async fn by_its_data_directory_ctl_makes_a_token_and_a_key_sends_and_shows_what_
         "gateway   gw-1  shard 0  1 connections  live",
     ] {
         assert!(status.lines().any(|l| l == line), "{line}\n{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctl_sends_to_tags_to_a_segment_and_later_as_the_api_does() {
+    let herald = Standalone::start(&[]).await;
+    let wanted = json!({ "tags": ["pro"] });
+    herald
+        .api
+        .call(Method::PUT, "/v1/users/42/preferences", &wanted)
+        .await;
+    let some = ["send", "--all", "--tags", "pro,at", "--title", "To some"];
+    let some = ctl(&herald, &some).trim().to_owned();
+    let shown = async |user: &str| {
+        let path = format!("/v1/users/{user}/notifications");
+        let inbox = herald.api.fetch(&path).await;
+        let items = inbox["items"].as_array().expect("a list").iter();
+        items
+            .map(|item| item["id"].as_str().expect("an id").to_owned())
+            .collect::<Vec<_>>()
+    };
+    herald
+        .eventually("who has the tag is shown it", async || {
+            shown("42").await == [some.clone()]
+        })
+        .await;
+    assert!(shown("43").await.is_empty());
+
+    let segment = herald
+        .api
+        .call(Method::POST, "/v1/segments", &json!({}))
+        .await;
+    let segment = segment["id"].as_str().expect("an id").to_owned();
+    let path = format!("/v1/segments/{segment}/users");
+    let users = json!({ "users": ["43"] });
+    herald.api.call(Method::POST, &path, &users).await;
+    let id = ctl(&herald, &["send", "--segment", &segment]);
+    herald
+        .eventually("its users have it", async || {
+            shown("43").await == [id.trim()]
+        })
+        .await;
+
+    let later = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1)).as_millisecond();
+    for at in [
+        jiff::Timestamp::from_millisecond(later)
+            .unwrap()
+            .to_string(),
+        later.to_string(),
+    ] {
+        let kept = json(&herald, &["send", "--user", "42", "--schedule-at", &at]);
+        assert_eq!(kept["durability"], "stored", "{at}");
+        let id = kept["id"].as_str().expect("an id");
+        let path = format!("/v1/notifications/{id}/delivery");
+        assert_eq!(herald.api.fetch(&path).await["scheduled_at"], later);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ctl_can_not_send_is_named() {
+    let herald = Standalone::start(&[]).await;
+    let strange = uuid::Uuid::now_v7().to_string();
+    for (arguments, status, told) in [
+        // By the command line itself.
+        (
+            &["--user", "42", "--tags", "pro"][..],
+            2,
+            "'--user <USER>' cannot be used with '--tags <TAGS>'",
+        ),
+        (&["--tags", "pro"], 2, "--all"),
+        (&["--segment", &strange, "--all"], 2, "--all"),
+        // By the dispatcher.
+        (&["--all", "--tags", ""], 1, "target.tags[0]"),
+        (&["--segment", "x"], 1, "target.segment"),
+        (&["--segment", &strange], 1, "no segment of yours"),
+        (
+            &["--user", "42", "--schedule-at", "tomorrow"],
+            1,
+            "schedule_at: is not a time",
+        ),
+        (
+            &["--user", "42", "--schedule-at", "5"],
+            1,
+            "schedule_at: is over",
+        ),
+    ] {
+        refused(&herald, &[&["send"], arguments].concat(), status, told);
     }
 }

@@ -1,6 +1,7 @@
 //! The dispatcher's HTTP interface, as a producer and an operator use it.
 
 use crate::wait::PATIENCE;
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -82,6 +83,15 @@ impl Api {
         let request = request.json(&json!({ "ids": [id] }));
         let answer = request.send().await.expect("it answers");
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
+    }
+
+    /// One that must succeed; what it answers.
+    pub async fn call(&self, method: Method, path: &str, body: &Value) -> Value {
+        let request = self.http.request(method, self.url(path)).json(body);
+        let answer = request.bearer_auth(&self.key).send().await;
+        let answer = answer.expect("it answers");
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        answer.json().await.unwrap_or_default()
     }
 
     pub async fn fetch(&self, path: &str) -> Value {
