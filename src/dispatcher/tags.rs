@@ -9,6 +9,7 @@ use crate::{
     ids::{NotificationId, UserId},
     limits,
 };
+use futures::{StreamExt, TryStreamExt, stream};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -68,31 +69,57 @@ async fn hidden(store: &SharedStore, user: &UserId, rows: &[&Row]) -> Result<Hid
     for_others(store, user, tagged.collect()).await
 }
 
-/// Which of these have none of the user's tags.
+/// Of what is only shown: without the user's tags it goes on, without what is for some.
 async fn for_others(
     store: &SharedStore,
     user: &UserId,
     tagged: Vec<(NotificationId, Vec<String>)>,
 ) -> Result<Hidden, StoreError> {
+    match others(store, user, &tagged).await {
+        Ok(others) if others.is_empty() => Ok(Hidden::Nothing),
+        Ok(others) => Ok(Hidden::Others(others)),
+        // They are read at a quorum; what else is shown is not.
+        Err(StoreError::Unavailable(_)) => {
+            let ids = tagged.into_iter().map(|(id, _)| id);
+            Ok(Hidden::Unknown(ids.collect()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Which of these have none of the user's tags.
+async fn others(
+    store: &SharedStore,
+    user: &UserId,
+    tagged: &[(NotificationId, Vec<String>)],
+) -> Result<Vec<NotificationId>, StoreError> {
     // So it is most of the time.
     if tagged.is_empty() {
-        return Ok(Hidden::Nothing);
+        return Ok(Vec::new());
     }
-    let wishes = match store.preferences(std::slice::from_ref(user)).await {
-        Ok(wishes) => wishes,
-        // They are read at a quorum; what else is shown is not, and goes on.
-        Err(StoreError::Unavailable(_)) => {
-            return Ok(Hidden::Unknown(
-                tagged.into_iter().map(|(id, _)| id).collect(),
-            ));
-        }
-        Err(error) => return Err(error),
-    };
+    let wishes = store.preferences(std::slice::from_ref(user)).await?;
     let own = wishes.into_iter().next().unwrap_or_default().tags;
     let hidden = tagged
-        .into_iter()
+        .iter()
         .filter(|(_, tags)| !tags.iter().any(|tag| own.contains(tag)));
-    Ok(Hidden::Others(hidden.map(|(id, _)| id).collect()))
+    Ok(hidden.map(|(id, _)| *id).collect())
+}
+
+/// Without the broadcasts that are not for the user, which nobody has shown: to know an id is not to have it.
+pub async fn without_others(
+    store: &SharedStore,
+    user: &UserId,
+    mut ids: Vec<NotificationId>,
+) -> Result<Vec<NotificationId>, StoreError> {
+    let rows = stream::iter(ids.clone()).map(|id| store.broadcast(id));
+    let tagged: Vec<(NotificationId, Vec<String>)> = rows
+        .buffered(limits::STORE_READERS)
+        .try_filter_map(async |row| Ok(row.and_then(|row| Some((row.id, tags(&row.content)?)))))
+        .try_collect()
+        .await?;
+    let others = others(store, user, &tagged).await?;
+    ids.retain(|id| !others.contains(id));
+    Ok(ids)
 }
 
 /// Tags of the newest broadcasts, of those for everyone none. A broadcast never changes, so what was read once holds.

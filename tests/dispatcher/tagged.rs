@@ -1,11 +1,12 @@
 //! Broadcasts to a part of everyone.
 
-use crate::rig::{Answer, Rig, id_of};
+use crate::rig::{Answer, Rig, id_of, outcome};
 use herald::{
     api::{NotifyRequest, SyncReply, notifications_client::NotificationsClient, notify_request},
     bus::Topic,
-    envelope::{Kind, Routed},
+    envelope::{Fate, Kind, Routed},
     ids::NotificationId,
+    position::Position,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -105,6 +106,39 @@ async fn for_whom_a_broadcast_is_is_read_once_and_counted_from_then_on() {
         1,
         "nothing says any more that the first is for some"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_for_others_is_neither_read_nor_dismissed_by_who_knows_its_id() {
+    let rig = Rig::start().await;
+    tag(&rig, "ada", json!(["pro"])).await;
+    let some = to_tags(&rig, json!(["pro"])).await;
+    let target = json!({ "all": true });
+    let all = rig.post(json!({ "target": target, "type": "x" })).await;
+    rig.drained("broadcast", Topic::FanOutAll).await;
+    let make = async |user: &str, what: &str, ids: Value| {
+        let path = format!("/v1/users/{user}/{what}");
+        let body = Some(json!({ "ids": ids }));
+        let answer = rig.call(Method::POST, &path, body).await;
+        (answer.status.as_u16(), answer.body["unknown"].clone())
+    };
+    for what in ["read", "dismiss"] {
+        assert_eq!(make("bob", what, json!([some])).await.0, 404, "{what}");
+        let one_of_two = make("bob", what, json!([some, all])).await;
+        assert_eq!(one_of_two.1, json!([some]), "{what}");
+        assert_eq!(make("ada", what, json!([some])).await.1, json!([]));
+    }
+    // A client that says so has it no more.
+    let said = outcome(some, "eve", Position::START, Fate::Read);
+    let gateway = rig.gateway("gw-1", 0, &[]).await;
+    rig.report(&gateway, Some(0), vec![said]).await;
+    rig.routed().await;
+    for (user, read) in [("ada", vec![some]), ("bob", vec![]), ("eve", vec![])] {
+        let marked = rig.store.read_among(&user.parse().unwrap(), &[some]).await;
+        assert_eq!(marked, Ok(read.clone()), "{user}");
+        let user = user.parse().unwrap();
+        assert_eq!(rig.store.dismissed_among(&user, &[some]).await, Ok(read));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,9 +116,11 @@ pub async fn dismiss(
 ) -> Result<Json<Value>, ApiError> {
     let user = parse_user(&user)?;
     let mut ids = ids_of(&body)?;
-    let dismissed = shared.store.dismiss(&user, &ids).await?;
+    let theirs = tags::without_others(&shared.store, &user, ids.clone()).await?;
+    let dismissed = shared.store.dismiss(&user, &theirs).await?;
     if dismissed.is_empty() {
-        let message = "none of these is a broadcast, or they are not published yet: try again";
+        let message =
+            "none of these is a broadcast to the user, or they are not published yet: try again";
         return Err(ApiError::not_found(message));
     }
     ids.retain(|id| !dismissed.contains(id));

@@ -371,6 +371,8 @@ pub trait Store: Forget + Segments + Send + Sync + 'static {
     /// Where the broadcast of this id stands: a record that was produced twice makes one row.
     async fn broadcast_position(&self, id: NotificationId) -> Result<Option<Position>, StoreError>;
 
+    async fn broadcast(&self, id: NotificationId) -> Result<Option<Row>, StoreError>;
+
     async fn broadcasts_after(
         &self,
         after: Option<Position>,

@@ -183,11 +183,11 @@ impl Tracker {
         ids: &[NotificationId],
         at_ms: u64,
     ) -> Result<Marked, TrackError> {
-        let unread = self.store.unread_among(user, ids).await?;
+        let unread = self.unread_among(user, ids).await?;
         let read = self.store.read_among(user, ids).await?;
         let mut unknown = ids.to_vec();
         unknown.retain(|id| !unread.contains(id) && !read.contains(id));
-        let Some((id, record)) = self.read_mark(user, &unread, at_ms).await? else {
+        let Some((id, record)) = self.read_mark(user, &unread, at_ms) else {
             return Ok(Marked { id: None, unknown });
         };
         // At once, and not when the mark is stored: a channel whose turn comes in between is not needed.

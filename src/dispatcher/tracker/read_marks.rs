@@ -4,7 +4,7 @@
 use super::{TrackError, Tracker};
 use crate::{
     bus::{Record, Target, Topic},
-    dispatcher::{intake::GENERATION, store::StoreError},
+    dispatcher::{intake::GENERATION, store::StoreError, tags},
     envelope::{Fate, Head, Kind, Outcome, Priority},
     ids::{NotificationId, UserId},
     limits,
@@ -54,26 +54,36 @@ impl Tracker {
             let ids: Vec<NotificationId> = ids.into_iter().collect();
             // A mark is a client's frame too, however many waited on `delivery`.
             for ids in ids.chunks(limits::CLIENT_IDS) {
-                let mark = self.read_mark(user, ids, at_ms).await?;
+                let ids = self.unread_among(user, ids).await?;
+                let mark = self.read_mark(user, &ids, at_ms);
                 records.extend(mark.map(|(_, record)| record));
             }
         }
         Ok(records)
     }
 
-    /// The record of a mark, without what was read before or is not the user's; `None` when nothing is left.
-    /// Decided here, before the record is made: the router stores every mark it reads.
-    pub(super) async fn read_mark(
+    /// Without what was read before or is not the user's. Decided here, before a record is made: the router stores
+    /// every mark it reads.
+    pub(super) async fn unread_among(
+        &self,
+        user: &UserId,
+        ids: &[NotificationId],
+    ) -> Result<Vec<NotificationId>, StoreError> {
+        let unread = self.store.unread_among(user, ids).await?;
+        tags::without_others(&self.store, user, unread).await
+    }
+
+    /// The record of a mark; `None` when there is nothing to mark.
+    pub(super) fn read_mark(
         &self,
         user: &UserId,
         ids: &[NotificationId],
         at_ms: u64,
-    ) -> Result<Option<(NotificationId, (Target, Record))>, StoreError> {
-        let ids = self.store.unread_among(user, ids).await?;
+    ) -> Option<(NotificationId, (Target, Record))> {
         if ids.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let id = mark_id(user, &ids, at_ms);
+        let id = mark_id(user, ids, at_ms);
         let head = Head {
             kind: Kind::Read,
             id,
@@ -84,9 +94,9 @@ impl Tracker {
             again: false,
         };
         let key = Bytes::copy_from_slice(user.as_str().as_bytes());
-        let value = serde_json::to_vec(&ids).expect("ids are plain data");
+        let value = serde_json::to_vec(ids).expect("ids are plain data");
         let record = head.into_record(key, value);
-        Ok(Some((id, (Target::Keyed(Topic::Raw(GENERATION)), record))))
+        Some((id, (Target::Keyed(Topic::Raw(GENERATION)), record)))
     }
 }
 

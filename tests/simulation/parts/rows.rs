@@ -348,6 +348,10 @@ impl Store for Rows {
         unreachable!("nothing is posted to all")
     }
 
+    async fn broadcast(&self, _: NotificationId) -> Result<Option<Row>, StoreError> {
+        unreachable!("nothing is posted to all")
+    }
+
     async fn broadcasts_after(
         &self,
         after: Option<Position>,

@@ -52,6 +52,17 @@ pub async fn a_broadcast_of_a_known_id_makes_no_second_row(home: &impl Home) {
     assert_eq!(offsets(&page), [4, 2, 1]);
 }
 
+pub async fn a_broadcast_is_found_by_its_id(home: &impl Home) {
+    let store = home.open();
+    let (ada, one) = (user("ada"), broadcast(at(1)));
+    announce(&*store, one.clone()).await;
+    let own = row(&ada, at(1));
+    store.append(vec![own.clone()]).await.unwrap();
+    let found = store.broadcast(one.id).await.unwrap().expect("it is there");
+    assert_eq!((found.id, found.content), (one.id, one.content));
+    assert_eq!(store.broadcast(own.id).await, Ok(None));
+}
+
 pub async fn sync_of_broadcasts_goes_by_pages(home: &impl Home) {
     let store = home.open();
     for offset in 1..=5 {

@@ -58,6 +58,7 @@ macro_rules! every_behaviour_holds_in {
             broadcasts_of_one_call_stand_one_behind_the_other_or_not_at_all
             a_broadcast_stored_again_answers_the_same_prev
             a_broadcast_of_a_known_id_makes_no_second_row
+            a_broadcast_is_found_by_its_id
             sync_of_broadcasts_goes_by_pages
             delivery_states_only_move_forward
             the_furthest_gateway_gives_the_state_and_its_devices

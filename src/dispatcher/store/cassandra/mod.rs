@@ -244,6 +244,11 @@ impl Store for CassandraStore {
         self.position_of_broadcast(id).await
     }
 
+    async fn broadcast(&self, id: NotificationId) -> Result<Option<Row>, StoreError> {
+        let reader = self.link()?.reader(Level::Quorum);
+        self.row_of(&reader, stream::BROADCASTS, id).await
+    }
+
     async fn broadcasts_after(
         &self,
         after: Option<Position>,

@@ -250,16 +250,27 @@ impl CassandraStore {
         id: NotificationId,
     ) -> Result<Option<Row>, StoreError> {
         let reader = self.link()?.reader(Level::OrOne);
+        let found = self.row_of(&reader, user.as_str(), id).await?;
+        let mut rows: Vec<Row> = found.into_iter().collect();
+        self.flag_read(&reader, user.as_str(), &mut rows).await?;
+        Ok(rows.pop())
+    }
+
+    /// Whether somebody has read it is not looked for.
+    pub(super) async fn row_of(
+        &self,
+        reader: &Reader<'_>,
+        stream: &str,
+        id: NotificationId,
+    ) -> Result<Option<Row>, StoreError> {
         let newest = bucket::newest(unix_ms());
-        let place = self.place(&reader, user.as_str(), id, None, newest).await?;
+        let place = self.place(reader, stream, id, None, newest).await?;
         let Some(place) = place else {
             return Ok(None);
         };
-        let values = (user.as_str(), place.bucket, value_of(place.pos));
+        let values = (stream, place.bucket, value_of(place.pos));
         let found = reader.rows(&reader.statements().row_at, values).await?;
-        let mut rows = into_rows(found)?;
-        self.flag_read(&reader, user.as_str(), &mut rows).await?;
-        Ok(rows.pop())
+        Ok(into_rows(found)?.pop())
     }
 
     /// Where the row of an id stands; of whichever kind, a notification first.

@@ -79,6 +79,16 @@ pub fn position(connection: &Connection, id: NotificationId) -> Result<Option<Po
     Ok(found.optional()?)
 }
 
+pub fn find(connection: &Connection, id: NotificationId) -> Result<Option<Row>, Failure> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        row_columns!(),
+        ", 0 FROM broadcasts WHERE id = ?1"
+    ))?;
+    let found = statement.query_row([id.0.as_bytes()], encode::read_row);
+    Ok(found.optional()?)
+}
+
 /// `prev` of a record that makes no row now; `None` where another stands in its place, or should.
 fn prev_of(
     connection: &Connection,

@@ -194,6 +194,12 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn broadcast(&self, id: NotificationId) -> Result<Option<Row>, StoreError> {
+        self.readers
+            .read(move |connection| broadcasts::find(connection, id))
+            .await
+    }
+
     async fn broadcasts_after(
         &self,
         after: Option<Position>,
