@@ -163,21 +163,23 @@ async fn without_a_key_there_is_no_stream_and_what_is_too_large_ends_one() {
         body: "b".repeat(limits::GRPC_MESSAGE_BYTES + 1),
         ..to("42", "x")
     };
-    let requests = stream::iter([to("42", "one"), large, to("42", "three")]);
+    // More than are worked on at once.
+    let before = (0..limits::NOTIFY_STREAM_AT_ONCE + 8).map(|n| to("42", &n.to_string()));
+    let before: Vec<api::NotifyRequest> = before.collect();
+    let count = before.len();
+    let behind = [large, to("42", "behind")];
+    let requests = stream::iter(before.into_iter().chain(behind));
     let mut answers = open(&rig, &rig.key, requests).await.unwrap();
-    accepted(
-        answers
-            .message()
-            .await
-            .unwrap()
-            .expect("the first is taken"),
-    );
+    for _ in 0..count {
+        let answer = answers.message().await.unwrap();
+        accepted(answer.expect("what came before is answered"));
+    }
     assert_eq!(
         answers.message().await.unwrap_err().code(),
         Code::OutOfRange
     );
     rig.routed().await;
-    assert_eq!(rows(&*rig.store, "42").await.len(), 1);
+    assert_eq!(rows(&*rig.store, "42").await.len(), count);
 }
 
 #[tokio::test(flavor = "multi_thread")]
