@@ -106,7 +106,7 @@ impl DispatcherMetrics {
             sync: sync(metrics),
             email_events: metrics.counters(
                 "email_events_total",
-                "Bounces and complaints told of, by what followed (hard_bounce and complaint suppress an address; erased: its user is forgotten, and it is not; ignored).",
+                "Bounces and complaints told of, by what followed (hard_bounce and complaint suppress an address; erased: its user is forgotten, and it is not; repeated: told before; ignored).",
                 &["event"],
             ),
             unsubscribed: metrics.counter(

@@ -4,12 +4,15 @@
 //! recognised that is told of afterwards, and the address is not stored once more. The mark does not say what it was.
 //! Somebody else may have the same mailbox: what is told of a mail that was sent later counts, and without the moment at
 //! which it was sent what is told so late that it is hardly of before.
+//!
+//! What an operator has lifted is not suppressed again by a report that comes a second time.
 
 use super::{
     devices::{Device, DeviceKind},
-    store::{SharedStore, StoreError},
+    store::{Idempotency, SharedStore, StoreError},
+    unix_ms,
 };
-use crate::limits;
+use crate::{ids::NotificationId, limits};
 use aws_lc_rs::digest;
 use std::{collections::BTreeSet, fmt::Write, str::FromStr};
 
@@ -97,6 +100,42 @@ impl Returned {
     }
 }
 
+/// A report by its name, which it has again when its teller did not hear our answer. Remembered as the keys of producers
+/// are, for a day: no report counts for so long after it was signed.
+pub struct Report {
+    key: String,
+    hash: [u8; 32],
+}
+
+/// No producer can have this name.
+const TELLERS: &str = "(who tells of e-mail)";
+
+impl Report {
+    /// `None` without an id: two may be the same to the letter, and both be true.
+    pub fn new(teller: &str, id: &str, body: &[u8]) -> Option<Report> {
+        let name = [teller.as_bytes(), id.as_bytes()].join(&b'\n');
+        (!id.is_empty()).then(|| Report {
+            key: hex(&sha256(&name)),
+            hash: sha256(body),
+        })
+    }
+
+    /// Whether all of it is in the store already.
+    pub async fn is_known(&self, store: &SharedStore) -> Result<bool, StoreError> {
+        let fresh = NotificationId::generate();
+        let claim = store.claim(TELLERS, &self.key, self.hash, fresh, unix_ms());
+        // Another one of the same name is taken for what it says.
+        Ok(matches!(claim.await?, Idempotency::Done(_)))
+    }
+
+    pub async fn is_stored(&self, store: &SharedStore) {
+        // Not remembered, it counts again: no bounce is lost.
+        if let Err(error) = store.finish_claim(TELLERS, &self.key).await {
+            tracing::warn!(%error, "a report of e-mail may count twice");
+        }
+    }
+}
+
 /// Without what is of mails to those who are forgotten since; and how much that was.
 pub async fn left(
     store: &SharedStore,
@@ -138,12 +177,20 @@ const COMES_BACK_MS: u64 = limits::ERASED_COMES_BACK.as_millis() as u64;
 
 /// Stands in the place of an address, and is none.
 pub fn mark_of(address: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, normal(address).as_bytes());
-    let mut mark = String::from(MARK);
-    for byte in digest.as_ref() {
-        write!(mark, "{byte:02x}").expect("a string takes all");
+    format!("{MARK}{}", hex(&sha256(normal(address).as_bytes())))
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("32 bytes")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("a string takes all");
     }
-    mark
+    text
 }
 
 /// What marks begin with, and what follows the last of them in the order of texts.

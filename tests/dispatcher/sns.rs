@@ -89,6 +89,32 @@ async fn a_bounce_that_sns_has_signed_suppresses_its_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_comes_again_does_not_undo_what_an_operator_lifted() {
+    let (smtp, sns) = (SmtpServer::start(), SnsServer::start().await);
+    let rig = rig(&smtp, &sns).await;
+    let topic = sns.topic("ses");
+    let message = sns.notification(&topic, "2", &bounce("a@example.com"));
+    let told = async |message| {
+        let (status, answer) = post(&rig, message).await;
+        (status, answer["suppressed"].clone())
+    };
+    assert_eq!(told(&message).await, (200, json!(1)));
+    let path = "/v1/suppressions/a@example.com";
+    let lifted = rig.call_as(&rig.admin_key, Method::DELETE, path, None, None);
+    assert_eq!(lifted.await.status, 204);
+    assert_eq!(told(&message).await, (200, json!(0)));
+    assert_eq!(suppressed(&rig).await, [""; 0]);
+    let metrics = rig.metrics.render();
+    let counted = "herald_email_events_total{event=\"repeated\"} 1";
+    assert!(metrics.contains(counted), "{metrics}");
+
+    // Another bounce says that the mailbox is still not there.
+    let later = sns.notification(&topic, "2", &bounce("a@example.com"));
+    assert_eq!(told(&later).await, (200, json!(1)));
+    assert_eq!(suppressed(&rig).await, ["a@example.com"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_is_confirmed_by_what_is_signed_and_its_end_is_not_undone() {
     let (smtp, sns) = (SmtpServer::start(), SnsServer::start().await);
     let rig = rig(&smtp, &sns).await;

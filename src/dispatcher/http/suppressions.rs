@@ -12,7 +12,7 @@ use crate::{
             events::{self, Events, Signed, Told},
             sns::{Given, SnsError},
         },
-        suppression::{self, Suppression, normal},
+        suppression::{self, Report, Suppression, normal},
         unix_ms,
     },
     limits,
@@ -25,7 +25,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Bounces and complaints, signed. Told twice, it says the same.
+/// Bounces and complaints, signed. What is told twice counts once.
 pub async fn tell(
     State(shared): State<Shared>,
     headers: HeaderMap,
@@ -38,15 +38,28 @@ pub async fn tell(
         )
     })?;
     let now_ms = unix_ms();
-    let told = match is_of_sns(&headers) {
+    let (told, report) = match is_of_sns(&headers) {
         true => told_by_sns(events, &body, now_ms).await?,
         false => {
-            let verified = events.verify(signed(&headers), &body, now_ms);
+            let signed = signed(&headers);
+            let verified = events.verify(signed, &body, now_ms);
             verified.map_err(|error| ApiError::unsigned(error.to_string()))?;
-            events::read(&body, now_ms)?
+            let report = Report::new("webhook", signed.id, &body);
+            (events::read(&body, now_ms)?, report)
         }
     };
     let counter = &shared.metrics.email_events;
+    // What suppresses nobody need not be remembered.
+    let report = report.filter(|_| !told.returned.is_empty());
+    if let Some(report) = &report
+        && report.is_known(&shared.store).await?
+    {
+        let count = told.returned.len() + told.ignored;
+        counter
+            .with_label_values(&["repeated"])
+            .inc_by(count as u64);
+        return Ok(Json(json!({ "suppressed": 0, "ignored": count })));
+    }
     let (suppressions, erased) = suppression::left(&shared.store, told.returned).await?;
     for (event, count) in [("ignored", told.ignored), ("erased", erased)] {
         counter.with_label_values(&[event]).inc_by(count as u64);
@@ -58,6 +71,9 @@ pub async fn tell(
     }
     let (count, ignored) = (suppressions.len(), told.ignored + erased);
     shared.store.suppress(suppressions).await?;
+    if let Some(report) = report {
+        report.is_stored(&shared.store).await;
+    }
     Ok(Json(json!({ "suppressed": count, "ignored": ignored })))
 }
 
@@ -78,16 +94,26 @@ fn signed(headers: &HeaderMap) -> Signed<'_> {
     }
 }
 
-async fn told_by_sns(events: &Events, body: &[u8], now_ms: u64) -> Result<Told, ApiError> {
+async fn told_by_sns(
+    events: &Events,
+    body: &[u8],
+    now_ms: u64,
+) -> Result<(Told, Option<Report>), ApiError> {
     let sns = events.sns().ok_or_else(|| {
         ApiError::unsigned("no topic of Amazon SNS is listened to: see email.sns_topics")
     })?;
     Ok(match sns.take(body, now_ms).await? {
-        Given::Report(report) => events::of_ses(&report, now_ms)?,
-        Given::Nothing => Told {
-            ignored: 1,
-            ..Told::default()
-        },
+        Given::Report { id, topic, text } => {
+            let report = Report::new(&topic, &id, text.as_bytes());
+            (events::of_ses(&text, now_ms)?, report)
+        }
+        Given::Nothing => {
+            let ignored = Told {
+                ignored: 1,
+                ..Told::default()
+            };
+            (ignored, None)
+        }
     })
 }
 

@@ -151,7 +151,7 @@ impl SnsServer {
 fn begun(kind: &str, topic: &str, version: &str, text: &str) -> Value {
     json!({
         "Type": kind,
-        "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
+        "MessageId": uuid::Uuid::now_v7(),
         "TopicArn": topic,
         "Message": text,
         "Timestamp": format!("{:.3}", Timestamp::now()),

@@ -98,7 +98,7 @@ pub enum Kind {
 pub struct Message {
     #[serde(rename = "Type")]
     pub kind: Kind,
-    message_id: String,
+    pub message_id: String,
     pub topic_arn: String,
     subject: Option<String>,
     #[serde(rename = "Message")]

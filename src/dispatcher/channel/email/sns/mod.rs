@@ -30,8 +30,14 @@ pub struct Sns {
 /// What a message that counts gives us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Given {
-    /// A report of Amazon SES, as JSON.
-    Report(String),
+    /// Of Amazon SES.
+    Report {
+        /// The same each time that SNS tries to hand it over.
+        id: String,
+        topic: String,
+        /// JSON.
+        text: String,
+    },
     /// It was about the subscription.
     Nothing,
 }
@@ -103,7 +109,13 @@ impl Sns {
         let key = self.certificates.key(url, topic, now_ms).await?;
         message.verify(&key)?;
         match message.kind {
-            Kind::Notification => return Ok(Given::Report(message.text)),
+            Kind::Notification => {
+                return Ok(Given::Report {
+                    id: message.message_id,
+                    topic: message.topic_arn,
+                    text: message.text,
+                });
+            }
             Kind::SubscriptionConfirmation => self.confirm(&message, topic).await?,
             // What it says to visit would subscribe us again.
             Kind::UnsubscribeConfirmation => {
