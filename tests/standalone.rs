@@ -16,6 +16,8 @@ mod presence;
 mod privacy;
 #[path = "standalone/quarantine.rs"]
 mod quarantine;
+#[path = "standalone/refused.rs"]
+mod refused;
 #[path = "standalone/secrets.rs"]
 mod secrets;
 #[path = "standalone/spend.rs"]

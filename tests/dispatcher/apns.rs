@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use testbed::{
     ApnsServer,
     apns::{ToDevice, device_token},
+    certificates,
 };
 
 fn config(server: &ApnsServer) -> config::Channels {
@@ -227,6 +228,19 @@ async fn a_key_that_was_replaced_is_read_again() {
     let id = rig.push_to("42", json!({ "priority": "low" })).await;
     let shown = rig.state("push", &id, is("sent")).await;
     assert_eq!((&shown["attempts"], server.tokens()), (&json!(1), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_put_right_counts_at_once() {
+    let server = ApnsServer::start().await;
+    let rig = rig(&server).await;
+    enter(&rig, "42", "phone").await;
+    certificates::make_key(&server.key_file(), certificates::P256);
+    let low = || rig.push_to("42", json!({ "priority": "low" }));
+    let shown = rig.state("push", &low().await, is("failed")).await;
+    assert_eq!(shown["error"], "provider_refused");
+    server.replace_key();
+    rig.state("push", &low().await, is("sent")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,6 +58,9 @@ pub use sender::{Places, Sender};
 pub use sms::report;
 pub use worker::ChannelWorker;
 
+/// Class of errors of a provider that refuses us, by our key, account or sender: no message is to blame.
+const REFUSED: &str = "provider_refused";
+
 /// Hands notifications over to whoever reaches one kind of device.
 #[async_trait]
 pub trait Provider: Send + Sync + 'static {

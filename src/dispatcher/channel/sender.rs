@@ -1,7 +1,7 @@
 //! One attempt at a notification: its user's devices, a claim for each, the providers.
 
 use super::{
-    Answer, Breakers, ChannelMetrics, Channels, Message, Provider,
+    Answer, Breakers, ChannelMetrics, Channels, Message, Provider, REFUSED,
     breaker::Breaker,
     gone::Gone,
     parcel::Parcel,
@@ -11,7 +11,7 @@ use crate::{
     dispatcher::{
         Rules,
         devices::Device,
-        patience::{Patience, Stopped},
+        patience::{Patience, Seldom, Stopped},
         quota::{Quotas, Throttle},
         spending::{Bill, OVER_BUDGET, OverBudget, Spending},
         store::SharedStore,
@@ -50,6 +50,7 @@ pub struct Places {
     free: Semaphore,
     throttle: Throttle,
     gone: Gone,
+    refused: Seldom,
 }
 
 impl Places {
@@ -66,8 +67,24 @@ impl Places {
             free: Semaphore::new(provider.pace().at_once),
             throttle: Throttle::new(quotas.clone(), provider.name(), provider.pace().per_s),
             gone: Gone::new(provider.as_ref(), store.clone(), metrics.clone()),
+            refused: Seldom::default(),
         };
         channels.of(channel).map(places).collect()
+    }
+
+    /// Nothing mends that but an operator.
+    fn say_if_refused(&self, answer: &Answer) {
+        if let Answer::Transient { class, reason, .. } = answer
+            && *class == REFUSED
+            && self.refused.is_due()
+        {
+            let provider = self.provider.name();
+            tracing::warn!(
+                provider,
+                ?reason,
+                "it refuses us, whoever the message is for: see its key or account in the configuration"
+            );
+        }
     }
 }
 
@@ -370,6 +387,7 @@ impl Sender {
             };
             let provider = places.provider.as_ref();
             let answer = self.ask(provider, message).await;
+            places.say_if_refused(&answer);
             let failed = match &answer {
                 Answer::Transient { class, .. } => provider.is_ill(class),
                 _ => false,

@@ -6,7 +6,7 @@
 //! * a push service reads nothing of a notification but its size, its urgency and how long it is of use.
 
 use super::{
-    Answer, Message, Pace, Provider,
+    Answer, Message, Pace, Provider, REFUSED,
     gone::Usual,
     http,
     push::{self, Told},
@@ -167,7 +167,7 @@ async fn judge(response: Response) -> Answer {
         },
         // Our key or our clock: the message is not to blame.
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Answer::Transient {
-            class: "provider_refused",
+            class: REFUSED,
             reason,
             retry_after,
         },

@@ -1,6 +1,6 @@
 //! What APNs' answers mean.
 
-use crate::dispatcher::channel::{Answer, Judged, http as by_http};
+use crate::dispatcher::channel::{Answer, Judged, REFUSED, http as by_http};
 use bytes::Bytes;
 use http::{Response, StatusCode, header::RETRY_AFTER};
 use serde::Deserialize;
@@ -57,12 +57,10 @@ fn of_reason(
         ("DeviceTokenNotForTopic", _) => permanent("other_sender"),
         ("PayloadTooLarge", _) | (_, 413) => permanent("unfit"),
         ("ExpiredProviderToken" | "InvalidProviderToken", _) => {
-            return Judged::TokenRefused(transient("provider_refused"));
+            return Judged::TokenRefused(transient(REFUSED));
         }
         // Our topic, our key, the environment: the message is not to blame.
-        ("BadTopic" | "MissingTopic" | "TopicDisallowed", _) | (_, 403) => {
-            transient("provider_refused")
-        }
+        ("BadTopic" | "MissingTopic" | "TopicDisallowed", _) | (_, 403) => transient(REFUSED),
         ("TooManyRequests" | "TooManyProviderTokenUpdates", _) | (_, 429) => transient("throttled"),
         ("IdleTimeout", _) | (_, 408 | 500..) => transient("provider_away"),
         _ => permanent("rejected"),

@@ -9,13 +9,10 @@ mod message;
 mod pool;
 mod token;
 
-use super::{Answer, Judged, Message, Pace, Provider, gone::Usual};
+use super::{Answer, Judged, Message, Pace, Provider, REFUSED, gone::Usual};
 use crate::{
     config::{self, ConfigError},
-    dispatcher::{
-        devices::{Device, DeviceKind},
-        patience::Seldom,
-    },
+    dispatcher::devices::{Device, DeviceKind},
 };
 use async_trait::async_trait;
 use http::header::AUTHORIZATION;
@@ -31,7 +28,6 @@ pub struct Apns {
     topic: String,
     pace: Pace,
     usual: Usual,
-    refused: Seldom,
 }
 
 impl Apns {
@@ -62,19 +58,7 @@ impl Apns {
                 window: config.gone_window,
                 suspects: "Are apns.address (production or sandbox) and apns.topic those of the app?",
             },
-            refused: Seldom::default(),
         }))
-    }
-
-    fn unsigned(&self, error: &ConfigError) -> Answer {
-        if self.refused.is_due() {
-            tracing::warn!(%error, "no token for APNs");
-        }
-        Answer::Transient {
-            class: "provider_refused",
-            reason: error.to_string(),
-            retry_after: None,
-        }
     }
 
     /// By this token, and by another if it is refused.
@@ -83,7 +67,7 @@ impl Apns {
         request: http::Request<http_body_util::Full<bytes::Bytes>>,
         entered_ms: u64,
     ) -> Result<Answer, Answer> {
-        let mut token = self.signer.token().map_err(|error| self.unsigned(&error))?;
+        let mut token = self.signer.token().map_err(unsigned)?;
         let mut is_first = true;
         loop {
             let mut signed = request.clone();
@@ -95,12 +79,20 @@ impl Apns {
                 Judged::TokenRefused(answer) => answer,
             };
             let other = self.signer.replace(&token);
-            match other.map_err(|error| self.unsigned(&error))? {
+            match other.map_err(unsigned)? {
                 Some(other) if is_first => token = other,
                 _ => return Ok(refused),
             }
             is_first = false;
         }
+    }
+}
+
+fn unsigned(error: ConfigError) -> Answer {
+    Answer::Transient {
+        class: REFUSED,
+        reason: error.to_string(),
+        retry_after: None,
     }
 }
 

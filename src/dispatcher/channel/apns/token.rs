@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * a token is used for no more than an hour, and none is made within 20 minutes of the one before it, but once when that
-//!   one is refused: Apple wants it so;
+//!   one is refused, and by another key: Apple wants it so;
 //! * the file is read for every token: its key may be replaced at any time.
 
 use crate::{
@@ -32,6 +32,8 @@ pub struct Token {
     made_s: u64,
     /// It took the place of one that was refused.
     is_second: bool,
+    /// That signed it, as PEM.
+    key: Secret,
 }
 
 impl Token {
@@ -54,7 +56,7 @@ impl Signer {
             team_id: team_id.to_owned(),
             held: Mutex::default(),
         };
-        signer.sign(unix_ms() / 1000, false)?;
+        signer.sign(signer.key()?, unix_ms() / 1000, false)?;
         Ok(signer)
     }
 
@@ -64,7 +66,7 @@ impl Signer {
         if let Some(token) = held.as_ref().filter(|token| !token.is_due(now_s)) {
             return Ok(token.clone());
         }
-        let token = self.sign(now_s, false)?;
+        let token = self.sign(self.key()?, now_s, false)?;
         Ok(held.insert(token).clone())
     }
 
@@ -72,16 +74,22 @@ impl Signer {
     pub fn replace(&self, refused: &Token) -> Result<Option<Token>, ConfigError> {
         let now_s = unix_ms() / 1000;
         let mut held = self.held.lock();
+        let key = self.key()?;
         match held.as_ref() {
             Some(token) if token.header != refused.header => return Ok(Some(token.clone())),
-            Some(token) if !token.may_be_replaced(now_s) => return Ok(None),
+            // A key that was put right since counts at once.
+            Some(token) if token.key == key && !token.may_be_replaced(now_s) => return Ok(None),
             _ => {}
         }
-        let token = self.sign(now_s, true)?;
+        let token = self.sign(key, now_s, true)?;
         Ok(Some(held.insert(token).clone()))
     }
 
-    fn sign(&self, now_s: u64, is_second: bool) -> Result<Token, ConfigError> {
+    fn key(&self) -> Result<Secret, ConfigError> {
+        Secret::from_file(KEY, &self.file)
+    }
+
+    fn sign(&self, pem: Secret, now_s: u64, is_second: bool) -> Result<Token, ConfigError> {
         let refused = |problem: String| {
             let problem = format!(
                 "{} is no key for APNs, as Apple's developer site gives it out (AuthKey_….p8): {problem}",
@@ -89,7 +97,6 @@ impl Signer {
             );
             ConfigError::new(KEY, problem)
         };
-        let pem = Secret::from_file(KEY, &self.file)?;
         let key = EncodingKey::from_ec_pem(pem.expose().as_bytes());
         let key = key.map_err(|error| refused(error.to_string()))?;
         let mut header = Header::new(Algorithm::ES256);
@@ -104,6 +111,7 @@ impl Signer {
             header,
             made_s: now_s,
             is_second,
+            key: pem,
         })
     }
 }
@@ -118,6 +126,7 @@ mod tests {
             header: HeaderValue::from_static("bearer x"),
             made_s: 10_000,
             is_second,
+            key: Secret::default(),
         };
         let first = token(false);
         let due = [10_000, 10_000 + 20 * 60, 10_000 + 60 * 60 - 1].map(|at| first.is_due(at));

@@ -8,7 +8,7 @@
 use crate::{
     config::{ConfigError, Secret},
     dispatcher::{
-        channel::{Answer, http},
+        channel::{Answer, REFUSED, http},
         patience::Seldom,
         unix_ms,
     },
@@ -141,7 +141,7 @@ impl Account {
         let read = KeyFile::read(&self.file);
         let assertion = read.and_then(|file| Ok((file.assertion()?, file.token_uri)));
         let (assertion, url) =
-            assertion.map_err(|error| self.refused("provider_refused", error.to_string()))?;
+            assertion.map_err(|error| self.refused(REFUSED, error.to_string()))?;
         let asked = Instant::now();
         // Neither part has anything that would have to be escaped but the colons.
         let grant = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
@@ -160,13 +160,13 @@ impl Account {
         if !status.is_success() {
             let class = match status.is_server_error() {
                 true => AWAY,
-                false => "provider_refused",
+                false => REFUSED,
             };
             return Err(self.refused(class, http::reason(status, &body)));
         }
         // Whatever it is, it may hold a token: it is shown to nobody.
         let granted: Granted = serde_json::from_slice(&body)
-            .map_err(|_| self.refused("provider_refused", "no token in the answer".to_owned()))?;
+            .map_err(|_| self.refused(REFUSED, "no token in the answer".to_owned()))?;
         let life = Duration::from_secs(granted.expires_in);
         Ok(Token {
             text: granted.access_token.into(),

@@ -1,7 +1,7 @@
 //! What FCM's answers mean.
 
 use crate::{
-    dispatcher::channel::{Answer, Judged, http},
+    dispatcher::channel::{Answer, Judged, REFUSED, http},
     limits,
 };
 use reqwest::StatusCode;
@@ -63,10 +63,10 @@ pub fn judge(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> 
             transient("throttled", retry_after.or(Some(limits::FCM_QUOTA_PAUSE)))
         }
         // The project's key to Apple or to browsers is not taken.
-        (Some("THIRD_PARTY_AUTH_ERROR"), _) => transient("provider_refused", retry_after),
-        (_, 401) => return Judged::TokenRefused(transient("provider_refused", retry_after)),
+        (Some("THIRD_PARTY_AUTH_ERROR"), _) => transient(REFUSED, retry_after),
+        (_, 401) => return Judged::TokenRefused(transient(REFUSED, retry_after)),
         // No such project, or none that this account may send for.
-        (_, 403 | 404) => transient("provider_refused", retry_after),
+        (_, 403 | 404) => transient(REFUSED, retry_after),
         (Some("UNAVAILABLE" | "INTERNAL"), _) | (_, 408 | 500..) => {
             transient("provider_away", retry_after)
         }

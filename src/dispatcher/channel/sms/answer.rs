@@ -1,6 +1,6 @@
 //! What a provider's answers mean, by the codes of Twilio's API.
 
-use crate::dispatcher::channel::{Answer, http};
+use crate::dispatcher::channel::{Answer, REFUSED, http};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub fn judge(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> 
         (Some(20429 | 21611), _) | (_, 429) => transient("throttled"),
         // The account, its sender, or what we told it of ourselves: the message is not to blame.
         (Some(21212 | 21603 | 21606 | 21609 | 21659 | 21660 | 21703 | 21704 | 21705), _)
-        | (_, 401 | 403 | 404) => transient("provider_refused"),
+        | (_, 401 | 403 | 404) => transient(REFUSED),
         (_, 408 | 500..) => transient("provider_away"),
         _ => permanent("rejected"),
     }

@@ -10,7 +10,7 @@ pub mod report;
 mod segments;
 mod token;
 
-use super::{Answer, Message, Pace, Provider, http, push};
+use super::{Answer, Message, Pace, Provider, REFUSED, http, push};
 use crate::{
     config::{self, ConfigError},
     dispatcher::devices::{Device, DeviceKind},
@@ -141,7 +141,7 @@ impl Provider for Sms {
 
     /// An account that is refused may be replaced by another provider's.
     fn is_ill(&self, class: &str) -> bool {
-        ["provider_away", "provider_refused", "timeout"].contains(&class)
+        ["provider_away", REFUSED, "timeout"].contains(&class)
     }
 
     fn pace(&self) -> Pace {
