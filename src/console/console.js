@@ -5,16 +5,22 @@ const $ = (id) => document.getElementById(id);
 const inbox = new Map(); // id → { item, element }
 let session = null;
 let client = null;
+let shown = { user: "" }; // of the last connect, whatever the field says since
 
 async function connect() {
   client?.stop();
   const user = $("user").value;
-  session = await getSession(user);
+  const now = (shown = { user });
+  const granted = await getSession(user);
+  // Asked again meanwhile.
+  if (now !== shown) return;
+  session = granted;
   $("to").value = user;
   inbox.clear();
   $("inbox").replaceChildren();
   $("notice").hidden = true;
   await loadInbox();
+  if (now !== shown) return;
   client = new HeraldClient({
     url: session.ws_url,
     token: async () => (await getSession(user)).token,
@@ -26,27 +32,33 @@ async function connect() {
   client.addEventListener("state", ({ detail }) => showState(detail));
   client.addEventListener("notification", ({ detail }) => show(detail));
   client.addEventListener("read", ({ detail }) => detail.ids.forEach(markRead));
-  client.addEventListener("unrecovered", () => loadInbox());
+  client.addEventListener("unrecovered", () => loadInbox().catch(showNotice));
   client.start();
   window.heraldClient = client;
 }
 
 async function getSession(user) {
   const response = await fetch(`/console/session?user=${encodeURIComponent(user)}`);
-  if (!response.ok) throw new Error(await response.text());
-  return response.json();
+  return answered(response);
 }
 
-async function api(path, options = {}) {
-  const headers = { authorization: `Bearer ${session.api_key}`, "content-type": "application/json" };
-  const response = await fetch(path, { ...options, headers });
+async function answered(response) {
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error?.message ?? `HTTP ${response.status}`);
   return body;
 }
 
+async function api(path, options = {}) {
+  // Who only sends need not connect.
+  session ??= await getSession($("user").value);
+  const headers = { authorization: `Bearer ${session.api_key}`, "content-type": "application/json" };
+  return answered(await fetch(path, { ...options, headers }));
+}
+
 async function loadInbox() {
-  const page = await api(`/v1/users/${encodeURIComponent($("user").value)}/notifications?limit=50`);
+  const of = shown;
+  const page = await api(`/v1/users/${encodeURIComponent(of.user)}/notifications?limit=50`);
+  if (of !== shown) return;
   for (const item of [...page.items].reverse()) show(item);
 }
 
@@ -84,7 +96,7 @@ function delivery(id) {
   const states = document.createElement("small");
   states.className = "channels";
   details.append(summary, states);
-  const user = $("user").value;
+  const { user } = shown;
   details.ontoggle = async () => {
     while (details.open && details.isConnected) {
       await showStates(id, user, states).catch((error) => { states.textContent = error.message; });
@@ -144,6 +156,11 @@ function countUnread() {
   $("unread").textContent = [...inbox.values()].filter((entry) => !entry.read).length;
 }
 
+function showNotice(error) {
+  $("notice").textContent = error.message;
+  $("notice").hidden = false;
+}
+
 function showState({ state, transport, code }) {
   const words = { open: `connected by ${transport === "sse" ? "SSE" : "WebSocket"}`, connecting: "connecting…",
     waiting: "coming back…", refused: `refused (${code})`, stopped: "not connected" };
@@ -190,7 +207,7 @@ async function follow(id, user, element) {
 
 $("connect").onsubmit = (event) => {
   event.preventDefault();
-  connect().catch((error) => { $("notice").textContent = error.message; $("notice").hidden = false; });
+  connect().catch(showNotice);
 };
 $("send").onsubmit = (event) => {
   event.preventDefault();

@@ -15,6 +15,11 @@ use std::{sync::Arc, time::Duration};
 /// A page that stays open refreshes its token by `auth_expiring`.
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
+/// No script but ours runs, whatever a notification says, and no other page shows this one as a part of itself, where a
+/// click would send in an operator's name. The gateway is on another port.
+const POLICY: &str = "default-src 'self'; img-src data:; connect-src 'self' http: ws:; frame-ancestors 'none'; \
+                      base-uri 'none'; form-action 'self'";
+
 /// What a session needs of the process around it.
 #[derive(Clone)]
 pub struct Console {
@@ -51,6 +56,7 @@ async fn asset(content_type: &'static str, text: &'static str) -> Response {
         (header::CONTENT_TYPE, content_type),
         (header::CACHE_CONTROL, "no-cache"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
     ];
     (headers, text).into_response()
 }

@@ -146,6 +146,52 @@ test("a browser's EventSource brings back the id of a last event, and stops at 2
   await new Promise((resolve) => server.close(resolve));
 });
 
+test("of two users asked for at once only the last is shown", async () => {
+  const page = await open("before", "websocket");
+  await page.evaluate(() => {
+    for (const user of ["one", "two"]) {
+      document.getElementById("user").value = user;
+      document.getElementById("connect").requestSubmit();
+    }
+  });
+  const connected = async (user) => {
+    const { api_key } = await herald.session(user);
+    const headers = { authorization: `Bearer ${api_key}` };
+    return (await fetch(`${herald.url}/v1/users/${user}/presence`, { headers })).json();
+  };
+  await until("two is connected", async () => (await connected("two")).connected);
+  await until("the others are not", async () => !(await connected("one")).connected && !(await connected("before")).connected);
+  await herald.post("one", "for one");
+  await herald.post("two", "for two");
+  await page.waitForSelector('#inbox .item strong:text-is("for two")');
+  assert.deepEqual(await page.locator("#inbox .item strong").allTextContents(), ["for two"]);
+  await page.context().close();
+});
+
+test("who sends without being connected is told what became of it, and why there is no session", async () => {
+  const page = await (await chromium.newContext()).newPage();
+  await page.goto(herald.url);
+  await page.click("#send button");
+  await page.waitForSelector('#sent small:has-text("in_app:")');
+  await page.fill("#user", "..");
+  await page.click("#connect button");
+  await page.waitForSelector('#notice:has-text("a user id is not")');
+  assert.doesNotMatch(await page.textContent("#notice"), /[{}]/);
+  await page.context().close();
+});
+
+test("no script that is not ours runs in the page, and no other page shows it as a part of itself", async () => {
+  const page = await open("guarded", "websocket");
+  const refused = await page.evaluate(() => new Promise((resolve) => {
+    document.addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+    document.body.insertAdjacentHTML("beforeend", '<img src="data:," onerror="alert(1)">');
+  }));
+  assert.equal(refused, "script-src-attr");
+  const { headers } = await fetch(herald.url);
+  assert.match(headers.get("content-security-policy"), /frame-ancestors 'none'/);
+  await page.context().close();
+});
+
 test("a long title and body leave the page usable: the next item is in reach", async () => {
   const page = await open("long", "websocket");
   await page.fill("#title", "T".repeat(8_000));
