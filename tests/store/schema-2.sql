@@ -111,6 +111,8 @@ INSERT INTO receipts (user, id, stored_ms) VALUES
 INSERT INTO broadcasts (pos, prev, id, priority, created_ms, content, stored_ms) VALUES
     (1099511627777, 0, x'01900000000070008000000000000003', 'normal', unixepoch() * 1000,
      CAST('{"type":"news","channels":["in_app"],"title":"All","producer":"shop"}' AS BLOB), unixepoch() * 1000);
+INSERT INTO deliveries (id, user, channel, gateway, facet, state, rank, devices, at_ms) VALUES
+    (x'01900000000070008000000000000001', 'ada', 'in_app', 'gw-1.1', 0, 'read', 5, 1, unixepoch() * 1000);
 UPDATE broadcast_head SET head = 1099511627777;
 INSERT INTO owner VALUES (1, 'notifications');
 PRAGMA user_version = 2;

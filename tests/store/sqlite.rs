@@ -232,6 +232,9 @@ fn a_file_of_a_later_release_is_left_alone() {
     assert!(cause.contains("schema 99"), "{cause}");
 }
 
+/// The id of their first row.
+const FIRST: [u8; 16] = 0x01900000_0000_7000_8000_000000000001_u128.to_be_bytes();
+
 /// As earlier releases left it, in `schema-1.sql` and `schema-2.sql`.
 #[tokio::test]
 async fn a_file_of_an_earlier_release_is_brought_up_and_keeps_its_rows() {
@@ -244,6 +247,13 @@ async fn is_brought_up(left: &str) {
     let home = Directory::new();
     let file = rusqlite::Connection::open(home.0.path().join(FILE)).unwrap();
     file.execute_batch(left).unwrap();
+    // An id of today: the log is kept by the time in its ids.
+    let logged = NotificationId::generate();
+    for table in ["inbox", "receipts", "deliveries"] {
+        let update = format!("UPDATE {table} SET id = ?1 WHERE id = ?2");
+        let changed = file.execute(&update, [&logged.0.as_bytes()[..], &FIRST[..]]);
+        assert_eq!(changed, Ok(1), "{table}");
+    }
     drop(file);
     for _ in 0..2 {
         let store = home.sqlite();
@@ -260,7 +270,14 @@ async fn is_brought_up(left: &str) {
     let entered = store.put_device(email(&user("ada"), "work", "ada@example.com"));
     assert_eq!(entered.await, Ok(Entered::Created));
     let attempt = attempted(NotificationId::generate(), &user("ada"), SendState::Sent, 1);
+    let sent = attempt.id;
     assert_eq!(store.record_attempts(&[attempt]).await, Ok(()));
+    let of_ada = store.deliveries_of(&user("ada"), None, 10).await.unwrap();
+    let of_ada: Vec<_> = of_ada
+        .iter()
+        .map(|(id, state)| (*id, &state.state[..]))
+        .collect();
+    assert_eq!(of_ada, [(sent, "sent"), (logged, "read")]);
 }
 
 #[test]

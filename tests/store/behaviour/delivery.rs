@@ -172,18 +172,32 @@ pub async fn pending_never_hides_an_outcome(home: &impl Home) {
 
 pub async fn the_latest_states_of_a_user_come_newest_first(home: &impl Home) {
     let (store, ada, bob) = (home.open(), user("ada"), user("bob"));
-    let ids: Vec<_> = (0..5).map(|_| NotificationId::generate()).collect();
-    for id in &ids {
-        for user in [&ada, &bob] {
-            store
-                .record(&[outcome(*id, Some(user), Fate::Written)])
-                .await
-                .unwrap();
-        }
+    let mut ids = stored(&store, &ada, &[1, 2, 3]).await;
+    let others = stored(&store, &bob, &[1]).await;
+    // Read and not of the inbox, or of another channel.
+    let to_all = broadcast(at(1));
+    ids.push(to_all.id);
+    store.append_broadcasts(vec![to_all]).await.unwrap();
+    let mark = read_mark(&ada, at(4), &ids[3..]);
+    store.append(vec![mark]).await.unwrap();
+    let read = outcome(ids[3], Some(&ada), Fate::Read);
+    store.record(&[read]).await.unwrap();
+    let by_push = attempted(NotificationId::generate(), &ada, SendState::Sent, 1);
+    ids.push(by_push.id);
+    store.record_attempts(&[by_push]).await.unwrap();
+    let written = ids[..3].iter().map(|id| (*id, &ada));
+    for (id, user) in written.chain([(others[0], &bob)]) {
+        let outcome = outcome(id, Some(user), Fate::Written);
+        store.record(&[outcome]).await.unwrap();
     }
-    let recent = store.deliveries_of(&ada, None, 3).await.unwrap();
+    let recent = store.deliveries_of(&ada, None, 4).await.unwrap();
     let seen: Vec<_> = recent.iter().map(|(id, _)| *id).collect();
-    assert_eq!(seen, [ids[4], ids[3], ids[2]]);
+    assert_eq!(seen, [ids[4], ids[3], ids[2], ids[1]]);
+    let older = store.deliveries_of(&ada, Some(ids[1]), 4).await.unwrap();
+    assert_eq!(
+        older.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+        ids[..1]
+    );
     assert!(
         recent
             .iter()

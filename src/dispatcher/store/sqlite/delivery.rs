@@ -6,7 +6,8 @@
 //! * what a client said of an id its user does not have leaves no row: else anybody could write the log;
 //! * a channel beside in-app has one row per user, which its workers and providers' reports write: it only moves forward
 //!   too;
-//! * of a broadcast there is one count per gateway and state, never a row per user (but for `read`).
+//! * of a broadcast there is one count per gateway and state, never a row per user (but for `read`);
+//! * what is logged of a user's in-app rows is found by his inbox and his read marks, and goes before them.
 //!
 //! The state shown is the furthest any gateway reached, with the devices of the gateways that reached it.
 
@@ -20,7 +21,7 @@ use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 const COLUMNS: &str =
-    "id, user, channel, gateway, state, rank, devices, at_ms, attempts, began_ms, error, reference";
+    "user, channel, gateway, state, rank, devices, at_ms, attempts, began_ms, error, reference";
 
 pub fn pending(
     connection: &Connection,
@@ -151,36 +152,56 @@ pub fn of_notification(
         Some(user) => statement.query(params![id.0.as_bytes(), user.as_str()])?,
         None => statement.query(params![id.0.as_bytes()])?,
     };
-    let merged = merge(rows, limit)?;
-    Ok(merged.into_iter().map(|(_, state)| state).collect())
+    merge(rows, limit)
 }
 
+/// Newest first: ids are UUIDv7, whose order is that of time.
 pub fn of_user(
     connection: &Connection,
     user: &UserId,
     before: Option<NotificationId>,
     limit: usize,
 ) -> Result<Vec<(NotificationId, DeliveryState)>, Failure> {
-    // Ids are UUIDv7: their order is that of time.
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM deliveries WHERE user = ?1 AND user <> '' AND id < ?2
-         ORDER BY id DESC, channel, gateway"
-    ))?;
+    let mut states = Vec::new();
+    for id in ids_of_user(connection, user, before)? {
+        let left = limit - states.len();
+        if left == 0 {
+            break;
+        }
+        let of_one = of_notification(connection, id, Some(user), left)?;
+        states.extend(of_one.into_iter().map(|state| (id, state)));
+    }
+    Ok(states)
+}
+
+/// Of all that the log may know of.
+fn ids_of_user(
+    connection: &Connection,
+    user: &UserId,
+    before: Option<NotificationId>,
+) -> Result<Vec<NotificationId>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id FROM inbox WHERE user = ?1 AND id < ?2
+         UNION SELECT id FROM receipts WHERE user = ?1 AND id < ?2
+         UNION SELECT id FROM deliveries
+            WHERE user = ?1 AND user <> '' AND channel <> 'in_app' AND id < ?2
+         ORDER BY id DESC",
+    )?;
     let before = before.map_or(Uuid::max(), |id| id.0);
-    let rows = statement.query(params![user.as_str(), before.as_bytes()])?;
-    merge(rows, limit)
+    let values = params![user.as_str(), before.as_bytes()];
+    let ids = statement.query_map(values, |row| encode::read_id(row, 0))?;
+    Ok(ids.collect::<Result<_, _>>()?)
 }
 
 /// One gateway's word, as stored.
 struct Fact {
-    id: NotificationId,
     state: DeliveryState,
     rank: u8,
 }
 
 impl Fact {
     fn read(row: &Row<'_>) -> Result<Fact, Failure> {
-        let user = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+        let user = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
         let user = match user {
             "" => None,
             text => Some(text.parse().map_err(|error| {
@@ -188,28 +209,26 @@ impl Fact {
             })?),
         };
         Ok(Fact {
-            id: encode::read_id(row, 0)?,
             state: DeliveryState {
                 user,
-                channel: encode::read_word(row, 2)?,
-                gateway: row.get(3)?,
-                state: row.get(4)?,
-                devices: row.get(6)?,
-                updated_ms: encode::read_ms(row, 7)?,
+                channel: encode::read_word(row, 1)?,
+                gateway: row.get(2)?,
+                state: row.get(3)?,
+                devices: row.get(5)?,
+                updated_ms: encode::read_ms(row, 6)?,
                 sending: Sending {
-                    attempts: row.get(8)?,
-                    began_ms: encode::read_ms(row, 9)?,
-                    error: row.get(10)?,
-                    reference: row.get(11)?,
+                    attempts: row.get(7)?,
+                    began_ms: encode::read_ms(row, 8)?,
+                    error: row.get(9)?,
+                    reference: row.get(10)?,
                 },
             },
-            rank: row.get(5)?,
+            rank: row.get(4)?,
         })
     }
 
     fn is_of_same(&self, other: &Fact) -> bool {
         self.state.user.is_some()
-            && self.id == other.id
             && self.state.user == other.state.user
             && self.state.channel == other.state.channel
     }
@@ -229,12 +248,9 @@ impl Fact {
     }
 }
 
-/// Folds facts of the same notification, user and channel, which stand side by side, into one state
+/// Folds facts of the same user and channel, which stand side by side, into one state
 /// each; reads no further than `limit` states need.
-fn merge(
-    mut rows: rusqlite::Rows<'_>,
-    limit: usize,
-) -> Result<Vec<(NotificationId, DeliveryState)>, Failure> {
+fn merge(mut rows: rusqlite::Rows<'_>, limit: usize) -> Result<Vec<DeliveryState>, Failure> {
     let mut merged: Vec<Fact> = Vec::new();
     while let Some(row) = rows.next()? {
         let fact = Fact::read(row)?;
@@ -245,8 +261,5 @@ fn merge(
             _ => merged.push(fact),
         }
     }
-    Ok(merged
-        .into_iter()
-        .map(|fact| (fact.id, fact.state))
-        .collect())
+    Ok(merged.into_iter().map(|fact| fact.state).collect())
 }

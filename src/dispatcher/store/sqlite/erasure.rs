@@ -227,26 +227,36 @@ fn step(connection: &Connection, erasure: &Erasure) -> Result<Removed, Failure> 
             let mut statement = connection.prepare_cached(text)?;
             Ok(statement.execute(params![user, bound, rows])? as u64)
         };
+        // By the rows that are removed below: without them those of the log are not found.
+        let delivery_log = removed(
+            "DELETE FROM deliveries WHERE user = ?1 AND id IN (
+                SELECT id FROM inbox WHERE user = ?1 AND pos < ?2 ORDER BY pos LIMIT ?3)",
+            &below,
+        )? + removed(
+            "DELETE FROM deliveries WHERE user = ?1 AND id IN (
+                SELECT id FROM receipts WHERE user = ?1 AND id < ?2 ORDER BY id LIMIT ?3)",
+            &id,
+        )? + removed(
+            "DELETE FROM deliveries WHERE (id, user, channel, gateway, facet) IN (
+                SELECT id, user, channel, gateway, facet FROM deliveries
+                WHERE user = ?1 AND user <> '' AND channel <> 'in_app' AND id < ?2 LIMIT ?3)",
+            &id,
+        )?;
         Ok(Removed {
+            delivery_log,
             inbox: removed(
                 "DELETE FROM inbox WHERE sequence IN (
-                    SELECT sequence FROM inbox WHERE user = ?1 AND pos < ?2 LIMIT ?3)",
+                    SELECT sequence FROM inbox WHERE user = ?1 AND pos < ?2 ORDER BY pos LIMIT ?3)",
                 &below,
             )?,
             read_marks: removed(
                 "DELETE FROM receipts WHERE sequence IN (
-                    SELECT sequence FROM receipts WHERE user = ?1 AND id < ?2 LIMIT ?3)",
+                    SELECT sequence FROM receipts WHERE user = ?1 AND id < ?2 ORDER BY id LIMIT ?3)",
                 &id,
             )?,
             dismissals: removed(
                 "DELETE FROM dismissals WHERE sequence IN (
                     SELECT sequence FROM dismissals WHERE user = ?1 AND id < ?2 LIMIT ?3)",
-                &id,
-            )?,
-            delivery_log: removed(
-                "DELETE FROM deliveries WHERE (id, user, channel, gateway, facet) IN (
-                    SELECT id, user, channel, gateway, facet FROM deliveries
-                    WHERE user = ?1 AND user <> '' AND id < ?2 LIMIT ?3)",
                 &id,
             )?,
             // Before the devices by which they are found.

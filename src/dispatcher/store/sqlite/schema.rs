@@ -293,10 +293,21 @@ CREATE TABLE erasures (
 CREATE INDEX erasures_open ON erasures (sequence) WHERE proof IS NULL;
 ";
 
+/// What schema 12 has otherwise: an index in the order of time is written at its end, one by user anywhere, and there a
+/// page goes to the disk for each row. Of in-app rows of the log the user's inbox and read marks tell the ids.
+const SINCE_12: &str = "
+DROP INDEX inbox_by_id;
+CREATE UNIQUE INDEX inbox_by_id ON inbox (id, user, kind);
+DROP INDEX inbox_by_position;
+CREATE INDEX inbox_by_position ON inbox (user, pos, id);
+DROP INDEX deliveries_by_user;
+CREATE INDEX deliveries_by_user ON deliveries (user, id) WHERE user <> '' AND channel <> 'in_app';
+";
+
 /// From schema 1 on, each brings a file to the next schema.
-const UPGRADES: [&str; 11] = [
+const UPGRADES: [&str; 12] = [
     SINCE_1, SINCE_2, SINCE_3, SINCE_4, SINCE_5, SINCE_6, SINCE_7, SINCE_8, SINCE_9, SINCE_10,
-    SINCE_11,
+    SINCE_11, SINCE_12,
 ];
 
 /// What a piece of work on a connection can end in: SQLite's error, or ours.
@@ -364,7 +375,10 @@ pub fn open_writer(path: &Path, namespace: &Namespace) -> Result<Connection, Sto
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "journal_size_limit", limits::STORE_WAL_BYTES)?;
         connection.pragma_update(None, "wal_autocheckpoint", limits::STORE_CHECKPOINT_PAGES)?;
+        // What an upgrade sorts may be larger than memory.
+        connection.pragma_update(None, "temp_store", "file")?;
         prepare_tables(&connection, namespace)?;
+        connection.pragma_update(None, "temp_store", "memory")?;
         Ok(connection)
     })
 }
