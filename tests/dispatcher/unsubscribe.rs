@@ -2,7 +2,7 @@
 
 use crate::{
     email::{enter, relay, state},
-    rig::{Rig, Sending, is},
+    rig::{Rig, Sending, eventually, is},
 };
 use herald::{
     config::{self, DkimKey},
@@ -10,6 +10,7 @@ use herald::{
     ids::NotificationId,
     registry::embedded::EmbeddedRegistry,
 };
+use reqwest::Method;
 use serde_json::json;
 use std::{io::Write, sync::Arc};
 use tempfile::NamedTempFile;
@@ -118,6 +119,35 @@ async fn one_click_ends_the_mails_of_a_type_and_looking_does_not() {
     assert_eq!(preferences, off);
     let metrics = rig.metrics.render();
     assert!(metrics.contains("herald_unsubscribed_total 2"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_of_before_its_user_was_forgotten_stores_nothing_and_one_of_after_does() {
+    let (server, key) = (SmtpServer::start(), secret(&"k".repeat(32)));
+    let rig = rig(&with_links(&server, &key)).await;
+    let before = headers_of(&rig, &server, "news", "normal").await;
+    let erasure = "/v1/users/42/erasure";
+    let as_admin = async |method: Method| {
+        rig.call_as(&rig.admin_key, method, erasure, None, None)
+            .await
+    };
+    assert_eq!(as_admin(Method::POST).await.status, 202);
+    eventually(|| async { (as_admin(Method::GET).await.body["state"] == "done").then_some(()) })
+        .await;
+    assert_eq!(open(&rig, link(&before).unwrap(), CLICK).await.0, 200);
+    let preferences = async || rig.get("/v1/users/42/preferences").await;
+    let none = json!({ "channels": {}, "types": {} });
+    assert_eq!(preferences().await, none);
+
+    // Who comes back is asked anew.
+    enter(&rig, "42", "work", "ada@example.com").await;
+    let after = headers_of(&rig, &server, "news", "normal").await;
+    assert_eq!(open(&rig, link(&before).unwrap(), CLICK).await.0, 200);
+    assert_eq!(preferences().await, none);
+    assert_eq!(open(&rig, link(&after).unwrap(), CLICK).await.0, 200);
+    assert_eq!(preferences().await["types"]["news"]["email"], false);
+    let metrics = rig.metrics.render();
+    assert!(metrics.contains("herald_unsubscribed_total 1"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,10 @@
 //! the link may, without a key.
 
 use super::{Shared, extract::PathText};
-use crate::{dispatcher::channel::email::unsubscribe::Wish, envelope::Channel};
+use crate::{
+    dispatcher::{channel::email::unsubscribe::Wish, store::StoreError},
+    envelope::Channel,
+};
 use axum::{
     extract::State,
     http::{StatusCode, header},
@@ -30,16 +33,11 @@ pub async fn unsubscribe(State(shared): State<Shared>, PathText(token): PathText
         let text = "<p>E-mails of this kind have to be sent and can’t be switched off.</p>";
         return page(StatusCode::CONFLICT, text);
     }
-    let (user, of_type) = (&wish.user, wish.notification_type.as_str());
-    match shared.store.switch_off(user, of_type, Channel::Email).await {
-        Ok(()) => {
-            tracing::info!(%user, notification_type = of_type, "unsubscribed from e-mail");
-            shared.metrics.unsubscribed.inc();
-            page(
-                StatusCode::OK,
-                "<p>You get no more e-mails of this kind.</p>",
-            )
-        }
+    match switch_off(&shared, &wish).await {
+        Ok(()) => page(
+            StatusCode::OK,
+            "<p>You get no more e-mails of this kind.</p>",
+        ),
         Err(error) => {
             tracing::warn!(%error, "nobody can unsubscribe");
             let text = "<p>That did not work. Please try again in a few minutes.</p>";
@@ -49,6 +47,22 @@ pub async fn unsubscribe(State(shared): State<Shared>, PathText(token): PathText
             response
         }
     }
+}
+
+async fn switch_off(shared: &Shared, wish: &Wish) -> Result<(), StoreError> {
+    let (user, of_type) = (&wish.user, wish.notification_type.as_str());
+    if let Some(mail) = wish.mail {
+        let erasure = shared.store.erasure(user).await?;
+        // Who was forgotten since gets none, and nothing of the user is stored once more.
+        if erasure.is_some_and(|(erasure, _)| erasure.covers_mail(mail)) {
+            return Ok(());
+        }
+    }
+    let switched = shared.store.switch_off(user, of_type, Channel::Email);
+    switched.await?;
+    tracing::info!(%user, notification_type = of_type, "unsubscribed from e-mail");
+    shared.metrics.unsubscribed.inc();
+    Ok(())
 }
 
 fn wish(shared: &Shared, token: &str) -> Option<Wish> {

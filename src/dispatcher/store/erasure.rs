@@ -49,6 +49,11 @@ impl Erasure {
         device.updated_ms <= self.id.unix_ms()
     }
 
+    /// By which its reader ends the likes of it.
+    pub fn covers_mail(&self, of: NotificationId) -> bool {
+        of < self.id
+    }
+
     /// Addresses that go with the devices of before: nobody has to know any more whether they are sent to.
     pub fn addresses(&self, held: &[Device]) -> Vec<String> {
         let (before, after): (Vec<&Device>, Vec<&Device>) =

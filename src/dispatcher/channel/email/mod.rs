@@ -196,6 +196,7 @@ impl Smtp {
         if let Some(unsubscribe) = self.unsubscribe.as_ref().filter(|_| *is_optional) {
             let link = unsubscribe.link(&Wish {
                 user: device.user.clone(),
+                mail: Some(head.id),
                 notification_type: content.notification_type.clone(),
             });
             mail = mail

@@ -8,7 +8,7 @@
 use super::signing_keys;
 use crate::{
     config::{self, ConfigError},
-    ids::UserId,
+    ids::{NotificationId, UserId},
 };
 use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
@@ -19,7 +19,9 @@ pub const PATH: &str = "/unsubscribe/";
 
 const KEY: &str = "email.unsubscribe_key_file";
 /// Begins what is signed, so that the key may sign something else one day.
-const PURPOSE: &str = "unsubscribe.1";
+const PURPOSE: &str = "unsubscribe.2\n";
+/// Of links of earlier releases, which do not say in which mail they stand.
+const PURPOSE_EARLIER: &str = "unsubscribe.1\n";
 const TAG_BYTES: usize = 32;
 
 pub struct Unsubscribe {
@@ -33,6 +35,8 @@ pub struct Unsubscribe {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     pub user: UserId,
+    /// What the mail told of; `None`: of an earlier release.
+    pub mail: Option<NotificationId>,
     pub notification_type: String,
 }
 
@@ -59,8 +63,8 @@ impl Unsubscribe {
     pub fn link(&self, wish: &Wish) -> String {
         let told = wish.told();
         let keys = self.keys.load();
-        let mut signed = hmac::sign(&keys[0], told.as_bytes()).as_ref().to_vec();
-        signed.extend_from_slice(&told.as_bytes()[PURPOSE.len() + 1..]);
+        let tag = hmac::sign(&keys[0], &[wish.purpose(), told.as_bytes()].concat());
+        let signed = [tag.as_ref(), told.as_bytes()].concat();
         let token = BASE64_URL_SAFE_NO_PAD.encode(signed);
         format!("{}{PATH}{token}", self.url)
     }
@@ -69,23 +73,53 @@ impl Unsubscribe {
     pub fn read(&self, token: &str) -> Option<Wish> {
         let signed = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
         let (tag, told) = signed.split_at_checked(TAG_BYTES)?;
-        let (user, notification_type) = std::str::from_utf8(told).ok()?.split_once('\n')?;
-        let wish = Wish {
-            user: user.parse().ok()?,
-            notification_type: notification_type.to_owned(),
-        };
-        let told = wish.told();
+        let text = std::str::from_utf8(told).ok()?;
         let keys = self.keys.load();
-        // In a time that does not depend on the tag.
-        let is_by = |key| hmac::verify(key, told.as_bytes(), tag).is_ok();
-        keys.iter().any(is_by).then_some(wish)
+        let is_ours = |wish: &Wish| {
+            let told = [wish.purpose(), told].concat();
+            // In a time that does not depend on the tag.
+            let is_by = |key| hmac::verify(key, &told, tag).is_ok();
+            keys.iter().any(is_by)
+        };
+        let wishes = [Wish::read(text), Wish::read_earlier(text)];
+        wishes.into_iter().flatten().find(is_ours)
     }
 }
 
 impl Wish {
+    fn purpose(&self) -> &'static [u8] {
+        match self.mail {
+            Some(_) => PURPOSE.as_bytes(),
+            None => PURPOSE_EARLIER.as_bytes(),
+        }
+    }
+
     /// A user's id has no control characters: it ends where the line does.
     fn told(&self) -> String {
-        format!("{PURPOSE}\n{}\n{}", self.user, self.notification_type)
+        let (user, of_type) = (&self.user, &self.notification_type);
+        match self.mail {
+            Some(mail) => format!("{user}\n{mail}\n{of_type}"),
+            None => format!("{user}\n{of_type}"),
+        }
+    }
+
+    fn read(told: &str) -> Option<Wish> {
+        let (user, rest) = told.split_once('\n')?;
+        let (mail, of_type) = rest.split_once('\n')?;
+        Some(Wish {
+            user: user.parse().ok()?,
+            mail: Some(mail.parse().ok()?),
+            notification_type: of_type.to_owned(),
+        })
+    }
+
+    fn read_earlier(told: &str) -> Option<Wish> {
+        let (user, of_type) = told.split_once('\n')?;
+        Some(Wish {
+            user: user.parse().ok()?,
+            mail: None,
+            notification_type: of_type.to_owned(),
+        })
     }
 }
 
@@ -117,6 +151,7 @@ mod tests {
     fn wish(user: &str, notification_type: &str) -> Wish {
         Wish {
             user: user.parse().unwrap(),
+            mail: Some(NotificationId::generate()),
             notification_type: notification_type.into(),
         }
     }
@@ -137,7 +172,10 @@ mod tests {
             let link = unsubscribe.link(&wish);
             assert!(link.starts_with("https://shop.example/n/unsubscribe/"));
             assert!(link.len() < 900, "a line of a mail: {}", link.len());
-            assert_eq!(unsubscribe.read(token(&link)), Some(wish));
+            assert_eq!(unsubscribe.read(token(&link)), Some(wish.clone()));
+            let earlier = Wish { mail: None, ..wish };
+            let link = unsubscribe.link(&earlier);
+            assert_eq!(unsubscribe.read(token(&link)), Some(earlier));
         }
     }
 
