@@ -8,6 +8,7 @@ use crate::{
 };
 use minijinja::{Environment, ErrorKind, Value, value::Serde};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use std::{
     error::Error as _,
     io::{self, Write},
@@ -59,7 +60,7 @@ struct Names<'a> {
     title: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a str>,
-    data: serde_json::Value,
+    data: Value,
 }
 
 pub fn render(
@@ -74,9 +75,6 @@ pub fn render(
         user,
         content,
     } = subject;
-    let data = content.data.as_ref().map(|data| data.get());
-    // Checked at intake to be an object that nests no deeper than it may.
-    let data = data.and_then(|data| serde_json::from_str(data).ok());
     let names = Value::from(Serde(Names {
         id: head.id.to_string(),
         notification_type: &content.notification_type,
@@ -87,7 +85,7 @@ pub fn render(
         created_at: head.created_ms,
         title: content.title.as_deref(),
         body: content.body.as_deref(),
-        data: data.unwrap_or_else(|| serde_json::Value::Object(Default::default())),
+        data: data(content.data.as_deref().map_or("{}", RawValue::get)),
     }));
     let part = |name: &Option<String>, bytes_max| match name {
         Some(name) => one(environment, name, &names, bytes_max).map(Some),
@@ -100,6 +98,18 @@ pub fn render(
         body: part(&parts.body, limits::RENDERED_BODY_BYTES)?,
         html: part(&parts.html, limits::RENDERED_HTML_BYTES)?,
     })
+}
+
+/// Checked at intake to be an object that nests no deeper than it may. It may hold all the same what is for its clients to read
+/// only, as a number that no float holds: a template that names it fails then, and says why.
+fn data(json: &str) -> Value {
+    match serde_json::from_str::<serde_json::Value>(json) {
+        Ok(data) => Value::from(Serde(data)),
+        Err(error) => {
+            let told = format!("`data` can't be read: {error}");
+            minijinja::Error::new(ErrorKind::BadSerialization, told).into()
+        }
+    }
 }
 
 fn one(
@@ -131,6 +141,7 @@ fn explain(name: &str, bytes_max: usize, error: &minijinja::Error) -> RenderErro
     );
     let kind = match error.kind() {
         ErrorKind::WriteFailure => format!("gives more than {bytes_max} bytes"),
+        ErrorKind::BadSerialization => error.detail().unwrap_or_default().to_owned(),
         ErrorKind::OutOfFuel => format!("takes more than {} steps", limits::TEMPLATE_STEPS),
         kind => kind.to_string(),
     };

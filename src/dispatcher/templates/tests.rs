@@ -151,6 +151,29 @@ fn what_goes_wrong_is_told_with_its_line_and_without_what_was_sent() {
 }
 
 #[test]
+fn data_that_can_not_be_read_fails_where_it_is_named_and_says_why() {
+    let templates = templates(&[
+        ("order/email.en.title", "{{ data.number }}"),
+        (
+            "order/push.en.title",
+            "{% if data.total %}much{% else %}none{% endif %}",
+        ),
+        ("order/in_app.en.title", "{{ title }}"),
+    ]);
+    let data = r#"{"number":7,"total":1e999}"#;
+    for channel in [Channel::Email, Channel::Push] {
+        let error = show(&templates, channel, None, data).unwrap_err();
+        let expected = format!(
+            "order/{}.en.title:1: `data` can't be read: number out of range at line 1 column 25",
+            channel.as_str()
+        );
+        assert_eq!(error.to_string(), expected);
+    }
+    let shown = show(&templates, Channel::InApp, None, data).unwrap();
+    assert_eq!(shown[0], "t", "it names none of it");
+}
+
+#[test]
 fn what_fails_in_what_is_included_is_told_there() {
     let templates = templates(&[
         ("_part/name", "Dear\n{{ data.name }}"),
