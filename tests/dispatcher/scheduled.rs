@@ -135,6 +135,11 @@ async fn a_repeated_key_schedules_once_and_another_time_is_another_body() {
     let (first, second) = (post(at).await, post(at).await);
     assert_eq!((first.status.as_u16(), &first.body), (202, &second.body));
     assert_eq!(post(at + 1).await.status, 409);
+    // Cancelled, it stays so: a retry that is late does not bring it back.
+    assert_eq!(cancel(&rig, id_of(&first.body)).await.status, 204);
+    let third = post(at).await;
+    assert_eq!((third.status.as_u16(), &third.body), (202, &first.body));
+    assert_eq!(cancel(&rig, id_of(&first.body)).await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
