@@ -111,11 +111,11 @@ pub async fn delivery(
         .delivery(id, user.as_ref(), limits::DELIVERY_STATES)
         .await?;
     if states.is_empty()
-        && let Some(scheduled) = shared.store.scheduled(id).await?
+        && let Some(due_ms) = shared.store.scheduled_due(id).await?
     {
         let none: [Value; 0] = [];
         return Ok(Json(
-            json!({ "id": id, "states": none, "scheduled_at": scheduled.due_ms }),
+            json!({ "id": id, "states": none, "scheduled_at": due_ms }),
         ));
     }
     if states.is_empty() && !is_stored(&shared, id, user.as_ref()).await? {

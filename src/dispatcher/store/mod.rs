@@ -523,6 +523,9 @@ pub trait Store: Forget + Segments + Send + Sync + 'static {
     /// While it is kept.
     async fn scheduled(&self, id: NotificationId) -> Result<Option<Scheduled>, StoreError>;
 
+    /// When it is due, while it is kept; without its contents.
+    async fn scheduled_due(&self, id: NotificationId) -> Result<Option<u64>, StoreError>;
+
     /// Takes up to `limit` of those that are due and that nobody has taken, or not finished in time, the earliest
     /// first: until then nobody else is given them.
     async fn take_due(

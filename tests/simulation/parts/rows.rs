@@ -522,6 +522,10 @@ impl Store for Rows {
         unreachable!("all is sent at once")
     }
 
+    async fn scheduled_due(&self, _: NotificationId) -> Result<Option<u64>, StoreError> {
+        unreachable!("all is sent at once")
+    }
+
     async fn take_due(&self, _: u64, _: u64, _: usize) -> Result<Vec<Scheduled>, StoreError> {
         unreachable!("all is sent at once")
     }

@@ -28,6 +28,7 @@ pub async fn what_is_scheduled_comes_when_it_is_due_and_to_one_at_a_time(home: &
     drop(store);
     let store = home.open();
     assert_eq!(store.scheduled(late.id).await, Ok(Some(late.clone())));
+    assert_eq!(store.scheduled_due(late.id).await, Ok(Some(late.due_ms)));
     assert_eq!(store.take_due(999, 5_000, 9).await, Ok(vec![]));
     let first = store.take_due(3_000, 5_000, 1).await;
     assert_eq!(first, Ok(vec![early.clone()]));
@@ -40,6 +41,7 @@ pub async fn what_is_scheduled_comes_when_it_is_due_and_to_one_at_a_time(home: &
     store.remove_scheduled(&[early.id, late.id]).await.unwrap();
     assert_eq!(store.take_due(8_999, 9_999, 9).await, Ok(vec![]));
     assert_eq!(store.scheduled(early.id).await, Ok(None));
+    assert_eq!(store.scheduled_due(early.id).await, Ok(None));
     assert_eq!(store.take_due(9_000, 9_999, 9).await, Ok(vec![later]));
 }
 

@@ -234,6 +234,7 @@ statements! {
         WHERE hour = ? AND due_ms <= ?",
     scheduled_at: Read "SELECT due_ms, id, taken_until_ms, topic, key, value, headers FROM {k}.scheduled
         WHERE hour = ? AND due_ms = ? AND id = ?",
+    scheduled_due: Read "SELECT due_ms FROM {k}.scheduled WHERE hour = ? AND due_ms = ? AND id = ?",
     put_scheduled: CompareAndSet "INSERT INTO {k}.scheduled (hour, due_ms, id, taken_until_ms, topic, key, value,
         headers) VALUES (?, ?, ?, 0, ?, ?, ?, ?) IF NOT EXISTS",
     take_scheduled: CompareAndSet "UPDATE {k}.scheduled SET taken_until_ms = ?

@@ -409,6 +409,10 @@ impl Store for CassandraStore {
         scheduled::find(self.link()?, id).await
     }
 
+    async fn scheduled_due(&self, id: NotificationId) -> Result<Option<u64>, StoreError> {
+        scheduled::due(self.link()?, id).await
+    }
+
     async fn take_due(
         &self,
         now_ms: u64,

@@ -58,6 +58,16 @@ pub async fn find(link: &Link, id: NotificationId) -> Result<Option<Scheduled>, 
     found.await?.map(read).transpose()
 }
 
+pub async fn due(link: &Link, id: NotificationId) -> Result<Option<u64>, StoreError> {
+    let Some(due_ms) = indexed(link, id).await? else {
+        return Ok(None);
+    };
+    let reader = link.reader(Level::Quorum);
+    let values = (due_ms / HOUR_MS, due_ms, id.0);
+    let found = reader.first::<(i64,)>(&link.statements.scheduled_due, values);
+    Ok(found.await?.map(|(due_ms,)| due_ms.max(0) as u64))
+}
+
 async fn indexed(link: &Link, id: NotificationId) -> Result<Option<i64>, StoreError> {
     let reader = link.reader(Level::Quorum);
     let found = reader.first::<(i64,)>(&link.statements.due, (id.0,));

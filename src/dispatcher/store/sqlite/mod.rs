@@ -450,6 +450,12 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn scheduled_due(&self, id: NotificationId) -> Result<Option<u64>, StoreError> {
+        self.readers
+            .read(move |connection| scheduled::due(connection, id))
+            .await
+    }
+
     async fn take_due(
         &self,
         now_ms: u64,

@@ -7,7 +7,7 @@ use crate::{
     ids::{NotificationId, UserId},
 };
 use bytes::Bytes;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 pub fn put(connection: &Connection, scheduled: &Scheduled) -> Result<(), Failure> {
@@ -33,6 +33,12 @@ pub fn find(connection: &Connection, id: NotificationId) -> Result<Option<Schedu
     )?;
     let mut rows = statement.query([id.0.as_bytes()])?;
     rows.next()?.map(read).transpose()
+}
+
+pub fn due(connection: &Connection, id: NotificationId) -> Result<Option<u64>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT due_ms FROM scheduled WHERE id = ?1")?;
+    let found = statement.query_row([id.0.as_bytes()], |row| encode::read_ms(row, 0));
+    Ok(found.optional()?)
 }
 
 pub fn is_due(connection: &Connection, now_ms: u64) -> Result<bool, Failure> {
