@@ -106,7 +106,7 @@ impl ApiKeys {
         }
         let known = self.verified.lock().get(&hash).cloned();
         if let Some((at, key)) = &known
-            && at.elapsed() < limits::API_KEY_CACHE
+            && counts(*at, self.store.healthy())
         {
             return Ok(key.clone());
         }
@@ -131,9 +131,26 @@ impl ApiKeys {
     }
 }
 
+/// Whether a key that was verified then counts unasked. A store that is away would be waited for by every request.
+fn counts(verified: Instant, store_answers: bool) -> bool {
+    !store_answers || verified.elapsed() < limits::API_KEY_CACHE
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_was_verified_long_ago_waits_for_no_store_that_is_away() {
+        let long_ago = Instant::now().checked_sub(limits::API_KEY_CACHE).unwrap();
+        for (verified, store_answers, unasked) in [
+            (Instant::now(), true, true),
+            (long_ago, true, false),
+            (long_ago, false, true),
+        ] {
+            assert_eq!(counts(verified, store_answers), unasked);
+        }
+    }
 
     #[test]
     fn a_key_is_stored_only_as_its_hash() {

@@ -19,6 +19,10 @@ use std::{collections::BTreeMap, sync::Arc};
 /// What a cause is named for, beside workers.
 const PARTS: [&str; 4] = ["bus", "registry", "store", "spool"];
 
+/// What goes on, and what does not.
+const WITHOUT_STORE: &str = "nothing is stored or routed; what is posted waits on the bus, or gets 503 where it needs \
+                             the store at once (a key not seen before, Idempotency-Key, schedule_at, a segment)";
+
 pub struct Health {
     bus: SharedBus,
     registry: SharedRegistry,
@@ -88,21 +92,20 @@ impl Health {
     }
 
     fn store_away(&self) -> Option<String> {
-        let what = match (self.store.missing(), self.store.is_shared()) {
+        let (what, look) = match (self.store.missing(), self.store.is_shared()) {
             _ if self.store.healthy() => return None,
             (Some(why), _) => {
                 return Some(format!(
-                    "{why}; nothing is taken or routed until it is found, it is looked for every second"
+                    "{why}; {WITHOUT_STORE} until it is found, it is looked for every second"
                 ));
             }
-            (None, true) => {
-                "the store does not answer at quorum: nothing is taken or routed; check the nodes of store.datacenter"
-            }
-            (None, false) => {
-                "the store does not answer: nothing is taken or routed; check the disk of store.path"
-            }
+            (None, true) => (
+                "the store does not answer at quorum",
+                "the nodes of store.datacenter",
+            ),
+            (None, false) => ("the store does not answer", "the disk of store.path"),
         };
-        Some(what.to_owned())
+        Some(format!("{what}: {WITHOUT_STORE}; check {look}"))
     }
 
     pub fn readiness(&self) -> Readiness {

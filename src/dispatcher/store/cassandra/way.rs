@@ -59,7 +59,7 @@ impl Way {
     /// Said once; it is looked for until it is there.
     pub fn is_missing(&self, why: String) {
         tracing::warn!(
-            "the store is away and is looked for; nothing is taken or routed before: {why}"
+            "the store is away and is looked for; what is posted waits on the bus, or is refused where it needs the store at once: {why}"
         );
         *self.missing.lock() = why;
     }
