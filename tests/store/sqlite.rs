@@ -265,7 +265,9 @@ async fn is_brought_up(left: &str) {
         assert_eq!((broadcasts.rows.len(), broadcasts.head), (1, at(1)));
     }
     let store = home.sqlite();
-    let appended = store.append(vec![row(&user("ada"), at(3))]).await;
+    let third = row(&user("ada"), at(3));
+    let stored = third.id;
+    let appended = store.append(vec![third]).await;
     assert_eq!(appended.unwrap(), [Appended::Stored { prev: at(2) }]);
     let entered = store.put_device(email(&user("ada"), "work", "ada@example.com"));
     assert_eq!(entered.await, Ok(Entered::Created));
@@ -277,7 +279,10 @@ async fn is_brought_up(left: &str) {
         .iter()
         .map(|(id, state)| (*id, &state.state[..]))
         .collect();
-    assert_eq!(of_ada, [(sent, "sent"), (logged, "read")]);
+    assert_eq!(
+        of_ada,
+        [(sent, "sent"), (stored, "pending"), (logged, "read")]
+    );
 }
 
 #[test]

@@ -285,14 +285,15 @@ impl Router {
         Ok(())
     }
 
-    /// Every channel that begins is visibly `pending` from here on; of the others the log says why they don't. Later
-    /// states are never overwritten.
+    /// Every channel that begins is visibly `pending` from here on, in-app by its row; of the others the log says why they
+    /// don't. Later states are never overwritten.
     async fn enter_pending(&self, taken: &[Taken<'_>]) -> Result<(), Stopped> {
         let at_ms = unix_ms();
         let (mut pending, mut attempts) = (Vec::new(), Vec::new());
         for one in taken.iter().filter(|one| !one.is_repeat()) {
             let (id, user) = (one.parsed.head.id, &one.parsed.user);
             let links = one.plan.links.iter();
+            let links = links.filter(|link| link.channel != Channel::InApp);
             pending.extend(links.map(|link| (id, user.clone(), link.channel)));
             attempts.extend(one.plan.attempts(&one.parsed, at_ms));
         }

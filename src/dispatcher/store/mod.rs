@@ -400,8 +400,8 @@ pub trait Store: Forget + Segments + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Row>, StoreError>;
 
-    /// Enters `pending` for channels of accepted work; never overwrites a later state. Whoever hands a
-    /// record to a gateway before its row is stored does this first: a client may acknowledge it at once.
+    /// Enters `pending` for channels of accepted work; never overwrites a later state. In-app it is what stored rows are
+    /// by themselves. Whoever hands a record to a gateway before that does this first: a client may acknowledge it at once.
     async fn pending(
         &self,
         entries: &[(NotificationId, UserId, Channel)],

@@ -148,6 +148,55 @@ pub async fn what_a_gateway_was_given_may_be_acknowledged_before_its_row_is_stor
     assert_eq!(unread, [pending]);
 }
 
+pub async fn a_stored_row_is_pending_in_app_until_more_is_known_of_it(home: &impl Home) {
+    let (store, ada, bob) = (home.open(), user("ada"), user("bob"));
+    let first = row(&ada, at(1));
+    let mut second = row(&bob, at(2));
+    second.id = first.id;
+    let mark = read_mark(&ada, at(3), &[first.id]);
+    let marked = mark.id;
+    store
+        .append(vec![first.clone(), second, mark])
+        .await
+        .unwrap();
+    let push = (first.id, ada.clone(), Channel::Push);
+    store.pending(&[push], 5).await.unwrap();
+    let all = async || {
+        let mut states = store.delivery(first.id, None, 10).await.unwrap();
+        states.sort_by_key(|state| (state.user.clone(), state.channel));
+        let seen = states.into_iter();
+        let seen = seen.map(|one| (one.user.unwrap().to_string(), one.channel, one.state));
+        seen.collect::<Vec<_>>()
+    };
+    let of = |name: &str, channel, state: &str| (name.to_owned(), channel, state.to_owned());
+    let (pushed, waits) = (
+        of("ada", Channel::Push, "pending"),
+        of("bob", Channel::InApp, "pending"),
+    );
+    let begun = of("ada", Channel::InApp, "pending");
+    assert_eq!(all().await, [begun, pushed.clone(), waits.clone()]);
+    assert_eq!(
+        in_app_state(&store, first.id, "bob").await,
+        ("pending".into(), 0)
+    );
+    let one = store.delivery(first.id, None, 1).await.unwrap();
+    assert_eq!(one.len(), 1);
+    assert_eq!(store.delivery(marked, None, 10).await, Ok(vec![]));
+    let of_bob = store.deliveries_of(&bob, None, 10).await.unwrap();
+    assert_eq!((of_bob.len(), of_bob[0].0), (1, first.id));
+
+    let written = outcome(first.id, Some(&ada), Fate::Written);
+    store.record(&[written]).await.unwrap();
+    let written = of("ada", Channel::InApp, "written");
+    assert_eq!(
+        all().await,
+        [written.clone(), pushed.clone(), waits.clone()]
+    );
+    // Read from the bus again.
+    store.append(vec![first.clone()]).await.unwrap();
+    assert_eq!(all().await, [written, pushed, waits]);
+}
+
 pub async fn pending_never_hides_an_outcome(home: &impl Home) {
     let (store, ada, id) = (home.open(), user("ada"), NotificationId::generate());
     let entries = [

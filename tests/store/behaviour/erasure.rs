@@ -217,8 +217,8 @@ pub async fn an_erasure_is_known_until_it_has_its_proof_and_after(home: &impl Ho
 pub async fn all_there_is_of_a_user_is_found(home: &impl Home) {
     let ada = user("ada");
     let store = home.open();
-    let row = |offset| collapsing(&ada, at(offset), "k");
-    store.append(vec![row(1), row(2), row(3)]).await.unwrap();
+    let inbox = [1, 2, 3].map(|offset| collapsing(&ada, at(offset), "k"));
+    store.append(inbox.to_vec()).await.unwrap();
     // What is superseded is stored all the same.
     let first = store.rows_of(&ada, Position::START, 2).await.unwrap();
     assert_eq!(offsets(&first), [1, 2]);
@@ -229,7 +229,9 @@ pub async fn all_there_is_of_a_user_is_found(home: &impl Home) {
         .collect();
     store.pending(&entries, 5).await.unwrap();
     entries.reverse();
-    let ids: Vec<NotificationId> = entries.iter().map(|(id, ..)| *id).collect();
+    let pushed = entries.iter().map(|(id, ..)| *id);
+    let stored_before = inbox.iter().rev().map(|row| row.id);
+    let ids: Vec<NotificationId> = pushed.chain(stored_before).collect();
     let mut seen = Vec::new();
     let mut before = None;
     loop {

@@ -66,6 +66,7 @@ macro_rules! every_behaviour_holds_in {
             outcomes_of_a_broadcast_are_counted_by_gateway_and_kind
             what_a_client_says_of_an_id_its_user_does_not_have_leaves_nothing
             what_a_gateway_was_given_may_be_acknowledged_before_its_row_is_stored
+            a_stored_row_is_pending_in_app_until_more_is_known_of_it
             pending_never_hides_an_outcome
             a_channels_state_only_moves_forward_and_shows_its_last_attempt
             a_channels_attempt_told_twice_says_the_same

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     dispatcher::store::{Appended, NewRow, RowKind, StoreError, WentBack, rank},
     envelope::{Channel, Fate, VERSION},
-    ids::NotificationId,
+    ids::{NotificationId, UserId},
     limits,
     position::Position,
 };
@@ -37,7 +37,11 @@ impl CassandraStore {
         let users = by_user(rows).into_iter();
         let plans = users.map(|(user, entries)| self.plan("raw", user, entries));
         let plans = first_refused(each(plans.collect()).await)?;
-        all(plans.iter().map(|plan| self.carry_out(plan)).collect()).await?;
+        let pending = pending(rows, &plans);
+        tokio::try_join!(
+            all(plans.iter().map(|plan| self.carry_out(plan)).collect()),
+            self.enter_pending(&pending, unix_ms()),
+        )?;
         let mut answers = Vec::with_capacity(rows.len());
         for plan in &plans {
             let decided = plan.entries.iter().zip(&plan.decided);
@@ -200,6 +204,24 @@ impl CassandraStore {
         });
         all(receipts.collect()).await.map(drop)
     }
+}
+
+/// What is on its way in-app by these rows; a repetition under another position is not.
+fn pending(rows: &[NewRow], plans: &[Plan<'_>]) -> Vec<(NotificationId, UserId, Channel)> {
+    let decided = plans
+        .iter()
+        .flat_map(|plan| plan.entries.iter().zip(&plan.decided));
+    let begun = decided.filter(|((_, entry), decided)| {
+        entry.kind == RowKind::Notification
+            && match decided {
+                Decided::Stored { .. } => true,
+                Decided::Existing { pos, .. } => *pos == entry.pos,
+                Decided::Lost => false,
+            }
+    });
+    begun
+        .map(|((row, entry), _)| (entry.id, rows[*row].user.clone(), Channel::InApp))
+        .collect()
 }
 
 fn marked(mark: &NewRow) -> Result<Vec<NotificationId>, StoreError> {

@@ -7,7 +7,8 @@
 //! * a channel beside in-app has one row per user, which its workers and providers' reports write: it only moves forward
 //!   too;
 //! * of a broadcast there is one count per gateway and state, never a row per user (but for `read`);
-//! * what is logged of a user's in-app rows is found by his inbox and his read marks, and goes before them.
+//! * what is logged of a user's in-app rows is found by his inbox and his read marks, and goes before them;
+//! * of a row of the inbox that nothing is logged of, it is `pending`.
 //!
 //! The state shown is the furthest any gateway reached, with the devices of the gateways that reached it.
 
@@ -146,7 +147,13 @@ pub fn of_notification(
 ) -> Result<Vec<DeliveryState>, Failure> {
     let wanted = if user.is_some() { "AND user = ?2" } else { "" };
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM deliveries WHERE id = ?1 {wanted} ORDER BY user, channel, gateway, facet"
+        "SELECT {COLUMNS}, facet FROM deliveries WHERE id = ?1 {wanted}
+         UNION ALL
+         SELECT user, 'in_app', '', '{PENDING}', 0, 0, stored_ms, 0, 0, '', '', 0
+         FROM inbox WHERE id = ?1 {wanted} AND kind = 0 AND NOT EXISTS (
+            SELECT 1 FROM deliveries
+            WHERE id = ?1 AND user = inbox.user AND channel = 'in_app')
+         ORDER BY user, channel, gateway, facet"
     ))?;
     let rows = match user {
         Some(user) => statement.query(params![id.0.as_bytes(), user.as_str()])?,

@@ -45,15 +45,15 @@ impl Writer {
         })
     }
 
-    /// Runs `work` inside the group's transaction and answers once that is committed. A full queue
-    /// makes the caller wait.
+    /// Runs `work` inside the group's transaction and answers once that is committed. Where another call of the group
+    /// failed it is run again, what it did before having been undone. A full queue makes the caller wait.
     pub async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+        work: impl Fn(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let job = Call {
-            work: Some(work),
+            work,
             result: None,
             answer,
         };
@@ -90,7 +90,7 @@ trait Job: Send {
 }
 
 struct Call<T, W> {
-    work: Option<W>,
+    work: W,
     result: Option<T>,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -98,11 +98,10 @@ struct Call<T, W> {
 impl<T, W> Job for Call<T, W>
 where
     T: Send,
-    W: FnOnce(&Connection) -> Result<T, Failure> + Send,
+    W: Fn(&Connection) -> Result<T, Failure> + Send,
 {
     fn run(&mut self, connection: &Connection) -> Result<(), Failure> {
-        let work = self.work.take().expect("run once");
-        self.result = Some(work(connection)?);
+        self.result = Some((self.work)(connection)?);
         Ok(())
     }
 
@@ -138,42 +137,59 @@ fn write_group(
     jobs: &mut mpsc::Receiver<Box<dyn Job>>,
     file: &str,
 ) -> bool {
-    let mut ran = Vec::new();
-    if let Err(failure) = begin(connection) {
-        first.answer(Err(failure.explain(file)));
-        return false;
-    }
-    let began = Instant::now();
-    let mut next = Some(first);
-    let mut broken = None;
-    while let Some(mut job) = next.take() {
-        match run_alone(connection, job.as_mut()) {
-            Ok(()) => ran.push(job),
-            Err(failure) => {
-                let error = failure.explain(file);
-                job.answer(Err(error.clone()));
-                // Some errors (disk full, I/O) roll the whole transaction back under us.
-                if connection.is_autocommit() {
-                    broken = Some(error);
-                    break;
-                }
-            }
-        }
-        if ran.len() < limits::STORE_GROUP && began.elapsed() < limits::STORE_GROUP_WORK {
-            next = jobs.try_recv().ok();
-        }
-    }
-    let committed = match broken {
-        Some(error) => Err(error),
-        None => commit(connection).map_err(|failure| failure.explain(file)),
+    let mut group = vec![first];
+    let written = match run_together(connection, &mut group, jobs) {
+        Ok(()) => commit(connection),
+        // It did not begin, or an error (disk full, I/O) rolled it back under us.
+        Err(failure) if connection.is_autocommit() => Err(failure),
+        Err(_) => run_apart(connection, &mut group, file),
     };
-    if let Err(error) = &committed {
-        tracing::error!(%error, calls = ran.len(), "a group of writes was not committed");
+    let written = written.map_err(|failure| failure.explain(file));
+    if let Err(error) = &written {
+        tracing::error!(%error, calls = group.len(), "a group of writes was not committed");
     }
-    for job in ran {
-        job.answer(committed.clone());
+    for job in group {
+        job.answer(written.clone());
     }
-    committed.is_ok()
+    written.is_ok()
+}
+
+/// Without savepoints, for which SQLite copies each page that a call changes. Few calls fail.
+fn run_together(
+    connection: &Connection,
+    group: &mut Vec<Box<dyn Job>>,
+    jobs: &mut mpsc::Receiver<Box<dyn Job>>,
+) -> Result<(), Failure> {
+    begin(connection)?;
+    let began = Instant::now();
+    let mut at = 0;
+    while let Some(job) = group.get_mut(at) {
+        job.run(connection)?;
+        at += 1;
+        if at < limits::STORE_GROUP && began.elapsed() < limits::STORE_GROUP_WORK {
+            group.extend(jobs.try_recv().ok());
+        }
+    }
+    Ok(())
+}
+
+/// Once more, after one of them failed: those that fail are answered, the others stand.
+fn run_apart(
+    connection: &Connection,
+    group: &mut Vec<Box<dyn Job>>,
+    file: &str,
+) -> Result<(), Failure> {
+    connection.prepare_cached("ROLLBACK")?.execute([])?;
+    begin(connection)?;
+    let mut at = 0;
+    while let Some(job) = group.get_mut(at) {
+        match run_alone(connection, job.as_mut()) {
+            Ok(()) => at += 1,
+            Err(failure) if connection.is_autocommit() => return Err(failure),
+            Err(failure) => group.remove(at).answer(Err(failure.explain(file))),
+        }
+    }
+    commit(connection)
 }
 
 fn begin(connection: &Connection) -> Result<(), Failure> {
