@@ -4,8 +4,10 @@ use std::{ops::RangeInclusive, time::Duration};
 
 /// Devices and addresses of one user. Over: 422.
 pub const DEVICES: usize = 20;
-/// Records that a channel has at work at once; the next come when all of these are done.
-pub const CHANNEL_BATCH: usize = 64;
+/// Records that a channel has at work at once; the next come when all of these are done. As many as a provider is sent at
+/// once by default: with fewer, these and the time of an answer would bound what a dispatcher sends a second.
+pub const CHANNEL_BATCH: usize = 256;
+const _: () = assert!(CHANNEL_BATCH >= FCM_AT_ONCE && CHANNEL_BATCH >= APNS_AT_ONCE);
 /// What of a batch no provider could begin with in this time goes to the shortest delay topic, for a provider that hangs.
 /// With the longest timeout of a send it is below the 5 min after which Kafka takes a reader for dead.
 pub const CHANNEL_BATCH_TIME: Duration = Duration::from_secs(120);
