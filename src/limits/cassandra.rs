@@ -19,6 +19,10 @@ pub const CASSANDRA_CAS_ATTEMPTS: usize = 16;
 /// From the first contact to a session, and one change of the schema.
 pub const CASSANDRA_CONNECT: Duration = Duration::from_secs(10);
 pub const CASSANDRA_SCHEMA_CHANGE: Duration = Duration::from_secs(60);
+/// After it, until all nodes have it, and how often is said that this is waited for. Over: `migrate` ends, and goes on when it is
+/// run again.
+pub const CASSANDRA_AGREEMENT: Duration = Duration::from_secs(600);
+pub const CASSANDRA_AGREEMENT_TOLD: Duration = Duration::from_secs(15);
 /// The store that was away is asked so often whether it is back.
 pub const CASSANDRA_PROBE: Duration = Duration::from_secs(1);
 /// Days of one bucket of a user's rows, and how many of them a reader looks back over: the retention, and the one

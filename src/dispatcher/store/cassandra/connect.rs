@@ -161,6 +161,7 @@ pub async fn session(config: &DispatcherStore) -> Result<Session, StoreError> {
         .connection_timeout(Duration::from_millis(config.timeout_ms))
         .keyspaces_to_fetch([&config.keyspace])
         .fetch_full_schema_metadata(false)
+        .schema_agreement_timeout(limits::CASSANDRA_AGREEMENT)
         .default_execution_profile_handle(Profiles::new(config).write)
         .tls_context(tls(config).map_err(refused)?.map(TlsContext::from));
     if let Some((name, secret)) = password(config).map_err(refused)? {

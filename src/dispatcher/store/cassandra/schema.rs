@@ -20,6 +20,8 @@ use scylla::{
     errors::{DbError, ExecutionError, RequestAttemptError},
     statement::{Consistency, unprepared::Statement},
 };
+use std::pin::pin;
+use tokio::time::timeout;
 
 /// Schema this release reads and writes.
 const SCHEMA: i32 = VERSIONS.len() as i32;
@@ -228,11 +230,27 @@ async fn change(session: &Session, text: &str) -> Result<(), StoreError> {
         .request_timeout(Some(limits::CASSANDRA_SCHEMA_CHANGE))
         .build();
     statement.set_execution_profile_handle(Some(profile.into_handle()));
-    let changed = session.query_unpaged(statement, &[]).await;
-    changed.map(drop).map_err(|error| {
-        let what = text.split('(').next().unwrap_or(text).trim();
-        StoreError::Unavailable(format!("{what}: {error}"))
-    })
+    let what = text.split('(').next().unwrap_or(text).trim();
+    let mut changing = pin!(session.query_unpaged(statement, &[]));
+    let changed = loop {
+        match timeout(limits::CASSANDRA_AGREEMENT_TOLD, &mut changing).await {
+            Ok(changed) => break changed,
+            Err(_) => tracing::info!("{what}: waiting until every node has it"),
+        }
+    };
+    changed.map(drop).map_err(|error| unfinished(what, &error))
+}
+
+fn unfinished(what: &str, error: &ExecutionError) -> StoreError {
+    let problem = match error {
+        ExecutionError::SchemaAgreementError(_) => format!(
+            "it was changed, and not every node has it ({error}): see `nodetool describecluster`"
+        ),
+        error => error.to_string(),
+    };
+    StoreError::Unavailable(format!(
+        "{what}: {problem}. Run `herald dispatcher migrate` again: it goes on from there"
+    ))
 }
 
 /// At the start of a dispatcher.
@@ -298,6 +316,21 @@ async fn version(session: &Session, keyspace: &str) -> Result<Option<(i32, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use scylla::errors::SchemaAgreementError;
+
+    #[test]
+    fn a_change_that_not_every_node_has_says_what_to_do() {
+        let slow = SchemaAgreementError::Timeout(limits::CASSANDRA_AGREEMENT);
+        let told = unfinished("CREATE TABLE herald.users", &slow.into()).to_string();
+        for part in [
+            "CREATE TABLE herald.users: it was changed",
+            "exceeded 600000ms",
+            "nodetool describecluster",
+            "Run `herald dispatcher migrate` again",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
 
     #[test]
     fn statements_are_told_in_full() {
