@@ -8,8 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Descriptors of a thread that are looked through for a listener: it is made early.
-const EARLY_DESCRIPTORS: usize = 256;
+/// Descriptors of a thread that are looked through for a listener: it is made early, but a server may have opened hundreds of
+/// files before. A gateway of a million connections is not looked through to its end.
+const EARLY_DESCRIPTORS: usize = 4_096;
 /// State of a socket in /proc/net/tcp.
 const LISTENS: &str = "0A";
 
