@@ -36,9 +36,12 @@ pub const TLS_INCOMING_BYTES: usize = 18 * KIB + 512;
 pub const TLS_KEY_RECORDS: u64 = 1 << 23;
 /// Records that bring nothing (new keys, no bytes) one after the other. Over: closed, counted (`tls_misbehaved`).
 pub const TLS_EMPTY_RECORDS: u8 = 32;
-/// Payload of one TLS record that is sent, the most that TLS allows. What the kernel does not take of it is
-/// kept, with nothing behind it.
+/// Payload of one TLS record, the most that TLS allows.
 pub const TLS_RECORD_BYTES: usize = 16 * KIB;
+/// Of one that we send. What the kernel does not take of it is kept, with nothing behind it, beside all that waits in the lanes:
+/// with records of 16 KiB a client that stops reading costs over 256,000 B while nothing that the kernel has sent is acknowledged.
+pub const TLS_SENT_BYTES: usize = 8 * KIB;
+const _: () = assert!(TLS_SENT_BYTES <= TLS_RECORD_BYTES);
 /// Certificates of a chain: with more the files are not what they should be.
 pub const TLS_CHAIN: usize = 10;
 /// How long a session ticket resumes: a phone that was away for the night. RFC 8446 allows a week.

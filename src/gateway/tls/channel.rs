@@ -17,7 +17,7 @@ use crate::{
         slots::{self, Slots},
         wire::taken,
     },
-    limits::{TLS_INCOMING_BYTES, TLS_RECORD_BYTES},
+    limits::{TLS_INCOMING_BYTES, TLS_SENT_BYTES},
 };
 use rustls::{
     HandshakeKind, ProtocolVersion, ServerConfig,
@@ -469,16 +469,16 @@ fn behind<'a>(slices: &'a [IoSlice], from: usize) -> impl Iterator<Item = &'a [u
 fn one_record<'a>(slices: &'a [IoSlice], from: usize, gathered: &'a mut Vec<u8>) -> &'a [u8] {
     let mut rest = behind(slices, from);
     let first = rest.next().unwrap_or_default();
-    let Some(mut next) = rest.next().filter(|_| first.len() < TLS_RECORD_BYTES) else {
-        return &first[..first.len().min(TLS_RECORD_BYTES)];
+    let Some(mut next) = rest.next().filter(|_| first.len() < TLS_SENT_BYTES) else {
+        return &first[..first.len().min(TLS_SENT_BYTES)];
     };
     gathered.clear();
     gathered.extend_from_slice(first);
     loop {
-        let room = TLS_RECORD_BYTES - gathered.len();
+        let room = TLS_SENT_BYTES - gathered.len();
         gathered.extend_from_slice(&next[..room.min(next.len())]);
         match rest.next() {
-            Some(piece) if gathered.len() < TLS_RECORD_BYTES => next = piece,
+            Some(piece) if gathered.len() < TLS_SENT_BYTES => next = piece,
             _ => return gathered,
         }
     }

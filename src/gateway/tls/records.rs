@@ -13,7 +13,7 @@
 //! * what is not allowed ends the connection, by the alert that is due, as the last record.
 
 use super::channel::{Arrived, Sealed};
-use crate::limits::{TLS_EMPTY_RECORDS, TLS_KEY_RECORDS, TLS_RECORD_BYTES};
+use crate::limits::{TLS_EMPTY_RECORDS, TLS_KEY_RECORDS, TLS_RECORD_BYTES, TLS_SENT_BYTES};
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN,
     NONCE_LEN, Nonce as OnceNonce, UnboundKey,
@@ -365,7 +365,7 @@ impl Keys {
         sealed: &mut Sealed,
     ) -> Result<usize, Error> {
         let offered: usize = pieces.clone().map(<[u8]>::len).sum();
-        let length = offered.min(TLS_RECORD_BYTES);
+        let length = offered.min(TLS_SENT_BYTES);
         let (explicit, tag) = (self.explicit_bytes(), self.algorithm.tag_len());
         let (said, kind_inside) = match self.form {
             Form::Tls13 => (ContentType::ApplicationData, 1),
