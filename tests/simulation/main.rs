@@ -64,10 +64,10 @@ fn no_sibling_is_stampeded_when_a_gateway_of_hundreds_is_drained() {
 }
 
 fn is_found(broken: Broken, promise: &str) -> (Plan, Violation) {
-    let found = search::first(0..SEEDS_TO_FIND, |seed| Plan::from_seed(seed, broken));
-    let (plan, violation) = found.unwrap_or_else(|| panic!("{broken:?} breaks no promise"));
+    let plan = |seed| Plan::from_seed(seed, broken);
+    let found = search::first(0..SEEDS_TO_FIND, plan, promise);
+    let (plan, violation) = found.unwrap_or_else(|| panic!("{broken:?} does not break it"));
     println!("seed {}: {}", plan.seed, violation.text);
-    assert_eq!(violation.promise, promise);
     (plan, violation)
 }
 
@@ -104,22 +104,16 @@ fn a_sweep_that_does_not_look_at_the_epoch_is_found() {
 
 #[test]
 fn a_memory_that_nobody_looks_after_is_found() {
-    let found = search::first(0..SEEDS_TO_FIND, |seed| {
-        Plan::without_registry(seed, Broken::NoSecondLook)
-    });
+    let plan = |seed| Plan::without_registry(seed, Broken::NoSecondLook);
+    let promise = "who is connected gets everything, or is told";
+    let found = search::first(0..SEEDS_TO_FIND, plan, promise);
     let (plan, violation) = found.expect("a device that misses something");
     println!("seed {}: {}", plan.seed, violation.text);
-    assert_eq!(
-        violation.promise,
-        "who is connected gets everything, or is told"
-    );
 }
 
 #[test]
 fn sending_clients_away_blindly_is_found() {
-    let found = search::first(0..1, |seed| {
-        Plan::stampede(seed, Broken::EvictBlindly, What::DrainGateway(0))
-    });
-    let (_, violation) = found.expect("siblings that are stampeded");
-    assert_eq!(violation.promise, "no gateway is stampeded");
+    let plan = |seed| Plan::stampede(seed, Broken::EvictBlindly, What::DrainGateway(0));
+    let found = search::first(0..1, plan, "no gateway is stampeded");
+    assert!(found.is_some(), "siblings that are stampeded");
 }

@@ -35,7 +35,7 @@ pub fn none(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) {
     let count = seeds.end - seeds.start;
     let events = AtomicU64::new(0);
     let copies = AtomicU64::new(0);
-    let found = search(seeds, &plan, |world| {
+    let found = search(seeds, &plan, None, |world| {
         events.fetch_add(world.events, Ordering::Relaxed);
         copies.fetch_max(u64::from(world.ledger.copies_max), Ordering::Relaxed);
     });
@@ -47,14 +47,19 @@ pub fn none(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) {
     println!("{count} seeds, {events} events, {copies} live copies of one notification at most");
 }
 
-/// The first of the seeds that breaks a promise: what it was, and the plan as it came.
-pub fn first(seeds: Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> Option<(Plan, Violation)> {
-    search(seeds, &plan, |_| {})
+/// The first of the seeds that breaks this promise: how, and the plan as it came. What breaks one may break another first.
+pub fn first(
+    seeds: Range<u64>,
+    plan: impl Fn(u64) -> Plan + Sync,
+    promise: &str,
+) -> Option<(Plan, Violation)> {
+    search(seeds, &plan, Some(promise), |_| {})
 }
 
 fn search(
     seeds: Range<u64>,
     plan: &(impl Fn(u64) -> Plan + Sync),
+    promise: Option<&str>,
     kept: impl Fn(&World) + Sync,
 ) -> Option<(Plan, Violation)> {
     let next = AtomicU64::new(seeds.start);
@@ -71,6 +76,7 @@ fn search(
                     let mut world = World::new(plan(seed));
                     match world.run() {
                         Ok(()) => kept(&world),
+                        Err(violation) if promise.is_some_and(|one| one != violation.promise) => {}
                         Err(violation) => {
                             let mut found = found.lock().expect("no panic");
                             // The lowest, whichever thread was faster.
