@@ -119,6 +119,21 @@ async fn retention_removes_the_old_and_says_what_a_cursor_lost() {
 }
 
 #[tokio::test]
+async fn what_the_log_has_forgotten_is_not_pending_again() {
+    let home = Directory::new();
+    let (store, ada) = (home.sqlite(), user("ada"));
+    let mut promised = row(&ada, at(1));
+    let made_ms = now_ms() - limits::RETENTION_S * 1000 - 60_000;
+    let mut id = promised.id.0.into_bytes();
+    id[..6].copy_from_slice(&made_ms.to_be_bytes()[2..]);
+    promised.id = NotificationId(uuid::Uuid::from_bytes(id));
+    let id = promised.id;
+    store.append(vec![promised]).await.unwrap();
+    assert_eq!(store.delivery(id, Some(&ada), 10).await, Ok(vec![]));
+    assert_eq!(store.delivery(id, None, 10).await, Ok(vec![]));
+}
+
+#[tokio::test]
 async fn the_mark_of_an_address_goes_with_the_erasure_that_left_it() {
     let home = Directory::new();
     let (store, ada) = (home.sqlite(), user("ada"));

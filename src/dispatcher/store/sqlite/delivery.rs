@@ -8,15 +8,19 @@
 //!   too;
 //! * of a broadcast there is one count per gateway and state, never a row per user (but for `read`);
 //! * what is logged of a user's in-app rows is found by his inbox and his read marks, and goes before them;
-//! * of a row of the inbox that nothing is logged of, it is `pending`.
+//! * a row of the inbox that nothing is logged of is `pending`.
 //!
 //! The state shown is the furthest any gateway reached, with the devices of the gateways that reached it.
 
 use super::{encode, reading, schema::Failure};
 use crate::{
-    dispatcher::store::{Attempted, DeliveryState, PENDING, Sending, StoreError, rank, state},
+    dispatcher::{
+        store::{Attempted, DeliveryState, PENDING, Sending, StoreError, rank, state},
+        unix_ms,
+    },
     envelope::{Channel, Outcome},
     ids::{NotificationId, UserId},
+    limits,
 };
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
@@ -146,11 +150,13 @@ pub fn of_notification(
     limit: usize,
 ) -> Result<Vec<DeliveryState>, Failure> {
     let wanted = if user.is_some() { "AND user = ?2" } else { "" };
+    // Of what is older the log is gone, whatever it said: its row may be of later, as that of a scheduled one is.
+    let is_logged = id.unix_ms() + limits::RETENTION_S * 1000 > unix_ms();
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS}, facet FROM deliveries WHERE id = ?1 {wanted}
          UNION ALL
          SELECT user, 'in_app', '', '{PENDING}', 0, 0, stored_ms, 0, 0, '', '', 0
-         FROM inbox WHERE id = ?1 {wanted} AND kind = 0 AND NOT EXISTS (
+         FROM inbox WHERE id = ?1 {wanted} AND kind = 0 AND {is_logged} AND NOT EXISTS (
             SELECT 1 FROM deliveries
             WHERE id = ?1 AND user = inbox.user AND channel = 'in_app')
          ORDER BY user, channel, gateway, facet"
