@@ -128,7 +128,7 @@ impl Report {
         Ok(matches!(claim.await?, Idempotency::Done(_)))
     }
 
-    pub async fn is_stored(&self, store: &SharedStore) {
+    pub async fn remember(&self, store: &SharedStore) {
         // Not remembered, it counts again: no bounce is lost.
         if let Err(error) = store.finish_claim(TELLERS, &self.key).await {
             tracing::warn!(%error, "a report of e-mail may count twice");

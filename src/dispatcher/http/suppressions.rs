@@ -72,7 +72,7 @@ pub async fn tell(
     let (count, ignored) = (suppressions.len(), told.ignored + erased);
     shared.store.suppress(suppressions).await?;
     if let Some(report) = report {
-        report.is_stored(&shared.store).await;
+        report.remember(&shared.store).await;
     }
     Ok(Json(json!({ "suppressed": count, "ignored": ignored })))
 }
