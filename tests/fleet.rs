@@ -139,8 +139,15 @@ async fn read_here_is_read_there(
 
 /// As the broker has it: what was read and not committed would be read again after a restart.
 async fn everything_is_committed(fleet: &Fleet) {
-    let left = async || fleet.uncommitted().await;
-    fleet.eventually("commits", WAIT / 2, left).await;
+    let left = Mutex::new(Vec::new());
+    let count = async || {
+        let now = fleet.uncommitted().await;
+        let places = now.len();
+        *left.lock().unwrap() = now;
+        places
+    };
+    let explain = || format!("{:?}\n{}", left.lock().unwrap(), fleet.logs());
+    testbed::eventually("commits", WAIT / 2, count, explain).await;
 }
 
 /// What is killed at one point.

@@ -298,19 +298,20 @@ pub trait Consumer: Send {
     /// was revoked meanwhile is left out.
     async fn commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<(), BusError>;
 
-    /// Begins what [`Consumer::commit`] does, so that reading goes on meanwhile; whether it worked is told by
-    /// the call after it. For partitions assigned by hand: nobody else takes them over in between.
-    async fn begin_commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<Begun, BusError> {
-        self.commit(next).await.map(|()| Begun::Yes)
+    /// Does what [`Consumer::commit`] does a step at a time, so that reading goes on meanwhile: begins it, or looks at
+    /// how what was begun has ended. To be called until it is [`Commit::Done`]. For partitions assigned by hand: nobody
+    /// else takes them over in between.
+    async fn step_commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<Commit, BusError> {
+        self.commit(next).await.map(|()| Commit::Done)
     }
 }
 
-/// Whether a commit is on its way.
+/// How far a commit by steps is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begun {
-    Yes,
-    /// The one before is not answered yet.
-    Busy,
+pub enum Commit {
+    /// The broker has these offsets.
+    Done,
+    OnItsWay,
 }
 
 pub type SharedBus = Arc<dyn Bus>;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Begun, BusError, Consumed, Consumer, Polled, Start, Topic, TopicPartition,
+        BusError, Commit, Consumed, Consumer, Polled, Start, Topic, TopicPartition,
         progress::Progress, shard_group,
     },
     limits,
@@ -134,7 +134,7 @@ struct Reader {
     flow: Arc<Flow>,
     /// Offset of the next record to read.
     position: Arc<AtomicU64>,
-    /// Begun at least.
+    /// What the broker is known to have.
     committed: Option<u64>,
     committed_at: Instant,
     stop: CancellationToken,
@@ -187,7 +187,7 @@ impl Reader {
                 }
             }
             if self.committed_at.elapsed() >= limits::COMMIT_EVERY {
-                self.begin_commit(consumer.as_mut()).await?;
+                self.step_commit(consumer.as_mut()).await?;
             }
             self.measure();
         }
@@ -225,12 +225,12 @@ impl Reader {
         }
     }
 
-    async fn begin_commit(&mut self, consumer: &mut dyn Consumer) -> Result<(), BusError> {
+    async fn step_commit(&mut self, consumer: &mut dyn Consumer) -> Result<(), BusError> {
         self.committed_at = Instant::now();
         let next = self.flow.next();
         if let Some(offset) = next
             && next != self.committed
-            && consumer.begin_commit(&[(self.at, offset)]).await? == Begun::Yes
+            && consumer.step_commit(&[(self.at, offset)]).await? == Commit::Done
         {
             self.committed = next;
         }

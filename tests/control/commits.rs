@@ -27,6 +27,18 @@ async fn an_offset_is_committed_only_after_everything_before_it_was_accepted() {
 }
 
 #[tokio::test]
+async fn a_commit_that_did_not_work_is_made_again_though_nothing_follows() {
+    let rig = Rig::ready().await;
+    rig.loses_commit.store(true, Ordering::Relaxed);
+    rig.route(Topic::InApp, vec![routed("nobody", 1).into_record()])
+        .await;
+    let lost = async || (!rig.loses_commit.load(Ordering::Relaxed)).then_some(());
+    until("a commit is lost", lost).await;
+    rig.until_committed(Topic::InApp, 1).await;
+    rig.leave().await;
+}
+
+#[tokio::test]
 async fn outcomes_that_come_while_a_batch_is_on_its_way_follow_it_together() {
     let rig = Rig::ready().await;
     rig.dispatcher.busy.store(true, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use super::{
     metrics::{Reports, Role},
 };
 use crate::{
-    bus::{Begun, BusError, TopicPartition},
+    bus::{BusError, Commit, TopicPartition},
     limits,
 };
 use rdkafka::{
@@ -23,17 +23,27 @@ use tokio::{
 /// A commit in a thread of its own: librdkafka's call has no timeout.
 pub(super) struct Committing {
     task: JoinHandle<Result<(), KafkaError>>,
+    next: Vec<(TopicPartition, u64)>,
     /// When the first of the tries began that have not worked.
     since: Instant,
 }
 
 impl Committing {
-    fn start(consumer: &KafkaConsumer, list: TopicPartitionList, since: Instant) -> Committing {
+    /// `None` when nothing of it is left to commit.
+    fn start(
+        consumer: &KafkaConsumer,
+        next: &[(TopicPartition, u64)],
+        since: Instant,
+    ) -> Result<Option<Committing>, BusError> {
+        let Some(list) = still_held(consumer, next)? else {
+            return Ok(None);
+        };
         let inner = consumer.inner().clone();
-        Committing {
+        Ok(Some(Committing {
             task: tokio::task::spawn_blocking(move || inner.commit(&list, CommitMode::Sync)),
+            next: next.to_vec(),
             since,
-        }
+        }))
     }
 }
 
@@ -70,10 +80,7 @@ pub(super) async fn commit(
 ) -> Result<(), BusError> {
     let deadline = Instant::now() + limits::KAFKA_CALL;
     loop {
-        let Some(list) = still_held(consumer, next)? else {
-            return Ok(());
-        };
-        let error = match attempt(consumer, list, deadline).await {
+        let error = match attempt(consumer, next, deadline).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,
             Err(late) => {
@@ -112,7 +119,7 @@ fn still_held(
 /// that.
 async fn attempt(
     consumer: &mut KafkaConsumer,
-    list: TopicPartitionList,
+    next: &[(TopicPartition, u64)],
     deadline: Instant,
 ) -> Result<Result<(), KafkaError>, BusError> {
     if let Some(former) = &mut consumer.committing {
@@ -122,7 +129,9 @@ async fn attempt(
         }
         consumer.committing = None;
     }
-    let begun = Committing::start(consumer, list, Instant::now());
+    let Some(begun) = Committing::start(consumer, next, Instant::now())? else {
+        return Ok(Ok(()));
+    };
     let begun = consumer.committing.insert(begun);
     match timeout_at(deadline, &mut begun.task).await {
         Ok(ended) => {
@@ -139,11 +148,11 @@ fn unanswered(consumer: &KafkaConsumer) -> BusError {
     link.health.unavailable()
 }
 
-/// See [`Consumer::begin_commit`](crate::bus::Consumer::begin_commit).
-pub(super) async fn begin(
+/// See [`Consumer::step_commit`](crate::bus::Consumer::step_commit).
+pub(super) async fn step(
     consumer: &mut KafkaConsumer,
     next: &[(TopicPartition, u64)],
-) -> Result<Begun, BusError> {
+) -> Result<Commit, BusError> {
     let mut since = Instant::now();
     if let Some(former) = consumer.committing.take() {
         let late = former.since.elapsed() >= limits::KAFKA_CALL;
@@ -151,10 +160,11 @@ pub(super) async fn begin(
             consumer.committing = Some(former);
             return match late {
                 true => Err(unanswered(consumer)),
-                false => Ok(Begun::Busy),
+                false => Ok(Commit::OnItsWay),
             };
         }
         match former.task.await {
+            Ok(Ok(())) if former.next == next => return Ok(Commit::Done),
             Ok(Ok(())) => {}
             // These offsets are no lower: with them the former's are made good.
             Ok(Err(error)) if remedy(&error) != Remedy::Give && !late => since = former.since,
@@ -162,10 +172,11 @@ pub(super) async fn begin(
             Err(error) => return Err(BusError::Unavailable(error.to_string())),
         }
     }
-    if let Some(list) = still_held(consumer, next)? {
-        consumer.committing = Some(Committing::start(consumer, list, since));
-    }
-    Ok(Begun::Yes)
+    consumer.committing = Committing::start(consumer, next, since)?;
+    Ok(match consumer.committing {
+        Some(_) => Commit::OnItsWay,
+        None => Commit::Done,
+    })
 }
 
 /// The group's offset, asked by a client that never joins it.

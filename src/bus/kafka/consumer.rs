@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Begun, BusError, Consumed, Consumer, HeaderName, Polled, Record, Start, Topic,
+        BusError, Commit, Consumed, Consumer, HeaderName, Polled, Record, Start, Topic,
         TopicPartition, header_name,
     },
     limits,
@@ -417,8 +417,8 @@ impl Consumer for KafkaConsumer {
         self.link.metrics.bus.count("commit", result)
     }
 
-    async fn begin_commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<Begun, BusError> {
-        let result = commit::begin(self, next).await;
+    async fn step_commit(&mut self, next: &[(TopicPartition, u64)]) -> Result<Commit, BusError> {
+        let result = commit::step(self, next).await;
         self.link.metrics.bus.count("commit", result)
     }
 }

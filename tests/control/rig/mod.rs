@@ -1,8 +1,10 @@
 //! One gateway's control side, its cores played by the test.
 
+mod bus;
 mod core;
 mod parts;
 
+use self::bus::LosesCommits;
 pub use self::{
     core::Core,
     parts::{Dispatcher, Faulty},
@@ -119,6 +121,8 @@ impl Shared {
 pub struct Rig {
     pub shared: Shared,
     pub registry: Arc<Faulty>,
+    /// The next commit of a shard's reader is lost on its way.
+    pub loses_commit: Arc<AtomicBool>,
     pub dispatcher: Arc<Dispatcher>,
     pub cores: Vec<Core>,
     pub journal: Journal,
@@ -153,6 +157,7 @@ impl Rig {
             incarnation: AtomicU64::new(0),
             compared: AtomicU64::new(0),
         });
+        let loses_commit = Arc::new(AtomicBool::new(false));
         let dispatcher = Arc::new(Dispatcher {
             journal: journal.clone(),
             reported: Mutex::default(),
@@ -200,7 +205,10 @@ impl Rig {
                 // Its cores are the test's: nobody there answers a probe.
                 probe: Duration::from_secs(3_600),
             },
-            bus: shared.bus.clone(),
+            bus: Arc::new(LosesCommits {
+                real: shared.bus.clone(),
+                next: loses_commit.clone(),
+            }),
             registry: registry.clone(),
             upstream,
             cores: link,
@@ -215,6 +223,7 @@ impl Rig {
             running: tokio::spawn(control.run(shutdown.clone(), now.clone())),
             shared,
             registry,
+            loses_commit,
             dispatcher,
             cores,
             journal,

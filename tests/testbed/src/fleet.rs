@@ -322,8 +322,8 @@ impl Fleet {
         tokio::task::spawn_blocking(count).await.expect("it counts")
     }
 
-    /// Records of the shards' topics and of `raw` that nobody has committed.
-    pub async fn uncommitted(&self) -> usize {
+    /// Where records of the shards' topics and of `raw` are not committed.
+    pub async fn uncommitted(&self) -> Vec<kafka::Uncommitted> {
         let (brokers, namespace) = (self.brokers.clone(), self.namespace.clone());
         let count = move || {
             let namespace = namespace.parse().expect("a label");
@@ -331,13 +331,13 @@ impl Fleet {
                 kafka::uncommitted(&brokers, &namespace, group, topic, partition)
             };
             let shards = 0..Topic::InApp.spec().partitions;
-            let in_shards = shards.map(|shard| {
-                let topics = [Topic::InApp, Topic::Critical];
-                let group = shard_group(shard);
-                let left = topics.map(|topic| left(&group, topic, Some(shard)));
-                left.iter().sum::<usize>()
-            });
-            in_shards.sum::<usize>() + left("router", Topic::Raw(1), None)
+            let mut places = left("router", Topic::Raw(1), None);
+            for shard in shards {
+                for topic in [Topic::InApp, Topic::Critical] {
+                    places.extend(left(&shard_group(shard), topic, Some(shard)));
+                }
+            }
+            places
         };
         tokio::task::spawn_blocking(count).await.expect("it counts")
     }

@@ -134,14 +134,21 @@ pub fn records(brokers: &str, namespace: &Namespace, topic: Topic) -> usize {
     ends.sum()
 }
 
-/// Records of a topic that this group has yet to commit; of one partition, if it is named.
+/// What a group has yet to commit in a partition.
+#[derive(Debug)]
+pub struct Uncommitted {
+    pub records: usize,
+    pub place: String,
+}
+
+/// Where this group has yet to commit records of a topic; of one partition, if it is named.
 pub fn uncommitted(
     brokers: &str,
     namespace: &Namespace,
     group: &str,
     topic: Topic,
     partition: Option<u32>,
-) -> usize {
+) -> Vec<Uncommitted> {
     const WAIT: Duration = Duration::from_secs(10);
     let client: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -161,16 +168,23 @@ pub fn uncommitted(
     }
     let committed = client.committed_offsets(asked, WAIT);
     let committed = committed.expect("the broker answers");
-    let left = committed.elements().into_iter().map(|place| {
+    let places = committed.elements().into_iter();
+    let left = places.filter_map(|place| {
         let marks = client.fetch_watermarks(&name, place.partition(), WAIT);
         let (begin, end) = marks.expect("the broker answers");
         let next = match place.offset() {
             Offset::Offset(next) => next,
             _ => begin,
         };
-        (end - next) as usize
+        let left = (end - next) as usize;
+        let partition = place.partition();
+        let place = || format!("{group} is at {next} of {end} in {name}/{partition}");
+        (left > 0).then(|| Uncommitted {
+            records: left,
+            place: place(),
+        })
     });
-    left.sum()
+    left.collect()
 }
 
 /// The controller knows a topic before the broker serves it.
