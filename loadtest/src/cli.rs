@@ -161,18 +161,18 @@ fn of_scenario(raw: &[String], run: &Run) -> Result<Options> {
 fn changes(run: &Run, given: &ArgMatches) -> Result<Vec<String>> {
     let mut changes = run.set.clone();
     let is_given = |name: &str| given.value_source(name) == Some(ValueSource::CommandLine);
+    if let Some(seconds) = run.duration {
+        changes.push(format!("duration_s={seconds}"));
+    }
     if let Some(clients) = run.clients {
         if is_given("users") {
             bail!("--clients and --users say the same: give one");
         }
         let devices = match is_given("devices") {
             true => run.options.devices,
-            false => Scenario::read(&run.scenario, &run.set)?.devices,
+            false => Scenario::read(&run.scenario, &changes)?.devices,
         };
         changes.push(format!("users={}", clients.div_ceil(devices)));
-    }
-    if let Some(seconds) = run.duration {
-        changes.push(format!("duration_s={seconds}"));
     }
     let first = run.options.sending();
     for (name, value) in [
@@ -266,6 +266,16 @@ mod tests {
         assert_eq!(options.load.slow.unwrap().share, 0.5);
         assert_eq!(options.load.sendings[0].priorities.len(), 4);
         assert!(options.no_ack);
+    }
+
+    #[test]
+    fn what_begins_late_fits_a_run_that_is_made_longer() {
+        let run = "swarm run unicast --target ws://h --secret-file s --clients 90 --duration 600 \
+                   --set send.0.from_s=300";
+        let run: Vec<_> = run.split_whitespace().collect();
+        let options = options(&run.join(" ")).unwrap();
+        assert_eq!(options.load.duration_s, Some(600));
+        assert_eq!(options.load.sendings[0].from_s, 300.0);
     }
 
     #[test]
