@@ -3,7 +3,7 @@
 
 use super::{
     Breaker, Budgets, ConfigError, Sms,
-    check::{host_and_port, named, within},
+    check::{host_and_port, named, within, word},
 };
 use crate::limits;
 use serde::{Deserialize, Serialize};
@@ -371,7 +371,7 @@ impl Fcm {
         sends("fcm", self.timeout_ms, self.at_once)?;
         within("fcm.per_s", self.per_s, limits::PROVIDER_PER_S_ALLOWED)?;
         usual("fcm", self.gone_percent_max, self.gone_window)?;
-        named("fcm.project_id", self.project_id.as_deref())?;
+        word("fcm.project_id", self.project_id.as_deref())?;
         let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
         if let Some(project) = &self.project_id {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':');
@@ -451,7 +451,7 @@ impl Apns {
             ("apns.topic", &self.topic),
         ];
         for (key, text) in texts {
-            named(key, text.as_deref())?;
+            word(key, text.as_deref())?;
         }
         let given = [("apns.key_file", self.key_file.is_some())]
             .into_iter()

@@ -355,6 +355,16 @@ pub fn named(key: &str, text: Option<&str>) -> Result<(), ConfigError> {
     }
 }
 
+/// The same of a word: a blank or a line's end that was copied with it would only be refused by the provider.
+pub fn word(key: &str, text: Option<&str>) -> Result<(), ConfigError> {
+    named(key, text)?;
+    let is_foreign = |char: char| char.is_whitespace() || char.is_control();
+    match text.is_some_and(|text| text.contains(is_foreign)) {
+        true => Err(ConfigError::new(key, "has a blank or a line's end in it")),
+        false => Ok(()),
+    }
+}
+
 /// The key of `http.admin_key_file`.
 pub fn admin_key(path: &Path) -> Result<Secret, ConfigError> {
     const KEY: &str = "http.admin_key_file";

@@ -58,6 +58,8 @@ enum Command {
     },
     /// Send a notification.
     Send(Box<send::Send>),
+    /// Cancel what is scheduled, or what a segment has not got yet.
+    Cancel { id: String },
     /// Where a user is connected, what is unread, the latest outcomes.
     User { user: String },
     /// Forget a user: everything of before this order, in every store.
@@ -143,6 +145,13 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
         Command::Send(send) => print(&send.run(&ctl.endpoint).await?, |answer| {
             println!("{}", answer["id"].as_str().unwrap_or_default())
         }),
+        Command::Cancel { id } => {
+            let path = format!("/v1/notifications/{}", connection::path_segment(&id));
+            ctl.endpoint.delete(&path).await?;
+            print(&json!({ "cancelled": id }), |answer| {
+                println!("{} cancelled", answer["cancelled"].as_str().unwrap_or_default());
+            });
+        }
         Command::User { user } => {
             let user = user_id("USER", &user)?;
             let path = format!("/v1/users/{}", connection::path_segment(user.as_str()));

@@ -410,9 +410,13 @@ async fn a_configuration_that_can_not_work_names_its_key() {
         change(&mut channels.apns);
         refused_key(&channels)
     };
-    let cases: [(Change, &str); 10] = [
+    let cases: [(Change, &str); 11] = [
         (|apns| apns.key_id = None, "apns.key_id"),
         (|apns| apns.team_id = None, "apns.team_id"),
+        (
+            |apns| apns.team_id = Some("TEAM0 1\n".into()),
+            "apns.team_id",
+        ),
         (|apns| apns.topic = None, "apns.topic"),
         (|apns| apns.topic = Some(" ".into()), "apns.topic"),
         (|apns| apns.key_file = None, "apns.key_file"),

@@ -174,6 +174,8 @@ async fn ctl_sends_to_tags_to_a_segment_and_later_as_the_api_does() {
         let id = kept["id"].as_str().expect("an id");
         let path = format!("/v1/notifications/{id}/delivery");
         assert_eq!(herald.api.fetch(&path).await["scheduled_at"], later);
+        assert_eq!(ctl(&herald, &["cancel", id]), format!("{id} cancelled\n"));
+        refused(&herald, &["cancel", id], 1, "no such notification is scheduled");
     }
 }
 
