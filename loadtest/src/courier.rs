@@ -113,7 +113,7 @@ impl Courier {
         if !line.is_used {
             let connector = world.connector.as_ref().filter(|_| target.tls);
             let tls = connector
-                .map(|connector| Tls::new(connector, &target.host))
+                .map(|connector| Tls::new(connector, &target.host, true))
                 .transpose();
             match tls {
                 Ok(tls) => line.tls = tls,

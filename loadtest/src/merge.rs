@@ -51,6 +51,7 @@ fn merged(mut parts: Vec<Part>) -> Result<Report> {
     for part in &mut parts {
         fill(part);
     }
+    tell_scenarios_apart(&mut parts);
     let reports: Vec<Report> = parts.into_iter().map(|part| part.report).collect();
     let elsewhere = missing_elsewhere(&reports)?;
     let mut reports = reports.into_iter();
@@ -129,6 +130,29 @@ fn fill(part: &mut Part) {
         ));
     }
     part.report.series = filled;
+}
+
+/// Hosts that share a run do not do the same where their scenarios differ; the result is headed by the first one's.
+fn tell_scenarios_apart(parts: &mut [Part]) {
+    let Some((first, others)) = parts.split_first_mut() else {
+        return;
+    };
+    let name = |scenario: &str| match scenario {
+        "" => "no scenario".to_owned(),
+        named => format!("scenario {named}"),
+    };
+    for other in others {
+        let (mine, theirs) = (&first.report.scenario, &other.report.scenario);
+        if mine != theirs {
+            first.report.remarks.push(format!(
+                "{} ran {}, {} ran {}",
+                first.file,
+                name(mine),
+                other.file,
+                name(theirs)
+            ));
+        }
+    }
 }
 
 /// What one host posted to everybody, and other hosts' clients did not get.
@@ -324,6 +348,17 @@ mod tests {
                 "{named}"
             );
         }
+    }
+
+    #[test]
+    fn hosts_that_ran_different_scenarios_are_told_apart() {
+        let mut other = part("b.json", users("", 4, 6), &[100]);
+        other.report.scenario = "idle".into();
+        let sum = merged(vec![part("a.json", users("", 1, 3), &[100]), other]).unwrap();
+        assert_eq!(
+            sum.remarks,
+            ["a.json ran no scenario, b.json ran scenario idle"]
+        );
     }
 
     #[test]

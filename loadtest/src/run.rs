@@ -48,6 +48,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut watch = Watch::new(options, &setup, &flocks, ledger.as_deref(), recorder);
     let followed = runtime.block_on(watch.follow(producer));
     drop(runtime);
+    let early = watch.remark();
     let (recorder, began_unix_s) = watch.end();
 
     let started = setup.started;
@@ -76,6 +77,7 @@ pub fn run(options: &Options) -> Result<bool> {
     };
     let mut report = Report::new(&wanted, tally, &lasts, recorder.seconds);
     report.ok &= followed.is_ok();
+    report.remarks.extend(early);
     let written = outputs.write(&report);
     followed.and(accounted).and(written)?;
     Ok(report.ok)

@@ -29,7 +29,9 @@ const CONTENT_BYTES_MAX: usize = 16_384;
 /// What a thread's clients open TLS with.
 #[derive(Clone, Debug)]
 pub struct Connector {
-    config: Arc<ClientConfig>,
+    /// Of one who has no session yet.
+    first: Arc<ClientConfig>,
+    again: Arc<ClientConfig>,
 }
 
 impl Connector {
@@ -57,12 +59,16 @@ impl Connector {
             }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.resumption = Resumption::store(Arc::new(Sessions {
+        let sessions = Arc::new(Sessions {
             max: sessions,
             kept: Mutex::default(),
-        }));
+        });
+        config.resumption = Resumption::store(sessions.clone());
+        let again = Arc::new(config.clone());
+        config.resumption = Resumption::store(Arc::new(KeepsOnly(sessions)));
         Ok(Connector {
-            config: Arc::new(config),
+            first: Arc::new(config),
+            again,
         })
     }
 }
@@ -98,12 +104,17 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    pub fn new(connector: &Connector, host: &str) -> Result<Tls, Error> {
+    /// Of one who was there before, with a session if any is left.
+    pub fn new(connector: &Connector, host: &str, was_there: bool) -> Result<Tls, Error> {
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         let name = name.trim_matches(['[', ']']).to_owned();
         let name = ServerName::try_from(name).map_err(|bad| Error::General(bad.to_string()))?;
+        let config = match was_there {
+            true => &connector.again,
+            false => &connector.first,
+        };
         Ok(Tls {
-            connection: UnbufferedClientConnection::new(connector.config.clone(), name)?,
+            connection: UnbufferedClientConnection::new(config.clone(), name)?,
             input: Vec::new(),
             early: Vec::new(),
             noted: false,
@@ -228,7 +239,7 @@ fn grow(
     }
 }
 
-/// Tickets of a thread's clients, whoever got them: each is used once, and the server can't tell.
+/// Tickets of a thread's clients, whoever of those who come back got them: each is used once, and the server can't tell.
 #[derive(Debug)]
 struct Sessions {
     max: usize,
@@ -278,6 +289,39 @@ impl ClientSessionStore for Sessions {
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         self.kept.lock().expect("no panics").tls13.pop_front()
+    }
+}
+
+/// Keeps what is given, and has nothing itself: who comes for the first time would resume what another one began, and
+/// its handshake would cost less than it does.
+#[derive(Debug)]
+struct KeepsOnly(Arc<Sessions>);
+
+impl ClientSessionStore for KeepsOnly {
+    fn set_kx_hint(&self, name: ServerName<'static>, group: NamedGroup) {
+        self.0.set_kx_hint(name, group);
+    }
+
+    fn kx_hint(&self, name: &ServerName<'_>) -> Option<NamedGroup> {
+        self.0.kx_hint(name)
+    }
+
+    fn set_tls12_session(&self, name: ServerName<'static>, session: Tls12ClientSessionValue) {
+        self.0.set_tls12_session(name, session);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, name: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.0.insert_tls13_ticket(name, ticket);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        None
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Watch<'a> {
     has_said_why: bool,
     /// Was told that it is enough.
     is_told: bool,
+    /// A signal ended it.
+    is_early: bool,
     /// When it should be over; `None`: not known.
     planned_end: Option<Instant>,
 }
@@ -76,8 +78,15 @@ impl<'a> Watch<'a> {
             there: 0,
             has_said_why: false,
             is_told: false,
+            is_early: false,
             planned_end: None,
         }
+    }
+
+    /// Of one that a signal ended: what it says counts for the time until then.
+    pub fn remark(&self) -> Option<String> {
+        let early = "a signal ended this run: what was planned for later was not done".to_owned();
+        self.is_early.then_some(early)
     }
 
     /// What was seen second by second, and the Unix second at which everybody was there.
@@ -92,6 +101,7 @@ impl<'a> Watch<'a> {
         loop {
             tokio::select! {
                 ends = signals.next() => {
+                    self.is_early = true;
                     if ends == Ends::Now || self.is_told || !self.enough(all_there) {
                         self.progress.say("interrupted");
                         return Ok(());

@@ -4,7 +4,7 @@ use super::host::{Host, Limit};
 use crate::{
     config::{Engine, Gateway},
     limits::{LISTEN_BACKLOG, MEMORY_BUDGET_PERCENT, RECEIVE_BUFFER_BYTES},
-    memory::Contract,
+    memory::{Contract, budget},
     sys,
 };
 use serde::Serialize;
@@ -58,10 +58,7 @@ impl Needs {
             0 => sys::cpus().map_or(1, |cpus| cpus.len()),
             cores => cores,
         };
-        let budget_bytes = match gateway.memory_bytes_max {
-            0 => host.granted_memory() / 100 * MEMORY_BUDGET_PERCENT,
-            bytes => bytes,
-        };
+        let budget_bytes = budget::share(gateway.memory_bytes_max, host.granted_memory());
         let hard = gateway.connections_hard as u64;
         Needs {
             connections: connections.unwrap_or(gateway.connections_soft as u64),
@@ -162,28 +159,53 @@ impl Needs {
             .worst(self.connections, self.budget_bytes)
             .total();
         let budget_bytes = self.budget_bytes;
-        let source = match (self.gateway.memory_bytes_max, host.group_memory()) {
-            (0, Some(_)) => "the control group grants",
-            (0, None) => "the machine has",
-            _ => "gateway.memory_bytes_max allows",
+        let (configured, granted) = (self.gateway.memory_bytes_max, host.granted_memory());
+        let grants = match host.group_memory() {
+            Some(_) => "the control group grants",
+            None => "the machine has",
         };
+        let is_configured = configured != 0 && configured <= granted;
+        let source = match is_configured {
+            true => "gateway.memory_bytes_max allows",
+            false => grants,
+        };
+        let give = |bytes: u64| match is_configured {
+            true => format!("set gateway.memory_bytes_max = {bytes}"),
+            false => {
+                let all = mib(bytes / MEMORY_BUDGET_PERCENT * 100);
+                format!("give the host (MemoryMax= of the unit, the container's limit) {all}")
+            }
+        };
+        if configured > granted {
+            let (is, has) = (mib(configured), mib(granted));
+            findings.push(Finding {
+                is_serious: false,
+                what: format!("memory: gateway.memory_bytes_max is {is}, {grants} {has}"),
+                why: "newcomers may fill all that is granted, with nothing left for anything else",
+                mend: format!(
+                    "set gateway.memory_bytes_max = 0: {MEMORY_BUDGET_PERCENT} % of what is granted"
+                ),
+            });
+        }
         if idle > budget_bytes {
             let fit = self.contract.connections_max(budget_bytes);
             findings.push(Finding {
                 is_serious: true,
-                what: format!("memory: {} idle connections take {}, {source} {}", self.connections, mib(idle), mib(budget_bytes)),
-                why: "newcomers beyond the budget are refused with 503",
-                mend: format!(
-                    "give the host (MemoryMax= of the unit, the container's limit) {}, or set gateway.connections_soft = {fit}",
-                    mib(idle / MEMORY_BUDGET_PERCENT * 100)
+                what: format!(
+                    "memory: {} idle connections take {}, {source} {}",
+                    self.connections,
+                    mib(idle),
+                    mib(budget_bytes)
                 ),
+                why: "newcomers beyond the budget are refused with 503",
+                mend: format!("{}, or gateway.connections_soft = {fit}", give(idle)),
             });
         } else if worst > budget_bytes {
             findings.push(Finding {
                 is_serious: false,
                 what: format!("memory: with everything at its bound at once it would be {}, {source} {}", mib(worst), mib(budget_bytes)),
                 why: "newcomers are refused with 503 while it is so; those who are connected stay within their bounds",
-                mend: format!("give the host {}, or lower gateway.connections_soft", mib(worst / MEMORY_BUDGET_PERCENT * 100)),
+                mend: format!("{}, or lower gateway.connections_soft", give(worst)),
             });
         }
     }

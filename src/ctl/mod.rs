@@ -149,7 +149,10 @@ async fn run(ctl: Ctl) -> Result<(), CtlError> {
             let path = format!("/v1/notifications/{}", connection::path_segment(&id));
             ctl.endpoint.delete(&path).await?;
             print(&json!({ "cancelled": id }), |answer| {
-                println!("{} cancelled", answer["cancelled"].as_str().unwrap_or_default());
+                println!(
+                    "{} cancelled",
+                    answer["cancelled"].as_str().unwrap_or_default()
+                );
             });
         }
         Command::User { user } => {

@@ -1,6 +1,6 @@
 //! What this host grants: its memory, or less where a control group says so.
 
-use crate::sys;
+use crate::{limits, sys};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -16,7 +16,15 @@ pub fn granted(root: &Path) -> u64 {
     limits.chain(machine_bytes(root)).min().unwrap_or(u64::MAX)
 }
 
-/// The same without the machine: `None` where no group limits it.
+/// How much of what is granted newcomers may fill: as much as is configured, if there is as much.
+pub fn share(configured: u64, granted: u64) -> u64 {
+    match configured {
+        0 => granted / 100 * limits::MEMORY_BUDGET_PERCENT,
+        bytes => bytes.min(granted),
+    }
+}
+
+/// The same as [`granted`] without the machine: `None` where no group limits it.
 pub fn group_limit(root: &Path) -> Option<u64> {
     let machine = machine_bytes(root).unwrap_or(u64::MAX);
     Some(granted(root)).filter(|granted| *granted < machine)

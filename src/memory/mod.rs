@@ -22,8 +22,8 @@ use crate::{
     config,
     envelope::Priority,
     limits::{
-        LANES_HIGH_PERCENT, LANES_LOW_PERCENT, LANES_NORMAL_PERCENT, MEMORY_BUDGET_PERCENT,
-        TCP_MEMORY_AGAIN_PERCENT, TCP_MEMORY_PERCENT,
+        LANES_HIGH_PERCENT, LANES_LOW_PERCENT, LANES_NORMAL_PERCENT, TCP_MEMORY_AGAIN_PERCENT,
+        TCP_MEMORY_PERCENT,
     },
     metrics::Metrics,
 };
@@ -278,12 +278,8 @@ impl Memory {
     }
 }
 
-/// `gateway.memory_bytes_max`, or what the host grants.
 fn budget_bytes(gateway: &config::Gateway) -> u64 {
-    match gateway.memory_bytes_max {
-        0 => budget::granted(Path::new("/")) / 100 * MEMORY_BUDGET_PERCENT,
-        bytes => bytes,
-    }
+    budget::share(gateway.memory_bytes_max, budget::granted(Path::new("/")))
 }
 
 fn say_of_sockets(are_full: bool, held: u64, most: u64) {

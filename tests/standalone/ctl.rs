@@ -175,7 +175,12 @@ async fn ctl_sends_to_tags_to_a_segment_and_later_as_the_api_does() {
         let path = format!("/v1/notifications/{id}/delivery");
         assert_eq!(herald.api.fetch(&path).await["scheduled_at"], later);
         assert_eq!(ctl(&herald, &["cancel", id]), format!("{id} cancelled\n"));
-        refused(&herald, &["cancel", id], 1, "no such notification is scheduled");
+        refused(
+            &herald,
+            &["cancel", id],
+            1,
+            "no such notification is scheduled",
+        );
     }
 }
 

@@ -242,7 +242,7 @@ impl Client {
             self.tls = None;
             return Ok(request);
         };
-        let mut tls = Tls::new(connector, &target.host).map_err(End::Tls)?;
+        let mut tls = Tls::new(connector, &target.host, self.ever_welcomed).map_err(End::Tls)?;
         let mut hello = Vec::new();
         tls.seal(&request, &mut hello).map_err(End::Tls)?;
         self.tls = Some(Box::new(tls));

@@ -273,6 +273,11 @@ fn told_that_it_is_enough_it_posts_no_more_and_waits_for_what_it_posted() {
     run.told("-TERM");
     let (status, result, receipts) = run.end();
     assert!(status.success(), "{result:#}");
+    let remark = result["remarks"][0].as_str();
+    assert!(
+        remark.is_some_and(|remark| remark.starts_with("a signal ended this run")),
+        "{result:#}"
+    );
     assert_eq!(result["posted"]["accepted"], receipts.len());
     let posts = run.lines("accounting/posts");
     assert_eq!(posts.len(), receipts.len());

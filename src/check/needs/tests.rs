@@ -218,6 +218,25 @@ fn a_control_group_with_less_memory_than_the_connections_take_is_serious() {
 }
 
 #[test]
+fn a_budget_above_what_the_host_grants_is_pointed_out_and_does_not_count() {
+    const GIB: u64 = 1 << 30;
+    let budget = |bytes: u64| move |gateway: &mut Gateway| gateway.memory_bytes_max = bytes;
+    let mut written = Written::good();
+    written.file("sys/fs/cgroup/herald/memory.max", "1073741824");
+    let findings = written.findings(budget(8 * GIB));
+    let told = |what: &str| findings.iter().any(|finding| finding.what.contains(what));
+    assert!(told("gateway.memory_bytes_max is 8192 MiB"), "{findings:?}");
+    assert!(told("the control group grants 1024 MiB"), "{findings:?}");
+    assert!(findings[0].is_serious, "{findings:?}");
+    // Where it is what stands in the way, it is what to change.
+    let finding = Written::finding(|_| {}, budget(GIB));
+    assert!(
+        finding.mend.contains("set gateway.memory_bytes_max = "),
+        "{finding:?}"
+    );
+}
+
+#[test]
 fn fewer_threads_than_cores_take_is_serious() {
     let group = |written: &mut Written| written.file("sys/fs/cgroup/herald/pids.max", "64\n");
     assert!(
