@@ -8,6 +8,7 @@
 pub mod embedded;
 mod header;
 pub mod kafka;
+pub mod low_water;
 mod metrics;
 mod partitioner;
 pub mod progress;

@@ -3,9 +3,8 @@
 //!
 //! The files in the order of a record's way: [`ownership`] (which shard is ours), `shard` and `broadcast`
 //! (reading), `place` (to whom), `link` (to the cores), `flights` (until the cores answered), `outcomes`
-//! (until a dispatcher accepted), `low_water` (what may be committed), `dead_letters`. Beside it a connection's way: `inbox`,
-//! `allowance`, `table`, `connect`, `posts`, `behind`. And the process: `health`, `canary`, `upkeep`, `admin`,
-//! `deliver`, `leaving`.
+//! (until a dispatcher accepted), `dead_letters`. Beside it a connection's way: `inbox`, `allowance`, `table`,
+//! `connect`, `posts`, `behind`. And the process: `health`, `canary`, `upkeep`, `admin`, `deliver`, `leaving`.
 
 mod admin;
 mod allowance;
@@ -24,7 +23,6 @@ mod host;
 mod inbox;
 pub mod leaving;
 mod link;
-pub mod low_water;
 mod metrics;
 pub mod outcomes;
 mod ownership;

@@ -7,12 +7,9 @@
 //!   as well they wait, up to [`limits::OUTCOMES_WAITING`], and above it acknowledgements are dropped,
 //!   counted (clients' acknowledgements hold no offset).
 
-use super::{
-    canary::Round, cut_off::CutOff, low_water::LowWater, metrics::ControlMetrics,
-    upstream::SharedUpstream,
-};
+use super::{canary::Round, cut_off::CutOff, metrics::ControlMetrics, upstream::SharedUpstream};
 use crate::{
-    bus::{SharedBus, Target, Topic},
+    bus::{SharedBus, Target, Topic, low_water::LowWater},
     envelope::{self, Outcome},
     ids::GatewayEpoch,
     limits,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// In-flight records of one partition, in the order they were read.
 #[derive(Debug, Default)]
 pub struct LowWater {
-    /// Offset, and whether its outcome was accepted. The front is never finished.
+    /// Offset, and whether it is finished. The front never is.
     window: VecDeque<(u64, bool)>,
     next: Option<u64>,
     highest: Option<u64>,
@@ -25,8 +25,8 @@ impl LowWater {
         true
     }
 
-    /// The outcome of a record was accepted. `true` when the low-water moved. Unknown offsets and
-    /// repetitions change nothing.
+    /// What follows from a record is durable. `true` when the low-water moved. Unknown offsets and repetitions
+    /// change nothing.
     pub fn finish(&mut self, offset: u64) -> bool {
         let Ok(index) = self.window.binary_search_by_key(&offset, |(at, _)| *at) else {
             return false;
