@@ -106,6 +106,42 @@ async fn a_dispatcher_killed_while_the_relay_has_a_mail_sends_it_once_more_when_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_killed_while_one_mail_is_out_repeats_that_one_and_none_that_was_sent_meanwhile()
+ {
+    let relay = SmtpServer::start();
+    let mut fleet = dispatcher(&relay, 6_000).await;
+    let mut posted = Vec::new();
+    for number in 0..20 {
+        let user = format!("u{number}");
+        let name = if number == 0 { "silent-1" } else { "u" };
+        let address = format!("{name}@{user}.example.com");
+        fleet.api.enter_address(&user, &address).await;
+        let id = fleet.api.post(&by_mail(&user, "normal")).await.unwrap();
+        posted.push((user, id));
+        if number == 0 {
+            relay.received(1).await;
+        }
+    }
+    let others = &posted[1..];
+    fleet
+        .eventually("others", WAIT, async || unsent(&fleet.api, others).await)
+        .await;
+    fleet.dispatchers[0].process.kill();
+    fleet.dispatchers[0].process.start();
+    fleet.ready().await;
+    fleet
+        .eventually("mails", WAIT, async || unsent(&fleet.api, &posted).await)
+        .await;
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for mail in relay.mails() {
+        *times.entry(mail.to).or_default() += 1;
+    }
+    assert_eq!(times.remove("silent-1@u0.example.com"), Some(2));
+    assert_eq!(times.len(), 19);
+    assert!(times.values().all(|times| *times == 1), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_turn_that_comes_after_a_dispatcher_was_killed_is_taken_once_and_not_if_it_was_read_before()
  {
     let relay = SmtpServer::start();

@@ -45,6 +45,16 @@ impl LowWater {
         self.next
     }
 
+    /// As if what is finished behind one in flight stood before it: it moves with every record. `None` until something
+    /// finished.
+    pub fn finished_to(&self) -> Option<u64> {
+        let finished = self.window.iter().filter(|(_, finished)| *finished).count();
+        match self.window.front() {
+            Some((front, _)) if finished > 0 => Some(front + finished as u64),
+            _ => self.next,
+        }
+    }
+
     pub fn in_flight(&self) -> usize {
         self.window.len()
     }
@@ -67,6 +77,21 @@ mod tests {
         assert_eq!(water.next(), Some(5));
         assert!(water.finish(9));
         assert_eq!((water.next(), water.in_flight()), (Some(10), 0));
+    }
+
+    #[test]
+    fn what_is_finished_behind_one_in_flight_shows_and_is_not_committed() {
+        let mut water = LowWater::default();
+        for offset in 3..6 {
+            water.start(offset);
+        }
+        assert_eq!(water.finished_to(), None);
+        water.finish(4);
+        assert_eq!((water.next(), water.finished_to()), (None, Some(4)));
+        water.finish(5);
+        assert_eq!((water.next(), water.finished_to()), (None, Some(5)));
+        water.finish(3);
+        assert_eq!((water.next(), water.finished_to()), (Some(6), Some(6)));
     }
 
     #[test]

@@ -54,6 +54,11 @@ impl Reading {
         });
     }
 
+    /// All below this is finished, or as many records as there are below it.
+    pub fn came_to(&self, at: TopicPartition, next: u64) {
+        self.change(|held| held.entry(at).or_default().next = Some(next));
+    }
+
     pub fn waits(&self, at: TopicPartition, waits: bool) {
         self.change(|held| held.entry(at).or_default().waits = waits);
     }

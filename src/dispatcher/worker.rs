@@ -1,4 +1,5 @@
-//! The loop every consumer of the dispatcher runs: read a batch, do its work, commit, read on.
+//! The loop that the consumers of the dispatcher run: read a batch, do its work, commit, read on. The channels have one of their
+//! own, within the same life ([`Reads`]).
 //!
 //! Invariants:
 //! * an offset is committed only after the work on everything before it is durable. A crash in between re-reads
@@ -83,32 +84,90 @@ pub struct Surroundings {
     pub shutdown: CancellationToken,
 }
 
+/// What a consumer is for, while there is one.
+#[async_trait]
+pub trait Reads: Send {
+    /// See [`Work::group`].
+    fn group(&self) -> &'static str;
+
+    fn topics(&self) -> Vec<Topic>;
+
+    /// See [`Work::waits_for`].
+    fn waits_for(&self) -> Option<SharedRegistry> {
+        None
+    }
+
+    /// Returns the error for which the consumer has to be replaced; with [`Stopped`], when the process leaves, all that was
+    /// read is finished as far as it will be.
+    ///
+    /// While the bus is away the consumer stays. One in its place would be another member of the group, and the
+    /// broker, once back, would wait for the first, which could not say that it left, until its session ends.
+    async fn consume(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        reading: &Reading,
+        surroundings: &Surroundings,
+    ) -> Result<BusError, Stopped>;
+}
+
+/// Reads a batch, and the next when its work is done.
+struct Batches<W>(W);
+
+#[async_trait]
+impl<W: Work> Reads for Batches<W> {
+    fn group(&self) -> &'static str {
+        self.0.group()
+    }
+
+    fn topics(&self) -> Vec<Topic> {
+        self.0.topics()
+    }
+
+    fn waits_for(&self) -> Option<SharedRegistry> {
+        self.0.waits_for()
+    }
+
+    async fn consume(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        reading: &Reading,
+        surroundings: &Surroundings,
+    ) -> Result<BusError, Stopped> {
+        consume(&mut self.0, consumer, reading, surroundings).await
+    }
+}
+
 /// Runs until `shutdown`; answers the name of the group. A bus that is away is waited for.
-pub async fn run(mut work: impl Work, surroundings: Surroundings) -> &'static str {
+pub async fn run(work: impl Work, surroundings: Surroundings) -> &'static str {
+    run_reader(Batches(work), surroundings).await
+}
+
+/// See [`run`].
+pub async fn run_reader(mut reader: impl Reads, surroundings: Surroundings) -> &'static str {
     let (bus, health) = (surroundings.bus.clone(), surroundings.health.clone());
-    let registry = work.waits_for();
+    let registry = reader.waits_for();
     let is_said = || {
         let registry_answers = registry.as_ref().is_none_or(|one| one.healthy());
         !surroundings.bus.healthy() || !registry_answers
     };
     let reading = Reading::default();
-    let watching = reading.clone().watch(work.group(), bus, is_said, health);
+    let watching = reading.clone().watch(reader.group(), bus, is_said, health);
     tokio::select! {
-        () = read(&mut work, &surroundings, &reading) => {}
+        () = read(&mut reader, &surroundings, &reading) => {}
         () = watching => {}
     }
-    work.group()
+    reader.group()
 }
 
-async fn read(work: &mut impl Work, surroundings: &Surroundings, reading: &Reading) {
+async fn read(reader: &mut impl Reads, surroundings: &Surroundings, reading: &Reading) {
     let Surroundings {
         bus,
         patience,
         shutdown,
         ..
     } = surroundings;
-    let group = work.group();
-    let topics = work.topics();
+    let group = reader.group();
+    let topics = reader.topics();
     let mut back_off = BackOff::new("consume");
     while !shutdown.is_cancelled() {
         let subscribed = patience
@@ -117,7 +176,9 @@ async fn read(work: &mut impl Work, surroundings: &Surroundings, reading: &Readi
         let Ok(mut consumer) = subscribed else { break };
         reading.begins();
         let began = Instant::now();
-        let consumed = consume(work, consumer.as_mut(), reading, surroundings).await;
+        let consumed = reader
+            .consume(consumer.as_mut(), reading, surroundings)
+            .await;
         reading.ends();
         let Ok(error) = consumed else { break };
         // It goes on at the committed offset.
@@ -132,11 +193,7 @@ async fn read(work: &mut impl Work, surroundings: &Surroundings, reading: &Readi
     }
 }
 
-/// Returns the error for which the consumer has to be replaced. A batch that was read is finished, whoever
-/// leaves.
-///
-/// While the bus is away the consumer stays. One in its place would be another member of the group, and the
-/// broker, once back, would wait for the first, which could not say that it left, until its session ends.
+/// See [`Reads::consume`]. A batch that was read is finished, whoever leaves.
 async fn consume(
     work: &mut impl Work,
     consumer: &mut dyn Consumer,
@@ -220,8 +277,8 @@ async fn finish(
 }
 
 /// What a consumer failed at without a success in between.
-struct Failures {
-    back_off: BackOff,
+pub(super) struct Failures {
+    pub back_off: BackOff,
     /// The last one was met with the bus well.
     with_bus: bool,
 }
@@ -237,7 +294,7 @@ impl Default for Failures {
 
 impl Failures {
     /// It fails for ever, or again though the bus is well: with the first the bus may just have come back.
-    fn are_the_consumers(&mut self, error: &BusError, healthy: bool) -> bool {
+    pub fn are_the_consumers(&mut self, error: &BusError, healthy: bool) -> bool {
         let again = std::mem::replace(&mut self.with_bus, healthy) && healthy;
         again || !matches!(error, BusError::Unavailable(_))
     }

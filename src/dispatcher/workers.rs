@@ -2,7 +2,7 @@
 
 use super::{
     Shared, broadcast,
-    channel::{ChannelWorker, Places, Sender},
+    channel::{ChannelReader, ChannelWorker, Out, Places, Sender},
     erasure::Eraser,
     fallback, fan_out, finisher,
     outbox::Outbox,
@@ -160,15 +160,17 @@ impl Shared {
         tasks.spawn(worker::run(delayed, start.clone()));
         self.channels.begin(&self.channel_metrics);
         for channel in configured {
+            let providers = Places::of(
+                channel,
+                &self.channels,
+                &self.quotas,
+                &self.store,
+                &self.channel_metrics,
+            );
             let sender = Sender {
                 channel,
-                providers: Places::of(
-                    channel,
-                    &self.channels,
-                    &self.quotas,
-                    &self.store,
-                    &self.channel_metrics,
-                ),
+                out: Out::new(Places::out_max(&providers)),
+                providers,
                 store: self.store.clone(),
                 registry: self.registry.clone(),
                 patience: start.patience.clone(),
@@ -188,7 +190,8 @@ impl Shared {
                 metrics: self.metrics.clone(),
                 channel_metrics: self.channel_metrics.clone(),
             };
-            tasks.spawn(worker::run(worker, start.clone()));
+            let reader = ChannelReader::new(worker);
+            tasks.spawn(worker::run_reader(reader, start.clone()));
         }
     }
 

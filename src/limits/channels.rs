@@ -4,13 +4,26 @@ use std::{ops::RangeInclusive, time::Duration};
 
 /// Devices and addresses of one user. Over: 422.
 pub const DEVICES: usize = 20;
-/// Records that a channel has at work at once; the next come when all of these are done. As many as a provider is sent at
-/// once by default: with fewer, these and the time of an answer would bound what a dispatcher sends a second.
+/// Records of one poll of a channel, and those that are settled together: in the log, and on the bus.
 pub const CHANNEL_BATCH: usize = 256;
-const _: () = assert!(CHANNEL_BATCH >= FCM_AT_ONCE && CHANNEL_BATCH >= APNS_AT_ONCE);
-/// What of a batch no provider could begin with in this time goes to the shortest delay topic, for a provider that hangs.
-/// With the longest timeout of a send it is below the 5 min after which Kafka takes a reader for dead.
-pub const CHANNEL_BATCH_TIME: Duration = Duration::from_secs(120);
+/// Notifications that a channel has at work beside as many as its providers are sent at once, so that none of these, if it is
+/// silent, has them all: 832 of push by default. And their bytes as they came, without those of one poll; what is made of
+/// them takes as much again, 40 MB in all. Full: nothing more is read until an eighth of the first is free.
+pub const CHANNEL_WAITING: usize = 256;
+pub const CHANNEL_BYTES: usize = 16 << 20;
+/// Records from what a channel has committed to what it has read, without those of one poll: a crash has them read again.
+/// Full: as above. With 400 a second, one that takes 10 s keeps nobody waiting.
+pub const CHANNEL_BEHIND: u64 = 4_096;
+pub const CHANNEL_COMMIT_EVERY: Duration = Duration::from_millis(100);
+/// What has waited so long for its turn at a provider goes to the shortest delay topic when it is full as above, as far as more
+/// than their share wait there, for those of other providers. A provider that is only busy gives most their turn by then, so
+/// that few go round: each of them once in this time and the delay.
+pub const CHANNEL_TURN: Duration = Duration::from_secs(1);
+/// Where nobody is kept from being read: for a provider that hangs.
+pub const CHANNEL_TURN_MAX: Duration = Duration::from_secs(120);
+/// How long what is out may take when the process leaves: below the unit's `TimeoutStopSec`, so that what was sent meanwhile
+/// is committed. Over: the rest is read again.
+pub const CHANNEL_LEAVE: Duration = Duration::from_secs(75);
 /// Records of one poll of the delay topics; each of their 44 partitions holds one poll's, at most, until it is due.
 pub const RETRY_BATCH: usize = 64;
 /// (config) When push and e-mail begin after what came before them, s: each has a delay topic.

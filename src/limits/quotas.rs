@@ -27,8 +27,8 @@ pub const CONFIGURED_PRODUCERS: usize = 1_000;
 /// How often dispatchers tell each other what producers posted. In between each goes by its own count, so that intake asks
 /// nobody.
 pub const PRODUCERS_SETTLE: Duration = Duration::from_millis(250);
-/// (config) Sends a second of the whole fleet, by provider, and what of it may leave at once. Over: they wait so long in all
-/// for one batch of records, and what is left goes to a delay topic.
+/// (config) Sends a second of the whole fleet, by provider, and what of it may leave at once. Over: each waits so long, and
+/// goes to a delay topic then.
 pub const FCM_PER_S: u32 = 800;
 pub const APNS_PER_S: u32 = 4_000;
 pub const EMAIL_PER_S: u32 = 150;

@@ -11,7 +11,7 @@ use testbed::{
     certificates,
 };
 
-fn config(server: &ApnsServer) -> config::Channels {
+pub fn config(server: &ApnsServer) -> config::Channels {
     let [key_id, team_id, topic] = server.account().map(|text| Some(text.to_owned()));
     let apns = config::Apns {
         key_file: Some(server.key_file()),

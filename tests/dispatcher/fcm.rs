@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use testbed::FcmServer;
 
-fn config(server: &FcmServer) -> config::Channels {
+pub fn config(server: &FcmServer) -> config::Channels {
     let fcm = config::Fcm {
         service_account_file: Some(server.service_account_file()),
         url: server.url(),

@@ -27,6 +27,7 @@ mod router;
 mod scheduled;
 mod second_look;
 mod segments;
+mod side_by_side;
 mod sms;
 mod sns;
 mod spending;

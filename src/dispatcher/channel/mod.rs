@@ -1,6 +1,6 @@
-//! The channels beside in-app. One loop serves all of them ([`ChannelWorker`]); what differs is behind [`Provider`].
+//! The channels beside in-app. One loop serves all of them ([`ChannelReader`]); what differs is behind [`Provider`].
 //!
-//! The path of a record: its user's devices → a claim for each → it is paid → the provider → the claim is done → the
+//! The path of a record: room for it ([`Out`]) → its user's devices → a claim for each → it is paid → the provider → the claim is done → the
 //! delivery log → a delay topic for what may work later, `dlq` for what will not → the commit.
 //!
 //! Invariants:
@@ -8,6 +8,7 @@
 //!   died between the provider's answer and the claim's end;
 //! * a provider that fails is left alone ([`Breakers`]): what would go by it goes by the next of its kind, or waits without
 //!   that it counts as an attempt;
+//! * a provider that is slow has its own notifications wait, and no other's: those make way that would;
 //! * of several devices each is sent to, claimed and tried again apart from the others;
 //! * what a provider reports of what it took is noted where its signature says that it is the provider's word;
 //! * with the registry away there are no claims, and sends go on: what is sent twice then was read twice.
@@ -19,8 +20,10 @@ mod fcm;
 mod gone;
 mod http;
 mod metrics;
+mod out;
 mod parcel;
 mod push;
+mod reader;
 mod sealed;
 mod sender;
 mod settle;
@@ -53,7 +56,9 @@ use web_push::WebPush;
 
 pub use breaker::Breakers;
 pub use metrics::ChannelMetrics;
+pub use out::Out;
 pub use parcel::{Parcel, topic_of};
+pub use reader::ChannelReader;
 pub use sender::{Places, Sender};
 pub use sms::report;
 pub use worker::ChannelWorker;

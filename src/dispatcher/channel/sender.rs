@@ -4,6 +4,7 @@ use super::{
     Answer, Breakers, ChannelMetrics, Channels, Message, Provider, REFUSED,
     breaker::Breaker,
     gone::Gone,
+    out::Out,
     parcel::Parcel,
     settle::{Reached, Settled, end, settle, unshown},
 };
@@ -12,23 +13,30 @@ use crate::{
         Rules,
         devices::Device,
         patience::{Patience, Seldom, Stopped},
-        quota::{Quotas, Throttle},
+        quota::{Quotas, Throttle, Waits},
         spending::{Bill, OVER_BUDGET, OverBudget, Spending},
         store::SharedStore,
         suppression::normal,
         templates::{Shown, Subject},
         unix_ms,
     },
-    envelope::{Channel, is_expired},
+    envelope::{Channel, Priority, is_expired},
     ids::{DeviceId, UserId},
     limits,
     registry::{SendClaim, SendKey, SharedRegistry},
 };
 use futures::future::join_all;
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use uuid::Uuid;
 
@@ -42,6 +50,8 @@ pub struct Sender {
     pub breakers: Breakers,
     pub spending: Spending,
     pub metrics: ChannelMetrics,
+    /// Of the reader: whether what waits here keeps others from being read.
+    pub out: Out,
 }
 
 /// A provider, its sends at once and those a second.
@@ -49,6 +59,8 @@ pub struct Places {
     provider: Arc<dyn Provider>,
     free: Semaphore,
     throttle: Throttle,
+    /// Messages that wait for the rate, or for a place.
+    waiting: AtomicU32,
     gone: Gone,
     refused: Seldom,
 }
@@ -66,10 +78,17 @@ impl Places {
             provider: provider.clone(),
             free: Semaphore::new(provider.pace().at_once),
             throttle: Throttle::new(quotas.clone(), provider.name(), provider.pace().per_s),
+            waiting: AtomicU32::new(0),
             gone: Gone::new(provider.as_ref(), store.clone(), metrics.clone()),
             refused: Seldom::default(),
         };
         channels.of(channel).map(places).collect()
+    }
+
+    /// Notifications that a channel may have at work with these.
+    pub fn out_max(of_channel: &[Places]) -> usize {
+        let at_once = of_channel.iter().map(|one| one.provider.pace().at_once);
+        limits::CHANNEL_WAITING + at_once.sum::<usize>()
     }
 
     /// Nothing mends that but an operator.
@@ -88,7 +107,7 @@ impl Places {
     }
 }
 
-/// How long a batch waits for a provider.
+/// How long a notification waits for a provider.
 #[derive(Clone, Copy)]
 struct Until {
     /// That has all its sends at work.
@@ -148,7 +167,7 @@ impl Sender {
         let shown = &shown;
         let suppressed = self.suppressed(&devices).await?;
         let until = Until {
-            place: Instant::now() + limits::CHANNEL_BATCH_TIME,
+            place: Instant::now() + limits::CHANNEL_TURN_MAX,
             rate: Instant::now() + limits::PROVIDER_WAIT,
         };
         let each = devices.iter().zip(suppressed);
@@ -210,15 +229,9 @@ impl Sender {
                 left_alone.add(wait);
                 continue;
             }
-            // Before its place: what does not wait for the rate is not to wait for what does.
-            if let Err(wait) = self.pass(parcel, places, until).await {
-                return Reached::Elsewhere { class: "", wait };
-            }
-            let Some(place) = self.place(places, until.place).await else {
-                return Reached::Elsewhere {
-                    class: "",
-                    wait: Duration::ZERO,
-                };
+            let place = match self.turn(parcel.head.priority, places, until).await {
+                Ok(place) => place,
+                Err(wait) => return Reached::Elsewhere { class: "", wait },
             };
             let message = Message {
                 head: &parcel.head,
@@ -239,24 +252,49 @@ impl Sender {
         self.breakers.of(provider.name(), provider.host(device))
     }
 
-    /// Waits for the provider's rate, or answers how long it is used up.
-    async fn pass(&self, parcel: &Parcel, places: &Places, until: Until) -> Result<(), Duration> {
+    /// A place at the provider, once its rate allows it. Else how long that won't be: it was not in time, others are to be
+    /// read first, or this process leaves.
+    async fn turn<'a>(
+        &self,
+        priority: Priority,
+        places: &'a Places,
+        until: Until,
+    ) -> Result<SemaphorePermit<'a>, Duration> {
+        let _waits = Waits::new(&places.waiting);
+        let turn = async {
+            // Before its place: what does not wait for the rate is not to wait for what does.
+            places.throttle.pass(priority, until.rate).await?;
+            let place = timeout_at(until.place, places.free.acquire()).await;
+            place
+                .map(|place| place.expect("never closed"))
+                .map_err(|_| Duration::ZERO)
+        };
         tokio::select! {
             biased;
             () = self.patience.leaving() => Err(Duration::ZERO),
-            passed = places.throttle.pass(parcel.head.priority, until.rate) => passed,
+            turn = turn => turn,
+            () = self.is_in_the_way(priority, places) => Err(Duration::ZERO),
         }
     }
 
-    /// `None`: there was none in time, or before this process leaves.
-    async fn place<'a>(&self, places: &'a Places, until: Instant) -> Option<SemaphorePermit<'a>> {
-        let free = timeout_at(until, places.free.acquire());
-        let place = tokio::select! {
-            biased;
-            () = self.patience.leaving() => None,
-            place = free => place.ok(),
-        };
-        place.map(|place| place.expect("never closed"))
+    /// Ends when one that waits at this provider keeps those of others from being read: it has waited for a while, nothing
+    /// more is read for want of room, and more than its share of that wait here. Where all goes by providers of one kind
+    /// it may wait for its place: nobody else would get it.
+    async fn is_in_the_way(&self, priority: Priority, places: &Places) {
+        let kind = places.provider.kind();
+        let mut others = self.providers.iter();
+        if others.all(|other| other.provider.kind() == kind) {
+            return pending().await;
+        }
+        sleep(match priority {
+            // Behind all that is in the topic it would come late: only a provider that stands has it wait so long.
+            Priority::Critical => limits::PROVIDER_WAIT,
+            _ => limits::CHANNEL_TURN,
+        })
+        .await;
+        let share = limits::CHANNEL_WAITING / self.providers.len();
+        let waiting = || places.waiting.load(Ordering::Relaxed) as usize;
+        self.out.crowded(|| waiting() > share).await;
     }
 
     /// With a claim, and paid. `place` is one of the first provider.

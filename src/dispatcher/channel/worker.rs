@@ -1,7 +1,8 @@
-//! The loop of one channel: attempts side by side, then what follows from them, all durable before the commit.
+//! The work of one channel: attempts side by side, and what follows from each, all durable before its ticket is settled.
 
 use super::{
     ChannelMetrics,
+    out::Ticket,
     parcel::{Parcel, Unreadable},
     sender::Sender,
     settle::{self, Dead, Settled},
@@ -16,13 +17,12 @@ use crate::{
         quota::{Quotas, Wanted},
         store::{Attempted, SendState, SharedStore},
         unix_ms,
-        worker::{Refused, Work},
     },
     envelope::{Channel, Priority, is_expired},
     limits,
 };
-use async_trait::async_trait;
-use futures::future::try_join_all;
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 pub struct ChannelWorker {
     pub channel: Channel,
@@ -36,77 +36,103 @@ pub struct ChannelWorker {
     pub channel_metrics: ChannelMetrics,
 }
 
+/// A record that can be tried.
+struct Open {
+    consumed: Consumed,
+    parcel: Parcel,
+    ticket: Ticket,
+}
+
 /// A parcel, where it stood, and what became of it.
-struct Tried<'a> {
-    consumed: &'a Consumed,
+pub struct Tried {
+    consumed: Consumed,
     parcel: Parcel,
     settled: Settled,
 }
 
-#[async_trait]
-impl Work for ChannelWorker {
-    fn group(&self) -> &'static str {
-        self.channel.as_str()
+impl ChannelWorker {
+    /// Tries records side by side, and hands each on when its own attempts have ended.
+    pub async fn try_each(
+        &self,
+        records: Vec<(Consumed, Ticket)>,
+        ended: UnboundedSender<(Tried, Ticket)>,
+    ) -> Result<(), Stopped> {
+        let open = self.read(records).await?;
+        let admitted = self.admitted(&open).await;
+        let tries = open.into_iter().zip(admitted);
+        let tries = tries.map(|(open, is_admitted)| self.try_one(open, is_admitted));
+        let mut tries: FuturesUnordered<_> = tries.collect();
+        while let Some(tried) = tries.next().await {
+            // One that is stopped is read again; the others go on. Who settles leaves last.
+            if let Ok(tried) = tried {
+                let _ = ended.send(tried);
+            }
+        }
+        Ok(())
     }
 
-    fn topics(&self) -> Vec<Topic> {
-        let topic = match self.channel {
-            Channel::InApp => Topic::InApp,
-            Channel::Push => Topic::Push,
-            Channel::Email => Topic::Email,
-            Channel::Sms => Topic::Sms,
+    async fn try_one(&self, open: Open, is_admitted: bool) -> Result<(Tried, Ticket), Stopped> {
+        let Open {
+            consumed,
+            parcel,
+            ticket,
+        } = open;
+        let settled = match is_admitted {
+            true => self.sender.send(&parcel).await?,
+            false => settle::limited(&parcel.tried),
         };
-        vec![topic]
+        let tried = Tried {
+            consumed,
+            parcel,
+            settled,
+        };
+        Ok((tried, ticket))
     }
 
-    fn records_max(&self) -> usize {
-        limits::CHANNEL_BATCH
+    /// Settles what has ended, and then what ended meanwhile, until nobody tries any more or the process leaves.
+    pub async fn settle_as_they_end(&self, mut ended: UnboundedReceiver<(Tried, Ticket)>) {
+        let mut group = Vec::with_capacity(limits::CHANNEL_BATCH);
+        while ended.recv_many(&mut group, limits::CHANNEL_BATCH).await > 0 {
+            let (tried, tickets): (Vec<Tried>, Vec<Ticket>) = group.drain(..).unzip();
+            if self.settle(&tried).await.is_err() {
+                break;
+            }
+            tickets.into_iter().for_each(Ticket::settled);
+        }
     }
 
-    async fn batch(&mut self, records: &[Consumed]) -> Result<Vec<Refused>, Stopped> {
-        let parcels = self.read(records).await?;
-        let admitted = self.admitted(&parcels).await;
-        let sender = &self.sender;
-        let tries = parcels.into_iter().zip(admitted);
-        let tries = tries.map(|((consumed, parcel), is_admitted)| async move {
-            let settled = match is_admitted {
-                true => sender.send(&parcel).await?,
-                false => settle::limited(&parcel.tried),
-            };
-            Ok::<_, Stopped>(Tried {
-                consumed,
-                parcel,
-                settled,
-            })
-        });
-        let tried = try_join_all(tries).await?;
-        self.log(&tried).await?;
-        self.try_again(&tried).await?;
-        for one in &tried {
+    /// Returns when what follows is durable.
+    async fn settle(&self, tried: &[Tried]) -> Result<(), Stopped> {
+        self.log(tried).await?;
+        self.try_again(tried).await?;
+        for one in tried {
             if let Some(dead) = &one.settled.dead {
                 self.set_aside(one, dead).await?;
             }
             self.count(one);
         }
-        Ok(Vec::new())
+        Ok(())
     }
-}
 
-impl ChannelWorker {
-    async fn read<'a>(
-        &self,
-        records: &'a [Consumed],
-    ) -> Result<Vec<(&'a Consumed, Parcel)>, Stopped> {
+    async fn read(&self, records: Vec<(Consumed, Ticket)>) -> Result<Vec<Open>, Stopped> {
         self.erasures.known(&self.patience).await?;
-        let mut parcels = Vec::with_capacity(records.len());
-        for consumed in records {
+        let mut open = Vec::with_capacity(records.len());
+        for (consumed, ticket) in records {
             if self.erasures.drops_record("channel", &consumed.record) {
+                ticket.settled();
                 continue;
             }
             match Parcel::read(&consumed.record) {
-                Ok(parcel) => parcels.push((consumed, parcel)),
+                Ok(parcel) => {
+                    open.push(Open {
+                        consumed,
+                        parcel,
+                        ticket,
+                    });
+                    continue;
+                }
                 Err(Unreadable::Malformed(cause, reason)) => {
-                    self.outbox.dead_letter(consumed, cause, &reason).await?;
+                    self.outbox.dead_letter(&consumed, cause, &reason).await?;
                 }
                 Err(Unreadable::Unsupported(what)) => {
                     let topic = consumed.at.topic.suffix();
@@ -114,14 +140,15 @@ impl ChannelWorker {
                     self.metrics.unsupported.with_label_values(&[topic]).inc();
                 }
             }
+            ticket.settled();
         }
-        Ok(parcels)
+        Ok(open)
     }
 
     /// Which of these their users are to get; what was begun goes on.
-    async fn admitted(&self, parcels: &[(&Consumed, Parcel)]) -> Vec<bool> {
+    async fn admitted(&self, open: &[Open]) -> Vec<bool> {
         let now_ms = unix_ms();
-        let wanted = parcels.iter().map(|(_, parcel)| {
+        let wanted = open.iter().map(|Open { parcel, .. }| {
             let is_over = is_expired(parcel.head.expires_ms, now_ms);
             (parcel.tried.attempts == 0 && !is_over).then_some(Wanted {
                 channel: self.channel,
@@ -135,7 +162,7 @@ impl ChannelWorker {
         self.quotas.admit(&wanted).await
     }
 
-    async fn log(&self, tried: &[Tried<'_>]) -> Result<(), Stopped> {
+    async fn log(&self, tried: &[Tried]) -> Result<(), Stopped> {
         let at_ms = unix_ms();
         let attempts = tried.iter().map(|one| Attempted {
             id: one.parcel.head.id,
@@ -155,10 +182,10 @@ impl ChannelWorker {
             .await
     }
 
-    async fn try_again(&self, tried: &[Tried<'_>]) -> Result<(), Stopped> {
+    async fn try_again(&self, tried: &[Tried]) -> Result<(), Stopped> {
         let records = tried.iter().filter_map(|one| {
             let topic = one.settled.again?;
-            let record = one.settled.tried.write(one.consumed, self.channel);
+            let record = one.settled.tried.write(&one.consumed, self.channel);
             Some((Target::Keyed(topic), record))
         });
         let records: Vec<(Target, Record)> = records.collect();
@@ -176,12 +203,12 @@ impl ChannelWorker {
     }
 
     /// With its bytes as they came, and what was tried in its headers.
-    async fn set_aside(&self, one: &Tried<'_>, dead: &Dead) -> Result<(), Stopped> {
+    async fn set_aside(&self, one: &Tried, dead: &Dead) -> Result<(), Stopped> {
         let mut tried = one.settled.tried.clone();
         if !dead.devices.is_empty() {
             tried.open = Some(dead.devices.clone());
         }
-        let mut record = tried.write(one.consumed, self.channel);
+        let mut record = tried.write(&one.consumed, self.channel);
         record.set("ended_ms", unix_ms().to_string());
         record.set("class", one.settled.sending.error.clone());
         record.set("said", dead.said.clone());
@@ -194,7 +221,7 @@ impl ChannelWorker {
             .await
     }
 
-    fn count(&self, one: &Tried<'_>) {
+    fn count(&self, one: &Tried) {
         let Settled { state, sending, .. } = &one.settled;
         let (channel, priority) = (self.channel.as_str(), one.parcel.head.priority.as_str());
         let result = match (&one.settled.again, state) {

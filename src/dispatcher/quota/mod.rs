@@ -29,7 +29,7 @@ use prometheus::IntCounterVec;
 use std::{sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use providers::Throttle;
+pub use providers::{Throttle, Waits};
 pub use users::{LIMITED, Wanted};
 
 /// Cheap to clone.

@@ -26,6 +26,22 @@ pub struct Throttle {
     waiting: AtomicU32,
 }
 
+/// Counts one who waits, until it is dropped: whoever waits may give up.
+pub struct Waits<'a>(&'a AtomicU32);
+
+impl Waits<'_> {
+    pub fn new(waiting: &AtomicU32) -> Waits<'_> {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Waits(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Throttle {
     pub fn new(quotas: Quotas, provider: &str, per_s: u32) -> Throttle {
         let second = Duration::from_secs(1);
@@ -48,10 +64,8 @@ impl Throttle {
             self.quotas.0.draw(self.draw(rate, 1, true)).await;
             return Ok(());
         }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let passed = self.wait(rate, until).await;
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        passed
+        let _waits = Waits::new(&self.waiting);
+        self.wait(rate, until).await
     }
 
     async fn wait(&self, rate: Rate, until: Instant) -> Result<(), Duration> {
