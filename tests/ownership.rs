@@ -35,14 +35,24 @@ async fn post(fleet: &Fleet, prefix: &str, count: usize) -> Vec<String> {
 }
 
 async fn arrived(fleet: &Fleet, what: &str, clients: &[Client], ids: &[String]) {
-    fleet
-        .eventually(what, WAIT, async || {
-            let pairs = ids.iter().enumerate();
-            pairs
-                .filter(|(n, id)| clients[n % clients.len()].times(id) == 0)
-                .count()
-        })
-        .await;
+    let missing = || {
+        let pairs = ids.iter().enumerate();
+        let pairs = pairs.map(|(n, id)| (n, id, &clients[n % clients.len()]));
+        pairs.filter(|(_, id, client)| client.times(id) == 0)
+    };
+    let explain = || {
+        let one = |(n, id, client): (usize, &String, &Client)| {
+            let seen = client.seen.lock().unwrap();
+            let (connects, open, url) = (seen.connects, seen.open, &seen.url);
+            format!(
+                "the {n}th, {id}: connects {connects}, open {open}, {url}, {:?}",
+                seen.times
+            )
+        };
+        let missing: Vec<String> = missing().map(one).collect();
+        format!("{}\n{}", missing.join("\n"), fleet.logs())
+    };
+    testbed::eventually(what, WAIT, async || missing().count(), explain).await;
 }
 
 /// One metric without labels of a gateway.
