@@ -44,7 +44,7 @@ use crate::{
     ids::GatewayEpoch,
     limits,
     metrics::Metrics,
-    registry::{RENEW_MS, SharedRegistry},
+    registry::{LEASES_CACHED_MS, RENEW_MS, SharedRegistry},
     serve::{Port, Server},
 };
 use arc_swap::ArcSwap;
@@ -66,6 +66,8 @@ use uuid::Uuid;
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     pub renew: Duration,
+    /// How old leases may be that others look users up by.
+    pub leases_cached: Duration,
     pub removal_after: Duration,
     /// One comparison of the whole table with the registry.
     pub anti_entropy: Duration,
@@ -77,6 +79,7 @@ impl Default for Pace {
     fn default() -> Self {
         Pace {
             renew: Duration::from_millis(RENEW_MS),
+            leases_cached: Duration::from_millis(LEASES_CACHED_MS),
             removal_after: limits::REMOVAL_AFTER,
             anti_entropy: limits::ANTI_ENTROPY,
             probe: limits::CANARY_EVERY,

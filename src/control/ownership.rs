@@ -1,8 +1,9 @@
 //! The lease of the gateway id and the shard: taken at start, renewed, taken anew when lost.
 //!
 //! Invariants:
-//! * an ownership is published only after the registry shows the shard with the gateway's lease: a router
-//!   that finds a user here can reach this host;
+//! * an ownership is published only after the registry has shown the shard with the gateway's lease for as long as a
+//!   router may go by older leases: one that finds a user here can reach this host, and whoever catches up from then
+//!   on misses nothing that was looked up before;
 //! * a registry that does not answer takes nothing away: the last ownership is kept, nothing new claimed;
 //! * a lost gateway lease means a new epoch, and every user is entered again under it.
 
@@ -43,6 +44,8 @@ pub struct Keeper {
     shard: Option<ShardLease>,
     /// The last shard held, and its epoch: whoever remembers goes first.
     former: Option<ShardLease>,
+    /// From when on no router goes by a lease of ours without the shard.
+    seen_from: Option<Instant>,
     /// Epoch under which an ownership was published last.
     owned_as: Option<GatewayEpoch>,
     /// Another holder's `until_ms` when last seen, and how often it moved.
@@ -63,6 +66,7 @@ impl Keeper {
             gateway: None,
             shard: None,
             former: None,
+            seen_from: None,
             owned_as: None,
             other: (0, 0),
             shardless_since: None,
@@ -272,6 +276,18 @@ impl Keeper {
             // Claimed, but nobody could be routed here: the next step renews both and publishes.
             return limits::AWAY_RETRY;
         }
+        self.own_once_seen(gateway, shard)
+    }
+
+    /// The lease shows the shard, from now on at the latest. Answers when to go on.
+    fn own_once_seen(&mut self, gateway: GatewayEpoch, shard: ShardLease) -> Duration {
+        let now = Instant::now();
+        let seen_from = self.seen_from;
+        let seen_from = seen_from.unwrap_or(now + self.host.pace.leases_cached);
+        self.seen_from = Some(seen_from);
+        if now < seen_from {
+            return seen_from - now;
+        }
         self.own(gateway, shard);
         self.host.pace.renew
     }
@@ -304,7 +320,7 @@ impl Keeper {
         match bounded(self.host.registry.renew_shard(&shard)).await {
             Ok(()) => {
                 if self.host.ownership.borrow().is_none() {
-                    self.own(gateway, shard);
+                    return self.own_once_seen(gateway, shard);
                 }
             }
             Err(RegistryError::Unavailable(_)) => {
@@ -358,6 +374,7 @@ impl Keeper {
 
     fn lose_shard(&mut self) {
         self.shard = None;
+        self.seen_from = None;
         self.host.metrics.shard.set(-1);
         self.host.ownership.send_replace(None);
         self.host

@@ -120,6 +120,8 @@ async fn serve(
         grpc: None,
         pace: control::Pace {
             probe: limits::CANARY_EVERY_STANDALONE,
+            // Nobody looks anything up but in this process's own registry.
+            leases_cached: Duration::ZERO,
             ..control::Pace::default()
         },
         bus: embedded.bus,

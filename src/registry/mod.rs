@@ -162,6 +162,8 @@ pub enum RegistryError {
 /// Life of a lease without renewal, and how often its holder renews.
 pub const LEASE_MS: u64 = 10_000;
 pub const RENEW_MS: u64 = 3_000;
+/// Leases of gateways that users are looked up by may be this old.
+pub const LEASES_CACHED_MS: u64 = 1_000;
 /// A lapsed lease is swept after this long.
 pub const SWEEP_AFTER_MS: u64 = 60_000;
 /// Wait before an absent record is granted to one that shows no former epoch.
@@ -188,7 +190,7 @@ impl Default for Timings {
             sweep_after_ms: SWEEP_AFTER_MS,
             claimable_after_ms: CLAIMABLE_AFTER_MS,
             finish_after_ms: FINISH_AFTER_MS,
-            leases_cached_ms: 1_000,
+            leases_cached_ms: LEASES_CACHED_MS,
         }
     }
 }

@@ -6,7 +6,7 @@ use herald::{
     control::ControlError,
     registry::{GatewayInfo, Registry, ShardClaim},
 };
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 fn info() -> GatewayInfo {
     GatewayInfo {
@@ -48,6 +48,28 @@ async fn a_swept_gateway_takes_a_new_epoch_and_enters_its_users_again() {
     // The router took the user for absent meanwhile.
     rig.core().behind(conn).await;
     rig.until_ready().await;
+    rig.leave().await;
+}
+
+#[tokio::test]
+async fn a_shard_is_not_ours_while_users_may_be_looked_up_by_leases_without_it() {
+    let setup = Setup {
+        leases_cached: Duration::from_secs(3_600),
+        ..Setup::default()
+    };
+    let rig = Rig::start(setup).await;
+    until("the lease shows the shard", async || {
+        let leases = rig.shared.registry.gateways().await.unwrap();
+        leases.iter().find_map(|lease| lease.info.shard)
+    })
+    .await;
+    rig.core().open(1, "ann", Some(cursors(1)));
+    until("ann", async || (rig.metric("users") == 1.0).then_some(())).await;
+    rig.until_not_ready("shard").await;
+    // Nobody is entered, so that nobody is called up to date whom a router may take for absent.
+    let ann = ["ann".parse().unwrap()];
+    let routes = rig.shared.registry.lookup(&ann).await.unwrap();
+    assert_eq!(routes, [vec![]]);
     rig.leave().await;
 }
 

@@ -67,6 +67,7 @@ pub struct Setup {
     pub shared: Option<Shared>,
     pub dispatcher_away: bool,
     pub registry_away: bool,
+    pub leases_cached: Duration,
     pub removal_after: Duration,
     pub anti_entropy: Duration,
 }
@@ -93,6 +94,7 @@ impl Default for Setup {
             shared: None,
             dispatcher_away: false,
             registry_away: false,
+            leases_cached: Duration::ZERO,
             removal_after: Duration::from_millis(320),
             anti_entropy: limits::ANTI_ENTROPY,
         }
@@ -200,6 +202,7 @@ impl Rig {
             grpc: setup.grpc,
             pace: Pace {
                 renew: Duration::from_millis(50),
+                leases_cached: setup.leases_cached,
                 removal_after: setup.removal_after,
                 anti_entropy: setup.anti_entropy,
                 // Its cores are the test's: nobody there answers a probe.
