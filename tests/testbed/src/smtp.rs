@@ -9,17 +9,18 @@ use crate::{
 };
 use serde_json::Value;
 use std::{
-    io::{BufRead, BufReader},
+    fs::File,
     path::Path,
     process::{Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
+use tempfile::NamedTempFile;
 
 pub struct SmtpServer {
     port: u16,
     arguments: Vec<String>,
-    told: Arc<Mutex<Vec<Value>>>,
+    /// A line of JSON for each event.
+    told: NamedTempFile,
     running: Running,
 }
 
@@ -56,7 +57,7 @@ impl SmtpServer {
         let mut server = SmtpServer {
             port: free_port(),
             arguments: arguments.map(str::to_owned).to_vec(),
-            told: Arc::default(),
+            told: NamedTempFile::new().expect("a temporary file"),
             running: Running::default(),
         };
         server.start_again();
@@ -69,19 +70,14 @@ impl SmtpServer {
         let mut command = Command::new(python());
         command.arg(script).arg(self.port.to_string());
         command.args(&self.arguments).stdin(Stdio::null());
-        // It tells of every client that breaks off.
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = Guarded::spawn(command).expect("python3 is installed");
-        let output = child.take_stdout().expect("piped");
+        // In a file, what it told before it answered is there when the answer is. It also tells of every client that
+        // breaks off.
+        let told = File::options().append(true).open(self.told.path());
+        command.stdout(told.expect("a file of ours"));
+        command.stderr(Stdio::null());
+        let began = self.count("ready");
+        let child = Guarded::spawn(command).expect("python3 is installed");
         self.running.began(child);
-        let (told, began) = (self.told.clone(), self.count("ready"));
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let event = serde_json::from_str(&line).expect("a line of JSON");
-                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-                told.push(event);
-            }
-        });
         let explain = || "is aiosmtpd installed (scripts/install.sh test)?".to_owned();
         let is_ready = || self.count("ready") > began;
         until("the SMTP server is ready", is_ready, explain);
@@ -93,7 +89,7 @@ impl SmtpServer {
     }
 
     pub fn mails(&self) -> Vec<Mail> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.told();
         let mails = told.iter().filter(|event| event["event"] == "mail");
         let text = |event: &Value, name: &str| event[name].as_str().unwrap_or_default().to_owned();
         let mails = mails.map(|event| Mail {
@@ -108,8 +104,18 @@ impl SmtpServer {
 
     /// How often it told of such an event: `connection`, `put_off`, `mail`.
     pub fn count(&self, event: &str) -> usize {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.told();
         told.iter().filter(|one| one["event"] == event).count()
+    }
+
+    fn told(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.told.path()).expect("a file of ours");
+        // The last line may be on its way.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let lines = whole.lines();
+        lines
+            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+            .collect()
     }
 
     /// As soon as there are so many mails.
