@@ -73,6 +73,15 @@ fn has_console(config: &StandaloneConfig) -> bool {
     config.http.listen.ip().is_loopback()
 }
 
+fn pace() -> control::Pace {
+    control::Pace {
+        probe: limits::CANARY_EVERY_STANDALONE,
+        // Nobody looks anything up but in this process's own registry.
+        leases_cached: Duration::ZERO,
+        ..control::Pace::default()
+    }
+}
+
 async fn serve(
     config: StandaloneConfig,
     data: DataDirectory,
@@ -118,12 +127,7 @@ async fn serve(
         drain: config.drain,
         admin: config.admin,
         grpc: None,
-        pace: control::Pace {
-            probe: limits::CANARY_EVERY_STANDALONE,
-            // Nobody looks anything up but in this process's own registry.
-            leases_cached: Duration::ZERO,
-            ..control::Pace::default()
-        },
+        pace: pace(),
         bus: embedded.bus,
         registry: embedded.registry,
         upstream: dispatcher.local(),
