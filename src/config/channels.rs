@@ -371,7 +371,7 @@ impl Fcm {
         sends("fcm", self.timeout_ms, self.at_once)?;
         within("fcm.per_s", self.per_s, limits::PROVIDER_PER_S_ALLOWED)?;
         usual("fcm", self.gone_percent_max, self.gone_window)?;
-        word("fcm.project_id", self.project_id.as_deref())?;
+        named("fcm.project_id", self.project_id.as_deref())?;
         let wrong = |key: &str, problem: &str| Err(ConfigError::new(key, problem));
         if let Some(project) = &self.project_id {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':');

@@ -282,9 +282,8 @@ impl Keeper {
     /// The lease shows the shard, from now on at the latest. Answers when to go on.
     fn own_once_seen(&mut self, gateway: GatewayEpoch, shard: ShardLease) -> Duration {
         let now = Instant::now();
-        let seen_from = self.seen_from;
-        let seen_from = seen_from.unwrap_or(now + self.host.pace.leases_cached);
-        self.seen_from = Some(seen_from);
+        let seen_from = now + self.host.pace.leases_cached;
+        let seen_from = *self.seen_from.get_or_insert(seen_from);
         if now < seen_from {
             return seen_from - now;
         }

@@ -1,7 +1,7 @@
 //! The channels beside in-app. One loop serves all of them ([`ChannelReader`]); what differs is behind [`Provider`].
 //!
-//! The path of a record: room for it ([`Out`]) → its user's devices → a claim for each → it is paid → the provider → the claim is done → the
-//! delivery log → a delay topic for what may work later, `dlq` for what will not → the commit.
+//! The path of a record: room for it ([`Out`]) → its user's devices → a claim for each → it is paid → the provider →
+//! the claim is done → the delivery log → a delay topic for what may work later, `dlq` for what will not → the commit.
 //!
 //! Invariants:
 //! * a process may die anywhere on the path: nothing is suppressed, and a device gets a notification twice only if it
